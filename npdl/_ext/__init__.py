@@ -1,0 +1,141 @@
+"""Level 0: the kernels. Arrays in, caller-owned arrays out; nothing here knows a layer.
+
+Each hot path is a pair of files with the same functions: ``conv_np.py``, the NumPy twin, states the
+contract and is the fallback; ``conv.pyx`` is the Cython kernel, compiled once for each instruction
+set. This module picks the kernels once, at import, and hands them out::
+
+    kernels().conv2d_forward(x, w, b, y, 1, 1, 0, 0, (RELU, 1.0))
+
+Environment
+-----------
+NPDL_BACKEND : "cython" or "numpy"
+    Forces a backend; forcing what is missing is an error. Default: cython where it was built.
+NPDL_ISA : "base", "v3" or "v4"
+    Forces the build for one instruction set; an error where the CPU can't run it or it wasn't built.
+NPDL_REQUIRE_EXT : "1"
+    Makes a missing extension an error instead of a warning.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import importlib
+import os
+import warnings
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+#: The kernel pairs: module stem -> its functions.
+PAIRS = {
+    "activation": ("activation_forward", "activation_backward"),
+    "conv": ("conv2d_forward", "conv2d_backward"),
+    "dense": ("dense_forward", "dense_backward"),
+    "pool": ("maxpool_forward", "maxpool_backward", "meanpool_forward", "meanpool_backward"),
+    "rnn": (
+        "rnn_forward",
+        "rnn_backward",
+        "lstm_forward",
+        "lstm_backward",
+        "gru_forward",
+        "gru_backward",
+    ),
+    "softmax": (
+        "softmax_forward",
+        "softmax_backward",
+        "softmax_xent_forward",
+        "softmax_xent_backward",
+    ),
+}
+
+#: Instruction sets that a build may hold, the best last.
+ISAS = ("base", "v3", "v4")
+
+
+def _load(name: str, suffix: str) -> SimpleNamespace:
+    """The functions of all pairs from the modules ``<stem>_<suffix>``, as one namespace."""
+    functions = {}
+    for stem, names in PAIRS.items():
+        module = importlib.import_module(f"npdl._ext.{stem}_{suffix}")
+        functions.update({f: getattr(module, f) for f in names})
+    return SimpleNamespace(backend=name, isa=None if name == "numpy" else suffix, **functions)
+
+
+def _load_cython(wanted: str | None) -> SimpleNamespace:
+    """The Cython kernels of the best instruction set that this CPU can run, or of `wanted`."""
+    cpu = importlib.import_module("npdl._ext.cpu")
+    usable = ISAS[: cpu.level() + 1]
+    if wanted is not None:
+        if wanted not in ISAS:
+            raise ValueError(f"NPDL_ISA must be one of {', '.join(ISAS)}. Received: {wanted!r}.")
+        if wanted not in usable:
+            raise ValueError(f"NPDL_ISA={wanted}: this CPU can run only {', '.join(usable)}.")
+        return _load("cython", wanted)
+    for isa in reversed(usable):
+        try:
+            return _load("cython", isa)
+        except ModuleNotFoundError as error:  # not in this build
+            missing = error
+    raise missing
+
+
+def _load_backends() -> tuple[dict[str, SimpleNamespace], str]:
+    wanted = os.environ.get("NPDL_BACKEND") or None
+    if wanted not in (None, "numpy", "cython"):
+        raise ValueError(f"NPDL_BACKEND must be 'cython' or 'numpy'. Received: {wanted!r}.")
+    found = {"numpy": _load("numpy", "np")}
+    try:
+        found["cython"] = _load_cython(os.environ.get("NPDL_ISA") or None)
+    except ImportError as error:
+        if wanted == "cython" or os.environ.get("NPDL_REQUIRE_EXT", "0") not in ("", "0"):
+            raise ImportError(
+                f"The compiled kernels are missing ({error}). Build them with a C compiler: "
+                "pip install --no-binary npdl npdl."
+            ) from error
+        if wanted is None:
+            warnings.warn(
+                f"npdl runs without its compiled kernels ({error}); the NumPy twins take their "
+                "place and are many times slower. Reinstall npdl where a C compiler is at hand, "
+                "or set NPDL_BACKEND=numpy to say that this is meant.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+    return found, wanted or ("cython" if "cython" in found else "numpy")
+
+
+_backends, _default = _load_backends()
+_active: contextvars.ContextVar[SimpleNamespace] = contextvars.ContextVar(
+    "npdl_backend", default=_backends[_default]
+)
+
+#: The active kernels, a namespace with one attribute for each function of `PAIRS`.
+kernels = _active.get
+
+
+def available_backends() -> tuple[str, ...]:
+    """Names of the backends that can be used here."""
+    return tuple(_backends)
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Run the kernels of one backend inside a ``with`` block, in this thread alone.
+
+    Parameters
+    ----------
+    name : {"cython", "numpy"}
+
+    Raises
+    ------
+    ValueError
+        If the backend is unknown, or was not built.
+    """
+    if name not in _backends:
+        raise ValueError(
+            f"Backend must be one of {', '.join(map(repr, _backends))}. Received: {name!r}."
+        )
+    token = _active.set(_backends[name])
+    try:
+        yield
+    finally:
+        _active.reset(token)
