@@ -1,0 +1,280 @@
+"""Compare every Cython kernel with its NumPy twin on this machine: ``python -m npdl verify``."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any, NamedTuple, TextIO
+
+import numpy as np
+
+from npdl._ext import available_backends, kernels, use_backend
+from npdl._ext.activation_np import RELU, SIGMOID, SOFT_PLUS, TANH
+
+#: Greatest difference allowed, relative to the largest value of the array.
+TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
+
+_RELU, _TANH, _SIGMOID, _SOFT_PLUS = ((code, 1.0) for code in (RELU, TANH, SIGMOID, SOFT_PLUS))
+
+
+class Case(NamedTuple):
+    """One call of a kernel: its name and a complete list of arguments.
+
+    The arrays to be filled stand in `args` as NaN, or -1 where they hold integers.
+    """
+
+    function: str
+    args: tuple[Any, ...]
+
+
+class _Maker:
+    """Makes the arguments of the kernels, with random inputs from a fixed seed."""
+
+    def __init__(self, dtype: str) -> None:
+        self.dtype = np.dtype(dtype)
+        self.rng = np.random.default_rng(1)
+        with use_backend("numpy"):
+            self.twins: SimpleNamespace = kernels()
+
+    def random(self, *shape: int, scale: float = 1.0) -> np.ndarray:
+        return (scale * self.rng.standard_normal(shape)).astype(self.dtype)
+
+    def blank(self, *shape: int) -> np.ndarray:
+        return np.full(shape, np.nan, self.dtype)
+
+    def filled(self, function: str, *args: Any) -> Case:
+        """The case of a forward function, whose arrays are then filled by the twin."""
+        case = Case(function, copy.deepcopy(args))
+        getattr(self.twins, function)(*args)
+        return case
+
+
+def _activation(make: _Maker, size: int) -> Iterator[Case]:
+    x, y = make.random(size), make.blank(size)
+    yield make.filled("activation_forward", x, y, _TANH)
+    yield Case("activation_backward", (y, make.random(size), make.blank(size), _TANH))
+
+
+def _dense(make: _Maker, n: int, d: int, u: int) -> Iterator[Case]:
+    x, w, b = make.random(n, d), make.random(d, u, scale=d**-0.5), make.random(u)
+    y = make.blank(n, u)
+    yield make.filled("dense_forward", x, w, b, y, _RELU)
+    grads = make.blank(n, d), make.blank(d, u), make.blank(u)
+    yield Case("dense_backward", (x, w, y, make.random(n, u), *grads, _RELU))
+
+
+def _conv(
+    make: _Maker,
+    image: tuple[int, int, int, int],
+    filters: tuple[int, int, int],
+    stride: tuple[int, int],
+    pad: tuple[int, int],
+) -> Iterator[Case]:
+    (n, c, height, width), (f, kh, kw) = image, filters
+    out_h = (height + 2 * pad[0] - kh) // stride[0] + 1
+    out_w = (width + 2 * pad[1] - kw) // stride[1] + 1
+    x, b = make.random(n, c, height, width), make.random(f)
+    w = make.random(f, c, kh, kw, scale=(c * kh * kw) ** -0.5)
+    y = make.blank(n, f, out_h, out_w)
+    yield make.filled("conv2d_forward", x, w, b, y, *stride, *pad, _RELU)
+    dy, grads = make.random(*y.shape), (make.blank(*a.shape) for a in (x, w, b))
+    yield Case("conv2d_backward", (x, w, y, dy, *grads, *stride, *pad, _RELU))
+
+
+def _pool(
+    make: _Maker,
+    image: tuple[int, int, int, int],
+    window: tuple[int, int],
+    stride: tuple[int, int],
+) -> Iterator[Case]:
+    n, c, height, width = image
+    out_h, out_w = (height - window[0]) // stride[0] + 1, (width - window[1]) // stride[1] + 1
+    # Values all apart, so that no rounding decides which of two is the greater.
+    x = make.rng.permutation(np.linspace(-1, 1, n * c * height * width)).reshape(image)
+    x = x.astype(make.dtype)
+    y, argmax = make.blank(n, c, out_h, out_w), np.full((n, c, out_h, out_w), -1, np.int32)
+    yield make.filled("maxpool_forward", x, y, argmax, *window, *stride)
+    dy = make.random(*y.shape)
+    yield Case("maxpool_backward", (dy, argmax, make.blank(*image)))
+    yield make.filled("meanpool_forward", x, make.blank(*y.shape), *window, *stride)
+    yield Case("meanpool_backward", (dy, make.blank(*image), *window, *stride))
+
+
+def _rnn(make: _Maker, n: int, t: int, d: int, u: int, masked: bool = False) -> Iterator[Case]:
+    x, h0, c0 = make.random(n, t, d), make.random(n, u), make.random(n, u)
+    mask = (make.rng.random((n, t)) < 0.7).astype(np.uint8) if masked else None
+    dh, dhn, dcn = make.random(n, t, u), make.random(n, u), make.random(n, u)
+
+    def weights(gates: int) -> np.ndarray:
+        return make.random(1 + d + u, gates * u, scale=(d + u) ** -0.5)
+
+    def state() -> np.ndarray:
+        return make.blank(n, t, u)
+
+    def grads(w: np.ndarray, states: int) -> list[np.ndarray]:
+        """dx and dw, then one gradient for each initial state."""
+        return [make.blank(*s) for s in [(n, t, d), w.shape, *[(n, u)] * states]]
+
+    w, h = weights(1), state()
+    yield make.filled("rnn_forward", x, w, h0, mask, h, _TANH)
+    yield Case("rnn_backward", (x, w, h0, mask, h, dh, dhn, *grads(w, 1), _TANH))
+
+    acts = _TANH, _SIGMOID
+    w, h, c, gates = weights(4), state(), state(), make.blank(n, t, 4 * u)
+    yield make.filled("lstm_forward", x, w, h0, c0, mask, h, c, gates, *acts)
+    inputs = (x, w, h0, c0, mask, h, c, gates)
+    yield Case("lstm_backward", (*inputs, dh, dhn, dcn, *grads(w, 2), *acts))
+
+    acts = _SOFT_PLUS if masked else _TANH, _SIGMOID
+    w, h, gates = weights(3), state(), make.blank(n, t, 3 * u)
+    yield make.filled("gru_forward", x, w, h0, mask, h, gates, *acts)
+    yield Case("gru_backward", (x, w, h0, mask, h, gates, dh, dhn, *grads(w, 1), *acts))
+
+
+def _softmax(make: _Maker, n: int, k: int, dense: bool = False) -> Iterator[Case]:
+    z, p, loss = make.random(n, k, scale=5), make.blank(n, k), make.blank(n)
+    yield make.filled("softmax_forward", z, p)
+    yield Case("softmax_backward", (p, make.random(n, k), make.blank(n, k)))
+    labels = make.rng.integers(0, k, n)
+    target = np.eye(k, dtype=make.dtype)[labels] if dense else labels
+    yield make.filled("softmax_xent_forward", z, target, p, loss)
+    yield Case("softmax_xent_backward", (p, target, make.random(n), make.blank(n, k)))
+
+
+def cases(dtype: str, size: str) -> Iterator[Case]:
+    """Yield calls of every kernel.
+
+    Parameters
+    ----------
+    dtype : {"float32", "float64"}
+    size : {"odd", "usual"}
+        Awkward shapes: ones, primes, gaps between windows, masks. Or one case of each kernel, of a
+        size that is usual in training.
+    """
+    make = _Maker(dtype)
+    if size == "usual":
+        yield from _activation(make, 200_000)
+        yield from _dense(make, 64, 784, 256)
+        yield from _conv(make, (32, 16, 16, 16), (32, 3, 3), (1, 1), (1, 1))
+        yield from _pool(make, (64, 32, 16, 16), (2, 2), (2, 2))
+        yield from _rnn(make, 32, 32, 64, 64)
+        yield from _softmax(make, 1024, 100)
+        return
+    if size != "odd":
+        raise ValueError(f"size must be 'odd' or 'usual'. Received: size={size!r}.")
+    for length in (1, 37):
+        yield from _activation(make, length)
+    for shape in [(1, 1, 1), (7, 5, 3), (13, 67, 31)]:
+        yield from _dense(make, *shape)
+    yield from _conv(make, (1, 1, 1, 1), (1, 1, 1), (1, 1), (0, 0))
+    yield from _conv(make, (2, 3, 7, 5), (4, 2, 3), (2, 1), (1, 2))
+    yield from _conv(make, (3, 2, 11, 13), (5, 2, 2), (3, 4), (0, 0))
+    yield from _pool(make, (1, 1, 1, 1), (1, 1), (1, 1))
+    yield from _pool(make, (2, 3, 7, 5), (2, 3), (1, 2))
+    yield from _pool(make, (3, 2, 11, 13), (2, 2), (3, 4))
+    for sequence in [(1, 1, 1, 1), (3, 7, 5, 11)]:
+        yield from _rnn(make, *sequence)
+    yield from _rnn(make, 5, 6, 3, 7, masked=True)
+    for rows, columns in [(1, 1), (17, 11)]:
+        yield from _softmax(make, rows, columns)
+    yield from _softmax(make, 17, 11, dense=True)
+
+
+def difference(case: Case, one: Callable[..., None], other: Callable[..., None]) -> float:
+    """Greatest difference of what two kernels leave in the arrays, relative to the largest value.
+
+    Every array of the call is compared, so that a kernel that writes to its input is found out. A
+    value that is not finite, or was never filled, counts as infinitely wrong.
+    """
+    worst = 0.0
+    results = []
+    for function in (one, other):
+        args = copy.deepcopy(case.args)
+        function(*args)
+        results.append([a for a in args if isinstance(a, np.ndarray)])
+    for a, b in zip(*results, strict=True):
+        if not (np.isfinite(a).all() and np.isfinite(b).all()):
+            return np.inf
+        gap = np.abs(a.astype(float) - b).max(initial=0.0)
+        worst = max(worst, gap / max(np.abs(a).max(initial=0.0), np.finfo(float).tiny))
+    return float(worst)
+
+
+def median_time(case: Case, function: Callable[..., None], budget: float) -> float:
+    """Median time of one call in seconds, from as many calls as fit into `budget` seconds."""
+    args = copy.deepcopy(case.args)
+    function(*args)  # warm up
+    times: list[float] = []
+    end = time.perf_counter() + budget
+    while len(times) < 3 or (time.perf_counter() < end and len(times) < 100):
+        start = time.perf_counter()
+        function(*args)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def verify(file: TextIO | None = None, budget: float = 0.1) -> bool:
+    """Print the table of all kernel pairs, and return whether every pair agrees.
+
+    Parameters
+    ----------
+    file : text file, optional
+        Where the table goes; standard output by default.
+    budget : float
+        Seconds to spend on timing one kernel in one dtype.
+
+    Raises
+    ------
+    ValueError
+        If the Cython kernels were not built.
+    """
+    pair: list[SimpleNamespace] = []
+    for backend in ("cython", "numpy"):
+        with use_backend(backend):
+            pair.append(kernels())
+    cython, numpy = pair
+    head = f"{'kernel':<22}{'dtype':<9}{'difference':>10}{'cython':>12}{'numpy':>12}{'ratio':>8}"
+    print(head, file=file)
+    print("-" * (len(head) + 10), file=file)
+    good = True
+    for dtype, tolerance in TOLERANCE.items():
+        worst: dict[str, float] = {}
+        for size in ("odd", "usual"):
+            for case in cases(dtype, size):
+                name = case.function
+                functions = getattr(cython, name), getattr(numpy, name)
+                worst[name] = max(worst.get(name, 0.0), difference(case, *functions))
+                if size == "odd":
+                    continue
+                ours, theirs = (median_time(case, f, budget) for f in functions)
+                ok = worst[name] <= tolerance
+                good &= ok
+                print(
+                    f"{name:<22}{dtype:<9}{worst[name]:>10.1e}{ours * 1e6:>9.0f} µs"
+                    f"{theirs * 1e6:>9.0f} µs{theirs / ours:>7.1f}x  {'ok' if ok else 'MISMATCH'}",
+                    file=file,
+                )
+    return good
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``python -m npdl verify``: there are none."""
+
+
+def run(options: argparse.Namespace | None, budget: float = 0.1) -> int:
+    """Run ``python -m npdl verify``: 0 if all pairs agree, 1 if not, 2 without Cython kernels."""
+    if "cython" not in available_backends():
+        print(
+            "There is nothing to compare: npdl was built without its Cython kernels. Install it "
+            "where a C compiler is at hand.",
+            file=sys.stderr,
+        )
+        return 2
+    good = verify(budget=budget)
+    print("\nEvery kernel agrees with its twin." if good else "\nMISMATCH: see above.")
+    return 0 if good else 1
