@@ -1,0 +1,120 @@
+"""Validators that layers, losses and optimizers share; every message has the same form."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+
+from npdl._dtype import get_dtype
+
+
+def complaint(rule: str, *, layer: str | None = None, **received: Any) -> str:
+    """Return "rule. Received: name=value (layer 'x')", the form of every error message."""
+    values = ", ".join(f"{name}={value!r}" for name, value in received.items())
+    where = "" if layer is None else f" (layer {layer!r})"
+    return f"{rule}. Received: {values}{where}"
+
+
+def check_number(name: str, value: Any, interval: str, *, layer: str | None = None) -> float:
+    """Return `value` as a float that lies in `interval`, such as "[0, 1)" or "(0, inf)"."""
+    low, high = map(float, interval[1:-1].split(","))
+    rule = f"`{name}` must be a number in {interval}"
+    if isinstance(value, bool | str):
+        raise TypeError(complaint(rule, layer=layer, **{name: value}))
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(complaint(rule, layer=layer, **{name: value})) from None
+    above = low <= number if interval[0] == "[" else low < number
+    below = number <= high if interval[-1] == "]" else number < high
+    if not (above and below):
+        raise ValueError(complaint(rule, layer=layer, **{name: value}))
+    return number
+
+
+def check_int(name: str, value: Any, low: int = 1, *, layer: str | None = None) -> int:
+    """Return `value` as an int that is at least `low`."""
+    rule = f"`{name}` must be an integer >= {low}"
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(complaint(rule, layer=layer, **{name: value}))
+    number = operator.index(value)
+    if number < low:
+        raise ValueError(complaint(rule, layer=layer, **{name: value}))
+    return number
+
+
+def check_pair(name: str, value: Any, low: int = 1, *, layer: str | None = None) -> tuple[int, int]:
+    """Return `value`, an integer or a pair of integers that are at least `low`, as a pair."""
+    if not isinstance(value, tuple | list | np.ndarray):
+        number = check_int(name, value, low, layer=layer)
+        return number, number
+    if len(value) != 2:
+        rule = f"`{name}` must be an integer or a pair of integers"
+        raise ValueError(complaint(rule, layer=layer, **{name: value}))
+    first, second = (check_int(name, v, low, layer=layer) for v in value)
+    return first, second
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    """Return `value`, which must be one of `choices`."""
+    if value not in choices:
+        rule = f"`{name}` must be one of {', '.join(map(repr, choices))}"
+        raise ValueError(complaint(rule, **{name: value}))
+    return value
+
+
+def check_same_shape(name: str, array: np.ndarray, other: str, reference: np.ndarray) -> None:
+    """Raise ValueError unless both arrays have one shape."""
+    if array.shape != reference.shape:
+        rule = f"`{name}` must have the shape of `{other}`, {reference.shape}"
+        raise ValueError(complaint(rule, shape=array.shape))
+
+
+def float_array(values: Any, name: str = "input") -> np.ndarray:
+    """Return `values` C-ordered, float32 or float64; what is neither becomes `get_dtype()`."""
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(complaint(f"`{name}` must be an array of numbers", dtype=array.dtype.name))
+    keep = array.dtype in (np.float32, np.float64)
+    return np.asarray(array, array.dtype.newbyteorder("=") if keep else get_dtype(), order="C")
+
+
+def label_array(labels: Any, nb_classes: int | None = None, name: str = "labels") -> np.ndarray:
+    """Return class numbers as a C-ordered int64 array.
+
+    Parameters
+    ----------
+    labels : array_like, any shape
+        Integers, or floats that are whole numbers.
+    nb_classes : int, optional
+        Every label must lie in [0, nb_classes).
+    name : str
+        What the message calls them.
+
+    Raises
+    ------
+    TypeError
+        If `labels` are not numbers.
+    ValueError
+        If a label is not whole, is negative, or is not below `nb_classes`.
+    """
+    array = np.asarray(labels)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(complaint(f"`{name}` must be whole numbers", dtype=array.dtype.name))
+    if array.dtype.kind == "f":
+        bad = ~np.isfinite(array)
+        bad |= np.floor(array, where=~bad, out=np.zeros_like(array)) != array
+        if bad.any():
+            raise ValueError(
+                complaint(f"`{name}` must be whole numbers", label=array[bad][0].item())
+            )
+    outside = array < 0
+    if nb_classes is not None:
+        outside |= array >= nb_classes
+    if outside.any():
+        top = "inf" if nb_classes is None else nb_classes
+        rule = f"`{name}` must lie in [0, {top})"
+        raise ValueError(complaint(rule, label=array[outside][0].item()))
+    return np.asarray(array, np.int64, order="C")

@@ -1,0 +1,165 @@
+"""Look-up by name, and configurations of JSON types that go back through the same look-up."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+T = TypeVar("T")
+
+
+def snake_case(name: str) -> str:
+    """Return a class name in snake case: "SoftPlus" as "soft_plus", "BatchLSTM" as "batch_lstm"."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z]|[A-Z]{3})", "_", name).lower()
+
+
+def _key(name: str) -> str:
+    return name.replace("_", "").lower()
+
+
+class Registry(Generic[T]):
+    """The classes of one kind, found by name.
+
+    Parameters
+    ----------
+    kind : str
+        What messages call it, such as "activation".
+    base : type
+        The base class of the kind.
+    """
+
+    def __init__(self, kind: str, base: type[T]) -> None:
+        self.kind = kind
+        self.base = base
+        self._classes: dict[str, type[T]] = {}
+        self._names: list[str] = []
+
+    @property
+    def names(self) -> list[str]:
+        """The names to list in messages: snake case and aliases, in order of registration."""
+        return list(self._names)
+
+    def register(self, *aliases: str) -> Callable[[type[T]], type[T]]:
+        """Return a class decorator that makes a class known under its name and `aliases`."""
+
+        def decorate(cls: type[T]) -> type[T]:
+            for name in (snake_case(cls.__name__), *aliases):
+                self._classes[_key(name)] = cls
+                self._names.append(name)
+            return cls
+
+        return decorate
+
+    def get(self, identifier: Any, **defaults: Any) -> T:
+        """Return an instance of the kind.
+
+        Parameters
+        ----------
+        identifier : instance, class, str or dict
+            An instance is returned as it is. Names know neither case nor underscores. A dict holds
+            the name under "name", and the arguments.
+        **defaults
+            Arguments of the constructor, where an instance is made.
+
+        Raises
+        ------
+        ValueError
+            If the name is unknown; the message lists the valid ones.
+        TypeError
+            If `identifier` is of another type.
+        """
+        if isinstance(identifier, self.base):
+            return identifier
+        if isinstance(identifier, type) and issubclass(identifier, self.base):
+            return identifier(**defaults)
+        if isinstance(identifier, str):
+            return self._find(identifier)(**defaults)
+        if isinstance(identifier, dict) and isinstance(identifier.get("name"), str):
+            arguments = {k: v for k, v in identifier.items() if k != "name"}
+            return self._find(identifier["name"])(**{**defaults, **arguments})
+        raise TypeError(
+            f"The {self.kind} must be a name, an instance or subclass of {self.base.__name__}, "
+            f"or a dict with a 'name'. Received: {identifier!r}"
+        )
+
+    def _find(self, name: str) -> type[T]:
+        try:
+            return self._classes[_key(name)]
+        except KeyError:
+            names = ", ".join(self._names)
+            raise ValueError(f"Unknown {self.kind} {name!r}. Valid names: {names}.") from None
+
+
+class Configurable:
+    """Mixin: an object that keeps each argument of its constructor under the argument's name."""
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor as JSON types.
+
+        Returns
+        -------
+        dict
+            Arrays and tuples become lists, nested objects their name or a dict with it.
+        """
+        config = {}
+        for name in constructor_arguments(type(self)):
+            try:
+                value = getattr(self, name)
+            except AttributeError:
+                raise TypeError(
+                    f"{type(self).__name__} must keep its argument {name!r} as an attribute of "
+                    "that name, or define get_config()."
+                ) from None
+            config[name] = to_json_type(value)
+        return config
+
+
+def constructor_arguments(cls: type) -> dict[str, inspect.Parameter]:
+    """Return the named arguments of a constructor; ``**kwargs`` stand for those of the base."""
+    found: dict[str, inspect.Parameter] = {}
+    for base in cls.__mro__:
+        if "__init__" not in vars(base) or base is object:
+            continue
+        kinds = set()
+        for parameter in list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]:
+            kinds.add(parameter.kind)
+            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                found.setdefault(parameter.name, parameter)
+        if inspect.Parameter.VAR_KEYWORD not in kinds:
+            break
+    return found
+
+
+def to_json_type(value: Any) -> Any:
+    """Return `value` made of JSON types alone.
+
+    Raises
+    ------
+    TypeError
+        If there is no such form.
+    """
+    if isinstance(value, Configurable):
+        return _nested(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, tuple | list):
+        return [to_json_type(v) for v in value]
+    if isinstance(value, dict):
+        return {str(k): to_json_type(v) for k, v in value.items()}
+    raise TypeError(f"A configuration can't hold a {type(value).__name__}. Received: {value!r}")
+
+
+def _nested(value: Configurable) -> str | dict[str, Any]:
+    """The name of an object that is all defaults, else a dict of its name and its arguments."""
+    name = type(value).__name__
+    config = value.get_config()
+    arguments = constructor_arguments(type(value))
+    if all(k in arguments and v == arguments[k].default for k, v in config.items()):
+        return name
+    return {"name": name, **config}

@@ -1,0 +1,57 @@
+"""Labels, as class numbers and as one-hot rows."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from npdl._checks import check_int, complaint, label_array
+from npdl.utils.random import get_dtype
+
+
+def one_hot(labels: ArrayLike, nb_classes: int | None = None) -> np.ndarray:
+    """Return the one-hot rows of class numbers: a 1 in the column of the label.
+
+    Parameters
+    ----------
+    labels : array_like of int, any shape
+    nb_classes : int, optional
+        Number of columns K; the greatest label plus one if not given.
+
+    Returns
+    -------
+    ndarray of `get_dtype()`, shape (*labels.shape, K)
+
+    Raises
+    ------
+    ValueError
+        If a label is negative, not whole, or not below `nb_classes`.
+    """
+    if nb_classes is not None:
+        nb_classes = check_int("nb_classes", nb_classes)
+    numbers = label_array(labels, nb_classes)
+    if nb_classes is None:
+        if not numbers.size:
+            raise ValueError("`nb_classes` must be given where there are no labels.")
+        nb_classes = int(numbers.max()) + 1
+    return (numbers[..., None] == np.arange(nb_classes)).astype(get_dtype())
+
+
+def unhot(one_hot_labels: ArrayLike) -> np.ndarray:
+    """Return the class number of each row: the column of its greatest value.
+
+    Parameters
+    ----------
+    one_hot_labels : array_like, shape (..., K)
+        One-hot rows, or probabilities.
+
+    Returns
+    -------
+    ndarray of int64, shape (...)
+    """
+    rows = np.asarray(one_hot_labels)
+    if rows.ndim < 2 or not rows.shape[-1]:
+        raise ValueError(
+            complaint("`one_hot_labels` must have shape (N, K), K >= 1", shape=rows.shape)
+        )
+    return rows.argmax(axis=-1)
