@@ -1,0 +1,87 @@
+"""What `Dense` and `Convolution` share: an affine map of the input, then an activation."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from npdl import activations, initializations
+from npdl._ext.activation_np import LINEAR
+from npdl.activations import Activation, KernelCode
+from npdl.layers.base import Layer, ParameterView
+
+_IDENTITY: KernelCode = (LINEAR, 1.0)
+
+
+class Affine(Layer):
+    """``act(affine(input))`` with weights `W` and bias `b`.
+
+    An activation that the kernels know runs fused inside them; any other one is called as an object
+    between the linear kernels, on the whole output. A subclass defines `_map` and `_map_back`.
+    """
+
+    activation: Activation = activations.Linear()
+
+    W = ParameterView("W")
+    b = ParameterView("b")
+    dW = ParameterView("W", "grad")
+    db = ParameterView("b", "grad")
+
+    def _map(self, input: ArrayLike, act: KernelCode, train: bool) -> tuple[NDArray, NDArray]:
+        """Return the input, checked, and the output ``act(affine(input))``."""
+        raise NotImplementedError
+
+    def _map_back(self, x: NDArray, y: NDArray, dy: NDArray, act: KernelCode) -> NDArray | None:
+        """Fill dW and db, and return the gradient in `x`."""
+        raise NotImplementedError
+
+    def forward(self, input: ArrayLike, train: bool = True) -> NDArray:
+        """Return the output of the layer.
+
+        Parameters
+        ----------
+        input : array_like
+            Shape as in the description of the class.
+        train : bool
+            Whether to remember what `backward` needs.
+        """
+        code = self.activation.kernel_code
+        x, y = self._map(input, code or _IDENTITY, train)
+        z = None
+        if code is None:
+            z, y = y, np.asarray(self.activation.forward(y), y.dtype)
+        if train:
+            self._cache = x, z, y
+        return y
+
+    def backward(self, pre_grad: ArrayLike) -> NDArray | None:
+        """Return the gradient in the input, and fill `dW` and `db`.
+
+        Parameters
+        ----------
+        pre_grad : array_like
+            Gradient in the output, of its shape.
+        """
+        x, z, y = self._remembered()
+        dy = self._array(pre_grad, y.shape, "pre_grad")
+        code = self.activation.kernel_code
+        if code is None:
+            return self.backward_linear(self.activation.backward(z, y, dy))
+        return self._map_back(x, y, dy, code)
+
+    def forward_linear(self, input: ArrayLike, train: bool = True) -> NDArray:
+        """Return the pre-activation, the affine map alone; `backward_linear` is its backward."""
+        x, z = self._map(input, _IDENTITY, train)
+        if train:
+            self._cache = x, z, z
+        return z
+
+    def backward_linear(self, pre_grad: ArrayLike) -> NDArray | None:
+        """Return the gradient in the input from that in the pre-activation; fill `dW` and `db`."""
+        x, _, y = self._remembered()
+        dz = self._array(pre_grad, y.shape, "pre_grad")
+        return self._map_back(x, dz, dz, _IDENTITY)
+
+    def _add_weights(self, shape: tuple[int, ...], n_bias: int, init: object) -> None:
+        self.add_parameter("W", initializations.get(init)(shape))
+        self.add_parameter("b", np.zeros(n_bias))

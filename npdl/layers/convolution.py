@@ -1,0 +1,116 @@
+"""Two-dimensional convolution."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import ArrayLike, NDArray
+
+from npdl import activations, initializations
+from npdl._checks import check_int, check_pair
+from npdl._ext import kernels
+from npdl.activations import KernelCode
+from npdl.layers._affine import Affine
+from npdl.layers._windows import n_windows, same_padding
+from npdl.layers.base import Shape
+
+
+class Convolution(Affine):
+    """Two-dimensional convolution of images, with an activation.
+
+    Input of shape (N, C, H, W) gives output of shape (N, nb_filter, OH, OW). The formula stands in
+    ``npdl._ext.conv_np``.
+
+    Parameters
+    ----------
+    nb_filter : int
+        Number of filters.
+    filter_size : int or (int, int)
+        Height and width of the filters.
+    input_shape : tuple, optional
+        (C, H, W), or (None, C, H, W); only the first layer of a network has to be told.
+    stride : int or (int, int)
+        Step from window to window, downwards and to the right.
+    init : str or Initializer
+        Of the filters `W`, shape (nb_filter, C, KH, KW). The bias `b` starts at zero.
+    activation : str or Activation
+        Softmax runs along the last axis, OW.
+    padding : {"valid", "same"} or int or (int, int), keyword-only
+        Zeros around the image. "valid": none. "same": as many as it takes for the output to have
+        ``ceil(H / stride)`` rows, one more below and on the right where their number is odd.
+        Numbers: rows above and below, columns left and right.
+    """
+
+    def __init__(
+        self,
+        nb_filter: int,
+        filter_size: int | tuple[int, int],
+        input_shape: tuple[int | None, ...] | None = None,
+        stride: int | tuple[int, int] = 1,
+        init: Any = "glorot_uniform",
+        activation: Any = "relu",
+        *,
+        padding: str | int | tuple[int, int] = "valid",
+    ) -> None:
+        self.nb_filter = check_int("nb_filter", nb_filter, layer=self.name)
+        self.filter_size = check_pair("filter_size", filter_size, layer=self.name)
+        self.input_shape = None if input_shape is None else tuple(input_shape)
+        if self.input_shape is not None and len(self.input_shape) not in (3, 4):
+            raise self._error("`input_shape` must be (C, H, W)", input_shape=input_shape)
+        self.stride = check_pair("stride", stride, layer=self.name)
+        self.init = initializations.get(init)
+        self.activation = activations.get(activation)
+        if isinstance(padding, str):
+            if padding not in ("valid", "same"):
+                rule = "`padding` must be 'valid', 'same', an integer or a pair of integers"
+                raise self._error(rule, padding=padding)
+            self.padding: str | tuple[int, int] = padding
+        else:
+            self.padding = check_pair("padding", padding, low=0, layer=self.name)
+
+    @property
+    def in_shape(self) -> Shape | None:
+        """(None, C, H, W), if `input_shape` was given."""
+        return None if self.input_shape is None else (None, *self.input_shape[-3:])
+
+    def build(self, in_shape: Shape) -> Shape:
+        """Create `W` and `b`."""
+        self._rank(in_shape, 4)
+        declared = None if self.in_shape is None else self.in_shape[1]
+        channels = self._size(in_shape, 1, "input_shape[-3]", declared)
+        self._add_weights((self.nb_filter, channels, *self.filter_size), self.nb_filter, self.init)
+        rows, cols = (
+            None if size is None else self._geometry(size, axis)[0]
+            for axis, size in enumerate(in_shape[2:])
+        )
+        return None, self.nb_filter, rows, cols
+
+    def _geometry(self, size: int, axis: int) -> tuple[int, int]:
+        """Number of windows along an axis of the image (0: down, 1: right), and zeros before it."""
+        window, stride = self.filter_size[axis], self.stride[axis]
+        if self.padding == "same":
+            before, pad = same_padding(size, window, stride)
+        else:
+            before = 0 if isinstance(self.padding, str) else self.padding[axis]
+            pad = 2 * before
+        count = n_windows(size, window, stride, pad)
+        if count < 1:
+            rule = f"The filter must fit into the image, {size} pixels {('high', 'wide')[axis]}"
+            raise self._error(rule, filter_size=self.filter_size)
+        return count, before
+
+    def _map(self, input: ArrayLike, act: KernelCode, train: bool) -> tuple[NDArray, NDArray]:
+        self._require_built()
+        x = self._array(input, ("N", self.W.shape[1], "H", "W"))
+        (rows, top), (cols, left) = self._geometry(x.shape[2], 0), self._geometry(x.shape[3], 1)
+        y = self._buffer("y", (len(x), self.nb_filter, rows, cols), x.dtype, train)
+        kernels().conv2d_forward(x, self.W, self.b, y, *self.stride, top, left, act)
+        return x, y
+
+    def _map_back(self, x: NDArray, y: NDArray, dy: NDArray, act: KernelCode) -> NDArray | None:
+        dx = self._input_buffer(x)
+        top, left = self._geometry(x.shape[2], 0)[1], self._geometry(x.shape[3], 1)[1]
+        kernels().conv2d_backward(
+            x, self.W, y, dy, dx, self.dW, self.db, *self.stride, top, left, act
+        )
+        return dx

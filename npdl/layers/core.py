@@ -1,0 +1,165 @@
+"""Fully connected layers and dropout."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from npdl import activations, initializations
+from npdl._checks import check_int, check_number
+from npdl._ext import kernels
+from npdl.activations import KernelCode
+from npdl.layers._affine import Affine
+from npdl.layers.base import Layer, Shape
+from npdl.utils.random import get_rng
+
+
+class Linear(Affine):
+    """Fully connected layer, ``y = x W + b``, on the last axis of the input.
+
+    Input of shape (N, ..., n_in) gives output of shape (N, ..., n_out).
+
+    Parameters
+    ----------
+    n_out : int or tuple of int
+        Number of outputs; a tuple stands for their shape.
+    n_in : int, optional
+        Number of inputs; only the first layer of a network has to be told.
+    init : str or Initializer
+        Of `W`, shape (n_in, number of outputs). The bias `b` starts at zero.
+    """
+
+    def __init__(
+        self, n_out: int | tuple[int, ...], n_in: int | None = None, init: Any = "glorot_uniform"
+    ) -> None:
+        shape = n_out if isinstance(n_out, tuple | list) else (n_out,)
+        self._units = tuple(check_int("n_out", n, layer=self.name) for n in shape)
+        self.n_out = self._units if isinstance(n_out, tuple | list) else self._units[0]
+        self.n_in = self._optional_int("n_in", n_in)
+        self.init = initializations.get(init)
+
+    @property
+    def in_shape(self) -> Shape | None:
+        """(None, n_in), if `n_in` was given."""
+        return None if self.n_in is None else (None, self.n_in)
+
+    def build(self, in_shape: Shape) -> Shape:
+        """Create `W` and `b`."""
+        if len(in_shape) < 2:
+            raise self._error("The input must have at least 2 axes", shape=in_shape)
+        n_in = self._size(in_shape, -1, "n_in", self.n_in)
+        n_units = math.prod(self._units)
+        self._add_weights((n_in, n_units), n_units, self.init)
+        return (*in_shape[:-1], *self._units)
+
+    def _map(self, input: ArrayLike, act: KernelCode, train: bool) -> tuple[NDArray, NDArray]:
+        self._require_built()
+        x = self._array(input, ("N", "...", len(self.W)))
+        y = self._buffer("y", (*x.shape[:-1], *self._units), x.dtype, train)
+        kernels().dense_forward(
+            _rows(x, self.W.shape[0]), self.W, self.b, _rows(y, self.W.shape[1]), act
+        )
+        return x, y
+
+    def _map_back(self, x: NDArray, y: NDArray, dy: NDArray, act: KernelCode) -> NDArray | None:
+        n_in, n_units = self.W.shape
+        dx = self._input_buffer(x)
+        kernels().dense_backward(
+            _rows(x, n_in),
+            self.W,
+            _rows(y, n_units),
+            _rows(dy, n_units),
+            None if dx is None else _rows(dx, n_in),
+            self.dW,
+            self.db,
+            act,
+        )
+        return dx
+
+
+class Dense(Linear):
+    """Fully connected layer with an activation, ``y = act(x W + b)``.
+
+    Input of shape (N, ..., n_in) gives output of shape (N, ..., n_out).
+
+    Parameters
+    ----------
+    n_out, n_in, init
+        As in `Linear`.
+    activation : str or Activation
+        Softmax runs along the last axis of the output.
+    """
+
+    def __init__(
+        self,
+        n_out: int | tuple[int, ...],
+        n_in: int | None = None,
+        init: Any = "glorot_uniform",
+        activation: Any = "tanh",
+    ) -> None:
+        super().__init__(n_out, n_in, init)
+        self.activation = activations.get(activation)
+
+
+class Softmax(Dense):
+    """Fully connected layer with softmax, ``y = softmax(x W + b)``: probabilities of classes.
+
+    Parameters
+    ----------
+    n_out, n_in, init
+        As in `Linear`.
+    """
+
+    def __init__(
+        self, n_out: int | tuple[int, ...], n_in: int | None = None, init: Any = "glorot_uniform"
+    ) -> None:
+        super().__init__(n_out, n_in, init, "softmax")
+
+
+class Dropout(Layer):
+    """Drop a random fraction of the values in training (Srivastava et al. 2014).
+
+    In training, each value is set to 0 with probability `p`, and the others are scaled by
+    ``1 / (1 - p)``, so that the mean is kept. At prediction the output is the input itself.
+
+    Parameters
+    ----------
+    p : float in [0, 1)
+        Fraction to drop.
+    """
+
+    def __init__(self, p: float = 0.0) -> None:
+        self.p = check_number("p", p, "[0, 1)", layer=self.name)
+
+    def forward(self, input: ArrayLike, train: bool = True) -> NDArray:
+        """Return the values that are kept, scaled; with ``train=False``, the input itself.
+
+        Parameters
+        ----------
+        input : array_like, shape (N, ...)
+        train : bool
+            Whether to drop.
+        """
+        x = self._array(input, ("N", "..."))
+        if not train:
+            return x
+        factor = self._buffer("factor", x.shape, x.dtype)
+        np.greater_equal(get_rng().random(x.shape, np.float32), self.p, out=factor)
+        factor *= 1 / (1 - self.p)
+        self._cache = (factor,)
+        return np.multiply(x, factor, out=self._buffer("y", x.shape, x.dtype))
+
+    def backward(self, pre_grad: ArrayLike) -> NDArray | None:
+        """Return the gradient in the input: that of the kept values, scaled likewise."""
+        (factor,) = self._remembered()
+        dy = self._array(pre_grad, factor.shape, "pre_grad")
+        dx = self._input_buffer(factor)
+        return None if dx is None else np.multiply(dy, factor, out=dx)
+
+
+def _rows(array: NDArray, width: int) -> NDArray:
+    """`array` as a matrix of rows of this width, a view."""
+    return array.reshape(-1, width)

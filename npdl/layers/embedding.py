@@ -1,0 +1,132 @@
+"""Embedding: one row of a table for each integer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from npdl import initializations
+from npdl._checks import complaint, float_array
+from npdl._registry import constructor_arguments, to_json_type
+from npdl.layers.base import Layer, ParameterView, Shape, matches
+
+
+class Embedding(Layer):
+    """Look up a row of a table for each integer: (N, T) gives (N, T, n_out).
+
+    Parameters
+    ----------
+    embed_words : array_like, shape (input_size, n_out), optional
+        The table to start from; it is copied. Drawn by `init` if not given.
+    static : bool, optional
+        Whether the table is frozen. By default a given table is, and a random one is trained.
+    input_size, n_out : int, optional
+        Number of rows and columns of a random table.
+    nb_batch, nb_seq : int, optional
+        Sizes of the input, as far as they are known beforehand; any others are taken too.
+    init : str or Initializer
+
+    Attributes
+    ----------
+    embed_words : ndarray, shape (input_size, n_out)
+        The table, once the layer is connected.
+    """
+
+    embed_words = ParameterView("embed_words")
+    dembed_words = ParameterView("embed_words", "grad")
+
+    def __init__(
+        self,
+        embed_words: ArrayLike | None = None,
+        static: bool | None = None,
+        input_size: int | None = None,
+        n_out: int | None = None,
+        nb_batch: int | None = None,
+        nb_seq: int | None = None,
+        init: Any = "uniform",
+    ) -> None:
+        self.input_size = self._optional_int("input_size", input_size)
+        self.n_out = self._optional_int("n_out", n_out)
+        self._given = None if embed_words is None else float_array(embed_words).copy()
+        if self._given is None:
+            if self.input_size is None or self.n_out is None:
+                rule = "`input_size` and `n_out` must be given where `embed_words` is not"
+                raise self._error(rule, input_size=input_size, n_out=n_out)
+            self._table_shape: tuple[int, ...] = self.input_size, self.n_out
+        else:
+            self._table_shape = self._given.shape
+            if not matches(
+                self._given.shape, [size or "any" for size in (self.input_size, self.n_out)]
+            ):
+                rule = "`embed_words` must have shape (input_size, n_out)"
+                raise self._error(rule, shape=self._given.shape, input_size=input_size, n_out=n_out)
+        self.static = static
+        self.nb_batch = self._optional_int("nb_batch", nb_batch)
+        self.nb_seq = self._optional_int("nb_seq", nb_seq)
+        self.init = initializations.get(init)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments as JSON types, `embed_words` as it was given."""
+        names = [n for n in constructor_arguments(type(self)) if n != "embed_words"]
+        config = {name: to_json_type(getattr(self, name)) for name in names}
+        return {"embed_words": to_json_type(self._given), **config}
+
+    @property
+    def in_shape(self) -> Shape | None:
+        """(None, nb_seq): the layer always knows enough to be the first of a network."""
+        return None, self.nb_seq
+
+    def build(self, in_shape: Shape) -> Shape:
+        """Create the table."""
+        given = self._given
+        table = self.init(self._table_shape) if given is None else given
+        frozen = given is not None if self.static is None else self.static
+        self.add_parameter("embed_words", table, trainable=not frozen)
+        return (*in_shape, table.shape[1])
+
+    def forward(self, input: ArrayLike, train: bool = True) -> NDArray:
+        """Return the row of the table for each integer.
+
+        Parameters
+        ----------
+        input : array_like of int, shape (N, ...)
+            Row numbers in [0, input_size).
+        train : bool
+            Whether to remember what `backward` needs.
+
+        Returns
+        -------
+        ndarray, shape (N, ..., n_out)
+        """
+        self._require_built()
+        table = self.embed_words
+        index = np.asarray(input)
+        if index.dtype.kind not in "iu":
+            rule = "`input` must hold integers"
+            raise TypeError(complaint(rule, layer=self.name, dtype=index.dtype.name))
+        if index.size == 0 or index.ndim == 0:
+            raise self._error(
+                "`input` must have shape (N, ...) and not be empty", shape=index.shape
+            )
+        outside = (index < 0) | (index >= len(table))
+        if outside.any():
+            rule = f"`input` must lie in [0, {len(table)})"
+            raise self._error(rule, index=index[outside][0].item())
+        y = self._buffer("y", (*index.shape, table.shape[1]), table.dtype, train)
+        np.take(table, index, axis=0, out=y, mode="clip")  # any other mode goes through a buffer
+        if train:
+            self._cache = index.copy(), y.shape
+        return y
+
+    def backward(self, pre_grad: ArrayLike) -> None:
+        """Fill `dembed_words` unless the table is frozen; integers have no gradient.
+
+        A row that was looked up several times gets the sum of its gradients.
+        """
+        index, y_shape = self._remembered()
+        dy = self._array(pre_grad, y_shape, "pre_grad")
+        if self.dembed_words is not None:
+            self.dembed_words.fill(0)
+            np.add.at(self.dembed_words, index, dy)
