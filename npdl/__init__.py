@@ -1,5 +1,33 @@
 """npdl: train convolutional and recurrent networks on the CPU you already have."""
 
+from npdl import (
+    activations,
+    datasets,
+    initializations,
+    layers,
+    model,
+    objectives,
+    optimizers,
+    utils,
+)
+from npdl._ext import use_backend
 from npdl._version import __version__
+from npdl.config import show_config
+from npdl.model import Model
+from npdl.saving import load_model
 
-__all__ = ["__version__"]
+__all__ = [
+    "Model",
+    "__version__",
+    "activations",
+    "datasets",
+    "initializations",
+    "layers",
+    "load_model",
+    "model",
+    "objectives",
+    "optimizers",
+    "show_config",
+    "use_backend",
+    "utils",
+]

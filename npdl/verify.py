@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import copy
 import statistics
 import sys
@@ -262,11 +261,7 @@ def verify(file: TextIO | None = None, budget: float = 0.1) -> bool:
     return good
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of ``python -m npdl verify``: there are none."""
-
-
-def run(options: argparse.Namespace | None, budget: float = 0.1) -> int:
+def run(budget: float = 0.1) -> int:
     """Run ``python -m npdl verify``: 0 if all pairs agree, 1 if not, 2 without Cython kernels."""
     if "cython" not in available_backends():
         print(

@@ -78,7 +78,7 @@ def two_backends(monkeypatch):
 
 
 def test_table_and_exit_code(two_backends, capsys):
-    assert verify.run(None, budget=0) == 0
+    assert verify.run(budget=0) == 0
     out = capsys.readouterr().out
     rows = [line for line in out.splitlines() if line.endswith("ok")]
     assert len(rows) == 2 * len(FUNCTIONS)
@@ -94,7 +94,7 @@ def test_mismatch_exits_with_1(two_backends, capsys):
         y *= 1.001
 
     two_backends.dense_forward = wrong
-    assert verify.run(None, budget=0) == 1
+    assert verify.run(budget=0) == 1
     out = capsys.readouterr().out
     assert [line.split()[0] for line in out.splitlines() if line.endswith(" MISMATCH")] == [
         "dense_forward"
@@ -103,10 +103,10 @@ def test_mismatch_exits_with_1(two_backends, capsys):
 
 def test_without_cython_it_exits_with_2(monkeypatch, capsys):
     monkeypatch.setattr("npdl.verify.available_backends", lambda: ("numpy",))
-    assert verify.run(None) == 2
+    assert verify.run() == 2
     assert "without its Cython kernels" in capsys.readouterr().err
 
 
 @pytest.mark.skipif("cython" not in available_backends(), reason="needs the Cython kernels")
 def test_the_kernels_of_this_build_agree(capsys):
-    assert verify.run(None, budget=0) == 0, capsys.readouterr().out
+    assert verify.run(budget=0) == 0, capsys.readouterr().out

@@ -1,0 +1,43 @@
+"""What npdl runs on here."""
+
+from __future__ import annotations
+
+import platform
+from typing import TextIO
+
+import numpy as np
+
+from npdl import _ext
+from npdl._version import __version__
+
+
+def configuration() -> dict[str, str]:
+    """Version, active kernels, and the machine, as a dict of strings."""
+    active = _ext.kernels()
+    rows = {
+        "npdl": __version__,
+        "backend": active.backend + (f" ({active.isa})" if active.isa else ""),
+        "available": ", ".join(_ext.available_backends()),
+    }
+    threads = getattr(_ext, "get_num_threads", None)
+    if threads is not None:
+        rows["threads"] = str(threads())
+    return rows | {
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+
+
+def show_config(file: TextIO | None = None) -> None:
+    """Print what npdl runs on: version, kernels and their instruction set, NumPy, machine.
+
+    Parameters
+    ----------
+    file : text file, optional
+        Standard output by default.
+    """
+    rows = configuration()
+    width = max(map(len, rows))
+    for key, value in rows.items():
+        print(f"{key:<{width}}  {value}", file=file)

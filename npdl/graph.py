@@ -1,0 +1,138 @@
+"""Level 2: what `npdl.model.Model` does with its chain of layers."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TextIO
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from npdl._checks import complaint
+from npdl.layers.base import Layer, Shape
+
+
+class Input:
+    """Stands before the first layer of a network: the shape of the data."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.out_shape = tuple(shape)
+
+
+def chain(layers: Iterable[Layer] | Layer | None) -> list[Layer]:
+    """The layers from input to output: a list as it is, or all that lead to an output layer."""
+    if not isinstance(layers, Layer):
+        return list(layers or ())
+    found = [layers]
+    while isinstance(found[-1].prev_layer, Layer):
+        found.append(found[-1].prev_layer)
+        if len(found) != len({id(layer) for layer in found}):
+            raise ValueError(complaint("The layers must not go round", layer=layers.name))
+    return found[::-1]
+
+
+def connect(layers: Sequence[Layer], before: Any) -> None:
+    """Connect each layer to the one before it, the first to `before`.
+
+    What is connected already and fits is left alone, so that it keeps its weights.
+    """
+    for layer in layers:
+        old = getattr(layer.prev_layer, "out_shape", None)
+        if before is None and old is not None:  # the upper part of another network
+            before = Input(old)
+        if not is_connected(layer, before):
+            if layer.out_shape is None or old != before.out_shape:
+                layer.connect_to(before)
+            layer.prev_layer = before
+        before = layer
+
+
+def is_connected(layer: Layer, before: Any) -> bool:
+    """Whether a layer is connected to `before`; for the first layer, to no other layer."""
+    if layer.out_shape is None:
+        return False
+    return layer.prev_layer is before or (
+        not isinstance(before, Layer) and not isinstance(layer.prev_layer, Layer)
+    )
+
+
+def give_names(layers: Sequence[Layer]) -> None:
+    """Number the layers that have no name of their own: ``dense_1``, ``dense_2``."""
+    taken = [layer.name for layer in layers if layer._name is not None]
+    if len(taken) != len(set(taken)):
+        raise ValueError(complaint("The names of layers must differ", names=taken))
+    for layer in layers:
+        if layer._name is None:
+            numbered = (f"{layer.name}_{i}" for i in itertools.count(1))
+            layer.name = next(name for name in numbered if name not in taken)
+            taken.append(layer.name)
+
+
+def run(layers: Iterable[Layer], x: ArrayLike, train: bool) -> NDArray:
+    """The output of the last layer for the input `x` of the first."""
+    for layer in layers:
+        # A layer of the user's own need not know about training.
+        if accepts(type(layer).forward, "train"):
+            x = layer.forward(x, train=train)
+        else:
+            x = layer.forward(x)
+    return np.asarray(x)
+
+
+def run_back(layers: Sequence[Layer], grad: ArrayLike | None) -> NDArray | None:
+    """The gradient in the input of the first layer, for that in the output of the last."""
+    for layer in reversed(layers):
+        grad = layer.backward(grad)  # type: ignore[arg-type]
+    return None if grad is None else np.asarray(grad)
+
+
+@functools.cache
+def accepts(function: Callable[..., Any], argument: str) -> bool:
+    """Whether a function can be called with this keyword."""
+    parameters = inspect.signature(function).parameters
+    return argument in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def arrays(layer: Layer) -> Iterator[tuple[str, NDArray, bool]]:
+    """Yield (name, array, trained or not) of all arrays of a layer."""
+    if type(layer).params is not Layer.params:  # a list of the user's own
+        for i, array in enumerate(layer.params):
+            yield f"{layer.name}/{i}", array, True
+    else:
+        for p in layer.parameters:
+            yield f"{layer.name}/{p.name}", p.value, p.trainable
+
+
+def print_summary(layers: Iterable[Layer], file: TextIO | None) -> None:
+    """Print a table of layers, output shapes and numbers of parameters."""
+    rows = [("layer", "class", "output shape", "parameters")]
+    total = trained = 0
+    for layer in layers:
+        sizes = [(array.size, trainable) for _, array, trainable in arrays(layer)]
+        count = sum(size for size, _ in sizes)
+        total += count
+        trained += sum(size for size, trainable in sizes if trainable)
+        shape = "?" if layer.out_shape is None else _shape_text(layer.out_shape)
+        rows.append((layer.name, type(layer).__name__, shape, f"{count:,}"))
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = [
+        "   ".join(
+            f"{cell:>{w}}" if column == 3 else f"{cell:<{w}}"
+            for column, (cell, w) in enumerate(zip(row, widths))
+        )
+        for row in rows
+    ]
+    rule = "-" * len(lines[0])
+    totals = f"{total:,} parameters, {trained:,} of them trained"
+    print(lines[0], rule, *lines[1:], rule, totals, sep="\n", file=file)
+
+
+def _shape_text(shape: Shape) -> str:
+    """``(N, 8, 3, 3)``: N for the sample axis, ? for another axis whose length is open."""
+    sizes = ["?" if size is None else str(size) for size in shape]
+    if shape[0] is None:
+        sizes[0] = "N"
+    return f"({', '.join(sizes)})"
