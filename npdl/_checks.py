@@ -77,8 +77,10 @@ def float_array(values: Any, name: str = "input") -> np.ndarray:
     array = np.asarray(values)
     if array.dtype.kind not in "fiub":
         raise TypeError(complaint(f"`{name}` must be an array of numbers", dtype=array.dtype.name))
-    keep = array.dtype in (np.float32, np.float64)
-    return np.asarray(array, array.dtype.newbyteorder("=") if keep else get_dtype(), order="C")
+    dtype = array.dtype.newbyteorder("=")
+    if dtype not in (np.float32, np.float64):
+        dtype = get_dtype()
+    return np.asarray(array, dtype, order="C")
 
 
 def label_array(labels: Any, nb_classes: int | None = None, name: str = "labels") -> np.ndarray:
