@@ -1,0 +1,345 @@
+"""Every optimizer against its formula over several steps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from npdl import optimizers
+from npdl.optimizers import (
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    Adamax,
+    Momentum,
+    NesterovMomentum,
+    Optimizer,
+    RMSprop,
+    get,
+)
+
+RTOL = {np.float32: 2e-5, np.float64: 1e-12}
+STEPS = 6
+
+
+# The formulas again: each takes the gradients g_1, g_2, ... of one parameter with their rates, and
+# yields what to add to it.
+
+
+def sgd(steps):
+    for g, lr in steps:
+        yield -lr * g
+
+
+def momentum(steps, m=0.9):
+    v = 0
+    for g, lr in steps:
+        v = m * v - lr * g
+        yield v
+
+
+def nesterov(steps, m=0.9):
+    v = 0
+    for g, lr in steps:
+        v = m * v - lr * g
+        yield m * v - lr * g
+
+
+def adagrad(steps, eps=1e-6):
+    r = 0
+    for g, lr in steps:
+        r = r + g**2
+        yield -lr * g / (r + eps) ** 0.5
+
+
+def rmsprop(steps, rho=0.9, eps=1e-6):
+    r = 0
+    for g, lr in steps:
+        r = rho * r + (1 - rho) * g**2
+        yield -lr * g / (r + eps) ** 0.5
+
+
+def adadelta(steps, rho=0.9, eps=1e-6):
+    r = s = 0
+    for g, lr in steps:
+        r = rho * r + (1 - rho) * g**2
+        u = g * (s + eps) ** 0.5 / (r + eps) ** 0.5
+        yield -lr * u
+        s = rho * s + (1 - rho) * u**2
+
+
+def adam(steps, b1=0.9, b2=0.999, eps=1e-8):
+    m = v = 0
+    for t, (g, lr) in enumerate(steps, 1):
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * g**2
+        yield -lr * (m / (1 - b1**t)) / ((v / (1 - b2**t)) ** 0.5 + eps)
+
+
+def adamax(steps, b1=0.9, b2=0.999, eps=1e-8):
+    m = u = 0
+    for t, (g, lr) in enumerate(steps, 1):
+        m = b1 * m + (1 - b1) * g
+        u = np.maximum(b2 * u, abs(g))
+        yield -lr / (1 - b1**t) * m / (u + eps)
+
+
+CASES = [
+    (SGD, {}, sgd, {}),
+    (Momentum, {}, momentum, {}),
+    (Momentum, {"momentum": 0.5}, momentum, {"m": 0.5}),
+    (NesterovMomentum, {}, nesterov, {}),
+    (NesterovMomentum, {"momentum": 0.5}, nesterov, {"m": 0.5}),
+    (Adagrad, {}, adagrad, {}),
+    (Adagrad, {"epsilon": 0.1}, adagrad, {"eps": 0.1}),
+    (RMSprop, {}, rmsprop, {}),
+    (RMSprop, {"rho": 0.6, "epsilon": 0.1}, rmsprop, {"rho": 0.6, "eps": 0.1}),
+    (Adadelta, {}, adadelta, {}),
+    (Adadelta, {"rho": 0.6, "epsilon": 0.1}, adadelta, {"rho": 0.6, "eps": 0.1}),
+    (Adam, {}, adam, {}),
+    (
+        Adam,
+        {"beta1": 0.6, "beta2": 0.7, "epsilon": 0.1},
+        adam,
+        {"b1": 0.6, "b2": 0.7, "eps": 0.1},
+    ),
+    (Adamax, {}, adamax, {}),
+    (
+        Adamax,
+        {"beta1": 0.6, "beta2": 0.7, "epsilon": 0.1},
+        adamax,
+        {"b1": 0.6, "b2": 0.7, "eps": 0.1},
+    ),
+]
+IDS = [f"{cls.__name__}-{'-'.join(kwargs) or 'defaults'}" for cls, kwargs, _, _ in CASES]
+CLASSES = sorted({cls for cls, *_ in CASES}, key=lambda cls: cls.__name__)
+each_case = pytest.mark.parametrize(("cls", "kwargs", "formula", "constants"), CASES, ids=IDS)
+each_class = pytest.mark.parametrize("cls", CLASSES)
+
+
+def gradients(dtype=np.float64, seed=0):
+    """STEPS gradients each for two parameters, of shapes (2, 3) and (4,)."""
+    rng = np.random.default_rng(seed)
+    return [
+        [rng.normal(size=(2, 3)).astype(dtype), rng.normal(size=4).astype(dtype)]
+        for _ in range(STEPS)
+    ]
+
+
+def run(optimizer, grads, names=None):
+    """The two parameters, which start at 1, after each step."""
+    params = [np.ones_like(g) for g in grads[0]]
+    for step in grads:
+        optimizer.update(params, step, names)
+        yield [p.copy() for p in params]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@each_case
+def test_formula(cls, kwargs, formula, constants, dtype):
+    grads = gradients(dtype)
+    path = list(run(cls(lr=0.01, **kwargs), grads))
+    for k in range(2):
+        p = np.ones_like(grads[0][k], np.float64)
+        steps = [(g[k].astype(np.float64), 0.01) for g in grads]
+        for got, change in zip(path, formula(steps, **constants), strict=True):
+            p = p + change
+            assert got[k].dtype == dtype
+            np.testing.assert_allclose(got[k], p, rtol=RTOL[dtype])
+
+
+@each_case
+def test_clip_decay_and_bounds(cls, kwargs, formula, constants):
+    """All of them honour what the base class promises."""
+    grads = gradients()
+    optimizer = cls(lr=0.05, clip=0.5, decay=0.5, lr_min=0.015, lr_max=0.04, **kwargs)
+    path = list(run(optimizer, grads))
+    rates = [min(max(0.05 / (1 + 0.5 * t), 0.015), 0.04) for t in range(STEPS)]
+    assert rates[0] == 0.04
+    assert rates[-1] == 0.015
+    p = np.ones((2, 3))
+    steps = [(np.clip(g[0], -0.5, 0.5), lr) for g, lr in zip(grads, rates)]
+    for got, change in zip(path, formula(steps, **constants), strict=True):
+        p = p + change
+        np.testing.assert_allclose(got[0], p, rtol=1e-12)
+
+
+def test_by_eye():
+    p = np.array([1.0, 2.0])
+    SGD(lr=0.5).update([p], [np.array([2.0, -2.0])])
+    assert p.tolist() == [0, 3]
+    nesterov = NesterovMomentum(0.5, lr=1.0)
+    p = np.array([0.0])
+    for want in (-1.5, -3.25):  # v = -1, -1.5; steps -0.5 - 1, -0.75 - 1
+        nesterov.update([p], [np.array([1.0])])
+        assert p[0] == want
+    p = np.array([0.0, 0.0])
+    Adam(lr=0.1).update([p], [np.array([3.0, -1e-3])])  # a first step is ± lr, whatever the size
+    np.testing.assert_allclose(p, [-0.1, 0.1], rtol=1e-4)
+
+
+def test_current_lr():
+    optimizer = SGD(lr=0.1, decay=1.0, lr_min=0.03)
+    rates = []
+    for _ in range(4):
+        rates.append(optimizer.current_lr)
+        optimizer.update([], [])
+    assert rates == pytest.approx([0.1, 0.05, 0.1 / 3, 0.03])
+    assert optimizer.iterations == 4
+    assert optimizer.lr == 0.1
+
+
+@pytest.mark.parametrize("clip", [-1, 0])
+def test_clip_is_off_at_zero_and_below(clip):
+    p = np.zeros(1)
+    SGD(lr=1, clip=clip).update([p], [np.array([100.0])])
+    assert p[0] == -100
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@each_class
+def test_in_place_and_gradients_kept(cls, dtype):
+    params = [np.ones((2, 3), dtype), np.ones(4, dtype)]
+    same = list(params)
+    for step in gradients(dtype):
+        before = [g.copy() for g in step]
+        for g in step:
+            g.flags.writeable = False
+        cls(clip=0.1).update(params, step)
+        assert all(np.array_equal(g, b) for g, b in zip(step, before))
+    assert all(a is b for a, b in zip(params, same))
+    assert not np.array_equal(params[0], np.ones((2, 3)))
+    assert params[0].dtype == dtype
+
+
+@each_class
+def test_rates_of_numpy_do_not_turn_float32_into_float64(cls):
+    optimizer = cls(lr=np.float64(0.01), clip=np.float64(1))
+    optimizer.lr = np.float64(0.02)
+    list(run(optimizer, gradients(np.float32)))
+    slots = optimizer.get_state()["slots"]
+    assert all(s.dtype == np.float32 for own in slots.values() for s in own.values())
+
+
+@each_class
+def test_state_goes_by_name(cls):
+    """The order of the parameters, and others beside them, make no difference."""
+    grads = gradients()
+    want = list(run(cls(), grads, ["a", "b"]))[-1]
+    optimizer, a, b, c = cls(), np.ones((2, 3)), np.ones(4), np.ones(5)
+    for k, (ga, gb) in enumerate(grads):
+        if k % 2:
+            optimizer.update([c, b, a], [c, gb, ga], ["c", "b", "a"])
+        else:
+            optimizer.update([a, b], [ga, gb], ["a", "b"])
+    np.testing.assert_array_equal(a, want[0])
+    np.testing.assert_array_equal(b, want[1])
+
+
+@each_class
+def test_state_goes_on(cls):
+    grads = gradients()
+    whole = list(run(cls(), grads, ["a", "b"]))
+    first, params = cls(), [np.ones((2, 3)), np.ones(4)]
+    for step in grads[:3]:
+        first.update(params, step, ["a", "b"])
+    state = first.get_state()
+    first.update([p.copy() for p in params], grads[3], ["a", "b"])  # the state is a copy
+    second = cls()
+    second.set_state(state)
+    for step in grads[3:]:
+        second.update(params, step, ["a", "b"])
+    assert second.iterations == STEPS
+    np.testing.assert_array_equal(params[0], whole[-1][0])
+    np.testing.assert_array_equal(params[1], whole[-1][1])
+    assert state["iterations"] == 3
+
+
+@each_class
+def test_slots_are_kept_arrays(cls):
+    optimizer, params = cls(), [np.ones((2, 3)), np.ones(4)]
+    optimizer.update(params, gradients()[0])
+    before = {(n, k): s for n, own in optimizer._slots.items() for k, s in own.items()}
+    optimizer.update(params, gradients()[1])
+    after = {(n, k): s for n, own in optimizer._slots.items() for k, s in own.items()}
+    assert all(after[key] is before[key] for key in after)
+    assert len(after) == len(before) == 2 * len(cls.slot_names)
+
+
+@each_class
+def test_zero_gradient_stays_put(cls):
+    p = np.ones(3)
+    cls().update([p], [np.zeros(3)])
+    assert p.tolist() == [1, 1, 1]
+
+
+@each_class
+def test_lowers_a_quadratic(cls):
+    p = np.array([3.0, -2.0])
+    optimizer = cls(lr=1.0 if cls is Adadelta else 0.05)
+    for _ in range(60):
+        optimizer.update([p], [p.copy()])
+    assert np.sum(p**2) < 12.9
+    assert get(cls.__name__).get_config() == cls().get_config()
+
+
+def test_positional_arguments_of_old_scripts():
+    adam = Adam(0.8, 0.99, 1e-7, 0.01, 5.0)
+    assert (adam.beta1, adam.beta2, adam.epsilon, adam.lr, adam.clip) == (0.8, 0.99, 1e-7, 0.01, 5)
+    assert Momentum(0.8, 0.01).lr == 0.01
+    assert SGD(0.01, 5).clip == 5
+
+
+def test_lists_that_do_not_fit():
+    p = np.ones((2, 3))
+    with pytest.raises(ValueError, match=r"must be equal in number\. Received: 2, 1 and 2"):
+        SGD().update([p, p], [p])
+    with pytest.raises(ValueError, match=r"must be equal in number\. Received: 1, 1 and 2"):
+        SGD().update([p], [p], ["a", "b"])
+    with pytest.raises(ValueError, match="Each parameter must have a name of its own"):
+        SGD().update([p, p], [p, p], ["a", "a"])
+    message = r"The gradient of parameter 'W' must have shape \(2, 3\)\. Received: shape=\(3,\)"
+    with pytest.raises(ValueError, match=message):
+        SGD().update([p], [np.ones(3)], ["W"])
+    for wrong in ([1.0], np.ones(1, int), np.ones(1, np.float16)):
+        with pytest.raises(TypeError, match="Parameter 0 must be an array of float32 or float64"):
+            SGD().update([wrong], [np.ones(1)])
+    assert p.tolist() == np.ones((2, 3)).tolist()
+
+
+def test_a_parameter_keeps_shape_and_dtype():
+    optimizer = Adam()
+    optimizer.update([np.ones(3)], [np.ones(3)], ["W"])
+    for other in (np.ones(4), np.ones(3, np.float32)):
+        with pytest.raises(ValueError, match=r"Parameter 'W' must stay float64 of shape \(3,\)"):
+            optimizer.update([other], [other], ["W"])
+    assert optimizer.iterations == 1
+
+
+@pytest.mark.parametrize(
+    ("cls", "kwargs", "interval"),
+    [
+        (SGD, {"lr": -1}, "[0, inf)"),
+        (SGD, {"lr": np.nan}, "[0, inf)"),
+        (SGD, {"decay": -0.1}, "[0, inf)"),
+        (SGD, {"lr_min": -0.1}, "[0, inf)"),
+        (SGD, {"lr_min": 0.5, "lr_max": 0.1}, "[0.5, inf]"),
+        (Momentum, {"momentum": 1}, "[0, 1)"),
+        (RMSprop, {"rho": -0.1}, "[0, 1)"),
+        (Adam, {"beta1": 1}, "[0, 1)"),
+        (Adam, {"beta2": 1}, "[0, 1)"),
+        (Adagrad, {"epsilon": 0}, "(0, inf)"),
+    ],
+)
+def test_bad_arguments(cls, kwargs, interval):
+    name, value = list(kwargs.items())[-1]
+    with pytest.raises(ValueError) as error:
+        cls(**kwargs)
+    assert str(error.value) == f"`{name}` must be a number in {interval}. Received: {name}={value}"
+
+
+def test_base_class_says_what_to_define():
+    with pytest.raises(NotImplementedError, match="Optimizer must define _step"):
+        Optimizer().update([np.ones(1)], [np.ones(1)])
+    assert optimizers.get("adam", lr=0.5).lr == 0.5
