@@ -1,6 +1,7 @@
 """The peers, and one virtual environment for each family of them.
 
-A peer is a library in one way of using it ("torch-compile"); a family is what is installed together.
+A peer is a library in one way of using it ("torch-compile");
+a family is what is installed together.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The process of one library: a request a line on standard input, an answer a line on output (JSON).
+"""The process of one library: JSON, a request a line on standard input, an answer a line on output.
 
-Run by ``process.Worker``, with the interpreter of the library's environment. What the library itself
+Run by ``process.Worker`` with the interpreter of the library's environment. What the library itself
 prints goes to standard error.
 """
 
@@ -64,14 +64,20 @@ class Server:
     def hello(self) -> dict[str, Any]:
         return {"version": self.adapter.version()}
 
-    def open(self, workload, mode, batch=None, shape=None, reference=False) -> dict[str, Any]:
-        """Build a workload; `batch` and `shape` (of the input) take the place of its own."""
-        spec = workloads.resized(workload, batch, shape)
+    def open(
+        self,
+        workload: str,
+        mode: str,
+        batch: int | None = None,
+        shape: list[int] | None = None,
+        smooth: bool = False,
+        reference: bool = False,
+    ) -> dict[str, Any]:
+        """Build a workload, or one of its variants; a "skip" in the answer says why not."""
+        spec = workloads.variant(workload, batch, shape, smooth)
         if not self.adapter.supports(spec):
             return {"skip": "no difference"}
-        if reference is None:
-            reference = not self.adapter.same_formula(spec)
-        self.adapter.open(spec, mode, spec.batch, reference)
+        self.adapter.open(spec, mode, reference)
         return {"same_formula": self.adapter.same_formula(spec)}
 
     def losses(self, steps: int) -> dict[str, Any]:
@@ -89,6 +95,10 @@ class Server:
     def run(self, mode: str, seconds: float, warmup: int) -> dict[str, Any]:
         call = self.adapter.step if mode == "train" else self.adapter.predict
         return measure(call, seconds, warmup)
+
+    def fit_overhead(self, seconds: float) -> dict[str, Any]:
+        """Time of a step, bare and inside `fit`, in ms."""
+        return self.adapter.fit_overhead(seconds)
 
     def memory(self) -> dict[str, Any]:
         return {"peak_mb": peak_memory()}

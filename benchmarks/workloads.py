@@ -1,4 +1,4 @@
-"""The workloads, each defined once: layers, input shape, batch. An adapter builds them in its library.
+"""The workloads, each defined once: layers, input shape, batch. Adapters build them.
 
 Weights and data are drawn here, from a fixed seed, in npdl's layout, so that every library starts
 from the same numbers:
@@ -95,15 +95,14 @@ class Workload:
         rng = np.random.default_rng(seed)
         return [_draw(rng, layer, shape) for layer, shape, _ in self.shapes()]
 
-    def data(self, batch: int | None = None, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    def data(self, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Input, float32, and labels, int64 of shape (N,) or (N, T)."""
         rng = np.random.default_rng(seed)
-        n = batch or self.batch
         *_, (_, _, out) = self.shapes()
-        x = rng.standard_normal((n, *self.input_shape), dtype=np.float32)
-        return x, rng.integers(0, out[-1], (n, *out[:-1]))
+        x = rng.standard_normal((self.batch, *self.input_shape), dtype=np.float32)
+        return x, rng.integers(0, out[-1], (self.batch, *out[:-1]))
 
-    def flops(self, batch: int | None = None, training: bool = True) -> float:
+    def flops(self, training: bool = True) -> float:
         """Multiplications and additions of the products: forward, and twice that backward.
 
         The gradient in the input of the first layer is not counted: nobody needs it.
@@ -112,7 +111,7 @@ class Workload:
         for i, (layer, shape, out) in enumerate(self.shapes()):
             x_part, h_part = _macs(layer, shape, out)
             total += 2 * (x_part * (3 if i else 2) + h_part * 3 if training else x_part + h_part)
-        return total * (batch or self.batch)
+        return total * self.batch
 
 
 def _out_shape(layer: Layer, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -245,14 +244,36 @@ _ALL = (
 WORKLOADS = {workload.name: workload for workload in _ALL}
 
 
-def resized(name: str, batch: int | None, input_shape: Sequence[int] | None) -> Workload:
-    """A workload by name, with another batch or input shape where one is given."""
+def variant(
+    name: str,
+    batch: int | None = None,
+    shape: Sequence[int] | None = None,
+    smooth: bool = False,
+) -> Workload:
+    """A workload by name, with another batch or input shape where one is given.
+
+    A `smooth` one has tanh for ReLU and the mean for max pooling. At a kink, a difference in the
+    last bit may send a whole gradient elsewhere, so only smooth networks can be compared closely.
+    """
     workload = WORKLOADS[name]
+    layers = workload.layers
+    if smooth:
+        layers = tuple(map(_smooth, layers))
     return replace(
         workload,
         batch=batch or workload.batch,
-        input_shape=tuple(input_shape or workload.input_shape),
+        input_shape=tuple(shape or workload.input_shape),
+        layers=layers,
     )
+
+
+def _smooth(layer: Layer) -> Layer:
+    match layer:
+        case Pool("max", size):
+            return Pool("mean", size)
+        case Dense(act="relu") | Conv(act="relu"):
+            return replace(layer, act="tanh")
+    return layer
 
 
 #: Learning rate of the plain SGD step that closes every training step.

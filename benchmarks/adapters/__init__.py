@@ -46,7 +46,7 @@ class Adapter(ABC):
         return True
 
     @abstractmethod
-    def open(self, workload: Workload, mode: str, batch: int, reference: bool) -> None:
+    def open(self, workload: Workload, mode: str, reference: bool) -> None:
         """Build the network with the workload's weights, and put its data in the library's form.
 
         With `reference` it computes what npdl does even where the library's own layer does not.

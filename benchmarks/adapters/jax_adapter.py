@@ -1,4 +1,4 @@
-"""JAX: the step as one jitted function of the parameters, which are donated; recurrence by ``scan``."""
+"""JAX: the step as one jitted function of the parameters, which are donated; ``scan`` over time."""
 
 from __future__ import annotations
 
@@ -43,17 +43,21 @@ def gru_step(w_h, state, xw):
     return state, state
 
 
+HOIST_UP_TO = 128
 STEPS = {"rnn": rnn_step, "lstm": lstm_step, "gru": gru_step}
 
 
 def recurrent(x, w, kind: str, units: int, every: bool):
-    """The input product at once, then a scan over time."""
+    """A scan over time; the input product inside it, or before it, whichever was faster."""
     n_in = x.shape[2]
-    xw = x.swapaxes(0, 1) @ w[1 : 1 + n_in] + w[0]
+    bias, w_x, w_h = w[0], w[1 : 1 + n_in], w[1 + n_in :]
     zero = jnp.zeros((len(x), units), x.dtype)
     start = (zero, zero) if kind == "lstm" else zero
-    w_h = w[1 + n_in :]
-    _, h = lax.scan(lambda state, row: STEPS[kind](w_h, state, row), start, xw)
+    rows, one = x.swapaxes(0, 1), STEPS[kind]
+    if units > HOIST_UP_TO:
+        _, h = lax.scan(lambda state, row: one(w_h, state, row @ w_x + bias), start, rows)
+    else:
+        _, h = lax.scan(lambda state, xw: one(w_h, state, xw), start, rows @ w_x + bias)
     return h.swapaxes(0, 1) if every else h[-1]
 
 
@@ -78,12 +82,12 @@ class JaxAdapter(Adapter):
     def version(self) -> str:
         return f"JAX {jax.__version__}"
 
-    def open(self, workload: wl.Workload, mode: str, batch: int, reference: bool) -> None:
+    def open(self, workload: wl.Workload, mode: str, reference: bool) -> None:
         def swap(a: np.ndarray) -> jax.Array:  # F C KH KW -> KH KW C F
             return jnp.asarray(a.transpose(2, 3, 1, 0) if a.ndim == 4 else a)
 
         self.params = [tuple(map(swap, arrays)) for arrays in workload.weights()]
-        x, y = workload.data(batch)
+        x, y = workload.data()
         self.x = jnp.asarray(x.transpose(0, 2, 3, 1) if x.ndim == 4 else x)
         self.y = jnp.asarray(y.reshape(-1), jnp.int32)
 

@@ -7,12 +7,12 @@ import os
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import keras  # noqa: E402
-import numpy as np  # noqa: E402
-import tensorflow as tf  # noqa: E402
+import keras
+import numpy as np
+import tensorflow as tf
 
-from benchmarks import workloads as wl  # noqa: E402
-from benchmarks.adapters import GATE_ORDER, Adapter, reorder  # noqa: E402
+from benchmarks import workloads as wl
+from benchmarks.adapters import GATE_ORDER, Adapter, reorder
 
 ORDER = GATE_ORDER["keras"]
 RECURRENT = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU, "rnn": keras.layers.SimpleRNN}
@@ -57,9 +57,9 @@ class KerasAdapter(Adapter):
     def version(self) -> str:
         return f"Keras {keras.__version__} on TensorFlow {tf.__version__}"
 
-    def open(self, workload: wl.Workload, mode: str, batch: int, reference: bool) -> None:
+    def open(self, workload: wl.Workload, mode: str, reference: bool) -> None:
         keras.backend.clear_session()
-        x, y = workload.data(batch)
+        x, y = workload.data()
         self.x = tf.constant(x.transpose(0, 2, 3, 1) if x.ndim == 4 else x)
         self.y = tf.constant(y)
         layers = build(workload)

@@ -55,7 +55,7 @@ class Graph:
                 self.recurrent(kind, units, every, reorder(arrays[0], ORDER[kind]), n_in)
 
     def recurrent(self, kind: str, units: int, every: bool, w: np.ndarray, n_in: int) -> None:
-        """X (T, N, D); W, R and B have a first axis of directions; Y is (T, 1, N, U), Y_h (1, N, U)."""
+        """X (T, N, D) gives Y (T, 1, N, U) or Y_h (1, N, U); weights have an axis of directions."""
         bias = np.concatenate([w[0], np.zeros_like(w[0])])
         parts = (a[None] for a in (w[1 : 1 + n_in].T, w[1 + n_in :].T, bias))
         self.add("Transpose", perm=[1, 0, 2])
@@ -79,8 +79,8 @@ class OnnxAdapter(Adapter):
     def version(self) -> str:
         return f"ONNX Runtime {ort.__version__}"
 
-    def open(self, workload: wl.Workload, mode: str, batch: int, reference: bool) -> None:
-        self.x, _ = workload.data(batch)
+    def open(self, workload: wl.Workload, mode: str, reference: bool) -> None:
+        self.x, _ = workload.data()
         graph = Graph()
         for (layer, shape, _), arrays in zip(workload.shapes(), workload.weights()):
             graph.append(layer, arrays, shape[-1])

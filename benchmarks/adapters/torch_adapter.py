@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import nn
@@ -14,12 +16,17 @@ ORDER = GATE_ORDER["torch"]
 
 
 class Recurrent(nn.Module):
-    """A layer of ``torch.nn`` that hands on every output, or the last."""
+    """A layer of ``torch.nn`` that hands on every output, or the last.
+
+    Of its two biases, which always add up, the second is frozen: with both, a step would move the
+    bias twice as far as in the other libraries.
+    """
 
     def __init__(self, layer: wl.Rnn, n_in: int) -> None:
         super().__init__()
         kind = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}[layer.kind]
         self.cell = kind(n_in, layer.units, batch_first=True)
+        self.cell.bias_hh_l0.requires_grad_(False)
         self.every = layer.every
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -71,6 +78,7 @@ def build(workload: wl.Workload, reference: bool) -> list[nn.Module]:
 @torch.no_grad()
 def load(module: nn.Module, arrays: tuple[np.ndarray, ...]) -> None:
     """Copy the workload's weights into a module."""
+    values: tuple[np.ndarray, ...] = ()
     if isinstance(module, Recurrent):
         cell = module.cell
         w = reorder(arrays[0], ORDER[cell.mode.split("_")[0].lower()])
@@ -79,17 +87,15 @@ def load(module: nn.Module, arrays: tuple[np.ndarray, ...]) -> None:
     elif arrays:
         w, b = arrays
         values = (w.T if w.ndim == 2 else w, b)
-    else:
-        values = ()
     for parameter, value in zip(module.parameters(), values):
         parameter.copy_(torch.from_numpy(np.ascontiguousarray(value)))
 
 
 def gradients(module: nn.Module) -> tuple[np.ndarray, ...]:
     """The gradients of a module in the layout of the workload."""
-    grads = [p.grad.numpy() for p in module.parameters() if p.grad is not None]
+    grads = [p.grad.numpy() for p in module.parameters() if p.requires_grad]
     if isinstance(module, Recurrent):
-        w_x, w_h, bias = grads[:3]
+        w_x, w_h, bias = grads
         w = np.concatenate([bias[None], w_x.T, w_h.T])
         return (reorder(w, ORDER[module.cell.mode.split("_")[0].lower()]),)
     return tuple(g.T if g.ndim == 2 else g for g in grads)
@@ -106,20 +112,20 @@ class TorchAdapter(Adapter):
     def same_formula(self, workload: wl.Workload) -> bool:
         return "gru" not in workload.kinds
 
-    def open(self, workload: wl.Workload, mode: str, batch: int, reference: bool) -> None:
+    def open(self, workload: wl.Workload, mode: str, reference: bool) -> None:
         torch._dynamo.reset()
         self.modules = build(workload, reference)
         for module, arrays in zip(self.modules, workload.weights()):
             load(module, arrays)
         self.net = nn.Sequential(*self.modules)
-        x, y = workload.data(batch)
+        x, y = workload.data()
         self.x, self.y = torch.from_numpy(x), torch.from_numpy(y).reshape(-1)
         if "channels_last" in self.options:
             self.net = self.net.to(memory_format=torch.channels_last)
             self.x = self.x.to(memory_format=torch.channels_last)
         self.criterion = nn.CrossEntropyLoss()
         self.optimizer = torch.optim.SGD(self.net.parameters(), lr=wl.LEARNING_RATE)
-        self.forward = self._loss if mode == "train" else self._probabilities
+        self.forward: Any = self._loss if mode == "train" else self._probabilities
         if "compile" in self.options and not reference:
             self.forward = torch.compile(self.forward)
 

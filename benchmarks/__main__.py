@@ -1,0 +1,189 @@
+"""Command line of the benchmarks: ``python -m benchmarks --help``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks import envs, footprint, kernels, limits, race, report, scaling
+from benchmarks.process import note
+from benchmarks.workloads import WORKLOADS
+
+SWEPT_THREADS = ("mlp784", "mnistcnn", "lstm256")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    top = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = top.add_subparsers(dest="command", required=True)
+    setup = commands.add_parser("peers-setup", help="make one environment for each peer family")
+    setup.add_argument("--families", type=_names(envs.FAMILIES), default=list(envs.FAMILIES))
+    for name, (text, _) in COMMANDS.items():
+        command = commands.add_parser(name, help=text)
+        command.add_argument("--peers", type=_names(envs.PEERS), help="comma-separated")
+        command.add_argument("--workloads", type=_names(WORKLOADS), help="comma-separated")
+        command.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
+        command.add_argument("--rounds", type=int, default=5, help="turns of each library")
+        command.add_argument("--seconds", type=float, default=1.0, help="length of a turn")
+        command.add_argument("--no-check", action="store_true", help="don't compare the numbers")
+        command.add_argument(
+            "--python",
+            action="append",
+            default=[],
+            metavar="FAMILY=PATH",
+            help="interpreter of a family, in the place of its environment's",
+        )
+    for command in commands.choices.values():
+        command.add_argument("--envs", type=Path, default=envs.ENVS, help="the environments")
+    return top
+
+
+def _names(known: Any) -> Any:
+    """The type of an option that takes names from a table, separated by commas."""
+
+    def parse(text: str) -> list[str]:
+        names = [name for name in text.split(",") if name]
+        for name in names:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(known)}")
+        return names
+
+    return parse
+
+
+def pythons(args: argparse.Namespace, mode: str, default: tuple[str, ...]) -> dict[str, str]:
+    """The interpreter of each peer that was asked for and is installed."""
+    given = dict(item.split("=", 1) for item in args.python)
+    found = {}
+    for peer in args.peers or default:
+        spec = envs.PEERS[peer]
+        python = envs.find_python(spec.family, args.envs, given)
+        if mode not in spec.modes:
+            note(f"{peer} is left out: it is not for `{mode}`")
+        elif python is None:
+            note(f"{peer} is left out: run `python -m benchmarks peers-setup` first")
+        else:
+            found[peer] = python
+    return found
+
+
+def setting(args: argparse.Namespace, with_limit: bool = False) -> dict[str, Any]:
+    """What is written beside the figures."""
+    found: dict[str, Any] = {
+        "machine": limits.machine(),
+        "threads": args.threads,
+        "command": "python -m benchmarks " + " ".join(sys.argv[1:]),
+    }
+    if with_limit:
+        found["limit"] = limits.limits(args.threads)
+    return found
+
+
+def run_race(args: argparse.Namespace, mode: str, batches: list[int | None], title: str) -> None:
+    """Time, tabulate and draw the workloads."""
+    default = tuple(peer for peer, spec in envs.PEERS.items() if mode in spec.modes)
+    plan = race.Plan(
+        pythons(args, mode, default),
+        args.threads,
+        args.rounds,
+        args.seconds,
+        check=not args.no_check,
+    )
+    known = [n for n, w in WORKLOADS.items() if mode == "train" or w.predicts]
+    facts = setting(args, with_limit=True)
+    rows, facts["versions"] = race.run(plan, mode, args.workloads or known, batches)
+    text = report.race_table(rows, facts["limit"]["limit"])
+    text = f"{title}\n\n{text}\n\n{report.header(facts, facts['versions'])}"
+    report.save(mode, facts, rows, text)
+    report.chart(mode, rows, title)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Training steps."""
+    title = "Training, ms a step (forward, loss, backward, SGD), float32"
+    run_race(args, "train", [None], title)
+
+
+def predict(args: argparse.Namespace) -> None:
+    """Prediction of one sample and of a batch."""
+    run_race(args, "predict", [1, None], "Prediction, ms, float32")
+
+
+def finish(args: argparse.Namespace, name: str, content: Any, text: str) -> None:
+    """Write and print what a smaller benchmark found."""
+    facts = setting(args)
+    report.save(name, facts, content, f"{text}\n\n{report.header(facts, {})}")
+
+
+def kernel_times(args: argparse.Namespace) -> None:
+    """Kernels against twins."""
+    rows = kernels.kernels(args.seconds)
+    finish(args, "kernels", rows, kernels.kernels_table(rows))
+
+
+def import_times(args: argparse.Namespace) -> None:
+    """Import times."""
+    found = footprint.imports(
+        pythons(args, "train", ("npdl", "torch", "jax", "keras")), args.rounds
+    )
+    finish(args, "import", found, footprint.imports_table(found))
+
+
+def peak_memory(args: argparse.Namespace) -> None:
+    """Peak memory of training."""
+    peers = pythons(args, "train", ("npdl", "npdl-numpy", "torch", "jax", "keras"))
+    found = footprint.memory(peers, args.workloads or WORKLOADS, args.threads)
+    finish(args, "memory", found, footprint.memory_table(found))
+
+
+def fit(args: argparse.Namespace) -> None:
+    """What `fit` costs over its steps."""
+    names = args.workloads or WORKLOADS
+    peers = pythons(args, "train", ("npdl",))
+    found = footprint.fit_overhead(peers, names, args.threads, args.seconds)
+    finish(args, "fit", found, footprint.fit_table(found))
+
+
+def scale(args: argparse.Namespace) -> None:
+    """Growth of the cost with the work, and speedup by threads."""
+    peers = pythons(args, "train", ("npdl", "torch"))
+    points = scaling.sweeps(peers, args.threads, args.seconds)
+    names = args.workloads or SWEPT_THREADS
+    points += scaling.threads_sweep(peers, names, args.threads, args.seconds)
+    finish(args, "scaling", points, scaling.tables(points))
+
+
+def everything(args: argparse.Namespace) -> None:
+    """All of them, one after the other."""
+    for name, (_, command) in COMMANDS.items():
+        if command is not everything:
+            print(f"\n## {name}\n")
+            command(args)
+
+
+COMMANDS = {
+    "train": ("training steps against the peers", train),
+    "predict": ("prediction against the peers, one sample and a full batch", predict),
+    "kernels": ("each Cython kernel against its NumPy twin", kernel_times),
+    "import": ("import time over NumPy's", import_times),
+    "memory": ("peak memory of a training process", peak_memory),
+    "fit": ("what `fit` costs over the bare steps", fit),
+    "scaling": ("cost by threads, batch, sequence length and image size", scale),
+    "all": ("all of these", everything),
+}
+
+
+def main() -> None:
+    """Run the command."""
+    args = parser().parse_args()
+    if args.command == "peers-setup":
+        envs.setup(args.families, args.envs)
+    else:
+        COMMANDS[args.command][1](args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Import time, and the memory and overhead of training."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+
+from benchmarks.envs import FAMILIES, OURS, PEERS, ROOT
+from benchmarks.process import Worker, WorkerError, note
+from benchmarks.report import ms, table
+
+_TIMED = "import sys, time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
+
+
+def import_ms(python: str, module: str) -> float | None:
+    """Time of one import in a fresh process, ms; None where it fails."""
+    command = [python, "-W", "ignore", "-c", _TIMED.format(module)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    return None if done.returncode else 1e3 * float(done.stdout.split()[-1])
+
+
+def imports(pythons: Mapping[str, str], rounds: int) -> dict[str, float]:
+    """Median import time of each family's module, and of NumPy in npdl's interpreter, ms."""
+    wanted = {"numpy": (sys.executable, "numpy")}
+    for peer, python in pythons.items():
+        module = FAMILIES[PEERS[peer].family].module
+        wanted[module] = (python, module)
+    times: dict[str, list[float]] = {module: [] for module in wanted}
+    for turn in range(rounds + 1):  # the first, which fills the disk's cache, is not counted
+        for module, (python, name) in wanted.items():
+            time = import_ms(python, name)
+            if time is None and not turn:
+                note(f"{name} can't be imported by {python}")
+            if time is not None and turn:
+                times[module].append(time)
+    return {module: statistics.median(found) for module, found in times.items() if found}
+
+
+def imports_table(times: Mapping[str, float]) -> str:
+    """Import times, and what each costs over NumPy's."""
+    over = times["numpy"]
+    rows = [(module, ms(time), ms(time - over)) for module, time in times.items()]
+    return table(["import", "ms", "over NumPy's, ms"], rows)
+
+
+def memory(
+    pythons: Mapping[str, str], names: Iterable[str], threads: int, steps: int = 10
+) -> dict[str, dict[str, float]]:
+    """Peak resident memory of a process that trains one workload, MB, by workload and peer."""
+    found: dict[str, dict[str, float]] = {}
+    for name in names:
+        row = found[name] = {}
+        for peer, python in pythons.items():
+            worker = Worker(peer, python, threads)
+            try:
+                if "skip" not in worker.ask("open", workload=name, mode="train"):
+                    worker.ask("losses", steps=steps)
+                    row[peer] = worker.ask("memory")["peak_mb"]
+            except WorkerError as error:
+                note(f"  {error}")
+            finally:
+                worker.close()
+        note(f"{name}: " + "   ".join(f"{p} {mb:.0f}" for p, mb in row.items()) + " MB")
+    return found
+
+
+def memory_table(found: Mapping[str, Mapping[str, float]]) -> str:
+    """Peak memory by workload, and npdl's as a share of PyTorch's."""
+    peers = [p for p in PEERS if any(p in row for row in found.values())]
+    rows = []
+    for name, row in found.items():
+        share = f"{row['npdl'] / row['torch']:.0%}" if {"npdl", "torch"} <= set(row) else "-"
+        rows.append([name, *(f"{row[p]:.0f}" if p in row else "-" for p in peers), share])
+    return table(["peak memory, MB", *(PEERS[p].label for p in peers), "of PyTorch's"], rows)
+
+
+def fit_overhead(
+    pythons: Mapping[str, str], names: Iterable[str], threads: int, seconds: float
+) -> dict[str, dict[str, float]]:
+    """What a step costs bare and inside `fit`, ms, in npdl on its default backend."""
+    found: dict[str, dict[str, float]] = {}
+    peer = next(p for p in OURS if p in pythons)
+    worker = Worker(peer, pythons[peer], threads)
+    try:
+        for name in names:
+            worker.ask("open", workload=name, mode="train")
+            found[name] = worker.ask("fit_overhead", seconds=seconds)
+            note(f"{name}: {found[name]}")
+    finally:
+        worker.close()
+    return found
+
+
+def fit_table(found: Mapping[str, Mapping[str, float]]) -> str:
+    """The bare step, a step of `fit`, and what `fit` adds."""
+    rows = [
+        (name, ms(row["step"]), ms(row["fit"]), f"{row['fit'] / row['step'] - 1:+.1%}")
+        for name, row in found.items()
+    ]
+    return table(["workload", "bare step, ms", "step of fit, ms", "fit adds"], rows)

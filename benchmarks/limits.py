@@ -1,0 +1,84 @@
+"""The machine, and the limit that a step is held against: its peak rate of multiply-adds.
+
+Run as ``python -m benchmarks.limits THREADS`` it measures in a process of its own and prints JSON.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.envs import ROOT
+
+
+def machine() -> dict[str, Any]:
+    """What the times came from."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    fields = dict(line.split("\t:", 1) for line in lines if "\t:" in line.replace("\t\t", "\t"))
+    fields = {key.strip(): value.strip() for key, value in fields.items()}
+    flags = set(fields.get("flags", "").split())
+    return {
+        "cpu": fields.get("model name", platform.processor() or platform.machine()),
+        "vectors": next((f for f in ("avx512f", "avx2", "sse4_2") if f in flags), "?"),
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def fma_gflops(threads: int) -> float | None:
+    """The measured FMA peak, by npdl's own register-only loop; None where npdl has none."""
+    try:
+        cpu = importlib.import_module("npdl._ext.cpu")
+    except ImportError:
+        return None
+    measure = getattr(cpu, "fma_gflops", None)
+    return None if measure is None else float(measure(threads))
+
+
+def sgemm_gflops(n: int = 1024, repeats: int = 20) -> float:
+    """The best rate of NumPy's own product of two float32 matrices."""
+    import numpy as np
+
+    a = np.random.default_rng(0).random((n, n), np.float32)
+    b, c = a.copy(), a.copy()
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        np.matmul(a, b, out=c)
+        best = min(best, time.perf_counter() - start)
+    return 2 * n**3 / best / 1e9
+
+
+def limits(threads: int) -> dict[str, Any]:
+    """Measured rates, GFLOP/s: "fma" if it can be had, "sgemm", and the "limit" that is used."""
+    variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NPDL_NUM_THREADS")
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.limits", str(threads)],
+        env=os.environ | dict.fromkeys(variables, str(threads)),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rates = json.loads(done.stdout)
+    by = "fma" if rates["fma"] else "sgemm"
+    names = {"fma": "measured FMA peak", "sgemm": "measured rate of NumPy's sgemm"}
+    return {**rates, "limit": rates[by], "limit_is": names[by]}
+
+
+if __name__ == "__main__":
+    from benchmarks.worker import pin
+
+    n_threads = int(sys.argv[1])
+    pin(n_threads)
+    print(json.dumps({"fma": fma_gflops(n_threads), "sgemm": sgemm_gflops()}))
