@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,14 +72,13 @@ def _layer_class(name: str, custom: Mapping[str, type[Layer]]) -> type[Layer]:
 def write_npz(path: StrPath, entries: Mapping[str, NDArray]) -> None:
     """Write arrays to an .npz file of exactly this name, in one go: all of it, or nothing."""
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             np.savez(file, allow_pickle=False, **entries)
         os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_npz(path: StrPath) -> dict[str, NDArray]:
