@@ -119,6 +119,14 @@ class _Rowwise(Objective):
         return p.size // p.shape[-1]
 
 
+class _Clipped(Objective):
+    """Takes logarithms, of outputs that are kept at least `epsilon` away from 0."""
+
+    def __init__(self, epsilon: float = 1e-11, *, reduction: str = "mean") -> None:
+        super().__init__(reduction=reduction)
+        self.epsilon = check_number("epsilon", epsilon, "(0, 0.5)")
+
+
 def _arrays(outputs: ArrayLike, targets: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     p, t = float_array(outputs, "outputs"), np.asarray(targets)
     if not p.size:
@@ -149,7 +157,7 @@ class MeanSquaredError(_Elementwise):
 
 
 @register("BCE")
-class BinaryCrossEntropy(_Elementwise):
+class BinaryCrossEntropy(_Clipped, _Elementwise):
     """-t log p - (1-t) log(1-p), for each element.
 
     Targets lie in [0, 1]. Outside of [epsilon, 1 - epsilon] the loss is that of the nearer end, and
@@ -160,10 +168,6 @@ class BinaryCrossEntropy(_Elementwise):
     epsilon : float
     reduction : {'mean', 'sum', 'none'}
     """
-
-    def __init__(self, epsilon: float = 1e-11, *, reduction: str = "mean") -> None:
-        super().__init__(reduction=reduction)
-        self.epsilon = check_number("epsilon", epsilon, "(0, 0.5)")
 
     def _check(self, outputs, targets):
         p, t = super()._check(outputs, targets)
@@ -196,7 +200,7 @@ class LogitsCache(NamedTuple):
 
 
 @register("SCCE")
-class SoftmaxCategoricalCrossEntropy(_Rowwise):
+class SoftmaxCategoricalCrossEntropy(_Clipped, _Rowwise):
     """-Σ_j t_j log p_j, for each row of probabilities.
 
     Targets are rows like the outputs, or class numbers. Outside of [epsilon, 1] the loss is that of
@@ -208,10 +212,6 @@ class SoftmaxCategoricalCrossEntropy(_Rowwise):
     epsilon : float
     reduction : {'mean', 'sum', 'none'}
     """
-
-    def __init__(self, epsilon: float = 1e-11, *, reduction: str = "mean") -> None:
-        super().__init__(reduction=reduction)
-        self.epsilon = check_number("epsilon", epsilon, "(0, 1)")
 
     def _values(self, p, t):
         if t.ndim < p.ndim:

@@ -260,7 +260,7 @@ def test_other_bad_input():
             loss().forward(np.zeros((0, 3)), np.zeros((0, 3)))
     with pytest.raises(ValueError, match=r"`reduction` must be one of 'mean', 'sum', 'none'"):
         MSE(reduction="median")
-    with pytest.raises(ValueError, match=r"`epsilon` must be a number in \(0, 1\)"):
+    with pytest.raises(ValueError, match=r"`epsilon` must be a number in \(0, 0.5\)"):
         SCCE(epsilon=0)
     with pytest.raises(TypeError):
         MSE("sum")  # keyword only
