@@ -58,9 +58,9 @@ class Model:
     def add(self, layer: Layer) -> None:
         """Append a layer; the model is then to be compiled again."""
         if not isinstance(layer, Layer):
-            raise TypeError(complaint("A model is made of instances of Layer", layer=layer))
+            raise TypeError(f"A model is made of instances of Layer. Received: {layer!r}")
         if any(layer is other for other in self.layers):
-            raise ValueError(complaint("A layer can stand in a model only once", layer=layer.name))
+            raise ValueError(f"A layer can stand in a model only once. Received: {layer.name!r}")
         self.layers.append(layer)
         self.compiled = False
 
@@ -338,9 +338,9 @@ class Model:
         X, Y = pair
         self._build_for(X)
         outputs = self.forward(X[:1], train=False)
-        self.loss.forward(outputs, Y[:1])
         if isinstance(self.loss, training.BY_CLASS) and Y.ndim < outputs.ndim:
             label_array(Y, outputs.shape[-1], "Y")
+        self.loss.forward(outputs, Y[:1])
 
     def _require_compiled(self, what: str) -> None:
         if not self.compiled:
