@@ -58,7 +58,7 @@ class Recurrent(Layer):
     need_grad: bool = True
 
     #: The forward and the backward kernel, how many gates they have, and how many states.
-    _kernel_names: ClassVar[tuple[str, str]]
+    _kernel_names: ClassVar[tuple[str, ...]] = ()
     _n_gates: ClassVar[int] = 1
     _n_states: ClassVar[int] = 1
 
@@ -144,6 +144,8 @@ class Recurrent(Layer):
 
         The twins alone take an activation that has no kernel code.
         """
+        if not self._kernel_names:
+            raise NotImplementedError(f"{type(self).__name__} is a base class and has no kernels.")
         acts = [activations.kernel_act(a) for a in self._activations()]
         return (kernels() if all(isinstance(a, tuple) for a in acts) else rnn_np), acts
 
@@ -174,6 +176,8 @@ class Recurrent(Layer):
         return filled[0] if self.return_sequence else filled[0][:, -1].copy()
 
     def _run_back(self, pre_grad: ArrayLike, last: State) -> NDArray | None:
+        if not self.need_grad:
+            raise RuntimeError(f"A layer made with need_grad=False has no backward {self._where}.")
         x, start, steps, filled = self._remembered()
         n, t = x.shape[:2]
         ends = [

@@ -56,8 +56,8 @@ MASK = np.array([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0], [0, 1, 0, 1, 1]])
 
 def distinct(*shape):
     """A batch whose values differ by far more than a step of the differences: no ties, no kinks."""
-    return np.random.default_rng(5).permutation(np.linspace(-2, 2, int(np.prod(shape)))).reshape(
-        shape
+    return (
+        np.random.default_rng(5).permutation(np.linspace(-2, 2, int(np.prod(shape)))).reshape(shape)
     )
 
 
