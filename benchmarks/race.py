@@ -17,6 +17,8 @@ from benchmarks.workloads import variant
 #: Rest between two turns, so that the threads of the last library have gone to sleep.
 REST = 0.2
 
+Turns = list[dict[str, Any]]
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -72,6 +74,20 @@ def started(plan: Plan) -> Iterator[tuple[dict[str, Worker], dict[str, str]]]:
             worker.close()
 
 
+def _take_turns(workers: dict[str, Worker], plan: Plan, mode: str) -> dict[str, Turns]:
+    """What each worker measured, turn by turn; another one begins each round."""
+    turns: dict[str, Turns] = {peer: [] for peer in workers}
+    order = list(workers)
+    for turn in range(plan.rounds):
+        warmup = plan.warmup if turn else 2 * plan.warmup
+        for peer in order:
+            time.sleep(REST)
+            worker = workers[peer]
+            turns[peer].append(worker.ask("run", mode=mode, seconds=plan.seconds, warmup=warmup))
+        order = order[1:] + order[:1]
+    return turns
+
+
 def race(workers: dict[str, Worker], plan: Plan, mode: str, name: str, batch: int | None) -> Row:
     """Check and time one workload in all workers."""
     spec = variant(name, batch)
@@ -85,24 +101,13 @@ def race(workers: dict[str, Worker], plan: Plan, mode: str, name: str, batch: in
     for peer, worker in workers.items():
         try:
             if "skip" not in worker.ask("open", workload=name, mode=mode, batch=batch):
+                worker.ask("run", mode=mode, seconds=0, warmup=0)  # whoever compiles does it now
                 ready[peer] = worker
         except WorkerError as error:
             note(f"  {error}")
-    turns: dict[str, list[dict[str, Any]]] = {peer: [] for peer in ready}
-    for turn in range(plan.rounds):
-        for peer, worker in list(ready.items()):
-            time.sleep(REST)
-            warmup = plan.warmup if turn else 2 * plan.warmup
-            try:
-                turns[peer].append(
-                    worker.ask("run", mode=mode, seconds=plan.seconds, warmup=warmup)
-                )
-            except WorkerError as error:
-                note(f"  {error}")
-                del ready[peer]
-    for peer in ready:
-        row.times[peer] = 1e3 * statistics.median(turn["median"] for turn in turns[peer])
-        row.minima[peer] = 1e3 * min(turn["min"] for turn in turns[peer])
+    for peer, turns in _take_turns(ready, plan, mode).items():
+        row.times[peer] = 1e3 * statistics.median(turn["median"] for turn in turns)
+        row.minima[peer] = 1e3 * min(turn["min"] for turn in turns)
     note("  " + "   ".join(f"{PEERS[p].label} {t:.3g}" for p, t in row.times.items()) + " ms")
     return row
 
