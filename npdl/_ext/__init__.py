@@ -12,6 +12,8 @@ NPDL_BACKEND : "cython" or "numpy"
     Forces a backend; forcing what is missing is an error. Default: cython where it was built.
 NPDL_ISA : "base", "v3" or "v4"
     Forces the build for one instruction set; an error where the CPU can't run it or it wasn't built.
+NPDL_NUM_THREADS : int
+    Threads that a kernel may use. Default: the cores that this process may use.
 NPDL_REQUIRE_EXT : "1"
     Makes a missing extension an error instead of a warning.
 """
@@ -25,6 +27,8 @@ import os
 import warnings
 from collections.abc import Iterator
 from types import SimpleNamespace
+
+from npdl._ext.cores import usable_cores
 
 #: The kernel pairs: module stem -> its functions.
 PAIRS = {
@@ -70,7 +74,7 @@ def _load_cython(wanted: str | None) -> SimpleNamespace:
             raise ValueError(f"NPDL_ISA must be one of {', '.join(ISAS)}. Received: {wanted!r}.")
         if wanted not in usable:
             raise ValueError(f"NPDL_ISA={wanted}: this CPU can run only {', '.join(usable)}.")
-        return _load("cython", wanted)
+        usable = (wanted,)
     for isa in reversed(usable):
         try:
             return _load("cython", isa)
@@ -115,6 +119,46 @@ kernels = _active.get
 def available_backends() -> tuple[str, ...]:
     """Names of the backends that can be used here."""
     return tuple(_backends)
+
+
+def set_num_threads(n: int) -> None:
+    """Let every kernel use up to `n` threads, the calling one included.
+
+    Results have the same bits for every number of threads. The NumPy twins are not concerned: their
+    matrix products have the threads of NumPy's BLAS.
+
+    Parameters
+    ----------
+    n : int, 1 to 64
+
+    Raises
+    ------
+    ValueError
+        If `n` is not such a number.
+    """
+    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= 64:
+        raise ValueError(f"The number of threads must be an integer from 1 to 64. Received: {n!r}.")
+    if "cython" in _backends:
+        importlib.import_module("npdl._ext.threads").set_num_threads(n)
+
+
+def get_num_threads() -> int:
+    """Threads that a kernel may use; 1 without compiled kernels."""
+    if "cython" not in _backends:
+        return 1
+    return importlib.import_module("npdl._ext.threads").get_num_threads()
+
+
+def _threads_from_environment() -> int:
+    wanted = os.environ.get("NPDL_NUM_THREADS")
+    if not wanted:
+        return min(usable_cores(), 64)
+    if not wanted.isdecimal():
+        raise ValueError(f"NPDL_NUM_THREADS must be a positive integer. Received: {wanted!r}.")
+    return int(wanted)
+
+
+set_num_threads(_threads_from_environment())
 
 
 @contextlib.contextmanager

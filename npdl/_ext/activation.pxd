@@ -1,0 +1,99 @@
+"""Activations over spans of numbers, for every kernel. Codes and formulas: ``activation_np.py``."""
+
+from npdl._ext.elementary cimport exp, expm1_negative, log1p_unit, sigmoid, tanh
+from npdl._ext.simd cimport real
+
+cdef enum:
+    LINEAR
+    RELU
+    TANH
+    SIGMOID
+    SOFT_PLUS
+    SOFT_SIGN
+    ELLIOT
+    SYMMETRIC_ELLIOT
+
+ctypedef struct act_t:
+    int code
+    double steepness
+
+
+cdef inline act_t parse_act(act) except *:
+    """The pair (code, steepness) that a kernel was called with."""
+    cdef act_t a
+    a.code, a.steepness = act
+    if not LINEAR <= a.code <= SYMMETRIC_ELLIOT:
+        raise ValueError(f"Unknown activation code {a.code}.")
+    return a
+
+
+cdef inline real magnitude(real x) noexcept nogil:
+    return -x if x < 0 else x
+
+
+cdef inline void act_span(act_t act, const real* x, real* y, Py_ssize_t n) noexcept nogil:
+    """y[:n] = f(x[:n]). y may be x."""
+    # Typed, for a literal would make double arithmetic of all that it touches.
+    cdef real s = <real> act.steepness, zero = 0, half = 0.5, one = 1
+    cdef Py_ssize_t i
+    if act.code == LINEAR:
+        if x != y:
+            for i in range(n):
+                y[i] = x[i]
+    elif act.code == RELU:
+        for i in range(n):
+            y[i] = zero if x[i] < 0 else x[i]  # this way round a NaN stays one
+    elif act.code == TANH:
+        for i in range(n):
+            y[i] = tanh(x[i])
+    elif act.code == SIGMOID:
+        for i in range(n):
+            y[i] = sigmoid(x[i])
+    elif act.code == SOFT_PLUS:
+        for i in range(n):
+            y[i] = (zero if x[i] < 0 else x[i]) + log1p_unit(exp(-magnitude(x[i])))
+    elif act.code == SOFT_SIGN:
+        for i in range(n):
+            y[i] = x[i] / (one + magnitude(x[i]))
+    elif act.code == ELLIOT:
+        for i in range(n):
+            y[i] = half * s * x[i] / (one + magnitude(s * x[i])) + half
+    else:
+        for i in range(n):
+            y[i] = s * x[i] / (one + magnitude(s * x[i]))
+
+
+cdef inline void pull_back_span(
+    act_t act, const real* y, const real* dy, real* dx, Py_ssize_t n
+) noexcept nogil:
+    """dx[:n] = f'(x) dy[:n], from y = f(x). dx may be dy."""
+    cdef real s = <real> act.steepness, zero = 0, half = 0.5, one = 1, u
+    cdef Py_ssize_t i
+    if act.code == LINEAR:
+        if dx != dy:
+            for i in range(n):
+                dx[i] = dy[i]
+    elif act.code == RELU:
+        for i in range(n):
+            dx[i] = dy[i] if y[i] > 0 else zero
+    elif act.code == TANH:
+        for i in range(n):
+            dx[i] = dy[i] * (one - y[i] * y[i])
+    elif act.code == SIGMOID:
+        for i in range(n):
+            dx[i] = dy[i] * y[i] * (one - y[i])
+    elif act.code == SOFT_PLUS:
+        for i in range(n):
+            dx[i] = -dy[i] * expm1_negative(-y[i])
+    elif act.code == SOFT_SIGN:
+        for i in range(n):
+            u = one - magnitude(y[i])
+            dx[i] = dy[i] * u * u
+    elif act.code == ELLIOT:
+        for i in range(n):
+            u = one - magnitude(y[i] + y[i] - one)
+            dx[i] = dy[i] * half * s * u * u
+    else:
+        for i in range(n):
+            u = one - magnitude(y[i])
+            dx[i] = dy[i] * s * u * u

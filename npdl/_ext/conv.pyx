@@ -1,0 +1,440 @@
+"""Two-dimensional convolution, with no im2col matrix. Contract: ``conv_np.py``.
+
+The columns of im2col are shifted copies of the image, so the tile can read them where they are. Each
+image is first copied into *planes*: padded, and split by the phase of the stride, so that the pixel
+(u, v) of all windows is one plane, shifted:
+
+    plane[c, u % SH, v % SW][i + u//SH, j + v//SW] = x[c, i*SH + u - PH, j*SW + v - PW]
+
+In a plane of width WP the window (i, j) stands at q = i*WP + j, and the pixel (c, u, v) of NR windows
+in a row at ``offset[c,u,v] + q``: NR consecutive numbers, row k = (c, u, v) of a panel of B. Positions
+q at which no window stands (j >= OW) are computed for nothing and dropped; they are few.
+
+    forward   y[f, q]       = Σ_k w[f, k] · plane[offset[k] + q]            A: filters, B: the image
+    weights   dw[k, f]      = Σ_q plane[offset[k] + q] · dz[q, f]           A: the image, B: dz
+    input     dplane[c, q]  = Σ_{f,a,b} w[f, c, u, v] · dz[f, q - (a, b)]   A: filters, B: dz, padded
+
+where (a, b) are the taps of one phase, u = pu + SH*a and v = pv + SW*b. The work is shared by images;
+the weights' gradient by fixed groups of images, whose sums are added in order.
+"""
+
+from libc.string cimport memcpy, memset
+from npdl._ext.activation cimport act_span, act_t, parse_act, pull_back_span
+from npdl._ext.gemm cimport MAX_NR, MR, ceil_div, pack, round_up, tile, tile_cols
+from npdl._ext.simd cimport real, same_shape
+from npdl._ext.threads cimport give, max_workers, run, scratch_t, take
+
+cdef enum:
+    GROUPS = 8  # of images, for the gradient of the weights
+    PARTS = 4  # of an image, when there are few
+
+
+ctypedef struct conv_t:
+    bint single
+    act_t act
+    Py_ssize_t n, c, h, w, f, kh, kw, oh, ow, sh, sw, ph, pw
+    Py_ssize_t taps_h, taps_w  # of one phase, at most
+    Py_ssize_t plane_h, plane_w, image  # planes of one image; numbers in all of them
+    Py_ssize_t dz_h, dz_w  # a plane of dz, padded by taps - 1 all round
+    Py_ssize_t depth, parts, group
+    const void* x
+    const void* bias
+    const void* dy
+    void* y
+    void* dx
+    Py_ssize_t* offset  # [C*KH*KW], and MR more
+    Py_ssize_t* dx_offset  # [F*taps], of the phase that is worked on
+    void* packed  # filters
+    void* dw  # [group][C*KH*KW][F], both rounded up
+    void* db  # [group][F]
+    char* scratch
+    size_t scratch_step  # bytes of it to a worker
+
+
+# Where the results of consecutive positions go: those with i0 <= i < i1, j0 <= j < j1, to
+# out[m*plane + i*row + j*col].
+ctypedef struct window_t:
+    Py_ssize_t width, i0, i1, j0, j1, plane, row, col
+
+
+cdef inline void _store(
+    const real* block, Py_ssize_t rows, Py_ssize_t q, window_t* win, real* out, const real* bias
+) noexcept nogil:
+    """Scatter a tile, positions q to q + NR, and add the bias."""
+    cdef Py_ssize_t nr = tile_cols(out), t = 0, i = q // win.width, j = q % win.width
+    cdef Py_ssize_t m, s, lo, hi, count
+    cdef real* to
+    cdef const real* source
+    cdef real shift
+    while t < nr and i < win.i1:
+        count = min(nr - t, win.width - j)
+        lo, hi = max(j, win.j0), min(j + count, win.j1)
+        for m in range(rows):
+            to = out + m * win.plane + i * win.row + lo * win.col
+            source = block + m * nr + t + lo - j
+            shift = 0 if bias == NULL else bias[m]
+            if win.col == 1:
+                for s in range(hi - lo):
+                    to[s] = source[s] + shift
+            else:
+                for s in range(hi - lo):
+                    to[s * win.col] = source[s] + shift
+        t += count
+        j = 0
+        i += 1
+
+
+cdef inline void _correlate(
+    Py_ssize_t m,
+    Py_ssize_t depth,
+    const real* packed,
+    const real* planes,
+    const Py_ssize_t* offset,
+    Py_ssize_t q0,
+    Py_ssize_t q1,
+    window_t* win,
+    real* out,
+    const real* bias,
+) noexcept nogil:
+    """out[m, q] = bias[m] + Σ_k packed[m, k] planes[offset[k] + q]  for q0 <= q < q1."""
+    cdef real block[MR * MAX_NR]
+    cdef Py_ssize_t nr = tile_cols(out), q = q0, i
+    while q < q1:
+        for i in range(ceil_div(m, MR)):
+            tile(depth, packed + i * depth * MR, NULL, planes + q, offset, block, nr, False)
+            _store(
+                block, min(<Py_ssize_t> MR, m - i * MR), q, win, out + i * MR * win.plane,
+                NULL if bias == NULL else bias + i * MR,
+            )
+        q += nr
+
+
+cdef inline void _split_image(conv_t* j, const real* x, real* planes) noexcept nogil:
+    """Copy an image into its planes."""
+    cdef Py_ssize_t c, pu, pv, i, k, row, col, size = j.plane_h * j.plane_w
+    cdef Py_ssize_t k0, k1  # columns of the plane that lie in the image
+    cdef real* to = planes
+    cdef const real* source
+    memset(planes, 0, (j.image + tile_cols(x)) * sizeof(real))
+    for c in range(j.c):
+        for pu in range(j.sh):
+            for pv in range(j.sw):
+                k0 = max(0, ceil_div(j.pw - pv, j.sw)) if j.pw > pv else 0
+                k1 = min(j.plane_w, ceil_div(j.w + j.pw - pv, j.sw)) if j.w + j.pw > pv else 0
+                for i in range(j.plane_h):
+                    row = i * j.sh + pu - j.ph
+                    if row < 0 or row >= j.h or k1 <= k0:
+                        continue
+                    source = x + (c * j.h + row) * j.w + pv - j.pw
+                    if j.sw == 1:
+                        memcpy(to + i * j.plane_w + k0, source + k0, (k1 - k0) * sizeof(real))
+                    else:
+                        for k in range(k0, k1):
+                            to[i * j.plane_w + k] = source[k * j.sw]
+                to += size
+
+
+cdef inline void _forward(conv_t* j, Py_ssize_t task, int worker, const real* _) noexcept nogil:
+    """One part of one image."""
+    cdef Py_ssize_t n = task // j.parts, part = task % j.parts, nr = tile_cols(_)
+    cdef Py_ssize_t rows0 = part * j.oh // j.parts, rows1 = (part + 1) * j.oh // j.parts, m
+    cdef real* planes = <real*> (j.scratch + worker * j.scratch_step)
+    cdef real* y = <real*> j.y + n * j.f * j.oh * j.ow
+    cdef window_t win
+    if rows0 == rows1:
+        return
+    win.width, win.plane, win.row, win.col = j.plane_w, j.oh * j.ow, j.ow, 1
+    win.i0, win.i1, win.j0, win.j1 = rows0, rows1, 0, j.ow
+    _split_image(j, <const real*> j.x + n * j.c * j.h * j.w, planes)
+    _correlate(
+        j.f, j.depth, <const real*> j.packed, planes, j.offset,
+        rows0 * j.plane_w, (rows1 - 1) * j.plane_w + j.ow, &win, y, <const real*> j.bias,
+    )
+    for m in range(j.f):
+        act_span(
+            j.act, y + m * win.plane + rows0 * j.ow, y + m * win.plane + rows0 * j.ow,
+            (rows1 - rows0) * j.ow,
+        )
+
+
+cdef void _forward_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    cdef conv_t* j = <conv_t*> context
+    if j.single:
+        _forward(j, task, worker, <float*> NULL)
+    else:
+        _forward(j, task, worker, <double*> NULL)
+
+
+cdef inline void _backward_weights(
+    conv_t* j, const real* planes, const real* dz, real* panel, real* dw, real* db
+) noexcept nogil:
+    """dw += planes · dz, and db += Σ dz, of one image."""
+    cdef Py_ssize_t nr = tile_cols(dw), span = (j.oh - 1) * j.plane_w + j.ow
+    cdef Py_ssize_t f0, f, i, k, r, count, ldw = round_up(j.f, nr)
+    cdef const real* source
+    cdef real total
+    for f0 in range(ceil_div(j.f, nr)):
+        f0 *= nr
+        count = min(nr, j.f - f0)
+        memset(panel, 0, span * nr * sizeof(real))
+        for f in range(count):
+            total = 0
+            for i in range(j.oh):
+                source = dz + (f0 + f) * j.oh * j.ow + i * j.ow
+                for k in range(j.ow):
+                    panel[(i * j.plane_w + k) * nr + f] = source[k]
+                    total += source[k]
+            db[f0 + f] += total
+        for r in range(ceil_div(j.depth, MR)):
+            tile(span, planes, j.offset + r * MR, panel, NULL, dw + r * MR * ldw + f0, ldw, True)
+
+
+cdef inline void _backward_input(conv_t* j, const real* dz, real* padded, real* dx) noexcept nogil:
+    """dx of one image, phase by phase."""
+    cdef Py_ssize_t size = j.dz_h * j.dz_w, f, i, pu, pv, taps_h, taps_w, depth
+    cdef const real* packed = <const real*> j.packed
+    cdef const Py_ssize_t* offset = j.dx_offset
+    cdef window_t win
+    memset(padded, 0, (j.f * size + tile_cols(dx)) * sizeof(real))
+    for f in range(j.f):
+        for i in range(j.oh):
+            memcpy(
+                padded + f * size + (i + j.taps_h - 1) * j.dz_w + j.taps_w - 1,
+                dz + (f * j.oh + i) * j.ow, j.ow * sizeof(real),
+            )
+    memset(dx, 0, j.c * j.h * j.w * sizeof(real))  # windows need not reach every pixel
+    win.width, win.plane, win.row, win.col = j.dz_w, j.h * j.w, j.sh * j.w, j.sw
+    for pu in range(j.sh):
+        for pv in range(j.sw):
+            taps_h, taps_w = ceil_div(j.kh - pu, j.sh), ceil_div(j.kw - pv, j.sw)
+            if pu >= j.kh or pv >= j.kw:
+                continue
+            depth = j.f * taps_h * taps_w
+            # the pixels i*SH + pu - PH, j*SW + pv - PW that lie inside the image
+            win.i0 = ceil_div(j.ph - pu, j.sh) if j.ph > pu else 0
+            win.j0 = ceil_div(j.pw - pv, j.sw) if j.pw > pv else 0
+            win.i1 = min(j.plane_h, ceil_div(j.h + j.ph - pu, j.sh)) if j.h + j.ph > pu else 0
+            win.j1 = min(j.plane_w, ceil_div(j.w + j.pw - pv, j.sw)) if j.w + j.pw > pv else 0
+            if win.i0 < win.i1 and win.j0 < win.j1:
+                _correlate(
+                    j.c, depth, packed, padded, offset,
+                    win.i0 * win.width + win.j0, (win.i1 - 1) * win.width + win.j1,
+                    &win, dx + (pu - j.ph) * j.w + pv - j.pw, NULL,
+                )
+            packed += round_up(j.c, MR) * depth
+            offset += depth
+
+
+cdef inline void _backward(conv_t* j, Py_ssize_t group, int worker, const real* _) noexcept nogil:
+    """All gradients of one group of images."""
+    cdef Py_ssize_t nr = tile_cols(_), out = j.f * j.oh * j.ow, n
+    cdef real* dz = <real*> (j.scratch + worker * j.scratch_step)
+    cdef real* planes = dz + out
+    cdef real* panel = planes + j.image + nr
+    cdef real* padded = panel + ((j.oh - 1) * j.plane_w + j.ow) * nr
+    cdef real* dw = <real*> j.dw + group * round_up(j.depth, MR) * round_up(j.f, nr)
+    cdef real* db = <real*> j.db + group * j.f
+    memset(dw, 0, round_up(j.depth, MR) * round_up(j.f, nr) * sizeof(real))
+    memset(db, 0, j.f * sizeof(real))
+    for n in range(group * j.group, min(j.n, (group + 1) * j.group)):
+        pull_back_span(
+            j.act, <const real*> j.y + n * out, <const real*> j.dy + n * out, dz, out
+        )
+        _split_image(j, <const real*> j.x + n * j.c * j.h * j.w, planes)
+        _backward_weights(j, planes, dz, panel, dw, db)
+        if j.dx != NULL:
+            _backward_input(j, dz, padded, <real*> j.dx + n * j.c * j.h * j.w)
+
+
+cdef void _backward_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    cdef conv_t* j = <conv_t*> context
+    if j.single:
+        _backward(j, task, worker, <float*> NULL)
+    else:
+        _backward(j, task, worker, <double*> NULL)
+
+
+cdef inline void _pack_for_input(conv_t* j, const real* w, real* packed) noexcept nogil:
+    """The filters of every phase, taps turned round, and the offsets that they meet in dz."""
+    cdef Py_ssize_t pu, pv, a, b, f, c, k, depth, at, taps_h, taps_w
+    cdef Py_ssize_t* offset = j.dx_offset
+    for pu in range(min(j.sh, j.kh)):
+        for pv in range(min(j.sw, j.kw)):
+            taps_h, taps_w = ceil_div(j.kh - pu, j.sh), ceil_div(j.kw - pv, j.sw)
+            depth = j.f * taps_h * taps_w
+            memset(packed, 0, round_up(j.c, MR) * depth * sizeof(real))
+            k = 0
+            for f in range(j.f):
+                for a in range(taps_h):
+                    for b in range(taps_w):
+                        offset[k] = (
+                            (f * j.dz_h + j.taps_h - 1 - a) * j.dz_w + j.taps_w - 1 - b
+                        )
+                        for c in range(j.c):
+                            at = ((f * j.c + c) * j.kh + pu + j.sh * a) * j.kw + pv + j.sw * b
+                            packed[(c // MR * depth + k) * MR + c % MR] = w[at]
+                        k += 1
+            packed += round_up(j.c, MR) * depth
+            offset += depth
+
+
+cdef conv_t _plan(
+    const real[:, :, :, ::1] x,
+    const real[:, :, :, ::1] w,
+    const real[:, :, :, ::1] y,
+    Py_ssize_t stride_h,
+    Py_ssize_t stride_w,
+    Py_ssize_t pad_h,
+    Py_ssize_t pad_w,
+    act,
+) except *:
+    """The sizes of a convolution, checked."""
+    cdef conv_t j
+    memset(&j, 0, sizeof(j))
+    if y.shape[0] != x.shape[0] or w.shape[1] != x.shape[1] or w.shape[0] != y.shape[1]:
+        raise ValueError("conv2d: the shapes of x, w and y do not fit.")
+    if min(stride_h, stride_w) < 1 or min(pad_h, pad_w) < 0:
+        raise ValueError("conv2d: strides must be at least 1, padding at least 0.")
+    if 0 in w.shape[:4] or 0 in x.shape[1:4] or 0 in y.shape[1:4]:
+        raise ValueError("conv2d: only the batch may be empty.")
+    j.single, j.act = real is float, parse_act(act)
+    j.n, j.c, j.h, j.w = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
+    j.f, j.kh, j.kw, j.oh, j.ow = w.shape[0], w.shape[2], w.shape[3], y.shape[2], y.shape[3]
+    j.sh, j.sw, j.ph, j.pw = stride_h, stride_w, pad_h, pad_w
+    j.taps_h, j.taps_w = (j.kh - 1) // j.sh + 1, (j.kw - 1) // j.sw + 1
+    j.plane_h, j.plane_w = j.oh + j.taps_h - 1, j.ow + j.taps_w - 1
+    j.image = j.c * j.sh * j.sw * j.plane_h * j.plane_w
+    j.dz_h, j.dz_w = j.oh + 2 * (j.taps_h - 1), j.ow + 2 * (j.taps_w - 1)
+    j.depth = j.c * j.kh * j.kw
+    return j
+
+
+cdef void _set_offsets(conv_t* j) noexcept nogil:
+    cdef Py_ssize_t c, u, v, k = 0, plane
+    for c in range(j.c):
+        for u in range(j.kh):
+            for v in range(j.kw):
+                plane = (c * j.sh + u % j.sh) * j.sw + v % j.sw
+                j.offset[k] = (plane * j.plane_h + u // j.sh) * j.plane_w + v // j.sw
+                k += 1
+    memset(j.offset + k, 0, MR * sizeof(Py_ssize_t))  # the last tile may be short
+
+
+cdef size_t _aligned(size_t size) noexcept nogil:
+    return (size + 63) // 64 * 64
+
+
+def conv2d_forward(
+    const real[:, :, :, ::1] x,
+    const real[:, :, :, ::1] w,
+    const real[::1] b,
+    real[:, :, :, ::1] y,
+    Py_ssize_t stride_h,
+    Py_ssize_t stride_w,
+    Py_ssize_t pad_h,
+    Py_ssize_t pad_w,
+    act,
+):
+    """y = f(b + w * x)."""
+    cdef conv_t j = _plan(x, w, y, stride_h, stride_w, pad_h, pad_w, act)
+    cdef size_t offsets = _aligned((j.depth + MR) * sizeof(Py_ssize_t))
+    cdef size_t filters = _aligned(round_up(j.f, MR) * j.depth * sizeof(real))
+    cdef int workers = max_workers()
+    cdef scratch_t s
+    cdef Py_ssize_t i
+    if b.shape[0] != j.f:
+        raise ValueError("conv2d_forward: b must have one number for each filter.")
+    if j.n == 0:
+        return
+    j.x, j.bias, j.y = &x[0, 0, 0, 0], &b[0], &y[0, 0, 0, 0]
+    j.parts = 1 if j.n >= PARTS else PARTS
+    j.scratch_step = _aligned((j.image + tile_cols(&b[0])) * sizeof(real))
+    s = take(offsets + filters + workers * j.scratch_step)
+    j.offset = <Py_ssize_t*> s.data
+    j.packed = s.data + offsets
+    j.scratch = s.data + offsets + filters
+    with nogil:
+        _set_offsets(&j)
+        for i in range(ceil_div(j.f, MR)):
+            pack(
+                &w[0, 0, 0, 0] + i * MR * j.depth, j.depth, 1, min(<Py_ssize_t> MR, j.f - i * MR),
+                j.depth, MR, <real*> j.packed + i * MR * j.depth,
+            )
+        run(_forward_task, &j, j.n * j.parts, workers)
+    give(s)
+
+
+def conv2d_backward(
+    const real[:, :, :, ::1] x,
+    const real[:, :, :, ::1] w,
+    const real[:, :, :, ::1] y,
+    const real[:, :, :, ::1] dy,
+    real[:, :, :, ::1] dx,
+    real[:, :, :, ::1] dw,
+    real[::1] db,
+    Py_ssize_t stride_h,
+    Py_ssize_t stride_w,
+    Py_ssize_t pad_h,
+    Py_ssize_t pad_w,
+    act,
+):
+    """Gradients of `conv2d_forward`."""
+    cdef conv_t j = _plan(x, w, y, stride_h, stride_w, pad_h, pad_w, act)
+    cdef Py_ssize_t nr = tile_cols(&db[0]), groups, g, k, f, ldw = round_up(j.f, nr), rows
+    cdef Py_ssize_t depth_dx = j.f * j.kh * j.kw
+    cdef size_t offsets, filters, partial_w, partial_b
+    cdef int workers = max_workers()
+    cdef scratch_t s
+    cdef const real* part
+    cdef real total
+    if not (
+        same_shape(dy.shape, y.shape, 4)
+        and same_shape(dw.shape, w.shape, 4)
+        and (dx is None or same_shape(dx.shape, x.shape, 4))
+    ):
+        raise ValueError("conv2d_backward: an array and its gradient must have one shape.")
+    if db.shape[0] != j.f:
+        raise ValueError("conv2d_backward: db must have one number for each filter.")
+    if j.n == 0:
+        dw[...] = 0
+        db[...] = 0
+        return
+    j.x, j.y, j.dy = &x[0, 0, 0, 0], <void*> &y[0, 0, 0, 0], &dy[0, 0, 0, 0]
+    j.dx = NULL if dx is None else <void*> &dx[0, 0, 0, 0]
+    j.group = ceil_div(j.n, GROUPS)
+    groups = ceil_div(j.n, j.group)
+    rows = round_up(j.depth, MR)
+    offsets = _aligned((j.depth + MR + depth_dx) * sizeof(Py_ssize_t))
+    filters = _aligned(round_up(j.c, MR) * depth_dx * sizeof(real))
+    partial_w = _aligned(groups * rows * ldw * sizeof(real))
+    partial_b = _aligned(groups * j.f * sizeof(real))
+    j.scratch_step = _aligned(
+        (
+            j.f * j.oh * j.ow + j.image + nr + ((j.oh - 1) * j.plane_w + j.ow) * nr
+            + j.f * j.dz_h * j.dz_w + nr
+        ) * sizeof(real)
+    )
+    s = take(offsets + filters + partial_w + partial_b + workers * j.scratch_step)
+    j.offset = <Py_ssize_t*> s.data
+    j.dx_offset = j.offset + j.depth + MR
+    j.packed = s.data + offsets
+    j.dw = s.data + offsets + filters
+    j.db = s.data + offsets + filters + partial_w
+    j.scratch = s.data + offsets + filters + partial_w + partial_b
+    with nogil:
+        _set_offsets(&j)
+        if j.dx != NULL:
+            _pack_for_input(&j, &w[0, 0, 0, 0], <real*> j.packed)
+        run(_backward_task, &j, groups, workers)
+        part = <const real*> j.dw
+        for f in range(j.f):
+            for k in range(j.depth):
+                total = 0
+                for g in range(groups):
+                    total += part[(g * rows + k) * ldw + f]
+                (&dw[0, 0, 0, 0])[f * j.depth + k] = total
+            total = 0
+            for g in range(groups):
+                total += (<const real*> j.db)[g * j.f + f]
+            db[f] = total
+    give(s)

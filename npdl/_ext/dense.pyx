@@ -1,0 +1,163 @@
+"""Fully connected product with its bias and activation. Contract: ``dense_np.py``."""
+
+from libc.string cimport memcpy, memset
+from npdl._ext.activation cimport act_span, act_t, parse_act, pull_back_span
+from npdl._ext.gemm cimport MR, product, product_scratch
+from npdl._ext.simd cimport real
+from npdl._ext.threads cimport give, max_workers, run, scratch_t, take
+
+cdef enum:
+    ROWS = 16  # of an elementwise task
+
+
+ctypedef struct rows_t:
+    bint single
+    act_t act
+    Py_ssize_t n, units
+    const void* b  # bias
+    const void* dy
+    void* y
+    void* dz
+
+
+cdef inline void _bias_rows(rows_t* r, Py_ssize_t n0, Py_ssize_t n1, real* _) noexcept nogil:
+    # y = b, in every row
+    cdef Py_ssize_t n
+    for n in range(n0, n1):
+        memcpy(<real*> r.y + n * r.units, r.b, r.units * sizeof(real))
+
+
+cdef inline void _activate_rows(rows_t* r, Py_ssize_t n0, Py_ssize_t n1, real* _) noexcept nogil:
+    # y = f(y)
+    cdef real* y = <real*> r.y + n0 * r.units
+    act_span(r.act, y, y, (n1 - n0) * r.units)
+
+
+cdef void _activate_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    cdef rows_t* r = <rows_t*> context
+    cdef Py_ssize_t n0 = task * ROWS, n1 = min(r.n, n0 + ROWS)
+    if r.single:
+        _activate_rows(r, n0, n1, <float*> NULL)
+    else:
+        _activate_rows(r, n0, n1, <double*> NULL)
+
+
+cdef inline void _pull_back_rows(rows_t* r, Py_ssize_t n0, Py_ssize_t n1, real* _) noexcept nogil:
+    # dz = f'(z) dy
+    cdef Py_ssize_t at = n0 * r.units
+    pull_back_span(
+        r.act, <const real*> r.y + at, <const real*> r.dy + at, <real*> r.dz + at,
+        (n1 - n0) * r.units,
+    )
+
+
+cdef void _pull_back_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    cdef rows_t* r = <rows_t*> context
+    cdef Py_ssize_t n0 = task * ROWS, n1 = min(r.n, n0 + ROWS)
+    if r.single:
+        _pull_back_rows(r, n0, n1, <float*> NULL)
+    else:
+        _pull_back_rows(r, n0, n1, <double*> NULL)
+
+
+cdef inline void _few_rows(
+    Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const real* x, const real* w, real* y
+) noexcept nogil:
+    """y (m x n) += x (m x k) w (k x n) for m so small that packing w would cost more than the product."""
+    cdef Py_ssize_t i, j, q
+    cdef real x0, x1, x2, x3
+    cdef const real* row
+    for i in range(m):
+        q = 0
+        while q + 4 <= k:
+            x0, x1, x2, x3 = x[i * k + q], x[i * k + q + 1], x[i * k + q + 2], x[i * k + q + 3]
+            row = w + q * n
+            for j in range(n):
+                y[i * n + j] += (
+                    x0 * row[j] + x1 * row[n + j] + x2 * row[2 * n + j] + x3 * row[3 * n + j]
+                )
+            q += 4
+        while q < k:
+            x0 = x[i * k + q]
+            row = w + q * n
+            for j in range(n):
+                y[i * n + j] += x0 * row[j]
+            q += 1
+
+
+def dense_forward(
+    const real[:, ::1] x, const real[:, ::1] w, const real[::1] b, real[:, ::1] y, act
+):
+    """y = f(x w + b)."""
+    cdef Py_ssize_t n = x.shape[0], d = x.shape[1], u = w.shape[1]
+    cdef rows_t r
+    cdef scratch_t s
+    if not (w.shape[0] == d and b.shape[0] == u and y.shape[0] == n and y.shape[1] == u):
+        raise ValueError("dense_forward: the shapes of x, w, b and y do not fit.")
+    if d == 0 or u == 0:
+        raise ValueError("dense_forward: only the batch may be empty.")
+    if n == 0:
+        return
+    r.single, r.act, r.n, r.units = real is float, parse_act(act), n, u
+    r.b, r.y = &b[0], &y[0, 0]
+    s = take(product_scratch(n, u, d, &y[0, 0]))
+    with nogil:
+        _bias_rows(&r, 0, n, &y[0, 0])
+        if n < MR:
+            _few_rows(n, u, d, &x[0, 0], &w[0, 0], &y[0, 0])
+        else:
+            product(n, u, d, &x[0, 0], d, 1, &w[0, 0], u, 1, &y[0, 0], u, True, s.data)
+        run(_activate_task, &r, (n + ROWS - 1) // ROWS, max_workers())
+    give(s)
+
+
+def dense_backward(
+    const real[:, ::1] x,
+    const real[:, ::1] w,
+    const real[:, ::1] y,
+    const real[:, ::1] dy,
+    real[:, ::1] dx,
+    real[:, ::1] dw,
+    real[::1] db,
+    act,
+):
+    """Gradients of `dense_forward`."""
+    cdef Py_ssize_t n = x.shape[0], d = x.shape[1], u = w.shape[1], i, j
+    cdef rows_t r
+    cdef scratch_t s
+    cdef real* dz
+    cdef char* rest
+    if not (
+        w.shape[0] == d == dw.shape[0]
+        and dw.shape[1] == u == db.shape[0]
+        and y.shape[0] == n == dy.shape[0]
+        and y.shape[1] == u == dy.shape[1]
+        and (dx is None or (dx.shape[0] == n and dx.shape[1] == d))
+    ):
+        raise ValueError("dense_backward: the shapes of x, w, y and the gradients do not fit.")
+    if d == 0 or u == 0:
+        raise ValueError("dense_backward: only the batch may be empty.")
+    if n == 0:
+        dw[...] = 0
+        db[...] = 0
+        return
+    r.single, r.act, r.n, r.units = real is float, parse_act(act), n, u
+    r.y, r.dy = <void*> &y[0, 0], &dy[0, 0]
+    s = take(
+        n * u * sizeof(real) + 64
+        + max(product_scratch(n, d, u, &dw[0, 0]), product_scratch(d, u, n, &dw[0, 0]))
+    )
+    dz = <real*> s.data
+    r.dz = dz
+    rest = s.data + (n * u * sizeof(real) + 63) // 64 * 64
+    with nogil:
+        run(_pull_back_task, &r, (n + ROWS - 1) // ROWS, max_workers())
+        memset(&db[0], 0, u * sizeof(real))
+        for i in range(n):
+            for j in range(u):
+                db[j] += dz[i * u + j]
+        # dw = xᵀ dz, dx = dz wᵀ
+        product(d, u, n, &x[0, 0], 1, d, dz, u, 1, &dw[0, 0], u, False, rest)
+        if dx is not None:
+            product(n, d, u, dz, u, 1, &w[0, 0], 1, u, &dx[0, 0], d, False, rest)
+    give(s)

@@ -1,0 +1,284 @@
+"""Max and mean pooling. Contract: ``pool_np.py``.
+
+The N*C images are independent and shared among the threads. An output row is computed as a whole, one
+pixel (u, v) of all its windows after the other, in loops that the C compiler vectorises.
+"""
+
+from libc.stdint cimport int32_t
+from libc.string cimport memset
+from npdl._ext.simd cimport real, same_shape
+from npdl._ext.threads cimport max_workers, run, task_t
+
+cdef enum:
+    CHUNK = 16384  # pixels to a task
+
+
+ctypedef struct pool_t:
+    bint single
+    Py_ssize_t images, per_task, h, w, oh, ow, kh, kw, sh, sw
+    const void* x  # or dy
+    void* y  # or dx
+    int32_t* argmax
+    int bad
+
+
+cdef inline void _max_row(
+    const real* x, real* y, int32_t* argmax, Py_ssize_t n, Py_ssize_t step, int32_t at
+) noexcept nogil:
+    """Raise y[j] to x[j*step], and note where it came from. A NaN beats any number."""
+    cdef Py_ssize_t j
+    cdef real value
+    cdef bint better
+    if argmax == NULL:
+        for j in range(n):
+            value = x[j * step]
+            y[j] = value if (value > y[j]) | (value != value) & (y[j] == y[j]) else y[j]
+    else:
+        for j in range(n):
+            value = x[j * step]
+            better = (value > y[j]) | (value != value) & (y[j] == y[j])
+            y[j] = value if better else y[j]
+            argmax[j] = at + <int32_t> (j * step) if better else argmax[j]
+
+
+cdef inline void _add_row(const real* x, real* y, Py_ssize_t n, Py_ssize_t step) noexcept nogil:
+    """y[j] += x[j*step]."""
+    cdef Py_ssize_t j
+    for j in range(n):
+        y[j] += x[j * step]
+
+
+cdef inline void _spread_row(
+    const real* dy, real* dx, Py_ssize_t n, Py_ssize_t step, real scale
+) noexcept nogil:
+    """dx[j*step] += dy[j] * scale."""
+    cdef Py_ssize_t j
+    for j in range(n):
+        dx[j * step] += dy[j] * scale
+
+
+cdef inline void _max_image(pool_t* p, const real* x, real* y, int32_t* argmax) noexcept nogil:
+    cdef Py_ssize_t i, j, u, v, at
+    for i in range(p.oh):
+        at = i * p.sh * p.w
+        for j in range(p.ow):
+            y[j] = x[at + j * p.sw]
+            if argmax != NULL:
+                argmax[j] = <int32_t> (at + j * p.sw)
+        for u in range(p.kh):
+            for v in range(1 if u == 0 else 0, p.kw):
+                at = (i * p.sh + u) * p.w + v
+                if p.sw == 2:  # the usual step, as a constant: it vectorises
+                    _max_row(x + at, y, argmax, p.ow, 2, <int32_t> at)
+                else:
+                    _max_row(x + at, y, argmax, p.ow, p.sw, <int32_t> at)
+        y += p.ow
+        if argmax != NULL:
+            argmax += p.ow
+
+
+cdef inline void _mean_image(pool_t* p, const real* x, real* y) noexcept nogil:
+    cdef Py_ssize_t i, j, u, v
+    cdef real scale = <real> (1.0 / (p.kh * p.kw))
+    cdef const real* row
+    for i in range(p.oh):
+        memset(y, 0, p.ow * sizeof(real))
+        for u in range(p.kh):
+            for v in range(p.kw):
+                row = x + (i * p.sh + u) * p.w + v
+                if p.sw == 2:
+                    _add_row(row, y, p.ow, 2)
+                else:
+                    _add_row(row, y, p.ow, p.sw)
+        for j in range(p.ow):
+            y[j] *= scale
+        y += p.ow
+
+
+cdef inline void _unmax_image(
+    pool_t* p, const real* dy, const int32_t* argmax, real* dx
+) noexcept nogil:
+    cdef Py_ssize_t j
+    cdef int32_t at
+    memset(dx, 0, p.h * p.w * sizeof(real))
+    for j in range(p.oh * p.ow):
+        at = argmax[j]
+        if 0 <= at < p.h * p.w:
+            dx[at] += dy[j]
+        else:
+            p.bad = 1
+
+
+cdef inline void _unmean_image(pool_t* p, const real* dy, real* dx) noexcept nogil:
+    cdef Py_ssize_t i, u, v
+    cdef real scale = <real> (1.0 / (p.kh * p.kw))
+    cdef real* row
+    memset(dx, 0, p.h * p.w * sizeof(real))
+    for i in range(p.oh):
+        for u in range(p.kh):
+            for v in range(p.kw):
+                row = dx + (i * p.sh + u) * p.w + v
+                if p.sw == 2:
+                    _spread_row(dy, row, p.ow, 2, scale)
+                else:
+                    _spread_row(dy, row, p.ow, p.sw, scale)
+        dy += p.ow
+
+
+# One task of each kernel: some images.
+
+cdef inline void _images(
+    pool_t* p, Py_ssize_t task, bint take_max, bint backward, const real* _
+) noexcept nogil:
+    cdef Py_ssize_t k, size = p.h * p.w, out = p.oh * p.ow
+    cdef const real* x = <const real*> p.x
+    cdef real* y = <real*> p.y
+    for k in range(task * p.per_task, min(p.images, (task + 1) * p.per_task)):
+        if backward:
+            if take_max:
+                _unmax_image(p, x + k * out, p.argmax + k * out, y + k * size)
+            else:
+                _unmean_image(p, x + k * out, y + k * size)
+        else:
+            if take_max:
+                _max_image(p, x + k * size, y + k * out, NULL if p.argmax == NULL else p.argmax + k * out)
+            else:
+                _mean_image(p, x + k * size, y + k * out)
+
+
+cdef void _max_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    cdef pool_t* p = <pool_t*> context
+    if p.single:
+        _images(p, task, True, False, <float*> NULL)
+    else:
+        _images(p, task, True, False, <double*> NULL)
+
+
+cdef void _mean_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    cdef pool_t* p = <pool_t*> context
+    if p.single:
+        _images(p, task, False, False, <float*> NULL)
+    else:
+        _images(p, task, False, False, <double*> NULL)
+
+
+cdef void _unmax_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    cdef pool_t* p = <pool_t*> context
+    if p.single:
+        _images(p, task, True, True, <float*> NULL)
+    else:
+        _images(p, task, True, True, <double*> NULL)
+
+
+cdef void _unmean_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    cdef pool_t* p = <pool_t*> context
+    if p.single:
+        _images(p, task, False, True, <float*> NULL)
+    else:
+        _images(p, task, False, True, <double*> NULL)
+
+
+cdef pool_t _plan(const real[:, :, :, ::1] image, const real[:, :, :, ::1] pooled) except *:
+    """The sizes of a pooling, checked; `images` is 0 where there is nothing to do."""
+    cdef pool_t p
+    memset(&p, 0, sizeof(p))
+    if image.shape[0] != pooled.shape[0] or image.shape[1] != pooled.shape[1]:
+        raise ValueError("pool: the input and the output must hold as many images.")
+    if image.shape[2] * image.shape[3] > 0x7FFFFFFF:
+        raise ValueError("pool: an image must have fewer than 2^31 pixels.")
+    p.single = real is float
+    p.images = image.shape[0] * image.shape[1]
+    p.h, p.w, p.oh, p.ow = image.shape[2], image.shape[3], pooled.shape[2], pooled.shape[3]
+    p.per_task = max(1, CHUNK // max(1, p.h * p.w))
+    if p.oh * p.ow == 0:
+        p.images = 0
+    return p
+
+
+cdef void _set_windows(
+    pool_t* p, Py_ssize_t kh, Py_ssize_t kw, Py_ssize_t stride_h, Py_ssize_t stride_w
+) except *:
+    if min(kh, kw, stride_h, stride_w) < 1:
+        raise ValueError("pool: window and stride must be at least 1.")
+    if p.images and (
+        (p.oh - 1) * stride_h + kh > p.h or (p.ow - 1) * stride_w + kw > p.w
+    ):
+        raise ValueError("pool: every window must lie inside the image.")
+    p.kh, p.kw, p.sh, p.sw = kh, kw, stride_h, stride_w
+
+
+cdef void _run(task_t task, pool_t* p) noexcept nogil:
+    run(task, p, (p.images + p.per_task - 1) // p.per_task, max_workers())
+
+
+def maxpool_forward(
+    const real[:, :, :, ::1] x,
+    real[:, :, :, ::1] y,
+    int32_t[:, :, :, ::1] argmax,
+    Py_ssize_t kh,
+    Py_ssize_t kw,
+    Py_ssize_t stride_h,
+    Py_ssize_t stride_w,
+):
+    """Greatest value of each window."""
+    cdef pool_t p = _plan(x, y)
+    _set_windows(&p, kh, kw, stride_h, stride_w)
+    if argmax is not None and not same_shape(argmax.shape, y.shape, 4):
+        raise ValueError("maxpool_forward: y and argmax must have one shape.")
+    if p.images:
+        p.x, p.y = &x[0, 0, 0, 0], &y[0, 0, 0, 0]
+        p.argmax = NULL if argmax is None else &argmax[0, 0, 0, 0]
+        with nogil:
+            _run(_max_task, &p)
+
+
+def maxpool_backward(
+    const real[:, :, :, ::1] dy, const int32_t[:, :, :, ::1] argmax, real[:, :, :, ::1] dx
+):
+    """Send each gradient to the pixel that won."""
+    cdef pool_t p = _plan(dx, dy)
+    if not same_shape(argmax.shape, dy.shape, 4):
+        raise ValueError("maxpool_backward: dy and argmax must have one shape.")
+    dx[...] = 0
+    if p.images:
+        p.x, p.y, p.argmax = &dy[0, 0, 0, 0], &dx[0, 0, 0, 0], <int32_t*> &argmax[0, 0, 0, 0]
+        with nogil:
+            _run(_unmax_task, &p)
+        if p.bad:
+            raise ValueError("maxpool_backward: argmax must lie inside the image.")
+
+
+def meanpool_forward(
+    const real[:, :, :, ::1] x,
+    real[:, :, :, ::1] y,
+    Py_ssize_t kh,
+    Py_ssize_t kw,
+    Py_ssize_t stride_h,
+    Py_ssize_t stride_w,
+):
+    """Mean of each window."""
+    cdef pool_t p = _plan(x, y)
+    _set_windows(&p, kh, kw, stride_h, stride_w)
+    if p.images:
+        p.x, p.y = &x[0, 0, 0, 0], &y[0, 0, 0, 0]
+        with nogil:
+            _run(_mean_task, &p)
+
+
+def meanpool_backward(
+    const real[:, :, :, ::1] dy,
+    real[:, :, :, ::1] dx,
+    Py_ssize_t kh,
+    Py_ssize_t kw,
+    Py_ssize_t stride_h,
+    Py_ssize_t stride_w,
+):
+    """Share each gradient equally among the pixels of its window."""
+    cdef pool_t p = _plan(dx, dy)
+    _set_windows(&p, kh, kw, stride_h, stride_w)
+    if p.images:
+        p.x, p.y = &dy[0, 0, 0, 0], &dx[0, 0, 0, 0]
+        with nogil:
+            _run(_unmean_task, &p)
+    else:
+        dx[...] = 0

@@ -1,0 +1,30 @@
+"""Numbers, vectors of numbers, and elementary functions that the C compiler can vectorise."""
+
+from libc.stdint cimport int32_t, int64_t
+
+cdef extern from "simd.h":
+    # Cython believes these are numbers; simd.h makes them vectors.
+    ctypedef float f32v "npdl_f32v"
+    ctypedef double f64v "npdl_f64v"
+    enum:
+        MR "NPDL_MR"  # rows of the register tile
+        NV "NPDL_NV"  # vectors in one of its rows
+        LANES_F32 "NPDL_LANES_F32"
+        LANES_F64 "NPDL_LANES_F64"
+    int32_t bits_f32 "npdl_bits_f32"(float x) noexcept nogil
+    int64_t bits_f64 "npdl_bits_f64"(double x) noexcept nogil
+    float from_bits_f32 "npdl_from_bits_f32"(int32_t i) noexcept nogil
+    double from_bits_f64 "npdl_from_bits_f64"(int64_t i) noexcept nogil
+
+ctypedef fused real:
+    float
+    double
+
+
+cdef inline bint same_shape(const Py_ssize_t* a, const Py_ssize_t* b, int ndim) noexcept nogil:
+    """Whether two memoryviews' shapes agree."""
+    cdef int i
+    for i in range(ndim):
+        if a[i] != b[i]:
+            return False
+    return True

@@ -1,0 +1,217 @@
+/* One pool of threads for every kernel, and the scratch memory that kernels borrow.
+ *
+ * A job is n tasks; npdl_run() returns when all are done. At most `workers` threads take part, and
+ * each task is told the number of its own, below `workers`. The caller works too, and the workers that
+ * are awake help: a sleeping worker takes 30-100 us to wake, so nobody waits for one. Tasks write
+ * disjoint memory and none depends on which thread runs it, so results have the same bits for any
+ * number of threads.
+ *
+ * `state` is the number of the current job, odd while it is open. A worker that sees an open job
+ * announces itself in `active` and looks again; the caller closes the job and then waits for `active`
+ * to reach 0. So a worker either is seen and waited for, or sees the job closed. Both are
+ * sequentially consistent.
+ *
+ * An idle worker spins for a short while, offering its core to others at every turn, then sleeps.
+ * A call from within a task, or while another thread uses the pool, runs its tasks by itself.
+ * After fork() the child starts with no workers and makes its own.
+ */
+#ifndef NPDL_THREADS_H
+#define NPDL_THREADS_H
+
+#include <stddef.h>
+#include <stdlib.h>
+
+#define NPDL_MAX_THREADS 64
+#define NPDL_MAX_BLOCKS 16
+#define NPDL_ALIGN 64
+
+typedef void (*npdl_task)(void *context, ptrdiff_t task, int worker);
+
+#if defined(_WIN32) || defined(__EMSCRIPTEN__) /* no POSIX threads: one thread */
+
+static void npdl_run(npdl_task fn, void *context, ptrdiff_t n, int workers) {
+    (void)workers;
+    for (ptrdiff_t i = 0; i < n; i++) fn(context, i, 0);
+}
+static void npdl_set_threads(int n) { (void)n; }
+static int npdl_get_threads(void) { return 1; }
+static int npdl_threads_init(void) { return 0; }
+#define NPDL_LOCK()
+#define NPDL_UNLOCK()
+
+#else
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+
+#if defined(__x86_64__)
+#define NPDL_PAUSE() __builtin_ia32_pause()
+#elif defined(__aarch64__)
+#define NPDL_PAUSE() __asm__ volatile("yield")
+#else
+#define NPDL_PAUSE()
+#endif
+#define NPDL_IDLE_TURNS 100 /* about 50-100 us before a worker sleeps */
+
+static struct {
+    pthread_mutex_t lock; /* guards started, the condition and the scratch blocks */
+    pthread_cond_t wake;
+    int threads; /* that a job may use, the caller's included */
+    int started; /* workers that exist */
+    atomic_int sleeping;
+    atomic_flag busy; /* some thread has the pool */
+    /* the job */
+    npdl_task fn;
+    void *context;
+    ptrdiff_t n;
+    int helpers; /* workers with a higher number stay out */
+    atomic_ptrdiff_t next;
+    atomic_size_t state;
+    atomic_int active;
+} npdl_pool = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 1, 0, 0, ATOMIC_FLAG_INIT,
+               NULL, NULL, 0, 0, 0, 0, 0};
+
+#define NPDL_LOCK() pthread_mutex_lock(&npdl_pool.lock)
+#define NPDL_UNLOCK() pthread_mutex_unlock(&npdl_pool.lock)
+
+static void npdl_work(int worker) {
+    ptrdiff_t i;
+    while ((i = atomic_fetch_add(&npdl_pool.next, 1)) < npdl_pool.n)
+        npdl_pool.fn(npdl_pool.context, i, worker);
+}
+
+static void *npdl_worker(void *arg) {
+    const int me = (int)(ptrdiff_t)arg;
+    size_t seen = 0;
+    int idle = 0;
+    for (;;) {
+        size_t now = atomic_load(&npdl_pool.state);
+        if ((now & 1) && now != seen) {
+            atomic_fetch_add(&npdl_pool.active, 1);
+            now = atomic_load(&npdl_pool.state);
+            if (now & 1) { /* open: its fields stay until we leave */
+                if (me <= npdl_pool.helpers) npdl_work(me);
+                seen = now;
+            }
+            atomic_fetch_sub(&npdl_pool.active, 1);
+            idle = 0;
+        } else if (++idle < NPDL_IDLE_TURNS) {
+            for (int i = 0; i < 16; i++) NPDL_PAUSE();
+            sched_yield();
+        } else {
+            NPDL_LOCK();
+            atomic_fetch_add(&npdl_pool.sleeping, 1);
+            while (atomic_load(&npdl_pool.state) == now)
+                pthread_cond_wait(&npdl_pool.wake, &npdl_pool.lock);
+            atomic_fetch_sub(&npdl_pool.sleeping, 1);
+            NPDL_UNLOCK();
+            idle = 0;
+        }
+    }
+    return NULL;
+}
+
+/* Start the workers that are missing; fewer if the system refuses. */
+static void npdl_start_workers(void) {
+    NPDL_LOCK();
+    while (npdl_pool.started < npdl_pool.threads - 1) {
+        pthread_t thread;
+        if (pthread_create(&thread, NULL, npdl_worker, (void *)(ptrdiff_t)(npdl_pool.started + 1)))
+            break;
+        pthread_detach(thread);
+        npdl_pool.started++;
+    }
+    NPDL_UNLOCK();
+}
+
+static void npdl_run(npdl_task fn, void *context, ptrdiff_t n, int workers) {
+    const int threads = workers < npdl_pool.threads ? workers : npdl_pool.threads;
+    if (n <= 1 || threads <= 1 || atomic_flag_test_and_set(&npdl_pool.busy)) {
+        for (ptrdiff_t i = 0; i < n; i++) fn(context, i, 0);
+        return;
+    }
+    if (npdl_pool.started < threads - 1) npdl_start_workers();
+    npdl_pool.fn = fn;
+    npdl_pool.context = context;
+    npdl_pool.n = n;
+    npdl_pool.helpers = threads - 1;
+    atomic_store(&npdl_pool.next, 0);
+    atomic_fetch_add(&npdl_pool.state, 1); /* open */
+    if (atomic_load(&npdl_pool.sleeping)) {
+        NPDL_LOCK();
+        pthread_cond_broadcast(&npdl_pool.wake);
+        NPDL_UNLOCK();
+    }
+    npdl_work(0);
+    atomic_fetch_add(&npdl_pool.state, 1); /* closed */
+    for (int turns = 0; atomic_load(&npdl_pool.active); turns++) {
+        NPDL_PAUSE();
+        if (turns > 1000) sched_yield(); /* the worker may be waiting for this very core */
+    }
+    atomic_flag_clear(&npdl_pool.busy);
+}
+
+static void npdl_set_threads(int n) {
+    npdl_pool.threads = n < 1 ? 1 : n > NPDL_MAX_THREADS ? NPDL_MAX_THREADS : n;
+}
+static int npdl_get_threads(void) { return npdl_pool.threads; }
+
+static void npdl_before_fork(void) { NPDL_LOCK(); }
+static void npdl_after_fork(void) { NPDL_UNLOCK(); }
+static void npdl_in_child(void) {
+    pthread_mutex_init(&npdl_pool.lock, NULL);
+    pthread_cond_init(&npdl_pool.wake, NULL);
+    npdl_pool.started = 0;
+    atomic_store(&npdl_pool.sleeping, 0);
+    atomic_store(&npdl_pool.active, 0);
+    atomic_store(&npdl_pool.state, 0);
+    atomic_flag_clear(&npdl_pool.busy);
+}
+static int npdl_threads_init(void) {
+    return pthread_atfork(npdl_before_fork, npdl_after_fork, npdl_in_child);
+}
+
+#endif
+
+/* Scratch: a kernel takes one block at its start and gives it back at its end. Blocks are kept, the
+ * last one given first, so that a kernel that is called again allocates nothing. */
+static struct {
+    void *start; /* what malloc returned */
+    size_t size;
+} npdl_blocks[NPDL_MAX_BLOCKS];
+static int npdl_n_blocks = 0;
+
+/* The aligned block, and what npdl_give() wants back; NULL when memory ran out. */
+static char *npdl_take(size_t size, void **start, size_t *got) {
+    *start = NULL;
+    *got = 0;
+    NPDL_LOCK();
+    if (npdl_n_blocks) {
+        npdl_n_blocks--;
+        *start = npdl_blocks[npdl_n_blocks].start;
+        *got = npdl_blocks[npdl_n_blocks].size;
+    }
+    NPDL_UNLOCK();
+    if (*got < size) {
+        free(*start);
+        *start = malloc(size + NPDL_ALIGN);
+        *got = *start ? size : 0;
+    }
+    if (!*start) return NULL;
+    return (char *)(((size_t)*start + NPDL_ALIGN - 1) & ~(size_t)(NPDL_ALIGN - 1));
+}
+
+static void npdl_give(void *start, size_t size) {
+    NPDL_LOCK();
+    if (npdl_n_blocks < NPDL_MAX_BLOCKS) {
+        npdl_blocks[npdl_n_blocks].start = start;
+        npdl_blocks[npdl_n_blocks].size = size;
+        npdl_n_blocks++;
+        start = NULL;
+    }
+    NPDL_UNLOCK();
+    free(start);
+}
+
+#endif

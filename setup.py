@@ -1,0 +1,113 @@
+"""Build the kernels of npdl/_ext: each .pyx once for every instruction set.
+
+Environment
+-----------
+NPDL_ISAS : the instruction sets to build, e.g. "v3" while developing. Default: all that the target has.
+NPDL_CYTHON_DEBUG : "1" turns Cython's bounds and None checks on.
+NPDL_REQUIRE_EXT : "1" makes a kernel that does not compile an error. Otherwise the package installs
+    without it and says so at import.
+NPDL_LIMITED_API : "0" builds for this one CPython instead of the stable ABI.
+NPDL_BUILD_JOBS : compilers to run at once. Default: the cores of this machine.
+"""
+
+import os
+import platform
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+HERE = Path("npdl/_ext")
+KERNELS = ["activation", "conv", "dense", "pool", "rnn", "softmax"]  # one build per instruction set
+SHARED = ["cpu", "threads"]  # one build in all
+
+
+def switch(name, default):
+    return os.environ.get(name, default) not in ("", "0")
+
+
+MSVC = sys.platform == "win32"
+MACHINE = os.environ.get("NPDL_ARCH", platform.machine()).lower()
+X86 = MACHINE in ("x86_64", "amd64")
+ISA_FLAGS = {"base": []}
+if X86:
+    ISA_FLAGS["v3"] = ["/arch:AVX2"] if MSVC else ["-march=x86-64-v3"]
+    ISA_FLAGS["v4"] = (
+        ["/arch:AVX512"] if MSVC else ["-march=x86-64-v4", "-mprefer-vector-width=512"]
+    )
+ISAS = os.environ.get("NPDL_ISAS", " ".join(ISA_FLAGS)).replace(",", " ").split()
+
+# -g0 and -s keep a module near 100 kB. Neither flag of floating-point arithmetic changes a result:
+# nobody reads errno, and no trap is ever enabled.
+COMPILE = ["/O2"] if MSVC else ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math"]
+LINK = ["-Wl,-s"] if sys.platform == "linux" else []
+
+# The stable ABI of CPython 3.11: one wheel for all later ones. A free-threaded build has none yet.
+LIMITED = switch("NPDL_LIMITED_API", "1") and not sysconfig.get_config_var("Py_GIL_DISABLED")
+MACROS = [("Py_LIMITED_API", "0x030B0000")] if LIMITED else []
+
+DEBUG = switch("NPDL_CYTHON_DEBUG", "0")
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": DEBUG,
+    "nonecheck": DEBUG,
+    "initializedcheck": DEBUG,
+    "wraparound": False,
+    "cdivision": True,
+    "freethreading_compatible": True,
+}
+
+
+def extension(name, source, flags=()):
+    return Extension(
+        f"npdl._ext.{name}",
+        [str(HERE / source)],
+        include_dirs=[str(HERE)],
+        extra_compile_args=[*COMPILE, *flags],
+        extra_link_args=LINK,
+        define_macros=MACROS,
+        py_limited_api=LIMITED,
+        optional=not switch("NPDL_REQUIRE_EXT", "0"),
+    )
+
+
+# Cython writes the utility code that all modules share into a module of its own.
+UTILITY = extension("_cyutility", "_cyutility.c")
+BUILDS = {"shared": [UTILITY, *(extension(m, f"{m}.pyx") for m in SHARED)]}
+for isa in ISAS:
+    BUILDS[isa] = [extension(f"{m}_{isa}", f"{m}.pyx", ISA_FLAGS[isa]) for m in KERNELS]
+
+
+class BuildExt(build_ext):
+    """Translate with Cython when something is really built (an sdist needs none of it)."""
+
+    def run(self):
+        from Cython.Build import cythonize
+
+        jobs = int(os.environ.get("NPDL_BUILD_JOBS", os.cpu_count() or 1))
+        if self.parallel is None:
+            self.parallel = jobs
+        headers = sorted(map(str, (*HERE.glob("*.h"), *HERE.glob("*.pxd"))))
+        for isa, extensions in BUILDS.items():
+            done = cythonize(
+                extensions,
+                build_dir=f"build/cython/{isa}{'-debug' if DEBUG else ''}",  # one tree per ISA
+                nthreads=jobs if jobs > 1 else 0,
+                compiler_directives=DIRECTIVES,
+                shared_utility_qualified_name="npdl._ext._cyutility",
+                force=bool(self.force),
+                quiet=not self.verbose,
+            )
+            for ours, theirs in zip(extensions, done, strict=True):
+                ours.sources[:] = theirs.sources
+                ours.depends[:] = [*theirs.depends, *headers]
+        super().run()
+
+
+setup(
+    ext_modules=[e for extensions in BUILDS.values() for e in extensions],
+    cmdclass={"build_ext": BuildExt},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if LIMITED else {},
+)
