@@ -8,6 +8,7 @@ from npdl import (
     model,
     objectives,
     optimizers,
+    testing,
     utils,
 )
 from npdl._ext import use_backend
@@ -28,6 +29,7 @@ __all__ = [
     "objectives",
     "optimizers",
     "show_config",
+    "testing",
     "use_backend",
     "utils",
 ]

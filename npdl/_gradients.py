@@ -303,9 +303,14 @@ def copied(layer: Layer) -> Layer:
 def to_float64(layer: Layer) -> None:
     """Make the parameters of a layer float64, in the layer itself."""
     for parameter in layer.parameters:
-        parameter.value = parameter.value.astype(np.float64)
-        if parameter.grad is not None:
-            parameter.grad = parameter.grad.astype(np.float64)
+        for field in ("value", "grad"):
+            old = getattr(parameter, field)
+            if old is None or old.dtype == np.float64:
+                continue
+            new = old.astype(np.float64)
+            setattr(parameter, field, new)
+            # The layer may hold the same array under a name of its own.
+            vars(layer).update({k: new for k, v in vars(layer).items() if v is old})
 
 
 @contextlib.contextmanager

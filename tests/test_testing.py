@@ -41,6 +41,23 @@ class Scale(Layer):
         return [self.ds]
 
 
+class Half(Layer):
+    """A layer of a user's own that keeps its parameter in npdl's list, and under its own name."""
+
+    def build(self, in_shape):
+        self.s = self.add_parameter("s", np.full(in_shape[-1], 0.5))
+        return in_shape
+
+    def forward(self, input, train=True):
+        if train:
+            self.x = input
+        return input * self.s
+
+    def backward(self, pre_grad):
+        self.parameters[0].grad[...] = (self.x * pre_grad).sum(axis=0)
+        return pre_grad * self.s
+
+
 def broken(base=Scale, **methods):
     return type("Broken", (base,), methods)
 
@@ -157,6 +174,16 @@ def test_contract_of_an_own_layer():
     check_layer(Scale, (4, 3))
     check_layer((Scale, {"n": 5}), (2, 5))
     check_layer(lambda: Scale(2), (2, 2), dtypes=("float64",))
+    check_layer(Half, (4, 3))
+
+
+def test_own_layer_connected_in_float32():
+    layer = Half()
+    before = Linear(3, n_in=2)
+    before.connect_to()
+    layer.connect_to(before)
+    assert check_gradients(layer, (4, 3)) < 1e-8
+    assert layer.s.dtype == np.float32
 
 
 def test_an_own_layer_trains_in_a_model(rng):
