@@ -61,7 +61,10 @@ def _load(name: str, suffix: str) -> SimpleNamespace:
     functions = {}
     for stem, names in PAIRS.items():
         module = importlib.import_module(f"npdl._ext.{stem}_{suffix}")
-        functions.update({f: getattr(module, f) for f in names})
+        for function in names:
+            if not hasattr(module, function):
+                raise ImportError(f"{module.__name__} is from another version: no {function}")
+            functions[function] = getattr(module, function)
     return SimpleNamespace(backend=name, isa=None if name == "numpy" else suffix, **functions)
 
 
