@@ -196,7 +196,8 @@ class Layer(Configurable):
 
         The layers of npdl take an argument ``train=True``. In training they remember what
         `backward` will need; with ``train=False``, at prediction, they write nothing on
-        themselves, so that several threads may predict at once.
+        themselves, so that several threads may predict at once. Between a training `forward` and
+        its `backward`, leave the input and the output as they are: both are read again.
         """
         raise NotImplementedError(f"{type(self).__name__} must define forward.")
 
