@@ -100,7 +100,7 @@ def run_race(args: argparse.Namespace, mode: str, batches: list[int | None], tit
     text = report.race_table(rows, facts["limit"]["limit"])
     text = f"{title}\n\n{text}\n\n{report.header(facts, facts['versions'])}"
     report.save(mode, facts, rows, text)
-    report.chart(mode, rows, title)
+    report.chart(mode, rows, f"{title.split(',')[0]}, float32, {args.threads} threads")
 
 
 def train(args: argparse.Namespace) -> None:
@@ -111,7 +111,7 @@ def train(args: argparse.Namespace) -> None:
 
 def predict(args: argparse.Namespace) -> None:
     """Prediction of one sample and of a batch."""
-    run_race(args, "predict", [1, None], "Prediction, ms, float32")
+    run_race(args, "predict", [1, None], "Prediction, ms a call, float32")
 
 
 def finish(args: argparse.Namespace, name: str, content: Any, text: str) -> None:

@@ -54,7 +54,7 @@ def race_table(rows: Sequence[Row], limit: float) -> str:
         line += [
             PEERS[row.best_peer].label if row.best_peer else "-",
             f"{row.speedup:.2f}" if row.speedup else "-",
-            f"{row.gflop:#.2g}",
+            f"{row.gflop:.2g}" if row.gflop < 10 else f"{row.gflop:.0f}",
             f"{rate:.0f}" if rate else "-",
             f"{rate / limit:.0%}" if rate else "-",
         ]
@@ -95,37 +95,53 @@ def save(name: str, setting: dict[str, Any], content: Any, text: str) -> None:
 
 
 def chart(name: str, rows: Sequence[Row], title: str) -> None:
-    """Write results/NAME.png, the speed of each library over npdl's; without matplotlib, say so."""
+    """Write results/NAME.png, the time of each library over npdl's; without matplotlib, say so."""
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import NullFormatter, StrMethodFormatter
     except ImportError:
         print("No chart: pip install matplotlib")
         return
     rows = [row for row in rows if "npdl" in row.times]
     peers = [p for p in PEERS if p != "npdl" and any(p in row.times for row in rows)]
-    if not rows or not peers:
+    if not peers:
         return
-    figure = Figure(figsize=(10, 1.2 + 0.16 * len(rows) * (len(peers) + 2)), layout="constrained")
+    figure = Figure(figsize=(10, 1.6 + 0.34 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    height = 0.8 / len(peers)
-    for i, peer in enumerate(peers):
+    axes.axvline(1, color="black", linewidth=1.5, label="npdl")
+    for peer, marker in zip(peers, "sovD^Pp"):
         shown = [(k, row) for k, row in enumerate(rows) if peer in row.times]
-        bars = axes.barh(
-            [k + (i - (len(peers) - 1) / 2) * height for k, _ in shown],
+        axes.scatter(
             [row.times[peer] / row.times["npdl"] for _, row in shown],
-            height * 0.9,
+            [k for k, _ in shown],
+            marker=marker,
             label=PEERS[peer].label,
-            color="0.75" if peer in OURS else f"C{i}",
+            color="0.6" if peer in OURS else None,
+            zorder=3,
         )
-        axes.bar_label(bars, fmt="%.2f", padding=2, fontsize=7)
-    axes.axvline(1, color="black", linewidth=1)
+    for k, row in enumerate(rows):
+        if row.speedup:
+            place = (row.speedup, k - 0.18)
+            axes.annotate(f"{row.speedup:.2f}", place, ha="center", va="bottom", fontsize=7)
     axes.set_xscale("log")
+    axes.set_xticks([t for t in (0.25, 0.5, 1, 2, 4, 8, 16, 32) if _within(t, rows)])
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_yticks(range(len(rows)), [f"{row.title} ({row.batch})" for row in rows], fontsize=8)
-    axes.invert_yaxis()
-    axes.margins(x=0.12, y=0.01)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_xlabel("time over npdl's (right of the line: npdl is faster)")
+    axes.set_ylim(len(rows) - 0.4, -0.7)
+    axes.grid(color="0.9", zorder=0)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel(
+        "time over npdl's: to the right of the line npdl is faster. The number: the best peer"
+    )
     axes.set_title(title, loc="left")
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
     figure.savefig(RESULTS / f"{name}.png", dpi=130)
     print(f"Chart: {RESULTS / name}.png")
+
+
+def _within(tick: float, rows: Sequence[Row]) -> bool:
+    """Whether a tick is near what there is to show."""
+    ratios = [time / row.times["npdl"] for row in rows for time in row.times.values()]
+    return min(ratios) / 1.5 <= tick <= max(ratios) * 1.5
