@@ -273,13 +273,13 @@ def evaluate(model: Model, x: NDArray, y: NDArray, batch_size: int) -> Score:
 
 
 def _epoch_line(epoch: int, epochs: int, values: dict[str, float], speed: float) -> str:
-    """``epoch  3/20   loss 0.1234   acc 0.9712   ...   45,678 samples/s``."""
+    """``epoch  3/20  loss 0.1234    acc 0.9712       45,678 samples/s``."""
     count = f"epoch {epoch:>{len(str(epochs))}}/{epochs}"
-    figures = [f"{key} {_figure(value)}" for key, value in values.items()]
-    return "   ".join([count, *figures, f"{speed:>9,.0f} samples/s"])
+    figures = [f"{key} {_figure(value):<8}" for key, value in values.items()]
+    return "  ".join([count, *figures, f"{speed:>9,.0f} samples/s"])
 
 
 def _figure(value: float) -> str:
-    """Six characters or so, whatever the size of the value."""
+    """Six to eight characters, whatever the size of the value."""
     plain = value == 0 or 1e-3 <= abs(value) < 1e3
     return f"{value:.4f}" if plain else f"{value:.2e}"

@@ -339,8 +339,8 @@ def test_history_and_report():
     number = r"\d\.\d{4}"
     for i, line in enumerate(lines, 1):
         assert re.fullmatch(
-            rf"epoch {i:>2}/12   loss {number}   acc {number}   val_loss {number}   "
-            rf"val_acc {number}   +[\d,]+ samples/s",
+            rf"epoch {i:>2}/12  loss {number}    acc {number}    val_loss {number}    "
+            rf"val_acc {number} +[\d,]+ samples/s",
             line,
         )
     assert f"loss {history.history['loss'][0]:.4f}" in lines[0]
@@ -348,7 +348,7 @@ def test_history_and_report():
 
 def test_lines_go_to_standard_output_of_the_moment(capsys, monkeypatch):
     classifier().fit(X, LABELS, max_iter=1)
-    assert capsys.readouterr().out.startswith("epoch 1/1   loss ")
+    assert capsys.readouterr().out.startswith("epoch 1/1  loss ")
     file = io.StringIO()
     monkeypatch.setattr(sys, "stdout", file)
     classifier().fit(X, LABELS, epochs=2)
