@@ -1,0 +1,269 @@
+"""Calls of the kernels over small inputs, for every test that needs some.
+
+A `Call` holds the arguments of one kernel by name. `run` lays each array between guard numbers,
+makes the inputs read-only and fills the outputs with NaN, so that a kernel which reads or writes
+beside its arrays, changes an input or leaves a hole is found out.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from npdl._ext import ISAS, PAIRS
+from npdl._ext.activation_np import RELU, SIGMOID, TANH
+
+STEM = {function: stem for stem, functions in PAIRS.items() for function in functions}
+TWINS = {stem: importlib.import_module(f"npdl._ext.{stem}_np") for stem in PAIRS}
+
+#: What each kernel fills.
+FILLED = {
+    "activation_forward": ("y",),
+    "activation_backward": ("dx",),
+    "conv2d_forward": ("y",),
+    "conv2d_backward": ("dx", "dw", "db"),
+    "dense_forward": ("y",),
+    "dense_backward": ("dx", "dw", "db"),
+    "maxpool_forward": ("y", "argmax"),
+    "maxpool_backward": ("dx",),
+    "meanpool_forward": ("y",),
+    "meanpool_backward": ("dx",),
+    "rnn_forward": ("h",),
+    "rnn_backward": ("dx", "dw", "dh0"),
+    "lstm_forward": ("h", "c", "gates"),
+    "lstm_backward": ("dx", "dw", "dh0", "dc0"),
+    "gru_forward": ("h", "gates"),
+    "gru_backward": ("dx", "dw", "dh0"),
+    "softmax_forward": ("p",),
+    "softmax_backward": ("dz",),
+    "softmax_xent_forward": ("p", "loss"),
+    "softmax_xent_backward": ("dz",),
+}
+
+GUARD = 67  # numbers on either side; odd, so that arrays don't start where a cache line does
+
+
+class Call(NamedTuple):
+    """A kernel and its arguments by name; those it fills hold anything."""
+
+    function: str
+    args: dict[str, Any]
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the arrays that are filled, without those left out."""
+        return tuple(name for name in FILLED[self.function] if self.args[name] is not None)
+
+
+def parameters(function: str) -> list[str]:
+    """Names of the arguments of a kernel, in order."""
+    return list(inspect.signature(getattr(TWINS[STEM[function]], function)).parameters)
+
+
+def built_isas() -> list[str]:
+    """Instruction sets that were built here and that this CPU can run."""
+    try:
+        usable = ISAS[: importlib.import_module("npdl._ext.cpu").level() + 1]
+    except ImportError:
+        return []
+    return [isa for isa in usable if importlib.util.find_spec(f"npdl._ext.dense_{isa}")]
+
+
+def implementation(suffix: str, function: str):
+    """The kernel from the modules of one suffix: "np", or an instruction set."""
+    return getattr(importlib.import_module(f"npdl._ext.{STEM[function]}_{suffix}"), function)
+
+
+def _sentinel(dtype: np.dtype) -> Any:
+    return np.nan if dtype.kind == "f" else 0xA5 if dtype.kind == "u" else -0x5A5A
+
+
+def guarded(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A copy of `array` between guard numbers, and the memory that holds all of it."""
+    memory = np.full(array.size + 2 * GUARD, _sentinel(array.dtype), array.dtype)
+    view = memory[GUARD : GUARD + array.size].reshape(array.shape)
+    view[...] = array
+    return view, memory
+
+
+def run(kernel, call: Call) -> dict[str, np.ndarray]:
+    """Call `kernel` and return what it filled; look after everything that it must leave alone."""
+    args, memories, before = dict(call.args), {}, {}
+    for name, value in call.args.items():
+        if not isinstance(value, np.ndarray):
+            continue
+        args[name], memories[name] = guarded(value)
+        if name in FILLED[call.function]:
+            args[name][...] = _sentinel(value.dtype)
+        else:
+            args[name].flags.writeable = False
+        before[name] = memories[name].copy()
+    kernel(*args.values())
+    for name, memory in memories.items():
+        if name in FILLED[call.function]:
+            outside = np.r_[0:GUARD, memory.size - GUARD : memory.size]
+            assert memory[outside].tobytes() == before[name][outside].tobytes(), f"beside {name}"
+        else:
+            assert memory.tobytes() == before[name].tobytes(), f"{name} was changed"
+    return {name: args[name] for name in call.outputs}
+
+
+def wider(call: Call) -> Call:
+    """The same call, all its floating-point numbers in the next wider format."""
+    formats = {"f4": np.float64, "f8": np.longdouble}
+
+    def widen(value):
+        kind = value.dtype.str[1:] if isinstance(value, np.ndarray) else None
+        return value.astype(formats[kind]) if kind in formats else value
+
+    return Call(call.function, {name: widen(value) for name, value in call.args.items()})
+
+
+class Maker:
+    """Makes calls with random inputs from a fixed seed, forward and backward."""
+
+    def __init__(self, dtype: str) -> None:
+        self.dtype = np.dtype(dtype)
+        self.rng = np.random.default_rng(7)
+
+    def random(self, *shape: int, scale: float = 1.0) -> np.ndarray:
+        return (scale * self.rng.standard_normal(shape)).astype(self.dtype)
+
+    def empty(self, *shape: int) -> np.ndarray:
+        return np.zeros(shape, self.dtype)
+
+    def call(self, function: str, *args: Any) -> Call:
+        return Call(function, dict(zip(parameters(function), args, strict=True)))
+
+    def filled(self, function: str, *args: Any) -> Call:
+        """A call of a forward kernel whose outputs hold what the twin leaves in them."""
+        getattr(TWINS[STEM[function]], function)(*args)
+        return self.call(function, *args)
+
+    def activation(self, size: int, act=(TANH, 1.0)) -> list[Call]:
+        x, y = self.random(size, scale=3), self.empty(size)
+        return [
+            self.filled("activation_forward", x, y, act),
+            self.call("activation_backward", y, self.random(size), self.empty(size), act),
+        ]
+
+    def dense(self, n: int, d: int, u: int, act=(SIGMOID, 1.0), dx: bool = True) -> list[Call]:
+        x, w, b = self.random(n, d), self.random(d, u, scale=d**-0.5), self.random(u)
+        y, dy = self.empty(n, u), self.random(n, u)
+        grads = self.empty(n, d) if dx else None, self.empty(d, u), self.empty(u)
+        return [
+            self.filled("dense_forward", x, w, b, y, act),
+            self.call("dense_backward", x, w, y, dy, *grads, act),
+        ]
+
+    def conv(
+        self, x, w, stride=(1, 1), pad=(0, 0), out=None, act=(SIGMOID, 1.0), dx: bool = True
+    ) -> list[Call]:
+        """`x` (N, C, H, W), `w` (F, KH, KW); `out` (OH, OW): by default all whole windows."""
+        (n, c, *image), (f, *window) = x, w
+        if out is None:
+            out = [(i + 2 * p - k) // s + 1 for i, p, k, s in zip(image, pad, window, stride)]
+        x, b = self.random(*x), self.random(f)
+        w = self.random(f, c, *window, scale=(c * window[0] * window[1]) ** -0.5)
+        y, dy = self.empty(n, f, *out), self.random(n, f, *out)
+        grads = self.empty(*x.shape) if dx else None, self.empty(*w.shape), self.empty(f)
+        return [
+            self.filled("conv2d_forward", x, w, b, y, *stride, *pad, act),
+            self.call("conv2d_backward", x, w, y, dy, *grads, *stride, *pad, act),
+        ]
+
+    def pool(
+        self, x, window, stride, out=None, values: int | None = None, argmax: bool = True
+    ) -> list[Call]:
+        """`x` (N, C, H, W); `values` makes it integers below that number, so there are ties."""
+        n, c, h, w = x
+        if out is None:
+            out = [(i - k) // s + 1 for i, k, s in zip((h, w), window, stride)]
+        x = self.random(*x) if values is None else self.rng.integers(values, size=x)
+        x = x.astype(self.dtype)
+        y, dy, dx = self.empty(n, c, *out), self.random(n, c, *out), self.empty(*x.shape)
+        where, steps = np.zeros(y.shape, np.int32), (*window, *stride)
+        calls = [
+            self.filled("maxpool_forward", x, y.copy(), where if argmax else None, *steps),
+            self.filled("meanpool_forward", x, y, *steps),
+            self.call("meanpool_backward", dy, dx, *steps),
+        ]
+        return [*calls, self.call("maxpool_backward", dy, where, dx)] if argmax else calls
+
+    def recurrent(
+        self,
+        cell: str,
+        n: int,
+        t: int,
+        d: int,
+        u: int,
+        mask: str | None = None,
+        without: tuple[str, ...] = (),
+        act=(TANH, 1.0),
+        gate_act=(SIGMOID, 1.0),
+    ) -> list[Call]:
+        """`cell` "rnn", "lstm" or "gru"; `mask` see `masks`; `without` names what is None."""
+        gates, lstm = {"rnn": 1, "lstm": 4, "gru": 3}[cell], cell == "lstm"
+        x, w = self.random(n, t, d), self.random(1 + d + u, gates * u, scale=(d + u) ** -0.5)
+        first = [self.random(n, u) for _ in range(1 + lstm)]  # h0, c0
+        state = [self.empty(n, t, u) for _ in range(1 + lstm)]  # h, c
+        if gates > 1:
+            state.append(self.empty(n, t, gates * u))
+        acts = (act,) if gates == 1 else (act, gate_act)
+        inputs = (x, w, *first, self.masks(mask, n, t), *state)
+        back = self.call(
+            f"{cell}_backward",
+            *(*inputs, self.random(n, t, u)),
+            *(self.random(n, u) for _ in range(1 + lstm)),  # dhn, dcn
+            *(self.empty(*x.shape), self.empty(*w.shape)),
+            *(self.empty(n, u) for _ in range(1 + lstm)),  # dh0, dc0
+            *acts,
+        )
+        back.args.update(dict.fromkeys(set(without) & set(back.args)))
+        return [self.filled(f"{cell}_forward", *inputs, *acts), back]
+
+    def masks(self, kind: str | None, n: int, t: int) -> np.ndarray | None:
+        if kind is None:
+            return None
+        steps = np.arange(t)[None]
+        return {
+            "all": np.ones((n, t), np.uint8),
+            "none": np.zeros((n, t), np.uint8),
+            "some": (self.rng.random((n, t)) < 0.6).astype(np.uint8),
+            "lengths": (steps < self.rng.integers(0, t + 1, (n, 1))).astype(np.uint8),
+            "late": (steps >= self.rng.integers(0, t + 1, (n, 1))).astype(np.uint8),
+            "nonzero": (self.rng.random((n, t)) < 0.6).astype(np.uint8) * np.uint8(200),
+        }[kind]
+
+    def softmax(self, n: int, k: int, scale: float = 5.0, dense: bool = False) -> list[Call]:
+        z, p, loss = self.random(n, k, scale=scale), self.empty(n, k), self.empty(n)
+        t = self.rng.integers(0, k, n)
+        if dense:
+            t = self.rng.random((n, k)).astype(self.dtype)  # rows need not sum to 1
+        calls = [
+            self.filled("softmax_xent_forward", z, t, p, loss),
+            self.call("softmax_xent_backward", p, t, self.random(n), self.empty(n, k)),
+        ]
+        if not dense:
+            calls += [
+                self.call("softmax_forward", z, self.empty(n, k)),
+                self.call("softmax_backward", p, self.random(n, k), self.empty(n, k)),
+            ]
+        return calls
+
+    def one_of_each(self) -> list[Call]:
+        """A call of every kernel, each with shapes that fit nothing else by chance."""
+        calls = [
+            *self.activation(11),
+            *self.dense(6, 7, 9),
+            *self.conv((3, 2, 7, 5), (4, 2, 3), (2, 1), (1, 2), act=(RELU, 1.0)),
+            *self.pool((2, 3, 7, 8), (2, 3), (3, 2)),
+            *self.softmax(6, 7),
+        ]
+        for cell in ("rnn", "lstm", "gru"):
+            calls += self.recurrent(cell, 3, 4, 5, 6, "some")
+        return calls

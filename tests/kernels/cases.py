@@ -1,0 +1,183 @@
+"""The shapes and options with which the kernels are compared with their twins.
+
+``CASES[label]`` is a method of `kernel_calls.Maker` and its arguments.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+from npdl._ext import activation_np
+from npdl._ext.activation_np import ELLIOT, RELU, SYMMETRIC_ELLIOT, TANH
+
+# One less, equal and one more than the sides of every register tile: 4 or 8 rows, and 12, 24 or 48
+# columns.
+EDGES = (1, 3, 4, 5, 7, 8, 9, 11, 12, 13, 23, 24, 25, 47, 48, 49)
+DEPTHS = (255, 256, 257, 513)  # around the block of k that is packed at once
+ACTIVATIONS = {
+    f"{name.lower()}-{steepness}": (getattr(activation_np, name), steepness)
+    for name in (
+        *("LINEAR", "RELU", "TANH", "SIGMOID", "SOFT_PLUS", "SOFT_SIGN", "ELLIOT"),
+        "SYMMETRIC_ELLIOT",
+    )
+    for steepness in (1.0, 1.7)
+}
+
+
+def activation_cases():
+    for size in (0, 1, 2, 3, 7, 8, 15, 16, 17, 31, 37, 16384, 16385, 40009):
+        yield f"n{size}", dict(size=size)
+    for (name, act), size in itertools.product(ACTIVATIONS.items(), (1, 67, 16411)):
+        yield f"{name}-n{size}", dict(size=size, act=act)
+
+
+def dense_cases():
+    for n in (0, *EDGES):
+        yield f"n{n}", dict(n=n, d=5, u=3)
+    for d in EDGES + DEPTHS:
+        yield f"d{d}", dict(n=9, d=d, u=26)
+    for u in EDGES + DEPTHS:
+        yield f"u{u}", dict(n=6, d=7, u=u)
+    for n in (192, 193, *DEPTHS):
+        yield f"n{n}", dict(n=n, d=10, u=13)
+    for n, d, u in [(64, 129, 97), (200, 20, 200), (193, 257, 49), (1, 300, 301), (3, 67, 129)]:
+        yield f"n{n}-d{d}-u{u}", dict(n=n, d=d, u=u)
+    yield "no-dx", dict(n=9, d=5, u=7, dx=False)
+    for name, act in ACTIVATIONS.items():
+        yield name, dict(n=19, d=5, u=7, act=act)
+
+
+def conv_cases():
+    def case(x, w, stride=(1, 1), pad=(0, 0), **options):
+        words = ["x".join(map(str, v)) for v in (x, w)]
+        words += [f"stride{stride[0]}x{stride[1]}", f"pad{pad[0]}x{pad[1]}"]
+        if "out" in options:
+            words.append(f"out{options['out'][0]}x{options['out'][1]}")
+        return "-".join(words), dict(x=x, w=w, stride=stride, pad=pad, **options)
+
+    yield case((1, 1, 1, 1), (1, 1, 1))
+    yield case((2, 3, 7, 5), (4, 2, 3), (2, 1), (1, 2))
+    yield case((2, 3, 7, 5), (4, 1, 1))
+    yield case((2, 3, 7, 5), (4, 7, 5))  # one window
+    yield case((2, 3, 1, 9), (4, 1, 3))
+    yield case((2, 3, 9, 1), (4, 3, 1))
+    yield case((3, 2, 11, 13), (5, 2, 2), (3, 4))  # gaps between the windows
+    yield case((3, 2, 11, 13), (5, 1, 1), (3, 4))
+    yield case((1, 2, 9, 8), (3, 5, 4), (2, 3))  # overlaps, and pixels without a window
+    yield case((2, 2, 9, 10), (3, 5, 4), (1, 4), (4, 0))
+    yield case((2, 1, 3, 4), (2, 2, 2), (1, 1), (3, 5))  # windows in nothing but padding
+    yield case((2, 1, 3, 4), (2, 2, 3), (2, 3), (3, 5))
+    yield case((2, 2, 2, 2), (3, 5, 5), (1, 1), (2, 2))  # a filter larger than the image
+    yield case((2, 2, 2, 3), (3, 5, 7), (3, 2), (4, 5))
+    yield case((2, 3, 5, 6), (4, 3, 3), (2, 2), out=(4, 5))  # windows beyond the image
+    yield case((2, 3, 5, 6), (4, 3, 2), (1, 3), (1, 0), out=(7, 4))
+    yield case((2, 3, 4, 5), (4, 3, 2), (2, 1), (0, 1), out=(6, 9))
+    yield case((2, 3, 9, 9), (4, 3, 3), (1, 1), out=(2, 3))  # pixels that no window reaches
+    yield case((2, 3, 9, 9), (4, 3, 3), (2, 3), (2, 1), out=(1, 1))
+    yield case((2, 3, 3, 3), (4, 2, 2), (7, 9), out=(3, 2))  # all but one beyond the image
+    for f in EDGES:
+        yield case((2, 2, 6, 5), (f, 3, 2))
+    for c in EDGES:
+        yield case((2, c, 5, 6), (3, 2, 3), (1, 2), (1, 1))
+    for c in (28, 29, 57):  # c * 3 * 3 around 256 and 512
+        yield case((2, c, 5, 4), (5, 3, 3), (1, 1), (1, 1))
+    for width in (12, 13, 14, 24, 25, 26, 48, 49, 50):
+        yield case((2, 2, 3, width), (3, 2, 2))
+    for n in (0, 1, 2, 3, 4, 5, 7, 8, 9, 16, 17):
+        yield case((n, 2, 6, 5), (3, 3, 2), (1, 1), (1, 0))
+    for out_h in (1, 2, 3, 4, 5, 7):  # one image, in parts
+        yield case((1, 2, out_h + 2, 5), (3, 3, 2))
+    yield case((9, 8, 17, 15), (16, 3, 3), (1, 1), (1, 1))
+    label, options = case((2, 3, 7, 5), (4, 2, 3), (2, 1))
+    yield label + "-no-dx", dict(options, dx=False)
+    for name, act in ACTIVATIONS.items():
+        yield name, dict(options, act=act)
+
+
+def pool_cases():
+    for x, window, stride in [
+        ((1, 1, 1, 1), (1, 1), (1, 1)),
+        ((2, 3, 7, 5), (2, 3), (1, 2)),
+        ((2, 3, 7, 5), (7, 5), (1, 1)),
+        ((2, 3, 8, 6), (2, 2), (2, 2)),
+        ((3, 2, 11, 13), (2, 2), (3, 4)),
+        ((3, 2, 11, 13), (3, 5), (1, 1)),
+        ((1, 5, 1, 50), (1, 3), (1, 2)),
+        ((1, 5, 50, 1), (3, 1), (2, 1)),
+        ((2, 1, 9, 101), (3, 3), (2, 3)),
+        ((0, 3, 7, 5), (2, 3), (1, 2)),
+        ((2, 1, 131, 127), (3, 2), (2, 2)),  # more pixels than one task takes
+        ((37, 8, 9, 7), (2, 2), (2, 2)),
+    ]:
+        label = (
+            "x".join(map(str, x)) + f"-window{window[0]}x{window[1]}-stride{stride[0]}x{stride[1]}"
+        )
+        yield label, dict(x=x, window=window, stride=stride)
+        yield label + "-ties", dict(x=x, window=window, stride=stride, values=3)
+    yield "no-argmax", dict(x=(2, 3, 7, 8), window=(2, 3), stride=(2, 2), argmax=False)
+    yield "no-argmax-stride1", dict(x=(2, 3, 7, 8), window=(2, 3), stride=(1, 1), argmax=False)
+    yield "not-all-windows", dict(x=(2, 3, 7, 8), window=(2, 3), stride=(2, 2), out=(2, 1))
+
+
+def softmax_cases():
+    for n, k in [
+        *((5, k) for k in EDGES),
+        (1, 1),
+        (1, 1000),
+        (2, 9001),
+        (17, 2),
+        (901, 10),
+        (0, 4),
+    ]:
+        yield f"n{n}-k{k}", dict(n=n, k=k)
+        yield f"n{n}-k{k}-dense", dict(n=n, k=k, dense=True)
+    yield "large", dict(n=9, k=7, scale=1e4)
+    yield "small", dict(n=9, k=7, scale=1e-30)
+
+
+def recurrent_cases(cell):
+    gates = {"rnn": 1, "lstm": 4, "gru": 3}[cell]
+    base = dict(cell=cell, n=5, t=4, d=3, u=7)
+    yield "ones", dict(cell=cell, n=1, t=1, d=1, u=1)
+    for n in (0, *EDGES):
+        yield f"n{n}", dict(base, n=n)
+    for u in EDGES:
+        yield f"u{u}", dict(base, u=u)
+    for d in (1, 24, 47, 257):
+        yield f"d{d}", dict(base, d=d)
+    for t in (1, 2, 61):
+        yield f"t{t}", dict(base, t=t)
+    for u in {1: DEPTHS, 3: (85, 86, 127, 128, 129, 257), 4: (63, 64, 65, 129, 257)}[gates]:
+        yield f"u{u}", dict(base, n=3, t=2, u=u)
+    yield "threads", dict(base, n=33, t=9, d=20, u=40, mask="some")
+    for mask in ("all", "none", "some", "lengths", "late", "nonzero"):
+        yield f"mask-{mask}", dict(base, t=6, mask=mask)
+    optional = ("dh", "dhn", "dcn", "dx") if cell == "lstm" else ("dh", "dhn", "dx")
+    for count in range(1, len(optional) + 1):
+        for without in itertools.combinations(optional, count):
+            yield "no-" + "-".join(without), dict(base, mask="some", without=without)
+    for name, act in ACTIVATIONS.items():
+        yield f"act-{name}", dict(base, act=act)
+        if gates > 1:
+            yield f"gate-{name}", dict(base, gate_act=act, mask="some")
+    if gates > 1:
+        yield "both", dict(base, act=(SYMMETRIC_ELLIOT, 1.7), gate_act=(ELLIOT, 0.6))
+        yield "relu-tanh", dict(base, act=(RELU, 1.0), gate_act=(TANH, 1.0))
+
+
+GENERATORS = {
+    "activation": activation_cases,
+    "dense": dense_cases,
+    "conv": conv_cases,
+    "pool": pool_cases,
+    "softmax": softmax_cases,
+    "rnn": functools.partial(recurrent_cases, "rnn"),
+    "lstm": functools.partial(recurrent_cases, "lstm"),
+    "gru": functools.partial(recurrent_cases, "gru"),
+}
+CASES = {
+    f"{kind}-{label}": (kind, options)
+    for kind, generator in GENERATORS.items()
+    for label, options in generator()
+}
