@@ -1,0 +1,448 @@
+"""Values that can be checked by eye, and gradients against central differences."""
+
+from __future__ import annotations
+
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from cases import ACTIVATIONS
+from kernel_calls import TWINS, Call, Maker, run
+
+from npdl._ext.activation_np import (
+    ELLIOT,
+    LINEAR,
+    RELU,
+    SIGMOID,
+    SOFT_PLUS,
+    SOFT_SIGN,
+    SYMMETRIC_ELLIOT,
+    TANH,
+)
+from npdl.testing import numeric_gradient
+
+NO_ACT = (LINEAR, 1.0)
+
+
+def array(values, dtype="float64"):
+    return np.ascontiguousarray(values, dtype)
+
+
+def like(values, fill=np.nan):
+    return np.full_like(values, fill)
+
+
+# ------------------------------------------------------------ closed forms
+
+
+@pytest.mark.parametrize(
+    "act, x, y, slope",
+    [
+        ((LINEAR, 1.0), [-2, 0, 3], [-2, 0, 3], [1, 1, 1]),
+        ((RELU, 1.0), [-2, 0, 3], [0, 0, 3], [0, 0, 1]),
+        ((TANH, 1.0), [-np.log(2), 0, np.log(3)], [-0.6, 0, 0.8], [0.64, 1, 0.36]),
+        ((SIGMOID, 1.0), [-np.log(3), 0, np.log(3)], [0.25, 0.5, 0.75], [3 / 16, 1 / 4, 3 / 16]),
+        ((SOFT_PLUS, 1.0), [0, np.log(3)], [np.log(2), np.log(4)], [0.5, 0.75]),
+        ((SOFT_SIGN, 1.0), [-1, 0, 3], [-0.5, 0, 0.75], [0.25, 1, 1 / 16]),
+        ((ELLIOT, 1.0), [-1, 0, 3], [0.25, 0.5, 0.875], [1 / 8, 1 / 2, 1 / 32]),
+        ((ELLIOT, 2.0), [-0.5, 0, 1.5], [0.25, 0.5, 0.875], [1 / 4, 1, 1 / 16]),
+        ((SYMMETRIC_ELLIOT, 1.0), [-1, 0, 3], [-0.5, 0, 0.75], [0.25, 1, 1 / 16]),
+        ((SYMMETRIC_ELLIOT, 2.0), [-0.5, 0, 1.5], [-0.5, 0, 0.75], [0.5, 2, 1 / 8]),
+    ],
+)
+def test_activations(backend, act, x, y, slope):
+    x, found, dx = array(x), like(array(x)), like(array(x))
+    backend.activation_forward(x, found, act)
+    np.testing.assert_allclose(found, y, rtol=1e-15, atol=1e-15)
+    backend.activation_backward(array(y), like(x, 10), dx, act)
+    np.testing.assert_allclose(dx, 10 * array(slope), rtol=1e-14)
+
+
+def test_dense(backend):
+    x, w, b = array([[1, 2], [3, 4]]), array([[1, 0, -1], [1, 1, -1]]), array([0, 10, 0])
+    y = np.empty((2, 3))
+    backend.dense_forward(x, w, b, y, (RELU, 1.0))
+    np.testing.assert_array_equal(y, [[3, 12, 0], [7, 14, 0]])
+    dx, dw, db = like(x), like(w), like(b)
+    backend.dense_backward(x, w, y, np.ones((2, 3)), dx, dw, db, (RELU, 1.0))
+    np.testing.assert_array_equal(dx, [[1, 2], [1, 2]])  # the third unit is off
+    np.testing.assert_array_equal(dw, [[4, 4, 0], [6, 6, 0]])
+    np.testing.assert_array_equal(db, [2, 2, 0])
+
+
+IMAGE = np.arange(16.0).reshape(1, 1, 4, 4)
+
+
+@pytest.mark.parametrize(
+    "w, stride, pad, y",
+    [
+        ([[1, 0], [0, 0]], (1, 1), (0, 0), [[0, 1, 2], [4, 5, 6], [8, 9, 10]]),
+        ([[0, 0], [0, 1]], (1, 1), (0, 0), [[5, 6, 7], [9, 10, 11], [13, 14, 15]]),
+        ([[1, 1], [1, 1]], (2, 2), (0, 0), [[10, 18], [42, 50]]),
+        ([[-1, 1]], (1, 1), (0, 0), [[1, 1, 1]] * 4),
+        ([[-1], [1]], (2, 1), (0, 0), [[4, 4, 4, 4]] * 2),
+        ([[1]], (3, 3), (0, 0), [[0, 3], [12, 15]]),
+        ([[1, 0], [0, 0]], (2, 2), (1, 1), [[0, 0, 0], [0, 5, 7], [0, 13, 15]]),
+        ([[0, 0], [0, 1]], (2, 2), (1, 1), [[0, 2, 0], [8, 10, 0], [0, 0, 0]]),
+    ],
+    ids=lambda v: str(v).replace(" ", ""),
+)
+def test_convolution(backend, w, stride, pad, y):
+    w, b, found = array(w)[None, None], array([100]), like(array(y))[None, None]
+    backend.conv2d_forward(IMAGE, w, b, found, *stride, *pad, NO_ACT)
+    np.testing.assert_array_equal(found[0, 0], array(y) + 100)
+
+
+def test_im2col_is_the_picture_of_its_docstring():
+    letters = np.frombuffer(b"abcdefghijklmnop", np.uint8).reshape(1, 1, 4, 4)
+    columns = TWINS["conv"].im2col(letters, np.empty((1, 1, 3, 3)), 2, 2, 1, 1, 0, 0)
+    rows = [bytes(row).decode() for row in columns[0]]
+    assert rows == ["abcefgijk", "bcdfghjkl", "efgijkmno", "fghjklnop"]
+
+
+def test_convolution_adds_channels_and_knows_filters_apart(backend):
+    x = np.stack([IMAGE[0, 0], 100 + IMAGE[0, 0]])[None]
+    w = array([[[[1]], [[0]]], [[[0]], [[1]]], [[[1]], [[1]]]])
+    y = np.empty((1, 3, 4, 4))
+    backend.conv2d_forward(x, w, array([0, 0, 1]), y, 1, 1, 0, 0, NO_ACT)
+    np.testing.assert_array_equal(y[0], [x[0, 0], x[0, 1], x[0, 0] + x[0, 1] + 1])
+
+
+def test_convolution_backward(backend):
+    w, y, dy = array([[[[1, 2], [3, 4]]]]), np.empty((1, 1, 3, 3)), np.zeros((1, 1, 3, 3))
+    dy[0, 0, 1, 2] = 1  # one window: pixels 6, 7, 10, 11
+    dx, dw, db = like(IMAGE), like(w), np.empty(1)
+    backend.conv2d_backward(IMAGE, w, y, dy, dx, dw, db, 1, 1, 0, 0, NO_ACT)
+    np.testing.assert_array_equal(dw[0, 0], [[6, 7], [10, 11]])
+    np.testing.assert_array_equal(db, [1])
+    np.testing.assert_array_equal(
+        dx[0, 0], [[0, 0, 0, 0], [0, 0, 1, 2], [0, 0, 3, 4], [0, 0, 0, 0]]
+    )
+
+
+@pytest.mark.parametrize(
+    "window, stride, winners, mean",
+    [
+        ((2, 2), (2, 2), [[5, 7], [13, 15]], [[2.5, 4.5], [10.5, 12.5]]),
+        ((2, 2), (1, 2), [[5, 7], [9, 11], [13, 15]], [[2.5, 4.5], [6.5, 8.5], [10.5, 12.5]]),
+        ((1, 3), (3, 1), [[2, 3], [14, 15]], [[1, 2], [13, 14]]),
+        ((3, 1), (1, 3), [[8, 11], [12, 15]], [[4, 7], [8, 11]]),
+        ((4, 4), (1, 1), [[15]], [[7.5]]),
+    ],
+)
+def test_pooling(backend, window, stride, winners, mean):
+    winners, steps = np.array([[winners]]), (*window, *stride)
+    y, where = np.empty(winners.shape), np.empty(winners.shape, np.int32)
+    backend.maxpool_forward(IMAGE, y, where, *steps)
+    np.testing.assert_array_equal(y, winners)
+    np.testing.assert_array_equal(where, winners)  # pixel k has the value k
+    y[...] = np.nan
+    backend.maxpool_forward(IMAGE, y, None, *steps)
+    np.testing.assert_array_equal(y, winners)
+    backend.meanpool_forward(IMAGE, y, *steps)
+    np.testing.assert_allclose(y[0, 0], mean, rtol=1e-15)
+
+
+def test_pooling_backward(backend):
+    dx, dy = like(IMAGE), array([[[[1, 2], [3, 4]]]])
+    winners = np.array([[[[5, 6], [5, 15]]]], np.int32)  # pixel 5 won twice
+    backend.maxpool_backward(dy, winners, dx)
+    wanted = np.zeros(16)
+    wanted[[5, 6, 15]] = 4, 2, 4
+    np.testing.assert_array_equal(dx.ravel(), wanted)
+    backend.meanpool_backward(dy, dx, 2, 2, 2, 2)
+    np.testing.assert_array_equal(
+        4 * dx[0, 0], [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]]
+    )
+    backend.meanpool_backward(dy, dx, 2, 2, 1, 1)  # windows overlap, the last row has none
+    np.testing.assert_array_equal(
+        4 * dx[0, 0], [[1, 3, 2, 0], [4, 10, 6, 0], [3, 7, 4, 0], [0, 0, 0, 0]]
+    )
+
+
+def test_of_equal_values_the_first_wins(backend):
+    y, where = np.empty((1, 1, 2, 2)), np.empty((1, 1, 2, 2), np.int32)
+    backend.maxpool_forward(np.ones((1, 1, 4, 4)), y, where, 2, 2, 2, 2)
+    np.testing.assert_array_equal(where[0, 0], [[0, 2], [8, 10]])
+
+
+def test_softmax(backend):
+    z, p = np.log(array([[1, 2, 5], [3, 3, 4]])), np.empty((2, 3))
+    backend.softmax_forward(z, p)
+    wanted = [[1 / 8, 2 / 8, 5 / 8], [0.3, 0.3, 0.4]]
+    np.testing.assert_allclose(p, wanted, rtol=1e-15)
+    dz = like(p)
+    backend.softmax_backward(array(wanted), array([[1, 0, 0], [1, 1, 1]]), dz)
+    np.testing.assert_allclose(dz, [[7 / 64, -2 / 64, -5 / 64], [0, 0, 0]], atol=1e-16)
+
+
+@pytest.mark.parametrize("targets", ["labels", "dense"])
+def test_cross_entropy(backend, targets):
+    z, p, loss = np.log(array([[1, 2, 5], [3, 3, 4]])), np.empty((2, 3)), np.empty(2)
+    t = np.array([1, 2])
+    if targets == "dense":
+        t = np.eye(3)[t]
+    backend.softmax_xent_forward(z, t, p, loss)
+    np.testing.assert_allclose(loss, [np.log(4), np.log(2.5)], rtol=1e-15)
+    dz = like(p)
+    backend.softmax_xent_backward(p, t, array([1, 10]), dz)
+    np.testing.assert_allclose(dz, [[1 / 8, -6 / 8, 5 / 8], [3, 3, -6]], rtol=1e-14)
+
+
+def test_cross_entropy_of_what_is_almost_impossible(backend):
+    z, p, loss = array([[1000, 0], [-1000, 0]]), np.empty((2, 2)), np.empty(2)
+    backend.softmax_xent_forward(z, np.array([1, 1]), p, loss)
+    np.testing.assert_array_equal(p, [[1, 0], [0, 1]])
+    np.testing.assert_array_equal(loss, [1000, 0])
+
+
+def gates_of(n_gates, **bias):
+    """Weights (1 + 1 + 1, n_gates) of one unit that sees its biases alone, then ``x`` and ``h``."""
+    w = np.zeros((3, n_gates))
+    for name, values in bias.items():
+        w["bxh".index(name[0])] = values
+    return w
+
+
+def test_simple_rnn_counts(backend):
+    """h' = h + x: a running sum."""
+    x = array([1, 2, 3, 4]).reshape(1, 4, 1)
+    w = gates_of(1, x=1, h=1)
+    h = np.empty((1, 4, 1))
+    backend.rnn_forward(x, w, array([[10]]), None, h, NO_ACT)
+    np.testing.assert_array_equal(h.ravel(), [11, 13, 16, 20])
+    backend.rnn_forward(x, w, array([[10]]), np.array([[1, 0, 0, 1]], np.uint8), h, NO_ACT)
+    np.testing.assert_array_equal(h.ravel(), [11, 11, 11, 15])
+    dx, dw, dh0 = like(x), like(w), np.empty((1, 1))
+    backend.rnn_backward(
+        x, w, array([[10]]), None, array([11, 13, 16, 20]).reshape(1, 4, 1),
+        np.ones((1, 4, 1)), None, dx, dw, dh0, NO_ACT,
+    )  # fmt: skip
+    np.testing.assert_array_equal(dx.ravel(), [4, 3, 2, 1])  # x_t is in the sums from t on
+    np.testing.assert_array_equal(dw.ravel(), [10, 4 + 6 + 6 + 4, 40 + 33 + 26 + 16])
+    np.testing.assert_array_equal(dh0, [[4]])
+
+
+def test_lstm_opens_and_closes_its_gates(backend):
+    """Linear activations show every product: i = 2, f = 1/2, o = 3, g = x."""
+    x = array([1, 10, 100]).reshape(1, 3, 1)
+    w = gates_of(4, b=[2, 0.5, 3, 0], x=[0, 0, 0, 1])
+    h, c, gates = np.empty((1, 3, 1)), np.empty((1, 3, 1)), np.empty((1, 3, 4))
+    state = array([[0]]), array([[8]])
+    backend.lstm_forward(x, w, *state, None, h, c, gates, NO_ACT, NO_ACT)
+    np.testing.assert_array_equal(c.ravel(), [4 + 2, 3 + 20, 11.5 + 200])
+    np.testing.assert_array_equal(h.ravel(), 3 * c.ravel())
+    np.testing.assert_array_equal(gates[0], [[2, 0.5, 3, 1], [2, 0.5, 3, 10], [2, 0.5, 3, 100]])
+    mask = np.array([[1, 0, 1]], np.uint8)
+    backend.lstm_forward(x, w, *state, mask, h, c, gates, NO_ACT, NO_ACT)
+    np.testing.assert_array_equal(c.ravel(), [6, 6, 203])
+    np.testing.assert_array_equal(h.ravel(), [18, 18, 609])
+
+
+def test_lstm_with_the_usual_activations(backend):
+    """σ(log 3) = 3/4, σ(0) = 1/2, tanh(log 3) = 4/5, tanh(log 2) = 3/5."""
+    w = gates_of(4, b=[np.log(3), 0, np.log(3), np.log(3)])
+    h, c, gates = np.empty((1, 1, 1)), np.empty((1, 1, 1)), np.empty((1, 1, 4))
+    c0 = 2 * (np.log(2) - 0.75 * 0.8)
+    backend.lstm_forward(
+        np.ones((1, 1, 1)), w, np.ones((1, 1)), array([[c0]]), None, h, c, gates,
+        (TANH, 1.0), (SIGMOID, 1.0),
+    )  # fmt: skip
+    np.testing.assert_allclose(gates[0, 0], [0.75, 0.5, 0.75, 0.8], rtol=1e-15)
+    np.testing.assert_allclose([c[0, 0, 0], h[0, 0, 0]], [np.log(2), 0.75 * 0.6], rtol=1e-15)
+
+
+def test_gru_mixes_old_and_new(backend):
+    """z = 1/4 keeps a quarter of h; r = 2 doubles it for ĥ = x + 2 h."""
+    x = array([1, 0, 0]).reshape(1, 3, 1)
+    w = gates_of(3, b=[0.25, 2, 0], x=[0, 0, 1], h=[0, 0, 1])
+    h, gates = np.empty((1, 3, 1)), np.empty((1, 3, 3))
+    backend.gru_forward(x, w, array([[4]]), None, h, gates, NO_ACT, NO_ACT)
+    # ĥ = 1 + 8 = 9, then 2 * 7.75; h = 3/4 ĥ + 1/4 h
+    np.testing.assert_array_equal(gates[0, :, 2], [9, 15.5, 27.125])
+    np.testing.assert_array_equal(h.ravel(), [7.75, 13.5625, 23.734375])
+    mask = np.array([[0, 1, 0]], np.uint8)
+    backend.gru_forward(x, w, array([[4]]), mask, h, gates, NO_ACT, NO_ACT)
+    np.testing.assert_array_equal(h.ravel(), [4, 0.75 * 8 + 1, 7])
+
+
+# ----------------------------------------- gradients against differences
+
+
+def check_gradients(kernels, forward: Call, backward: Call, results, states=()):
+    """Compare each gradient with the derivative of Σ weight ∘ result, by central differences.
+
+    `results` pairs an output of the forward pass with the argument of the backward pass that holds
+    its gradient, or with None for an output that is a function of others; `states` pairs the last
+    step of an output with such an argument.
+    """
+
+    def loss():
+        getattr(kernels, forward.function)(*forward.args.values())
+        total = 0.0
+        for name, gradient in results.items():
+            if backward.args[gradient] is not None:
+                total += (forward.args[name] * backward.args[gradient]).sum()
+        for name, gradient in dict(states).items():
+            if backward.args[gradient] is not None:
+                total += (forward.args[name][:, -1] * backward.args[gradient]).sum()
+        return float(total)
+
+    for name in results:
+        forward.args[name][...] = np.nan
+    loss()  # fills what the backward pass reads
+    for name in backward.args.keys() & forward.args.keys():
+        backward.args[name] = forward.args[name]
+    found = kernels.run(backward)
+    for name, value in found.items():
+        wanted = numeric_gradient(loss, forward.args[name[1:]])
+        np.testing.assert_allclose(value, wanted, rtol=1e-7, atol=1e-8, err_msg=name)
+
+
+@pytest.fixture
+def kernels(backend):
+    """The active kernels, with `kernel_calls.run`."""
+    return SimpleNamespace(
+        **vars(backend), run=lambda call: run(getattr(backend, call.function), call)
+    )
+
+
+SMOOTH = {name: act for name, act in ACTIVATIONS.items() if "relu" not in name}
+
+
+@pytest.mark.parametrize("act", SMOOTH.values(), ids=SMOOTH)
+def test_dense_gradients(kernels, act):
+    check_gradients(kernels, *Maker("float64").dense(3, 5, 4, act), {"y": "dy"})
+
+
+@pytest.mark.parametrize("act", SMOOTH.values(), ids=SMOOTH)
+def test_activation_gradients(kernels, act):
+    check_gradients(kernels, *Maker("float64").activation(9, act), {"y": "dy"})
+
+
+@pytest.mark.parametrize(
+    "stride, pad, out",
+    [
+        ((1, 1), (0, 0), None),
+        ((2, 1), (1, 2), None),
+        ((3, 4), (0, 0), None),
+        ((1, 2), (3, 3), None),
+        ((2, 2), (0, 1), (4, 3)),
+        ((1, 1), (0, 0), (2, 1)),
+    ],
+)
+@pytest.mark.parametrize("dx", [True, False], ids=["dx", "no-dx"])
+def test_convolution_gradients(kernels, stride, pad, out, dx):
+    calls = Maker("float64").conv((2, 2, 5, 4), (3, 2, 3), stride, pad, out, (TANH, 1.0), dx)
+    check_gradients(kernels, *calls, {"y": "dy"})
+
+
+@pytest.mark.parametrize("window, stride", [((2, 3), (1, 2)), ((2, 2), (2, 2)), ((1, 2), (3, 3))])
+def test_pooling_gradients(kernels, window, stride):
+    make = Maker("float64")
+    greatest, mean, mean_back, greatest_back = make.pool((2, 2, 5, 6), window, stride)
+    values = make.rng.permutation(greatest.args["x"].size).reshape(2, 2, 5, 6)
+    greatest.args["x"][...] = values  # all apart
+    check_gradients(kernels, mean, mean_back, {"y": "dy"})
+    check_gradients(kernels, greatest, greatest_back, {"y": "dy"})
+
+
+@pytest.mark.parametrize("dense", [False, True], ids=["labels", "dense"])
+def test_softmax_gradients(kernels, dense):
+    calls = Maker("float64").softmax(3, 4, scale=1.0, dense=dense)
+    check_gradients(kernels, *calls[:2], {"loss": "dloss"})
+    if not dense:
+        check_gradients(kernels, *calls[2:], {"p": "dp"})
+
+
+RECURRENT = {
+    "rnn": ({"h": "dh"}, {"h": "dhn"}),
+    "lstm": ({"h": "dh"}, {"h": "dhn", "c": "dcn"}),
+    "gru": ({"h": "dh"}, {"h": "dhn"}),
+}
+PAIRS_OF_ACTIVATIONS = {
+    **{f"act-{name}": (act, (SIGMOID, 1.0)) for name, act in SMOOTH.items()},
+    **{f"gate-{name}": ((TANH, 1.0), act) for name, act in SMOOTH.items()},
+}
+
+
+@pytest.mark.parametrize("acts", PAIRS_OF_ACTIVATIONS.values(), ids=PAIRS_OF_ACTIVATIONS)
+@pytest.mark.parametrize("cell", RECURRENT)
+def test_recurrent_gradients_of_activations(kernels, cell, acts):
+    act, gate_act = acts
+    make = Maker("float64")
+    calls = make.recurrent(cell, 2, 3, 2, 3, "some", act=act, gate_act=gate_act)
+    check_gradients(kernels, *calls, *RECURRENT[cell])
+
+
+@pytest.mark.parametrize("mask", [None, "none", "lengths", "late"])
+@pytest.mark.parametrize("cell", RECURRENT)
+def test_recurrent_gradients_of_masks_and_what_is_left_out(kernels, cell, mask):
+    optional = ("dh", "dhn", "dx") + ("dcn",) * (cell == "lstm")
+    for count in (0, 1):
+        for without in itertools.combinations(optional, count):
+            calls = Maker("float64").recurrent(cell, 2, 4, 2, 2, mask, without)
+            check_gradients(kernels, *calls, *RECURRENT[cell])
+
+
+# ------------------------------------------------------ an activation object
+
+
+class Cubic:
+    """x - x³/10, whose derivative needs the input."""
+
+    def forward(self, x):
+        return x - x**3 / 10
+
+    def backward(self, x, y, dy):
+        step = dy != 0  # where a mask is 0, y is the kept state
+        np.testing.assert_allclose(y[step], self.forward(x[step]), atol=1e-12)
+        return dy * (1 - 0.3 * x**2)
+
+
+class RowSoftmax:
+    """Not elementwise: couples all units of a row."""
+
+    def forward(self, x):
+        e = np.exp(x)
+        return e / e.sum(axis=-1, keepdims=True)
+
+    def backward(self, x, y, dy):
+        return y * (dy - (dy * y).sum(axis=-1, keepdims=True))
+
+
+class TanhObject:
+    """What TANH does, as an object."""
+
+    def forward(self, x):
+        return np.tanh(x)
+
+    def backward(self, x, y, dy):
+        return dy * (1 - y * y)
+
+
+@pytest.fixture
+def twins():
+    functions = {name: thing for name, thing in vars(TWINS["rnn"]).items() if callable(thing)}
+    return SimpleNamespace(**functions, run=lambda call: run(functions[call.function], call))
+
+
+@pytest.mark.parametrize("mask", [None, "some"])
+@pytest.mark.parametrize("where", ["act", "gate_act"])
+@pytest.mark.parametrize("kind", [Cubic, RowSoftmax])
+@pytest.mark.parametrize("cell", RECURRENT)
+def test_twins_take_objects(twins, cell, kind, where, mask):
+    calls = Maker("float64").recurrent(cell, 2, 4, 2, 3, mask, **{where: kind()})
+    check_gradients(twins, *calls, *RECURRENT[cell])
+
+
+@pytest.mark.parametrize("cell", RECURRENT)
+def test_an_object_is_as_good_as_the_code(twins, cell):
+    for one, other in zip(
+        Maker("float64").recurrent(cell, 3, 5, 2, 4, "some", act=(TANH, 1.0)),
+        Maker("float64").recurrent(cell, 3, 5, 2, 4, "some", act=TanhObject()),
+    ):
+        wanted, found = twins.run(one), twins.run(other)
+        for name in wanted:
+            np.testing.assert_allclose(found[name], wanted[name], rtol=1e-13, atol=1e-15)
