@@ -14,6 +14,9 @@ from benchmarks.race import Row
 
 RESULTS = Path(__file__).parent / "results"
 
+#: A load above this means that something else was running.
+BUSY = 0.5
+
 
 def ms(value: float | None) -> str:
     """Three digits; nothing was measured: a dash."""
@@ -74,6 +77,10 @@ def header(setting: dict[str, Any], versions: dict[str, str]) -> str:
     m, lines = setting["machine"], []
     lines.append(f"{m['cpu']} ({m['vectors']}), {m['cores']} cores, {setting['threads']} threads")
     lines.append(f"{m['system']}, Python {m['python']}, {m['date']}")
+    if (m["load"] or 0) > BUSY:
+        lines.append(
+            f"**The machine was busy: load {m['load']} before the run. Don't trust this.**"
+        )
     if "limit" in setting:
         limit = setting["limit"]
         lines.append(f"Limit: {limit['limit']:.0f} GFLOP/s, {limit['limit_is']}")

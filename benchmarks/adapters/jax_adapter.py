@@ -8,7 +8,7 @@ import numpy as np
 from jax import lax
 
 from benchmarks import workloads as wl
-from benchmarks.adapters import Adapter, Weights
+from benchmarks.adapters import Adapter
 
 ACTS = {"relu": jax.nn.relu, "tanh": jnp.tanh, "softmax": lambda x: x}  # the loss takes logits
 
@@ -106,19 +106,11 @@ class JaxAdapter(Adapter):
             return jax.tree.map(lambda p, g: p - wl.LEARNING_RATE * g, params, grads), value
 
         self._step = jax.jit(step, donate_argnums=0)
-        self._gradients = jax.jit(jax.grad(loss))
         self._predict = jax.jit(lambda params, x: jax.nn.softmax(net(params, x)))
 
     def step(self) -> jax.Array:
         self.params, loss = jax.block_until_ready(self._step(self.params, self.x, self.y))
         return loss
-
-    def gradients(self) -> Weights:
-        grads = self._gradients(self.params, self.x, self.y)
-        return [
-            tuple(np.asarray(g.transpose(3, 2, 0, 1) if g.ndim == 4 else g) for g in layer)
-            for layer in grads
-        ]
 
     def predict(self) -> jax.Array:
         return jax.block_until_ready(self._predict(self.params, self.x))
