@@ -1,0 +1,192 @@
+"""Every backward kernel against central differences of its forward one, in float64."""
+
+from __future__ import annotations
+
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from cases import ACTIVATIONS
+from kernel_calls import TWINS, Call, Maker, run
+
+from npdl._ext.activation_np import SIGMOID, TANH
+from npdl.testing import numeric_gradient
+
+
+def check_gradients(kernels, forward: Call, backward: Call, results, states=()):
+    """Compare each gradient with the derivative of Σ weight ∘ result, by central differences.
+
+    `results` pairs an output of the forward pass with the argument of the backward pass that holds
+    its gradient, or with None for an output that is a function of others; `states` pairs the last
+    step of an output with such an argument.
+    """
+
+    def loss():
+        getattr(kernels, forward.function)(*forward.args.values())
+        total = 0.0
+        for name, gradient in results.items():
+            if backward.args[gradient] is not None:
+                total += (forward.args[name] * backward.args[gradient]).sum()
+        for name, gradient in dict(states).items():
+            if backward.args[gradient] is not None:
+                total += (forward.args[name][:, -1] * backward.args[gradient]).sum()
+        return float(total)
+
+    for name in results:
+        forward.args[name][...] = np.nan
+    loss()  # fills what the backward pass reads
+    for name in backward.args.keys() & forward.args.keys():
+        backward.args[name] = forward.args[name]
+    found = kernels.run(backward)
+    for name, value in found.items():
+        wanted = numeric_gradient(loss, forward.args[name[1:]])
+        np.testing.assert_allclose(value, wanted, rtol=1e-7, atol=1e-8, err_msg=name)
+
+
+@pytest.fixture
+def kernels(backend):
+    """The active kernels, with `kernel_calls.run`."""
+    return SimpleNamespace(
+        **vars(backend), run=lambda call: run(getattr(backend, call.function), call)
+    )
+
+
+SMOOTH = {name: act for name, act in ACTIVATIONS.items() if "relu" not in name}
+
+
+@pytest.mark.parametrize("act", SMOOTH.values(), ids=SMOOTH)
+def test_dense_gradients(kernels, act):
+    check_gradients(kernels, *Maker("float64").dense(3, 5, 4, act), {"y": "dy"})
+
+
+@pytest.mark.parametrize("act", SMOOTH.values(), ids=SMOOTH)
+def test_activation_gradients(kernels, act):
+    check_gradients(kernels, *Maker("float64").activation(9, act), {"y": "dy"})
+
+
+@pytest.mark.parametrize(
+    "stride, pad, out",
+    [
+        ((1, 1), (0, 0), None),
+        ((2, 1), (1, 2), None),
+        ((3, 4), (0, 0), None),
+        ((1, 2), (3, 3), None),
+        ((2, 2), (0, 1), (4, 3)),
+        ((1, 1), (0, 0), (2, 1)),
+    ],
+)
+@pytest.mark.parametrize("dx", [True, False], ids=["dx", "no-dx"])
+def test_convolution_gradients(kernels, stride, pad, out, dx):
+    calls = Maker("float64").conv((2, 2, 5, 4), (3, 2, 3), stride, pad, out, (TANH, 1.0), dx)
+    check_gradients(kernels, *calls, {"y": "dy"})
+
+
+@pytest.mark.parametrize("window, stride", [((2, 3), (1, 2)), ((2, 2), (2, 2)), ((1, 2), (3, 3))])
+def test_pooling_gradients(kernels, window, stride):
+    make = Maker("float64")
+    greatest, mean, mean_back, greatest_back = make.pool((2, 2, 5, 6), window, stride)
+    values = make.rng.permutation(greatest.args["x"].size).reshape(2, 2, 5, 6)
+    greatest.args["x"][...] = values  # all apart
+    check_gradients(kernels, mean, mean_back, {"y": "dy"})
+    check_gradients(kernels, greatest, greatest_back, {"y": "dy"})
+
+
+@pytest.mark.parametrize("dense", [False, True], ids=["labels", "dense"])
+def test_softmax_gradients(kernels, dense):
+    calls = Maker("float64").softmax(3, 4, scale=1.0, dense=dense)
+    check_gradients(kernels, *calls[:2], {"loss": "dloss"})
+    if not dense:
+        check_gradients(kernels, *calls[2:], {"p": "dp"})
+
+
+RECURRENT = {
+    "rnn": ({"h": "dh"}, {"h": "dhn"}),
+    "lstm": ({"h": "dh"}, {"h": "dhn", "c": "dcn"}),
+    "gru": ({"h": "dh"}, {"h": "dhn"}),
+}
+PAIRS_OF_ACTIVATIONS = {
+    **{f"act-{name}": (act, (SIGMOID, 1.0)) for name, act in SMOOTH.items()},
+    **{f"gate-{name}": ((TANH, 1.0), act) for name, act in SMOOTH.items()},
+}
+
+
+@pytest.mark.parametrize("acts", PAIRS_OF_ACTIVATIONS.values(), ids=PAIRS_OF_ACTIVATIONS)
+@pytest.mark.parametrize("cell", RECURRENT)
+def test_recurrent_gradients_of_activations(kernels, cell, acts):
+    act, gate_act = acts
+    make = Maker("float64")
+    calls = make.recurrent(cell, 2, 3, 2, 3, "some", act=act, gate_act=gate_act)
+    check_gradients(kernels, *calls, *RECURRENT[cell])
+
+
+@pytest.mark.parametrize("mask", [None, "none", "lengths", "late"])
+@pytest.mark.parametrize("cell", RECURRENT)
+def test_recurrent_gradients_of_masks_and_what_is_left_out(kernels, cell, mask):
+    optional = ("dh", "dhn", "dx") + ("dcn",) * (cell == "lstm")
+    for count in (0, 1):
+        for without in itertools.combinations(optional, count):
+            calls = Maker("float64").recurrent(cell, 2, 4, 2, 2, mask, without)
+            check_gradients(kernels, *calls, *RECURRENT[cell])
+
+
+# ------------------------------------------------------ an activation object
+
+
+class Cubic:
+    """x - x³/10, whose derivative needs the input."""
+
+    def forward(self, x):
+        return x - x**3 / 10
+
+    def backward(self, x, y, dy):
+        step = dy != 0  # where a mask is 0, y is the kept state
+        np.testing.assert_allclose(y[step], self.forward(x[step]), atol=1e-12)
+        return dy * (1 - 0.3 * x**2)
+
+
+class RowSoftmax:
+    """Not elementwise: couples all units of a row."""
+
+    def forward(self, x):
+        e = np.exp(x)
+        return e / e.sum(axis=-1, keepdims=True)
+
+    def backward(self, x, y, dy):
+        return y * (dy - (dy * y).sum(axis=-1, keepdims=True))
+
+
+class TanhObject:
+    """What TANH does, as an object."""
+
+    def forward(self, x):
+        return np.tanh(x)
+
+    def backward(self, x, y, dy):
+        return dy * (1 - y * y)
+
+
+@pytest.fixture
+def twins():
+    functions = {name: thing for name, thing in vars(TWINS["rnn"]).items() if callable(thing)}
+    return SimpleNamespace(**functions, run=lambda call: run(functions[call.function], call))
+
+
+@pytest.mark.parametrize("mask", [None, "some"])
+@pytest.mark.parametrize("where", ["act", "gate_act"])
+@pytest.mark.parametrize("kind", [Cubic, RowSoftmax])
+@pytest.mark.parametrize("cell", RECURRENT)
+def test_twins_take_objects(twins, cell, kind, where, mask):
+    calls = Maker("float64").recurrent(cell, 2, 4, 2, 3, mask, **{where: kind()})
+    check_gradients(twins, *calls, *RECURRENT[cell])
+
+
+@pytest.mark.parametrize("cell", RECURRENT)
+def test_an_object_is_as_good_as_the_code(twins, cell):
+    for one, other in zip(
+        Maker("float64").recurrent(cell, 3, 5, 2, 4, "some", act=(TANH, 1.0)),
+        Maker("float64").recurrent(cell, 3, 5, 2, 4, "some", act=TanhObject()),
+    ):
+        wanted, found = twins.run(one), twins.run(other)
+        for name in wanted:
+            np.testing.assert_allclose(found[name], wanted[name], rtol=1e-13, atol=1e-15)
