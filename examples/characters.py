@@ -16,7 +16,7 @@ import npdl
 from npdl.layers import GRU, LSTM, Embedding, SimpleRNN, Softmax
 
 MODELS = {"rnn": SimpleRNN, "gru": GRU, "lstm": LSTM}
-LENGTH = 40
+LENGTH = 32
 
 
 def write(model, characters, start, count, temperature, rng):
@@ -33,7 +33,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=MODELS, default="lstm")
     parser.add_argument("--text", type=Path, default=Path(__file__).with_name("alice.txt"))
-    parser.add_argument("--units", type=int, default=128)
+    parser.add_argument("--units", type=int, default=96)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=3, help="samples are written after each")
     parser.add_argument("--temperature", type=float, default=0.4)

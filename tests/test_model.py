@@ -21,15 +21,10 @@ from npdl.layers import (
     MaxPooling,
     Softmax,
 )
-from npdl.utils import get_dtype, set_dtype, set_seed
+from npdl.utils import get_dtype, set_dtype
 
 X = np.linspace(-1, 1, 60, dtype=np.float32).reshape(15, 4)
 LABELS = np.arange(15) % 3
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    set_seed(3)
 
 
 def small(**kwargs):
@@ -286,12 +281,10 @@ def make_cnn():
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_saved_model_predicts_the_same(tmp_path, dtype):
     set_dtype(dtype)
-    try:
-        x = np.random.default_rng(1).normal(size=(9, 1, 4, 5)).astype(dtype)
-        model = make_cnn()
-        model.fit(x, np.arange(9) % 3, epochs=3, verbose=False)
-    finally:
-        set_dtype("float32")
+    x = np.random.default_rng(1).normal(size=(9, 1, 4, 5)).astype(dtype)
+    model = make_cnn()
+    model.fit(x, np.arange(9) % 3, epochs=3, verbose=False)
+    set_dtype("float32")
     model.save(tmp_path / "model")
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
     loaded = npdl.load_model(tmp_path / "model")
