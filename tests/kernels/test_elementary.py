@@ -1,0 +1,199 @@
+"""Accuracy of exp, tanh, sigmoid and log(1+e^x) in every build, and what they make of the extremes.
+
+Errors are counted in units of the last place (ulp) of the exact result. The exact result of a
+float32 is taken in float64, that of a float64 in long double (where there is none, nothing is
+measured).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from npdl._ext.activation_np import (
+    ELLIOT,
+    LINEAR,
+    RELU,
+    SIGMOID,
+    SOFT_PLUS,
+    SOFT_SIGN,
+    SYMMETRIC_ELLIOT,
+    TANH,
+)
+
+BOUND = 3  # ulps, as elementary.pxd states
+WIDER = {"float32": np.float64, "float64": np.longdouble}
+#: Below it exp counts as 0; the logarithm of the greatest number is on the other side.
+LOWEST = {"float32": -86.6, "float64": -707.7}
+
+EXACT = {
+    TANH: np.tanh,
+    SIGMOID: lambda x: 1 / (1 + np.exp(-x)),
+    SOFT_PLUS: lambda x: np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))),
+}
+NAMES = {TANH: "tanh", SIGMOID: "sigmoid", SOFT_PLUS: "soft-plus"}
+dtypes = pytest.mark.parametrize("dtype", WIDER)
+codes = pytest.mark.parametrize("code", NAMES, ids=NAMES.get)
+
+
+def apply(kernels, x, code, steepness=1.0):
+    y = np.full_like(x, 7)
+    kernels.activation_forward(x, y, (code, steepness))
+    return y
+
+
+def ulps(found, exact):
+    """Greatest error in ulps of the exact result."""
+    dtype = found.dtype
+    if np.finfo(exact.dtype).nmant <= np.finfo(dtype).nmant:
+        pytest.skip("no wider format here to compare with")
+    last_place = np.spacing(np.abs(exact).astype(dtype)).astype(exact.dtype)
+    return float((np.abs(found.astype(exact.dtype) - exact) / last_place).max())
+
+
+def samples(dtype, low, high, rng, n=200_000):
+    """Numbers of every size between two bounds: evenly spread ones, and their logarithms'."""
+    even = rng.uniform(low, high, n)
+    small = np.exp(rng.uniform(np.log(1e-30), np.log(max(abs(low), abs(high))), n))
+    small *= rng.choice([-1, 1], n)
+    return np.concatenate([even, small[(small > low) & (small < high)]]).astype(dtype)
+
+
+@dtypes
+@codes
+def test_error_in_ulps(compiled, code, dtype, rng):
+    wider = WIDER[dtype]
+    # tanh is 1 from about 20 on; the others have a tail, down to where exp gives up
+    low, high = (-22, 22) if code == TANH else (LOWEST[dtype], -LOWEST[dtype])
+    for bound in (low, 1.0):
+        x = samples(dtype, -abs(bound), min(high, abs(bound)), rng)
+        assert ulps(apply(compiled, x, code), EXACT[code](x.astype(wider))) <= BOUND
+
+
+@dtypes
+def test_error_of_exp_in_ulps(compiled, dtype, rng):
+    """Beside a 0 the softmax of x is e^x, when that is too small to count in the sum."""
+    low, high = LOWEST[dtype], {"float32": -18.0, "float64": -38.0}[dtype]
+    z = np.zeros((100_000, 2), dtype)
+    z[:, 1] = rng.uniform(low, high, len(z))
+    p = np.empty_like(z)
+    compiled.softmax_forward(z, p)
+    np.testing.assert_array_equal(p[:, 0], 1)
+    assert ulps(p[:, 1], np.exp(z[:, 1].astype(WIDER[dtype]))) <= BOUND
+
+
+@dtypes
+def test_error_near_every_power_of_two_of_exp(compiled, dtype):
+    """The reduced argument is largest half way between multiples of log 2."""
+    n = np.arange(-120, 121) if dtype == "float32" else np.arange(-1020, 1021)
+    middle = ((n + 0.5) * np.log(2)).astype(dtype)
+    x = np.concatenate([np.nextafter(middle, -np.inf), middle, np.nextafter(middle, np.inf)])
+    x = x[np.abs(x) < -LOWEST[dtype]].astype(dtype)
+    for code in (SIGMOID, SOFT_PLUS):
+        exact = EXACT[code](x.astype(WIDER[dtype]))
+        assert ulps(apply(compiled, x, code), exact) <= BOUND
+
+
+@dtypes
+@codes
+def test_monotone_where_it_is_steep(implementation, code, dtype):
+    """A coarse grid, so that no rounding can turn two values round."""
+    x = np.linspace(-4, 4, 4001).astype(dtype)
+    assert (np.diff(apply(implementation, x, code)) > 0).all()
+
+
+LIMITS = {  # at -inf, the lowest number, the greatest, inf
+    (LINEAR, 1.0): (-np.inf, "-max", "max", np.inf),
+    (RELU, 1.0): (0, 0, "max", np.inf),
+    (TANH, 1.0): (-1, -1, 1, 1),
+    (SIGMOID, 1.0): (0, 0, 1, 1),
+    (SOFT_PLUS, 1.0): (0, 0, "max", np.inf),
+    (SOFT_SIGN, 1.0): (np.nan, -1, 1, np.nan),
+    (ELLIOT, 1.0): (np.nan, 0, 1, np.nan),
+    (SYMMETRIC_ELLIOT, 1.0): (np.nan, -1, 1, np.nan),
+}
+
+
+@dtypes
+@pytest.mark.parametrize("act", LIMITS, ids=lambda act: f"code{act[0]}")
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the twins' inf / inf
+def test_extremes(implementation, act, dtype):
+    greatest = np.finfo(dtype).max
+    names = {"max": greatest, "-max": -greatest}
+    x = np.array([-np.inf, -greatest, greatest, np.inf], dtype)
+    wanted = [names.get(value, value) for value in LIMITS[act]]
+    np.testing.assert_array_equal(apply(implementation, x, *act), np.array(wanted, dtype))
+
+
+@dtypes
+@pytest.mark.parametrize("act", LIMITS, ids=lambda act: f"code{act[0]}")
+def test_nan_stays_nan_and_stays_alone(implementation, act, dtype):
+    x = np.linspace(-2, 2, 41).astype(dtype)
+    clean = apply(implementation, x, *act)
+    x[::7] = np.nan
+    y = apply(implementation, x, *act)
+    np.testing.assert_array_equal(np.isnan(y), np.isnan(x))
+    np.testing.assert_array_equal(y[~np.isnan(x)], clean[~np.isnan(x)])
+
+
+@dtypes
+@pytest.mark.parametrize("act", LIMITS, ids=lambda act: f"code{act[0]}")
+def test_zero_and_the_smallest_numbers(implementation, act, dtype):
+    info = np.finfo(dtype)
+    x = np.array([0, info.smallest_subnormal, 9 * info.smallest_subnormal, info.tiny], dtype)
+    x = np.concatenate([-x, x])
+    at_zero = {SIGMOID: 0.5, ELLIOT: 0.5, SOFT_PLUS: np.log(2)}.get(act[0], 0)
+    y = apply(implementation, x, *act)
+    if at_zero:
+        np.testing.assert_allclose(y, at_zero, rtol=4 * info.eps)
+    else:  # the slope is 1
+        wanted = np.maximum(x, 0) if act[0] == RELU else x
+        np.testing.assert_allclose(y, wanted, rtol=0, atol=info.smallest_subnormal)
+
+
+@dtypes
+def test_tanh_is_odd(implementation, dtype, rng):
+    x = samples(dtype, -30, 30, rng, 10_000)
+    np.testing.assert_array_equal(apply(implementation, -x, TANH), -apply(implementation, x, TANH))
+
+
+@dtypes
+@codes
+def test_results_stay_in_their_range(implementation, code, dtype, rng):
+    x = samples(dtype, -200, 200, rng, 10_000)
+    y = apply(implementation, x, code)
+    low, high = {TANH: (-1, 1), SIGMOID: (0, 1), SOFT_PLUS: (0, np.inf)}[code]
+    assert y.min() >= low and y.max() <= high
+
+
+@dtypes
+def test_the_same_number_gives_the_same_bits_in_every_place(compiled, dtype, rng):
+    """The rest of a loop that fills no vector uses the same arithmetic."""
+    x = samples(dtype, -20, 20, rng, 50)
+    for code in range(8):
+        whole = apply(compiled, x, code, 1.7)
+        for start, stop in [(0, 1), (1, 2), (3, 8), (5, 22), (0, 33), (17, 50)]:
+            part = apply(compiled, x[start:stop].copy(), code, 1.7)
+            assert part.tobytes() == whole[start:stop].tobytes()
+
+
+@dtypes
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the twins' inf - inf
+def test_softmax_of_extremes(implementation, dtype):
+    z = np.array(
+        [
+            [-np.inf, 0, 0],
+            [np.finfo(dtype).max, 0, -np.finfo(dtype).max],
+            [-1e30, -1e30, -1e30],
+            [np.nan, 0, 1],
+            [0, 1, np.nan],
+            [np.inf, 0, 0],
+            [-np.inf, -np.inf, -np.inf],
+        ],
+        dtype,
+    )
+    p = np.empty_like(z)
+    implementation.softmax_forward(z, p)
+    np.testing.assert_array_equal(p[:2], [[0, 0.5, 0.5], [1, 0, 0]])
+    np.testing.assert_allclose(p[2], 1 / 3, rtol=1e-6)
+    assert np.isnan(p[3:5]).all() and np.isnan(p[5]).any() and np.isnan(p[6]).any()
