@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from npdl import activations, graph, objectives, optimizers, saving, training
 from npdl._checks import check_int, check_number, complaint, label_array
 from npdl.layers.base import Layer, Shape
+from npdl.layers.core import Dense
 from npdl.objectives import Objective
 from npdl.objectives import SoftmaxCategoricalCrossEntropy as SCCE
 from npdl.optimizers import SGD, Optimizer
@@ -146,8 +147,11 @@ class Model:
         head = self.layers[-1]
         return (
             type(self.loss) is SCCE
-            and hasattr(head, "forward_linear")
-            and type(getattr(head, "activation", None)) is activations.Softmax
+            and isinstance(head, Dense)
+            and type(head.activation) is activations.Softmax
+            # A subclass that computes something else must be asked.
+            and type(head).forward is Dense.forward
+            and type(head).backward is Dense.backward
         )
 
     def loss_forward(self, X: NDArray, Y: NDArray) -> tuple[float, NDArray, Any]:

@@ -80,6 +80,20 @@ def test_softmax_and_cross_entropy_fused_or_not_are_the_same_step():
     np.testing.assert_allclose(*results, rtol=1e-4)
 
 
+def test_a_head_of_ones_own_is_asked():
+    class Doubt(Softmax):
+        def forward(self, input, train=True):
+            return 0.5 * super().forward(input, train) + 0.5 / 3
+
+        def backward(self, pre_grad):
+            return super().backward(0.5 * np.asarray(pre_grad))
+
+    model = Model([Doubt(3, n_in=4)])
+    model.compile("scce", SGD(lr=0.0))
+    history = fit(model)
+    assert history.history["loss"][0] == pytest.approx(model.evaluate(X, LABELS).loss, rel=1e-5)
+
+
 def test_fused_loss_survives_logits_that_saturate_softmax():
     model = classifier(SGD(lr=0.01))
     history = fit(model, x=1e4 * X, epochs=3)

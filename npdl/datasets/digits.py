@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 
@@ -27,10 +27,7 @@ def load_digits() -> tuple[Arrays, Arrays]:
     C. Kaynak, UCI Machine Learning Repository, 1998, https://doi.org/10.24432/C50P49, under
     CC BY 4.0; see LICENSE-digits.txt beside this file.
     """
-    with (
-        files("npdl.datasets").joinpath("digits.npz").open("rb") as file,
-        np.load(file, allow_pickle=False) as data,
-    ):
+    with np.load(Path(__file__).with_name("digits.npz"), allow_pickle=False) as data:
         images, labels = data["images"], data["labels"].astype(np.int64)
     x = (images[:, None] / 16).astype(np.float32)
     held_out = np.arange(len(x)) % 5 == 4
