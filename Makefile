@@ -1,0 +1,80 @@
+# A fresh machine needs Python >= 3.11 and a C compiler; everything else goes into $(VENV).
+PYTHON ?= python3
+VENV   ?= .venv
+OUT    ?= dist
+ARGS   ?=
+
+BIN     := $(abspath $(VENV))/bin
+PIP     := $(BIN)/python -m pip install -qq --disable-pip-version-check
+NEEDS    = $(BIN)/python tools/requirements.py
+KERNELS := $(wildcard npdl/_ext/*.pyx npdl/_ext/*.pxd npdl/_ext/*.h)
+# Runs a command that has much to say, and lets it say so only if it fails.
+HUSHED   = > $(VENV)/log 2>&1 || { cat $(VENV)/log; exit 1; }
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test verify bench lint format build clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(VENV)/built ## Make the environment and compile the kernels
+
+demo: install ## Train a CNN on handwritten digits; the pictures go to demo/
+	@$(BIN)/python -m npdl demo $(ARGS)
+
+test: install ## Run the tests (ARGS="tests/layers -x")
+	@$(BIN)/python -m pytest $(ARGS)
+
+verify: install ## Compare each Cython kernel with its NumPy twin, values and times
+	@$(BIN)/python -m npdl verify
+
+bench: install ## Run the benchmarks (ARGS="--help" tells more)
+	@$(BIN)/python -m benchmarks $(or $(ARGS),kernels)
+
+lint: $(VENV)/lint ## Check style and types
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@PATH="$(BIN):$$PATH" cython-lint npdl
+	@$(BIN)/mypy
+
+format: $(VENV)/lint ## Mend the style, as far as that goes by itself
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+build: $(VENV)/dist ## Build sdist and wheel into dist/
+	@rm -rf $(OUT)
+	@$(BIN)/python -m build --outdir $(OUT) $(HUSHED)
+	@ls -l $(OUT)
+
+clean: ## Remove what was built, and the environment
+	rm -rf $(VENV) build dist demo npdl.egg-info npdl/_ext/*.so npdl/_ext/*.pyd
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Each of these files says that something was done, and is older than what it depends on if it has
+# to be done again.
+
+$(VENV)/made:
+	@echo "making $(VENV)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "npdl needs Python 3.11")'
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/needs: pyproject.toml | $(VENV)/made
+	@$(NEEDS) build run test plot | $(PIP) -r /dev/stdin
+	@touch $@
+
+# Like `pip install --editable .`, but a kernel that did not change is not compiled again.
+$(VENV)/built: $(KERNELS) setup.py $(VENV)/needs
+	@echo "compiling the kernels (all of them take a minute or so)"
+	@$(BIN)/python setup.py --quiet build_ext --inplace $(HUSHED)
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' | \
+		{ read -r packages; echo "$(CURDIR)" > "$$packages/npdl.pth"; }
+	@touch $@
+
+$(VENV)/lint: pyproject.toml | $(VENV)/made
+	@$(NEEDS) run lint | $(PIP) -r /dev/stdin
+	@touch $@
+
+$(VENV)/dist: | $(VENV)/made
+	@$(PIP) build
+	@touch $@
