@@ -1,0 +1,115 @@
+"""What is in the wheel and in the sdist.
+
+``NPDL_DIST`` may name a folder that holds both, ready built. Otherwise setuptools says what it would
+put into them, which takes no compiler.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DIST = os.environ.get("NPDL_DIST")
+
+if not (DIST or (ROOT / "setup.py").exists()):
+    pytest.skip("needs the source tree", allow_module_level=True)
+
+
+def run_setup(tmp_path_factory, *command):
+    """Run a command of setup.py that leaves nothing in the tree, and return its output folder."""
+    pytest.importorskip("setuptools")
+    info, out = tmp_path_factory.mktemp("info"), tmp_path_factory.mktemp("out")
+    subprocess.run(
+        [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", info, *command, out],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    return out
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The names of all files in the wheel."""
+    if DIST:
+        (path,) = Path(DIST).glob("*.whl")
+        return zipfile.ZipFile(path).namelist()
+    out = run_setup(tmp_path_factory, "build_py", "--build-lib")
+    return [path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()]
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory):
+    """The names of all files in the sdist, below its top folder."""
+    folder = Path(DIST) if DIST else run_setup(tmp_path_factory, "sdist", "--dist-dir")
+    (path,) = folder.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        return [m.name.partition("/")[2] for m in archive.getmembers() if m.isfile()]
+
+
+def test_wheel_has_what_npdl_needs_at_run_time(wheel):
+    for name in (
+        "npdl/py.typed",
+        "npdl/__main__.py",
+        "npdl/layers/recurrent.py",
+        "npdl/_ext/conv_np.py",
+        "npdl/_ext/README.md",
+        "npdl/datasets/digits.npz",
+        "npdl/datasets/LICENSE-digits.txt",
+    ):
+        assert name in wheel
+
+
+def test_wheel_has_no_sources_and_nothing_beside_the_package(wheel):
+    for name in wheel:
+        assert Path(name).suffix not in (".c", ".h", ".pyx", ".pxd"), name
+        assert re.match(r"npdl(-[^/]*\.dist-info)?/", name), name
+
+
+@pytest.mark.skipif(not DIST, reason="needs a wheel, ready built")
+def test_built_wheel_has_its_kernels_and_licences(wheel):
+    names = "\n".join(wheel)
+    for stem in ("cpu", "threads", "conv_base", "rnn_base"):
+        assert re.search(rf"^npdl/_ext/{stem}\.[^/]*(so|pyd)$", names, re.MULTILINE), stem
+    assert re.search(r"dist-info/licenses/LICENSE$", names, re.MULTILINE)
+    assert re.search(r"dist-info/licenses/.*LICENSE-digits.txt$", names, re.MULTILINE)
+
+
+@pytest.mark.skipif(not DIST, reason="needs a wheel, ready built")
+def test_built_wheel_is_small():
+    (path,) = Path(DIST).glob("*.whl")
+    assert path.stat().st_size < 3e6
+
+
+def test_sdist_has_all_that_it_takes_to_build_and_test(sdist):
+    for name in (
+        *("setup.py", "pyproject.toml", "Makefile", "README.md", "ARCHITECTURE.md"),
+        *("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "tools/requirements.py"),
+        *("npdl/_ext/conv.pyx", "npdl/_ext/gemm.pxd", "npdl/_ext/threads.h", "npdl/py.typed"),
+        *("npdl/datasets/digits.npz", "npdl/datasets/LICENSE-digits.txt"),
+        *("tests/conftest.py", "tests/layers/test_contract.py", "examples/digits.py"),
+    ):
+        assert name in sdist
+
+
+def test_sdist_has_all_that_git_has_but_for_its_own_files(sdist):
+    try:
+        listed = subprocess.run(
+            ["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True
+        ).stdout.split()
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("needs a git checkout")
+    own = (".git", ".ci/", ".pre-commit-config.yaml")
+    wanted = {name for name in listed if not name.startswith(own) and (ROOT / name).exists()}
+    assert wanted - set(sdist) == set()
+
+
+def test_sdist_has_nothing_that_was_made(sdist):
+    for name in sdist:
+        assert Path(name).suffix not in (".c", ".so", ".pyd", ".pyc"), name
