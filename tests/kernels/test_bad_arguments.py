@@ -1,0 +1,214 @@
+"""What a kernel can't work with it refuses with an exception: it never crashes, nor writes astray.
+
+Each kernel is called with each of its arguments wrong in turn. The calls run in a process of their
+own, which names each call before it makes it: where the process dies or hangs, that call has
+failed, and a new process goes on with the next one.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from kernel_calls import FILLED, STEM, Call, Maker, built_isas, guarded, implementation, parameters
+
+HERE = Path(__file__).parent
+SCRIPT = f"""
+import sys
+sys.path[:0] = {[str(HERE), str(HERE.parent)]}
+from test_bad_arguments import main
+main(sys.argv[1], int(sys.argv[2]))
+"""
+PATIENCE = 3  # seconds that a call may take
+
+#: Arguments that may be None.
+OPTIONAL = {
+    *((f, "dx") for f in FILLED if f.endswith("backward") and STEM[f] in ("conv", "dense", "rnn")),
+    *((f, name) for f in FILLED if STEM[f] == "rnn" for name in ("mask", "dh", "dhn", "dcn")),
+    ("maxpool_forward", "argmax"),
+}
+
+#: Axes whose length no other argument fixes: the shape of y is the caller's choice in a
+#: convolution, and a pooled image may be larger than its windows reach.
+FREE = {
+    ("conv2d_forward", "x"): (2, 3),
+    ("conv2d_forward", "w"): (2, 3),
+    ("conv2d_forward", "y"): (2, 3),
+    ("maxpool_forward", "x"): (2, 3),
+    ("maxpool_backward", "dx"): (2, 3),
+    ("meanpool_forward", "x"): (2, 3),
+    ("meanpool_forward", "y"): (2, 3),
+    ("meanpool_backward", "dx"): (2, 3),
+    ("meanpool_backward", "dy"): (2, 3),
+}
+BAD_ACTS = {
+    "unknown": (8, 1.0),
+    "negative": (-1, 1.0),
+    "None": None,
+    "name": "tanh",
+    "one": (2,),
+    "three": (2, 1.0, 1.0),
+    "words": ("tanh", 1.0),
+    "object": object(),
+}
+BAD_NUMBERS = {"None": None, "fraction": 1.5, "word": "1", "negative": -1, "overflows": 2**70}
+
+
+def wrong_arrays(function: str, name: str, value: np.ndarray):
+    """Yield (what is wrong, a replacement of the array)."""
+    other = {"f4": "f8", "f8": "f4", "i4": "i8", "i8": "i4", "u1": "i8"}[value.dtype.str[1:]]
+    yield "dtype", value.astype(other)
+    yield "complex", value.astype(complex)
+    if value.itemsize > 1:
+        yield "swapped", value.astype(value.dtype.newbyteorder())
+    yield "list", value.tolist()
+    yield "number", 1.0
+    yield "None", None
+    yield "flat", value.reshape(-1) if value.ndim > 1 else value[None]
+    yield "deeper", value[..., None]
+    yield "gaps", np.repeat(value, 2, axis=-1)[..., ::2]
+    yield "fortran", np.asfortranarray(value) if value.ndim > 1 else value[::-1]
+    if name in FILLED[function]:
+        value = value.copy()
+        value.flags.writeable = False
+        yield "read only", value
+    for axis in range(value.ndim):
+        if axis not in FREE.get((function, name), ()):
+            yield f"axis {axis} longer", np.concatenate([value, value], axis)
+            yield f"axis {axis} shorter", np.delete(value, 0, axis)
+            yield f"axis {axis} empty", np.take(value, [], axis)
+
+
+def bad_calls(function: str, dtype: str):
+    """Yield (label, call), every call with one wrong argument."""
+    call = next(c for c in Maker(dtype).one_of_each() if c.function == function)
+    label = "{} {}".format
+    for name, value in call.args.items():
+
+        def wrong(thing, name=name):
+            return Call(function, {**call.args, name: thing})
+
+        if isinstance(value, np.ndarray):
+            for what, thing in wrong_arrays(function, name, value):
+                if what != "None" or (function, name) not in OPTIONAL:
+                    yield label(name, what), wrong(thing)
+        elif name.endswith("act"):
+            for what, thing in BAD_ACTS.items():
+                yield label(name, what), wrong(thing)
+        else:
+            for what, thing in BAD_NUMBERS.items():
+                yield label(name, what), wrong(thing)
+            if not name.startswith("pad"):
+                yield label(name, "0"), wrong(0)
+                yield label(name, "huge"), wrong(2**62)  # its double overflows
+            if "pool" in function:
+                yield label(name, "large"), wrong(1000)
+    if function == "maxpool_backward":
+        dy, argmax, dx = call.args.values()
+        for place in (-1, dx.shape[2] * dx.shape[3], -(2**31), 2**31 - 1):
+            outside = argmax.copy()
+            outside[1, 2, 0, 1] = place
+            yield f"argmax {place}", Call(function, dict(dy=dy, argmax=outside, dx=dx))
+    if "xent" in function:
+        width = call.args["p"].shape[1]
+        for number in (-1, width, -(2**63), 2**63 - 1):
+            labels = call.args["t"].copy()
+            labels[-1] = number
+            yield f"t {number}", Call(function, {**call.args, "t": labels})
+
+
+def outcome(kernel, call: Call) -> str:
+    """What comes of a call: "refused", or what went wrong."""
+    args = dict(call.args)
+    memories = {}
+    for name, value in args.items():
+        if isinstance(value, np.ndarray) and value.flags.c_contiguous and value.flags.writeable:
+            args[name], memories[name] = guarded(value)
+    before = {name: memory.tobytes() for name, memory in memories.items()}
+    try:
+        kernel(*args.values())
+    except (ValueError, TypeError, BufferError, OverflowError) as error:
+        outside = [
+            name
+            for name, memory in memories.items()
+            if name not in FILLED[call.function] and memory.tobytes() != before[name]
+        ]
+        if outside:
+            return f"changed {outside}"
+        return "refused" if str(error) else "refused without a word"
+    except Exception as error:
+        return f"raised {type(error).__name__}: {error}"
+    return "accepted"
+
+
+def all_bad_calls():
+    """Yield (function, dtype, label, call)."""
+    for function in FILLED:
+        for dtype in ("float32", "float64"):
+            for label, call in bad_calls(function, dtype):
+                yield function, dtype, label, call
+
+
+def main(isa: str, start: int) -> None:
+    """Print each call and what comes of it, from the call number `start` on."""
+    faulthandler.enable()
+    for function, dtype, label, call in itertools.islice(all_bad_calls(), start, None):
+        print(function, dtype, label, end="\t", flush=True)
+        faulthandler.dump_traceback_later(PATIENCE, exit=True)
+        print(outcome(implementation(isa, function), call), flush=True)
+
+
+@pytest.fixture(scope="module", params=built_isas())
+def outcomes(request):
+    """What came of every call, by function, dtype and label."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    done = 0
+    while True:
+        run = subprocess.run(
+            [sys.executable, "-c", SCRIPT, request.param, str(done)],
+            capture_output=True,
+            text=True,
+        )
+        for line in run.stdout.splitlines():
+            function, dtype, rest = line.split(maxsplit=2)
+            label, _, what = rest.partition("\t")
+            found.setdefault((function, dtype), {})[label] = what or "crashed or hung"
+            done += 1
+        if run.returncode == 0:
+            return found
+        if not run.stdout:
+            pytest.fail(run.stderr)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "function, argument",
+    [(function, argument) for function in FILLED for argument in parameters(function)],
+)
+def test_kernels_refuse(outcomes, function, dtype, argument):
+    found = outcomes[function, dtype].items()
+    of_argument = {label: what for label, what in found if label.split()[0] == argument}
+    assert of_argument
+    assert {label: what for label, what in of_argument.items() if what != "refused"} == {}
+
+
+def test_good_calls_are_not_refused(compiled):
+    """The calls that were spoilt above are good ones."""
+    for dtype in ("float32", "float64"):
+        for call in Maker(dtype).one_of_each():
+            compiled.run(call)
+
+
+def test_messages_name_the_value_and_its_range(compiled):
+    make = Maker("float32")
+    z, t, p, loss = make.softmax(6, 7)[0].args.values()
+    t[3] = 7
+    with pytest.raises(ValueError, match=r"label 7 is outside \[0, 7\)"):
+        compiled.softmax_xent_forward(z, t, p, loss)
+    with pytest.raises(ValueError, match="Unknown activation code 8"):
+        compiled.activation_forward(z.ravel(), p.ravel(), (8, 1.0))
