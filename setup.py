@@ -2,7 +2,7 @@
 
 Environment
 -----------
-NPDL_ISAS : the instruction sets to build, e.g. "v3" while developing. Default: all that the target has.
+NPDL_ISAS : the instruction sets to build, e.g. "v3" while developing. Default: all of the target.
 NPDL_CYTHON_DEBUG : "1" turns Cython's bounds and None checks on.
 NPDL_REQUIRE_EXT : "1" makes a kernel that does not compile an error. Otherwise the package installs
     without it and says so at import.

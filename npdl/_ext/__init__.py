@@ -11,7 +11,7 @@ Environment
 NPDL_BACKEND : "cython" or "numpy"
     Forces a backend; forcing what is missing is an error. Default: cython where it was built.
 NPDL_ISA : "base", "v3" or "v4"
-    Forces the build for one instruction set; an error where the CPU can't run it or it wasn't built.
+    Forces the build for one instruction set; an error where it is missing or the CPU can't run it.
 NPDL_NUM_THREADS : int
     Threads that a kernel may use. Default: the cores that this process may use.
 NPDL_REQUIRE_EXT : "1"

@@ -17,8 +17,8 @@ SYMMETRIC_ELLIOT      s x / (1+|s x|)             s (1 - |y|)²
 ====================  ==========================  ===========================
 
 Only the twins also take an *object* in the place of the pair, for what has no code: softmax, or an
-activation of the user's own. It has ``forward(x)`` returning y, and ``backward(x, y, dy)`` returning
-dx; both take and return arrays of shape (..., U).
+activation of the user's own. It has ``forward(x)`` returning y, and ``backward(x, y, dy)``
+returning dx; both take and return arrays of shape (..., U).
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ place its C*KH*KW pixels are multiplied with the filter and added up ::
       i j k l                           e f g i j k m n o     <- pixel (1,0)
       m n o p                           f g h j k l n o p     <- pixel (1,1)
 
-Each row of `columns` is a strided view of the image, so building it takes KH*KW copies. The backward
-pass uses the same matrix: dw = dz · columnsᵀ; and *col2im*, its transpose, adds the gradient of every
-column back to the pixels it came from.
+Each row of `columns` is a strided view of the image, so building it takes KH*KW copies. The
+backward pass uses the same matrix: dw = dz · columnsᵀ; and *col2im*, its transpose, adds the
+gradient of every column back to the pixels it came from.
 
 Padding is implied: PH and PW say how many zeros stand above and to the left of the image, and the
 shape of y says how far the windows go; whatever lies outside the image counts as zero.

@@ -1,7 +1,7 @@
 """SimpleRNN, LSTM and GRU over whole batches of sequences: the NumPy twin of ``rnn.pyx``.
 
-One matrix holds the weights of a layer. Its rows are the bias, the weights of the input and those of
-the state; its columns are the gates, U each, in the order that stands here and nowhere else:
+One matrix holds the weights of a layer. Its rows are the bias, the weights of the input and those
+of the state; its columns are the gates, U each, in the order that stands here and nowhere else:
 
     w = [ bias ]  1 row         SimpleRNN   1 gate
         [ w_x  ]  D rows        LSTM        4 gates: i, f, o, g
@@ -13,13 +13,13 @@ the state; its columns are the gates, U each, in the order that stands here and 
     GRU         z, r = σ(b + x w_x + h w_h)          ĥ = act(b + x w_x + (h∘r) w_h)
                 h' = (1-z)∘ĥ + z∘h
 
-σ stands for the gate activation. A step whose mask is 0 keeps the state as it was, and its output is
-the kept state. The input product x w_x knows no time order: it is one product over all N*T rows. So is
-the gradient of the weights, at the end: the loop back through time leaves only dz, the gradient of
-every pre-activation.
+σ stands for the gate activation. A step whose mask is 0 keeps the state as it was, and its output
+is the kept state. The input product x w_x knows no time order: it is one product over all N*T rows.
+So is the gradient of the weights, at the end: the loop back through time leaves only dz, the
+gradient of every pre-activation.
 
-Letters: N samples, T steps, D features in, U units, G gates. All arrays are C-ordered, of one dtype;
-`mask` is uint8. What a forward pass fills (h, c, gates) its backward pass reads.
+Letters: N samples, T steps, D features in, U units, G gates. All arrays are C-ordered, of one
+dtype; `mask` is uint8. What a forward pass fills (h, c, gates) its backward pass reads.
 """
 
 from __future__ import annotations
@@ -168,9 +168,7 @@ def lstm_forward(x, w, h0, c0, mask, h, c, gates, act, gate_act):
         h[:, t], c[:, t] = h_t, c_t
 
 
-def lstm_backward(
-    x, w, h0, c0, mask, h, c, gates, dh, dhn, dcn, dx, dw, dh0, dc0, act, gate_act
-):
+def lstm_backward(x, w, h0, c0, mask, h, c, gates, dh, dhn, dcn, dx, dw, dh0, dc0, act, gate_act):
     """Gradients of `lstm_forward`.
 
     Parameters
@@ -302,6 +300,6 @@ def gru_backward(x, w, h0, mask, h, gates, dh, dhn, dx, dw, dh0, act, gate_act):
     dh0[...] = dstate
     _weight_gradients(x, h_before, dz, w, dx, dw)
     # ... but the columns of ĥ saw h∘r in the place of h.
-    _split(dw, x.shape[2])[2][:, 2 * units :] = (
-        reset.reshape(-1, units).T @ dz[..., 2 * units :].reshape(-1, units)
-    )
+    _split(dw, x.shape[2])[2][:, 2 * units :] = reset.reshape(-1, units).T @ dz[
+        ..., 2 * units :
+    ].reshape(-1, units)

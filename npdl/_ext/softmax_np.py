@@ -3,9 +3,9 @@
     p_j = e^(z_j - m) / Σ_k e^(z_k - m),   m = max_k z_k
     loss = -Σ_j t_j log p_j = Σ_j t_j (m + log Σ_k e^(z_k - m) - z_j)
 
-The shift by m keeps e^x from overflowing; the second form of the loss never takes the logarithm of a
-p_j that has underflowed to zero. Its gradient is dz_j = p_j Σ_k t_k - t_j, which is p - t when the
-targets sum to one.
+The shift by m keeps e^x from overflowing; the second form of the loss never takes the logarithm of
+a p_j that has underflowed to zero. Its gradient is dz_j = p_j Σ_k t_k - t_j, which is p - t when
+the targets sum to one.
 """
 
 from __future__ import annotations
