@@ -1,7 +1,7 @@
 """What is in the wheel and in the sdist.
 
-``NPDL_DIST`` may name a folder that holds both, ready built. Otherwise setuptools says what it would
-put into them, which takes no compiler.
+``NPDL_DIST`` may name a folder that holds both, ready built. Otherwise setuptools says what it
+would put into them, which takes no compiler.
 """
 
 import os

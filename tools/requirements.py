@@ -1,7 +1,7 @@
 """Print requirements that pyproject.toml lists, one a line, for ``pip install -r``.
 
-    python tools/requirements.py build          what setup.py needs
-    python tools/requirements.py run test plot  what npdl needs to run, and two of its extras
+python tools/requirements.py build          what setup.py needs
+python tools/requirements.py run test plot  what npdl needs to run, and two of its extras
 """
 
 from __future__ import annotations
