@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.envs import OURS, PEERS
+from benchmarks.envs import PEERS
 from benchmarks.race import Row
 
 RESULTS = Path(__file__).parent / "results"
@@ -116,14 +116,16 @@ def chart(name: str, rows: Sequence[Row], title: str) -> None:
     figure = Figure(figsize=(10, 1.6 + 0.34 * len(rows)), layout="constrained")
     axes = figure.subplots()
     axes.axvline(1, color="black", linewidth=1.5, label="npdl")
-    for peer, marker in zip(peers, "sovD^Pp"):
+    marks = dict(zip(PEERS, zip("*sovD^Pp", ("k", "0.6", "C0", "C1", "C2", "C3", "C4", "C5"))))
+    for peer in peers:
+        marker, color = marks[peer]
         shown = [(k, row) for k, row in enumerate(rows) if peer in row.times]
         axes.scatter(
             [row.times[peer] / row.times["npdl"] for _, row in shown],
             [k for k, _ in shown],
             marker=marker,
             label=PEERS[peer].label,
-            color="0.6" if peer in OURS else None,
+            color=color,
             zorder=3,
         )
     for k, row in enumerate(rows):
