@@ -1,0 +1,334 @@
+"""The thread pool of the kernels: one result for any number of threads, forks, callers at once."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from kernel_calls import FILLED, Call, Maker, built_isas, implementation, run
+
+import npdl
+from npdl import _ext
+from npdl._ext import cores
+from npdl._ext.activation_np import TANH
+
+needs_cython = pytest.mark.skipif(not built_isas(), reason="needs the Cython kernels")
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
+ISA = built_isas()[-1] if built_isas() else None
+
+
+@pytest.fixture(autouse=True)
+def _keep_number_of_threads():
+    before = _ext.get_num_threads()
+    yield
+    _ext.set_num_threads(before)
+
+
+@functools.cache
+def large_calls(dtype: str) -> list[Call]:
+    """Calls of every kernel, large enough to be shared among threads, and of no round size."""
+    make = Maker(dtype)
+    calls = [
+        *make.activation(70_001),
+        *make.dense(131, 67, 103),
+        *make.dense(3, 301, 513),
+        *make.conv((7, 5, 13, 11), (19, 3, 2), (2, 1), (1, 1)),
+        *make.conv((1, 3, 17, 16), (5, 3, 3)),
+        *make.pool((13, 11, 21, 19), (3, 2), (2, 2)),
+        *make.softmax(1301, 23),
+        *make.softmax(701, 37, dense=True),
+    ]
+    for cell in ("rnn", "lstm", "gru"):
+        calls += make.recurrent(cell, 29, 7, 31, 37, "some")
+        calls += make.recurrent(cell, 2, 3, 5, 130)
+    return calls
+
+
+def bits(call: Call, isa: str | None = None) -> tuple[bytes, ...]:
+    """What a call fills, as bytes."""
+    kernel = implementation(isa or ISA, call.function)
+    return tuple(array.tobytes() for array in run(kernel, call).values())
+
+
+def as_with_one_thread(calls: list[Call]) -> list[tuple[bytes, ...]]:
+    _ext.set_num_threads(1)
+    return [bits(call) for call in calls]
+
+
+# ------------------------------------------------------------------- the same bits
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("isa", built_isas())
+def test_the_same_bits_for_any_number_of_threads(isa, dtype):
+    calls = large_calls(dtype)
+    assert {call.function for call in calls} == set(FILLED)
+    _ext.set_num_threads(1)
+    wanted = [bits(call, isa) for call in calls]
+    for threads in (2, 3, 5):
+        _ext.set_num_threads(threads)
+        for call, one in zip(calls, wanted):
+            assert bits(call, isa) == one, f"{call.function} with {threads} threads"
+
+
+@needs_cython
+def test_the_same_bits_when_the_number_changes_all_the_time():
+    calls = large_calls("float32")[:6]
+    wanted = as_with_one_thread(calls)
+    stop = threading.Event()
+
+    def restless():
+        for n in range(10**9):
+            if stop.is_set():
+                return
+            _ext.set_num_threads(1 + n % 9)
+
+    thread = threading.Thread(target=restless)
+    thread.start()
+    try:
+        for _ in range(20):
+            assert [bits(call) for call in calls] == wanted
+    finally:
+        stop.set()
+        thread.join()
+
+
+# -------------------------------------------------------------- many jobs, many callers
+
+
+@needs_cython
+@pytest.mark.parametrize("threads", [2, 4])
+def test_thousands_of_small_jobs(threads):
+    """Each starts while the workers are still on their way out of the one before, or asleep."""
+    _ext.set_num_threads(threads)
+    forward = implementation(ISA, "activation_forward")
+    x = np.random.default_rng(1).normal(size=2 * 16384 + 1).astype(np.float32)  # three tasks
+    wanted, y = np.empty_like(x), np.empty_like(x)
+    implementation("np", "activation_forward")(x, wanted, (TANH, 1.0))
+    for turn in range(2000):
+        y[::97] = np.nan
+        forward(x, y, (TANH, 1.0))
+        if turn % 100 == 0:
+            np.testing.assert_allclose(y, wanted, rtol=1e-5)
+            time.sleep(0.002)  # so that they fall asleep
+        assert not np.isnan(y[::97]).any()
+
+
+@needs_cython
+def test_python_threads_may_call_kernels_at_once():
+    calls = large_calls("float32")
+    wanted = as_with_one_thread(calls)
+    _ext.set_num_threads(3)
+
+    def work(start: int) -> bool:
+        order = np.random.default_rng(start).permutation(len(calls))
+        return all(bits(calls[i]) == wanted[i] for i in order)
+
+    with ThreadPoolExecutor(5) as pool:
+        assert all(pool.map(work, range(10)))
+
+
+@needs_cython
+def test_a_kernel_lets_other_threads_run():
+    """The interpreter lock is released: a Python thread counts on while a kernel works."""
+    make = Maker("float64")
+    call = make.dense(400, 900, 900)[0]
+    kernel, args = implementation(ISA, "dense_forward"), list(call.args.values())
+    done, ticks = threading.Event(), []
+
+    def count():
+        while not done.is_set():
+            ticks.append(inside[0])
+            time.sleep(0.0001)
+
+    inside = [False]
+    thread = threading.Thread(target=count)
+    thread.start()
+    _ext.set_num_threads(1)
+    for _ in range(20):
+        inside[0] = True
+        kernel(*args)
+        inside[0] = False
+        if sum(ticks) > 2:
+            break
+    done.set()
+    thread.join()
+    assert sum(ticks) > 2
+
+
+# --------------------------------------------------------------------------- fork
+
+
+def in_child(check) -> int:
+    """The exit code of a forked process that runs `check`; killed after ten seconds."""
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)  # the default action ends the process
+        code = 1
+        try:
+            code = 0 if check() else 2
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@needs_fork
+@needs_cython
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12: there are threads
+def test_a_forked_child_has_workers_of_its_own():
+    calls = large_calls("float32")[:8]
+    wanted = as_with_one_thread(calls)
+    _ext.set_num_threads(4)
+    assert [bits(call) for call in calls] == wanted  # there are workers now
+
+    def check() -> bool:
+        return all([bits(call) for call in calls] == wanted for _ in range(3))
+
+    for _ in range(3):
+        assert in_child(check) == 0
+        assert check()
+
+
+@needs_fork
+@needs_cython
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_child_forked_while_kernels_run_elsewhere():
+    calls = large_calls("float32")[:4]
+    wanted = as_with_one_thread(calls)
+    _ext.set_num_threads(3)
+    stop = threading.Event()
+
+    def busy():
+        while not stop.is_set():
+            bits(calls[0])
+
+    threads = [threading.Thread(target=busy) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(10):
+            assert in_child(lambda: [bits(call) for call in calls] == wanted) == 0
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def _bits_of_first(_):
+    return bits(large_calls("float32")[0])
+
+
+@needs_fork
+@needs_cython
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_multiprocessing_with_fork():
+    wanted = as_with_one_thread(large_calls("float32")[:1])[0]
+    _ext.set_num_threads(2)
+    bits(large_calls("float32")[0])
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.map_async(_bits_of_first, range(4)).get(timeout=20) == [wanted] * 4
+
+
+@needs_cython
+def test_a_process_ends_while_workers_sleep_or_spin():
+    code = (
+        "import numpy as np\nfrom npdl import _ext\n_ext.set_num_threads(4)\n"
+        "x = np.ones(100_000)\n_ext.kernels().activation_forward(x, x, (2, 1.0))\nprint(x[0])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(Path(npdl.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert run.returncode == 0, run.stderr
+    assert float(run.stdout) == pytest.approx(np.tanh(1))
+
+
+# --------------------------------------------------------------- how many of them
+
+
+@needs_cython
+@pytest.mark.parametrize("n", [1, 2, 64])
+def test_number_of_threads_is_kept(n):
+    _ext.set_num_threads(n)
+    assert _ext.get_num_threads() == n
+
+
+@pytest.mark.parametrize("n", [0, -1, 65, 1.0, "2", None, True])
+def test_number_of_threads_must_be_sensible(n):
+    before = _ext.get_num_threads()
+    with pytest.raises(ValueError, match=f"integer from 1 to 64. Received: {n!r}"):
+        _ext.set_num_threads(n)
+    assert _ext.get_num_threads() == before
+
+
+@needs_cython
+@pytest.mark.parametrize("value", [None, "", "1", "3", "64"])
+def test_number_of_threads_comes_from_the_environment(value):
+    environment = os.environ | {"PYTHONPATH": str(Path(npdl.__file__).parents[1])}
+    environment.pop("NPDL_NUM_THREADS", None)
+    if value is not None:
+        environment["NPDL_NUM_THREADS"] = value
+    code = "from npdl import _ext; print(_ext.get_num_threads())"
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert int(run.stdout) == int(value or min(cores.usable_cores(), 64))
+
+
+# -------------------------------------------------------------------------- cores
+
+
+@pytest.mark.parametrize(
+    "files, quota",
+    [
+        ({}, np.inf),
+        ({"cpu.max": "max 100000\n"}, np.inf),
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": "50000 100000\n"}, 0.5),
+        ({"cpu.max": ""}, np.inf),
+        ({"cpu.max": "what is this"}, np.inf),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, np.inf),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "0\n"}, np.inf),
+        ({"cpu/cpu.cfs_quota_us": "300000\n"}, np.inf),
+    ],
+)
+def test_quota_of_a_control_group(tmp_path, files, quota):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert cores._cgroup_quota(tmp_path) == quota
+
+
+@pytest.mark.parametrize(
+    "affinity, quota, usable",
+    [(8, np.inf, 8), (8, 1.5, 2), (8, 0.2, 1), (8, 8.0, 8), (2, 64.0, 2), (8, 3.0, 3), (1, 0.5, 1)],
+)
+def test_usable_cores_are_the_lesser_of_affinity_and_quota(monkeypatch, affinity, quota, usable):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(affinity)), raising=False)
+    monkeypatch.setattr(cores, "_cgroup_quota", lambda: quota)
+    assert cores.usable_cores() == usable
+
+
+def test_usable_cores_without_affinity(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(cores, "_cgroup_quota", lambda: np.inf)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert cores.usable_cores() == 6
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert cores.usable_cores() == 1
+
+
+def test_usable_cores_of_this_machine():
+    assert 1 <= cores.usable_cores() <= (os.cpu_count() or 1)
