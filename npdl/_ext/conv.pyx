@@ -11,7 +11,7 @@ in a row at ``offset[c,u,v] + q``: NR consecutive numbers, row k = (c, u, v) of 
 q at which no window stands (j >= OW) are computed for nothing and dropped; they are few.
 
     forward   y[f, q]       = Σ_k w[f, k] · plane[offset[k] + q]            A: filters, B: the image
-    weights   dw[k, f]      = Σ_q plane[offset[k] + q] · dz[q, f]           A: the image, B: dz
+    weights   dw[f, k]      = Σ_q dz[f, q] · plane[offset[k] + q]           lanes along q
     input     dplane[c, q]  = Σ_{f,a,b} w[f, c, u, v] · dz[f, q - (a, b)]   A: filters, B: dz, padded
 
 where (a, b) are the taps of one phase, u = pu + SH*a and v = pv + SW*b. The work is shared by images;
@@ -20,13 +20,25 @@ the weights' gradient by fixed groups of images, whose sums are added in order.
 
 from libc.string cimport memcpy, memset
 from npdl._ext.activation cimport act_span, act_t, parse_act, pull_back_span
-from npdl._ext.gemm cimport MAX_NR, MR, ceil_div, pack, round_up, tile, tile_cols
+from npdl._ext.gemm cimport (
+    MAX_NR,
+    MR,
+    NV,
+    ceil_div,
+    dot_tile,
+    lanes,
+    round_up,
+    tile,
+    tile_cols,
+)
 from npdl._ext.simd cimport real, same_shape
 from npdl._ext.threads cimport give, max_workers, run, scratch_t, take
 
 cdef enum:
     GROUPS = 8  # of images, for the gradient of the weights
     PARTS = 4  # of an image, when there are few
+    PASS_BYTES = 256 * 1024
+    SLACK = 64  # numbers that the last vectors of a plane may read beyond it
 
 
 ctypedef struct conv_t:
@@ -34,52 +46,61 @@ ctypedef struct conv_t:
     act_t act
     Py_ssize_t n, c, h, w, f, kh, kw, oh, ow, sh, sw, ph, pw
     Py_ssize_t taps_h, taps_w  # of one phase, at most
-    Py_ssize_t plane_h, plane_w, image  # planes of one image; numbers in all of them
+    Py_ssize_t plane_h, plane_w  # of the planes of one image
+    Py_ssize_t image_step  # numbers in them, and as many more as a vector may read beyond
+    Py_ssize_t span  # positions, rounded up to whole vectors
     Py_ssize_t dz_h, dz_w  # a plane of dz, padded by taps - 1 all round
-    Py_ssize_t depth, parts, group
+    Py_ssize_t depth  # C*KH*KW
+    Py_ssize_t parts  # forward: of an image
+    Py_ssize_t group, together  # backward: images of a task, and of one pass of it
     const void* x
     const void* bias
     const void* dy
     void* y
     void* dx
-    Py_ssize_t* offset  # [C*KH*KW], and MR more
+    Py_ssize_t* offset  # [C*KH*KW], and NV more
     Py_ssize_t* dx_offset  # [F*taps], of the phase that is worked on
     void* packed  # filters
-    void* dw  # [group][C*KH*KW][F], both rounded up
+    void* dw  # [group][F][C*KH*KW], both rounded up
     void* db  # [group][F]
     char* scratch
     size_t scratch_step  # bytes of it to a worker
 
 
-# Where the results of consecutive positions go: those with i0 <= i < i1, j0 <= j < j1, to
+# Where the results of positions go: those with i0 <= i < i1, j0 <= j < j1, to
 # out[m*plane + i*row + j*col].
 ctypedef struct window_t:
     Py_ssize_t width, i0, i1, j0, j1, plane, row, col
 
 
 cdef inline void _store(
-    const real* block, Py_ssize_t rows, Py_ssize_t q, window_t* win, real* out, const real* bias
+    const real* block, Py_ssize_t rows, Py_ssize_t q, Py_ssize_t count, window_t* win, real* out,
+    const real* bias,
 ) noexcept nogil:
-    """Scatter a tile, positions q to q + NR, and add the bias."""
-    cdef Py_ssize_t nr = tile_cols(out), t = 0, i = q // win.width, j = q % win.width
-    cdef Py_ssize_t m, s, lo, hi, count
+    """Scatter one vector of each row of a tile, positions q to q + count, and add the bias."""
+    cdef Py_ssize_t nr = tile_cols(out), done = 0, i = q // win.width, j = q % win.width
+    cdef Py_ssize_t m, s, lo, hi, length
     cdef real* to
     cdef const real* source
     cdef real shift
-    while t < nr and i < win.i1:
-        count = min(nr - t, win.width - j)
-        lo, hi = max(j, win.j0), min(j + count, win.j1)
+    while done < count and i < win.i1:
+        length = min(count - done, win.width - j)
+        lo, hi = max(j, win.j0), min(j + length, win.j1)
         for m in range(rows):
             to = out + m * win.plane + i * win.row + lo * win.col
-            source = block + m * nr + t + lo - j
+            source = block + m * nr + done + lo - j
             shift = 0 if bias == NULL else bias[m]
             if win.col == 1:
-                for s in range(hi - lo):
-                    to[s] = source[s] + shift
+                if hi - lo == lanes(out):  # the usual case, as a constant
+                    for s in range(lanes(out)):
+                        to[s] = source[s] + shift
+                else:
+                    for s in range(hi - lo):
+                        to[s] = source[s] + shift
             else:
                 for s in range(hi - lo):
                     to[s * win.col] = source[s] + shift
-        t += count
+        done += length
         j = 0
         i += 1
 
@@ -90,23 +111,42 @@ cdef inline void _correlate(
     const real* packed,
     const real* planes,
     const Py_ssize_t* offset,
-    Py_ssize_t q0,
-    Py_ssize_t q1,
     window_t* win,
     real* out,
     const real* bias,
 ) noexcept nogil:
-    """out[m, q] = bias[m] + Σ_k packed[m, k] planes[offset[k] + q]  for q0 <= q < q1."""
+    """out[m, q] = bias[m] + Σ_k packed[m, k] planes[offset[k] + q]  for all positions of `win`.
+
+    The vectors of a tile go along the rows, or straight through the positions between two rows;
+    whichever takes fewer.
+    """
     cdef real block[MR * MAX_NR]
-    cdef Py_ssize_t nr = tile_cols(out), q = q0, i
-    while q < q1:
-        for i in range(ceil_div(m, MR)):
-            tile(depth, packed + i * depth * MR, NULL, planes + q, offset, block, nr, False)
-            _store(
-                block, min(<Py_ssize_t> MR, m - i * MR), q, win, out + i * MR * win.plane,
-                NULL if bias == NULL else bias + i * MR,
+    cdef Py_ssize_t at[NV]
+    cdef Py_ssize_t a_at[MR]
+    cdef Py_ssize_t width = lanes(out), rows = win.i1 - win.i0, cols = win.j1 - win.j0
+    cdef Py_ssize_t per_row = ceil_div(cols, width), v, i, j, s
+    cdef Py_ssize_t total = ceil_div((rows - 1) * win.width + cols, width)
+    cdef bint by_row = per_row * rows <= total
+    if by_row:
+        total = per_row * rows
+    v = 0
+    while v < total:
+        for j in range(NV):
+            s = min(v + j, total - 1)
+            at[j] = win.i0 * win.width + win.j0 + (
+                s // per_row * win.width + s % per_row * width if by_row else s * width
             )
-        q += nr
+        for i in range(ceil_div(m, MR)):
+            for s in range(MR):
+                a_at[s] = (i * MR + s) * depth
+            tile(depth, packed, a_at, planes, offset, at, block, tile_cols(out), False)
+            for j in range(min(<Py_ssize_t> NV, total - v)):
+                _store(
+                    block + j * width, min(<Py_ssize_t> MR, m - i * MR), at[j],
+                    min(width, win.j1 - at[j] % win.width) if by_row else width,
+                    win, out + i * MR * win.plane, NULL if bias == NULL else bias + i * MR,
+                )
+        v += NV
 
 
 cdef inline void _split_image(conv_t* j, const real* x, real* planes) noexcept nogil:
@@ -115,7 +155,7 @@ cdef inline void _split_image(conv_t* j, const real* x, real* planes) noexcept n
     cdef Py_ssize_t k0, k1  # columns of the plane that lie in the image
     cdef real* to = planes
     cdef const real* source
-    memset(planes, 0, (j.image + tile_cols(x)) * sizeof(real))
+    memset(planes, 0, j.image_step * sizeof(real))
     for c in range(j.c):
         for pu in range(j.sh):
             for pv in range(j.sw):
@@ -147,8 +187,7 @@ cdef inline void _forward(conv_t* j, Py_ssize_t task, int worker, const real* _)
     win.i0, win.i1, win.j0, win.j1 = rows0, rows1, 0, j.ow
     _split_image(j, <const real*> j.x + n * j.c * j.h * j.w, planes)
     _correlate(
-        j.f, j.depth, <const real*> j.packed, planes, j.offset,
-        rows0 * j.plane_w, (rows1 - 1) * j.plane_w + j.ow, &win, y, <const real*> j.bias,
+        j.f, j.depth, <const real*> j.packed, planes, j.offset, &win, y, <const real*> j.bias
     )
     for m in range(j.f):
         act_span(
@@ -165,28 +204,48 @@ cdef void _forward_task(void* context, Py_ssize_t task, int worker) noexcept nog
         _forward(j, task, worker, <double*> NULL)
 
 
+cdef inline real _sum(const real* x, Py_ssize_t n) noexcept nogil:
+    """Σ x, in 32 partial sums: one after the other would be slow and less exact."""
+    cdef real parts[32]
+    cdef real total = 0
+    cdef Py_ssize_t i, k = 0
+    memset(parts, 0, sizeof(parts))
+    while k + 32 <= n:
+        for i in range(32):
+            parts[i] += x[k + i]
+        k += 32
+    for i in range(n - k):
+        parts[i] += x[k + i]
+    for i in range(32):
+        total += parts[i]
+    return total
+
+
+cdef inline void _spread_dz(conv_t* j, const real* dz, real* spread, real* db) noexcept nogil:
+    """Lay dz out by position, zero where no window stands, and add it to db."""
+    cdef Py_ssize_t f, i, k
+    cdef real* to
+    memset(spread, 0, round_up(j.f, MR) * j.span * sizeof(real))
+    for f in range(j.f):
+        for i in range(j.oh):
+            to = spread + f * j.span + i * j.plane_w
+            for k in range(j.ow):
+                to[k] = dz[k]
+            dz += j.ow
+        db[f] += _sum(spread + f * j.span, j.span)
+
+
 cdef inline void _backward_weights(
-    conv_t* j, const real* planes, const real* dz, real* panel, real* dw, real* db
+    conv_t* j, Py_ssize_t count, const real* planes, const real* spread, real* dw
 ) noexcept nogil:
-    """dw += planes · dz, and db += Σ dz, of one image."""
-    cdef Py_ssize_t nr = tile_cols(dw), span = (j.oh - 1) * j.plane_w + j.ow
-    cdef Py_ssize_t f0, f, i, k, r, count, ldw = round_up(j.f, nr)
-    cdef const real* source
-    cdef real total
-    for f0 in range(ceil_div(j.f, nr)):
-        f0 *= nr
-        count = min(nr, j.f - f0)
-        memset(panel, 0, span * nr * sizeof(real))
-        for f in range(count):
-            total = 0
-            for i in range(j.oh):
-                source = dz + (f0 + f) * j.oh * j.ow + i * j.ow
-                for k in range(j.ow):
-                    panel[(i * j.plane_w + k) * nr + f] = source[k]
-                    total += source[k]
-            db[f0 + f] += total
-        for r in range(ceil_div(j.depth, MR)):
-            tile(span, planes, j.offset + r * MR, panel, NULL, dw + r * MR * ldw + f0, ldw, True)
+    """dw[f, k] += Σ_q dz[f, q] plane[offset[k] + q], of some images."""
+    cdef Py_ssize_t f, k, ldw = round_up(j.depth, NV)
+    for f in range(ceil_div(j.f, MR)):
+        for k in range(ceil_div(j.depth, NV)):
+            dot_tile(
+                count, j.span, spread + f * MR * j.span, j.span, round_up(j.f, MR) * j.span,
+                planes, j.offset + k * NV, j.image_step, dw + f * MR * ldw + k * NV, ldw,
+            )
 
 
 cdef inline void _backward_input(conv_t* j, const real* dz, real* padded, real* dx) noexcept nogil:
@@ -195,7 +254,7 @@ cdef inline void _backward_input(conv_t* j, const real* dz, real* padded, real* 
     cdef const real* packed = <const real*> j.packed
     cdef const Py_ssize_t* offset = j.dx_offset
     cdef window_t win
-    memset(padded, 0, (j.f * size + tile_cols(dx)) * sizeof(real))
+    memset(padded, 0, (j.f * size + SLACK) * sizeof(real))
     for f in range(j.f):
         for i in range(j.oh):
             memcpy(
@@ -217,9 +276,8 @@ cdef inline void _backward_input(conv_t* j, const real* dz, real* padded, real* 
             win.j1 = min(j.plane_w, ceil_div(j.w + j.pw - pv, j.sw)) if j.w + j.pw > pv else 0
             if win.i0 < win.i1 and win.j0 < win.j1:
                 _correlate(
-                    j.c, depth, packed, padded, offset,
-                    win.i0 * win.width + win.j0, (win.i1 - 1) * win.width + win.j1,
-                    &win, dx + (pu - j.ph) * j.w + pv - j.pw, NULL,
+                    j.c, depth, packed, padded, offset, &win,
+                    dx + (pu - j.ph) * j.w + pv - j.pw, NULL,
                 )
             packed += round_up(j.c, MR) * depth
             offset += depth
@@ -227,23 +285,29 @@ cdef inline void _backward_input(conv_t* j, const real* dz, real* padded, real* 
 
 cdef inline void _backward(conv_t* j, Py_ssize_t group, int worker, const real* _) noexcept nogil:
     """All gradients of one group of images."""
-    cdef Py_ssize_t nr = tile_cols(_), out = j.f * j.oh * j.ow, n
+    cdef Py_ssize_t out = j.f * j.oh * j.ow, spread_step = round_up(j.f, MR) * j.span, n, s, count
+    cdef Py_ssize_t last = min(j.n, (group + 1) * j.group)
     cdef real* dz = <real*> (j.scratch + worker * j.scratch_step)
     cdef real* planes = dz + out
-    cdef real* panel = planes + j.image + nr
-    cdef real* padded = panel + ((j.oh - 1) * j.plane_w + j.ow) * nr
-    cdef real* dw = <real*> j.dw + group * round_up(j.depth, MR) * round_up(j.f, nr)
+    cdef real* spread = planes + j.together * j.image_step
+    cdef real* padded = spread + j.together * spread_step
+    cdef real* dw = <real*> j.dw + group * round_up(j.f, MR) * round_up(j.depth, NV)
     cdef real* db = <real*> j.db + group * j.f
-    memset(dw, 0, round_up(j.depth, MR) * round_up(j.f, nr) * sizeof(real))
+    memset(dw, 0, round_up(j.f, MR) * round_up(j.depth, NV) * sizeof(real))
     memset(db, 0, j.f * sizeof(real))
-    for n in range(group * j.group, min(j.n, (group + 1) * j.group)):
-        pull_back_span(
-            j.act, <const real*> j.y + n * out, <const real*> j.dy + n * out, dz, out
-        )
-        _split_image(j, <const real*> j.x + n * j.c * j.h * j.w, planes)
-        _backward_weights(j, planes, dz, panel, dw, db)
-        if j.dx != NULL:
-            _backward_input(j, dz, padded, <real*> j.dx + n * j.c * j.h * j.w)
+    n = group * j.group
+    while n < last:
+        count = min(j.together, last - n)
+        for s in range(count):
+            pull_back_span(
+                j.act, <const real*> j.y + n * out, <const real*> j.dy + n * out, dz, out
+            )
+            if j.dx != NULL:
+                _backward_input(j, dz, padded, <real*> j.dx + n * j.c * j.h * j.w)
+            _spread_dz(j, dz, spread + s * spread_step, db)
+            _split_image(j, <const real*> j.x + n * j.c * j.h * j.w, planes + s * j.image_step)
+            n += 1
+        _backward_weights(j, count, planes, spread, dw)
 
 
 cdef void _backward_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
@@ -272,7 +336,7 @@ cdef inline void _pack_for_input(conv_t* j, const real* w, real* packed) noexcep
                         )
                         for c in range(j.c):
                             at = ((f * j.c + c) * j.kh + pu + j.sh * a) * j.kw + pv + j.sw * b
-                            packed[(c // MR * depth + k) * MR + c % MR] = w[at]
+                            packed[c * depth + k] = w[at]
                         k += 1
             packed += round_up(j.c, MR) * depth
             offset += depth
@@ -303,7 +367,8 @@ cdef conv_t _plan(
     j.sh, j.sw, j.ph, j.pw = stride_h, stride_w, pad_h, pad_w
     j.taps_h, j.taps_w = (j.kh - 1) // j.sh + 1, (j.kw - 1) // j.sw + 1
     j.plane_h, j.plane_w = j.oh + j.taps_h - 1, j.ow + j.taps_w - 1
-    j.image = j.c * j.sh * j.sw * j.plane_h * j.plane_w
+    j.image_step = round_up(j.c * j.sh * j.sw * j.plane_h * j.plane_w, 16) + SLACK
+    j.span = round_up((j.oh - 1) * j.plane_w + j.ow, lanes(&w[0, 0, 0, 0]))
     j.dz_h, j.dz_w = j.oh + 2 * (j.taps_h - 1), j.ow + 2 * (j.taps_w - 1)
     j.depth = j.c * j.kh * j.kw
     return j
@@ -317,7 +382,7 @@ cdef void _set_offsets(conv_t* j) noexcept nogil:
                 plane = (c * j.sh + u % j.sh) * j.sw + v % j.sw
                 j.offset[k] = (plane * j.plane_h + u // j.sh) * j.plane_w + v // j.sw
                 k += 1
-    memset(j.offset + k, 0, MR * sizeof(Py_ssize_t))  # the last tile may be short
+    memset(j.offset + k, 0, NV * sizeof(Py_ssize_t))  # the last tile may be short
 
 
 cdef size_t _aligned(size_t size) noexcept nogil:
@@ -337,7 +402,7 @@ def conv2d_forward(
 ):
     """y = f(b + w * x)."""
     cdef conv_t j = _plan(x, w, y, stride_h, stride_w, pad_h, pad_w, act)
-    cdef size_t offsets = _aligned((j.depth + MR) * sizeof(Py_ssize_t))
+    cdef size_t offsets = _aligned((j.depth + NV) * sizeof(Py_ssize_t))
     cdef size_t filters = _aligned(round_up(j.f, MR) * j.depth * sizeof(real))
     cdef int workers = max_workers()
     cdef scratch_t s
@@ -348,18 +413,14 @@ def conv2d_forward(
         return
     j.x, j.bias, j.y = &x[0, 0, 0, 0], &b[0], &y[0, 0, 0, 0]
     j.parts = 1 if j.n >= PARTS else PARTS
-    j.scratch_step = _aligned((j.image + tile_cols(&b[0])) * sizeof(real))
+    j.scratch_step = _aligned(j.image_step * sizeof(real))
     s = take(offsets + filters + workers * j.scratch_step)
     j.offset = <Py_ssize_t*> s.data
     j.packed = s.data + offsets
     j.scratch = s.data + offsets + filters
     with nogil:
         _set_offsets(&j)
-        for i in range(ceil_div(j.f, MR)):
-            pack(
-                &w[0, 0, 0, 0] + i * MR * j.depth, j.depth, 1, min(<Py_ssize_t> MR, j.f - i * MR),
-                j.depth, MR, <real*> j.packed + i * MR * j.depth,
-            )
+        memcpy(j.packed, &w[0, 0, 0, 0], j.f * j.depth * sizeof(real))
         run(_forward_task, &j, j.n * j.parts, workers)
     give(s)
 
@@ -380,8 +441,9 @@ def conv2d_backward(
 ):
     """Gradients of `conv2d_forward`."""
     cdef conv_t j = _plan(x, w, y, stride_h, stride_w, pad_h, pad_w, act)
-    cdef Py_ssize_t nr = tile_cols(&db[0]), groups, g, k, f, ldw = round_up(j.f, nr), rows
+    cdef Py_ssize_t groups, g, k, f, ldw = round_up(j.depth, NV), rows = round_up(j.f, MR)
     cdef Py_ssize_t depth_dx = j.f * j.kh * j.kw
+    cdef Py_ssize_t one_image
     cdef size_t offsets, filters, partial_w, partial_b
     cdef int workers = max_workers()
     cdef scratch_t s
@@ -403,20 +465,19 @@ def conv2d_backward(
     j.dx = NULL if dx is None else <void*> &dx[0, 0, 0, 0]
     j.group = ceil_div(j.n, GROUPS)
     groups = ceil_div(j.n, j.group)
-    rows = round_up(j.depth, MR)
-    offsets = _aligned((j.depth + MR + depth_dx) * sizeof(Py_ssize_t))
+    # as many images to a pass as the level-2 cache holds, so that small ones add up to long sums
+    one_image = j.image_step + rows * j.span
+    j.together = max(1, min(j.group, PASS_BYTES // (j.image_step * <Py_ssize_t> sizeof(real))))
+    offsets = _aligned((j.depth + NV + depth_dx) * sizeof(Py_ssize_t))
     filters = _aligned(round_up(j.c, MR) * depth_dx * sizeof(real))
     partial_w = _aligned(groups * rows * ldw * sizeof(real))
     partial_b = _aligned(groups * j.f * sizeof(real))
     j.scratch_step = _aligned(
-        (
-            j.f * j.oh * j.ow + j.image + nr + ((j.oh - 1) * j.plane_w + j.ow) * nr
-            + j.f * j.dz_h * j.dz_w + nr
-        ) * sizeof(real)
+        (j.f * j.oh * j.ow + j.together * one_image + j.f * j.dz_h * j.dz_w + SLACK) * sizeof(real)
     )
     s = take(offsets + filters + partial_w + partial_b + workers * j.scratch_step)
     j.offset = <Py_ssize_t*> s.data
-    j.dx_offset = j.offset + j.depth + MR
+    j.dx_offset = j.offset + j.depth + NV
     j.packed = s.data + offsets
     j.dw = s.data + offsets + filters
     j.db = s.data + offsets + filters + partial_w
@@ -431,7 +492,7 @@ def conv2d_backward(
             for k in range(j.depth):
                 total = 0
                 for g in range(groups):
-                    total += part[(g * rows + k) * ldw + f]
+                    total += part[(g * rows + f) * ldw + k]
                 (&dw[0, 0, 0, 0])[f * j.depth + k] = total
             total = 0
             for g in range(groups):

@@ -1,24 +1,25 @@
-"""The register tile, and the matrix product that is made of it.
+"""The register tiles, and the matrix product that is made of them.
 
-The tile computes MR x NR numbers of C, each a sum over k, and keeps them in registers:
+A tile computes MR x NR numbers, each a sum over k, and keeps them in registers:
 
                     b   row k: NR numbers (NV vectors)
                   +-----------+
-        a col k   |           |      for k:  load the NV vectors b[k]
+        a col k   |           |      for k:  load the NV vectors of b[k]
         MR        | acc[i][j] |              for i:  acc[i] += a[i,k] * b[k]
         numbers   |           |
                   +-----------+
 
-It reads a and b at the rate it works only if they lie in the order it wants them, so `product` first
-*packs* a block of K_BLOCK values of k: A into tiles of MR rows, B into panels of NR columns, each
-padded with zeros. Every element of C is then summed in the order of k, whatever the number of
+Where row i of a, row k of b and vector j of that row start, it reads from three short tables; so one
+tile serves a matrix, the states of many sequences and the shifted pixels of an image. `product` first
+*packs* K_BLOCK values of k, A by rows and B into panels of NR columns, so that the tile reads both in
+the order in which they lie. Every element of C is summed in the order of k, whatever the number of
 threads, so that number never changes a bit of the result.
 
 After Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", ACM TOMS 34 (2008).
 """
 
 from libc.string cimport memset, memcpy
-from npdl._ext.simd cimport LANES_F32, LANES_F64, MR, NV, f32v, f64v, real
+from npdl._ext.simd cimport LANES_F32, LANES_F64, MR, NV, f32v, f64v, opaque, real
 from npdl._ext.threads cimport max_workers, run
 
 ctypedef fused vec:
@@ -27,7 +28,7 @@ ctypedef fused vec:
 
 cdef enum:
     K_BLOCK = 256  # a panel of B (24 kB) stays in the level-1 cache
-    A_TILES = 24  # of A to a task: about 96 kB, which stay in the level-2 cache
+    A_ROWS = 96  # of A to a task: 96 kB, which stay in the level-2 cache
     PANELS = 4  # of B to a task
     MAX_NR = 64  # bound of NR over all builds
     SMALL = 500000  # multiply-adds below which a second thread doesn't pay
@@ -49,11 +50,20 @@ cdef inline Py_ssize_t round_up(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
     return ceil_div(a, b) * b
 
 
+cdef inline Py_ssize_t lanes(const real* _) noexcept nogil:
+    """Numbers in a vector."""
+    if real is float:
+        return LANES_F32
+    else:
+        return LANES_F64
+
+
 cdef inline void _tile(
     Py_ssize_t depth,
     const real* a,
     const Py_ssize_t* a_at,
     const real* b,
+    const Py_ssize_t* b_row,
     const Py_ssize_t* b_at,
     real* c,
     Py_ssize_t ldc,
@@ -62,27 +72,39 @@ cdef inline void _tile(
 ) noexcept nogil:
     cdef vec acc[MR][NV]
     cdef vec row[NV]
-    cdef const vec* b_row
-    cdef vec* c_row
+    cdef vec zero
+    cdef vec* c_i
     cdef real a_ik
     cdef Py_ssize_t i, j, k
-    memset(acc, 0, sizeof(acc))
-    for k in range(depth):
-        b_row = <const vec*> (b + (k * tile_cols(b) if b_at == NULL else b_at[k]))
+    memset(&zero, 0, sizeof(zero))
+    for i in range(MR):
         for j in range(NV):
-            row[j] = b_row[j]
+            acc[i][j] = zero
+    for k in range(depth):
+        for j in range(NV):
+            row[j] = (<const vec*> (b + b_row[k] + b_at[j]))[0]
         for i in range(MR):
-            a_ik = a[k * MR + i] if a_at == NULL else a[a_at[i] + k]
+            a_ik = a[a_at[i] + k]
             for j in range(NV):
                 if (real is float and vec is f32v) or (real is double and vec is f64v):
                     acc[i][j] = acc[i][j] + a_ik * row[j]
     for i in range(MR):
-        c_row = <vec*> (c + i * ldc)
+        c_i = <vec*> (c + i * ldc)
         for j in range(NV):
             if add:
-                c_row[j] = c_row[j] + acc[i][j]
+                c_i[j] = c_i[j] + acc[i][j]
             else:
-                c_row[j] = acc[i][j]
+                c_i[j] = acc[i][j]
+
+
+ctypedef void (*tile_f32)(
+    Py_ssize_t, const float*, const Py_ssize_t*, const float*, const Py_ssize_t*,
+    const Py_ssize_t*, float*, Py_ssize_t, bint, f32v*
+) noexcept nogil
+ctypedef void (*tile_f64)(
+    Py_ssize_t, const double*, const Py_ssize_t*, const double*, const Py_ssize_t*,
+    const Py_ssize_t*, double*, Py_ssize_t, bint, f64v*
+) noexcept nogil
 
 
 cdef inline void tile(
@@ -90,20 +112,97 @@ cdef inline void tile(
     const real* a,
     const Py_ssize_t* a_at,
     const real* b,
+    const Py_ssize_t* b_row,
     const Py_ssize_t* b_at,
     real* c,
     Py_ssize_t ldc,
     bint add,
 ) noexcept nogil:
-    """c[i,j] (+)= Σ_k a[i,k] b[k,j]  for all MR x NR of the tile.
+    """c[i*ldc + j*LANES + l] (+)= Σ_k a[a_at[i] + k] · b[b_row[k] + b_at[j] + l].
 
-    a[i,k] is ``a[k*MR + i]`` (packed), or ``a[a_at[i] + k]``; row k of b starts at ``b[k*NR]``
-    (packed), or at ``b[b_at[k]]``.
+    For all MR x NV vectors of the tile, l being the lane. Reads and writes whole vectors.
     """
     if real is float:
-        _tile(depth, a, a_at, b, b_at, c, ldc, add, <f32v*> NULL)
+        (<tile_f32> opaque(<void*> &_tile[float, f32v]))(
+            depth, a, a_at, b, b_row, b_at, c, ldc, add, NULL
+        )
     else:
-        _tile(depth, a, a_at, b, b_at, c, ldc, add, <f64v*> NULL)
+        (<tile_f64> opaque(<void*> &_tile[double, f64v]))(
+            depth, a, a_at, b, b_row, b_at, c, ldc, add, NULL
+        )
+
+
+cdef inline void _dot_tile(
+    Py_ssize_t count,
+    Py_ssize_t span,
+    const real* a,
+    Py_ssize_t a_row,
+    Py_ssize_t a_step,
+    const real* b,
+    const Py_ssize_t* b_at,
+    Py_ssize_t b_step,
+    real* c,
+    Py_ssize_t ldc,
+    vec* _,
+) noexcept nogil:
+    cdef vec acc[MR][NV]
+    cdef vec row[NV]
+    cdef vec a_i
+    cdef vec parts[MR * NV]
+    cdef real* numbers
+    cdef Py_ssize_t i, j, n, q, half
+    memset(&a_i, 0, sizeof(a_i))
+    for i in range(MR):
+        for j in range(NV):
+            acc[i][j] = a_i
+    for n in range(count):
+        q = 0
+        while q < span:
+            for j in range(NV):
+                row[j] = (<const vec*> (b + b_at[j] + q))[0]
+            for i in range(MR):
+                a_i = (<const vec*> (a + i * a_row + q))[0]
+                for j in range(NV):
+                    if (real is float and vec is f32v) or (real is double and vec is f64v):
+                        acc[i][j] = acc[i][j] + a_i * row[j]
+            q += lanes(a)
+        a += a_step
+        b += b_step
+    for i in range(MR):
+        for j in range(NV):
+            parts[i * NV + j] = acc[i][j]
+    numbers = <real*> parts
+    half = lanes(a)
+    while half > 1:  # add the upper half of every vector to its lower half
+        half //= 2
+        for i in range(MR * NV):
+            for q in range(half):
+                numbers[i * lanes(a) + q] += numbers[i * lanes(a) + half + q]
+    for i in range(MR):
+        for j in range(NV):
+            c[i * ldc + j] += numbers[(i * NV + j) * lanes(a)]
+
+
+cdef inline void dot_tile(
+    Py_ssize_t count,
+    Py_ssize_t span,
+    const real* a,
+    Py_ssize_t a_row,
+    Py_ssize_t a_step,
+    const real* b,
+    const Py_ssize_t* b_at,
+    Py_ssize_t b_step,
+    real* c,
+    Py_ssize_t ldc,
+) noexcept nogil:
+    """c[i,j] += Σ_{n,q} a[n*a_step + i*a_row + q] · b[n*b_step + b_at[j] + q]  for MR x NV numbers.
+
+    Here the lanes of a vector are terms of one sum; `span`, the bound of q, is a multiple of them.
+    """
+    if real is float:
+        _dot_tile(count, span, a, a_row, a_step, b, b_at, b_step, c, ldc, <f32v*> NULL)
+    else:
+        _dot_tile(count, span, a, a_row, a_step, b, b_at, b_step, c, ldc, <f64v*> NULL)
 
 
 cdef inline void store(
@@ -122,44 +221,81 @@ cdef inline void store(
 cdef inline void edge_tile(
     Py_ssize_t depth,
     const real* a,
+    Py_ssize_t a_row,
     const real* b,
+    const Py_ssize_t* b_row,
+    const Py_ssize_t* b_at,
     real* c,
     Py_ssize_t ldc,
     Py_ssize_t rows,
     Py_ssize_t cols,
     bint add,
 ) noexcept nogil:
-    """`tile` of packed operands where only rows x cols of it lie inside C."""
+    """A tile of which rows x cols lie inside C; row i of a starts at a[i*a_row]."""
     cdef real out[MR * MAX_NR]
-    cdef Py_ssize_t nr = tile_cols(c)
-    if rows == MR and cols == nr:
-        tile(depth, a, NULL, b, NULL, c, ldc, add)
+    cdef Py_ssize_t a_at[MR]
+    cdef Py_ssize_t i
+    for i in range(MR):
+        a_at[i] = (i if i < rows else rows - 1) * a_row  # a short tile repeats its last row
+    if rows == MR and cols == tile_cols(c):
+        tile(depth, a, a_at, b, b_row, b_at, c, ldc, add)
     else:
-        tile(depth, a, NULL, b, NULL, out, nr, False)
+        tile(depth, a, a_at, b, b_row, b_at, out, tile_cols(c), False)
         store(out, c, ldc, rows, cols, add)
 
 
-cdef inline void pack(
-    const real* a,
-    Py_ssize_t step,
-    Py_ssize_t step_k,
-    Py_ssize_t count,
+cdef inline void panel_tables(Py_ssize_t* b_row, Py_ssize_t* b_at, const real* _) noexcept nogil:
+    """Where the rows of a packed panel start, K_BLOCK of them, and their NV vectors."""
+    cdef Py_ssize_t k
+    for k in range(K_BLOCK):
+        b_row[k] = k * tile_cols(_)
+    for k in range(NV):
+        b_at[k] = k * lanes(_)
+
+
+cdef inline void pack_panel(
+    const real* b,
+    Py_ssize_t b_row,
+    Py_ssize_t b_col,
     Py_ssize_t depth,
-    Py_ssize_t width,
+    Py_ssize_t cols,
     real* out,
 ) noexcept nogil:
-    """out[k, i] = a[i*step + k*step_k] for i < count, 0 for count <= i < width."""
-    cdef Py_ssize_t i, k
-    if count < width:
-        memset(out, 0, depth * width * sizeof(real))
-    if step == 1:
+    """out[k, j] = b[k*b_row + j*b_col] for j < cols, and 0 up to NR."""
+    cdef Py_ssize_t nr = tile_cols(out), j, k
+    if cols < nr:
+        memset(out, 0, depth * nr * sizeof(real))
+    if b_col == 1:
         for k in range(depth):
-            for i in range(count):
-                out[k * width + i] = a[k * step_k + i]
+            if cols == nr:
+                for j in range(tile_cols(out)):
+                    out[k * nr + j] = b[k * b_row + j]
+            else:
+                for j in range(cols):
+                    out[k * nr + j] = b[k * b_row + j]
     else:
-        for i in range(count):
+        for j in range(cols):
             for k in range(depth):
-                out[k * width + i] = a[i * step + k * step_k]
+                out[k * nr + j] = b[k * b_row + j * b_col]
+
+
+cdef inline void pack_rows(
+    const real* a,
+    Py_ssize_t a_row,
+    Py_ssize_t a_col,
+    Py_ssize_t rows,
+    Py_ssize_t depth,
+    real* out,
+) noexcept nogil:
+    """out[i, k] = a[i*a_row + k*a_col]."""
+    cdef Py_ssize_t i, k
+    if a_col == 1:
+        for i in range(rows):
+            memcpy(out + i * depth, a + i * a_row, depth * sizeof(real))
+    else:
+        for k in range(depth):
+            for i in range(rows):
+                out[i * depth + k] = a[i * a_row + k * a_col]
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -169,9 +305,9 @@ ctypedef struct product_t:
     bint single  # float32
     bint add
     Py_ssize_t m, n, k
-    void* a  # a[i*a_row + k*a_col]
+    const void* a  # a[i*a_row + k*a_col]
     Py_ssize_t a_row, a_col
-    void* b
+    const void* b
     Py_ssize_t b_row, b_col
     void* c  # c[i*ldc + j]
     Py_ssize_t ldc
@@ -179,54 +315,56 @@ ctypedef struct product_t:
     Py_ssize_t k0, depth
     void* packed_a
     void* packed_b
+    Py_ssize_t row_table[K_BLOCK]
+    Py_ssize_t at_table[NV]
 
 
-cdef inline size_t product_scratch(Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const real* p) noexcept nogil:
+cdef inline size_t product_scratch(
+    Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const real* _
+) noexcept nogil:
     """Bytes of scratch that `product` needs."""
     cdef Py_ssize_t depth = k if k < K_BLOCK else K_BLOCK
-    return (round_up(m, MR) + round_up(n, tile_cols(p))) * depth * sizeof(real) + 64
+    return ((m + round_up(n, tile_cols(_))) * depth * sizeof(real) + 127) // 64 * 64
 
 
-cdef inline void _pack_block(product_t* p, Py_ssize_t task, real* _) noexcept nogil:
-    """Tasks: the panels of B, PANELS at a time, then the tiles of A, A_TILES at a time."""
-    cdef Py_ssize_t nr = tile_cols(_), i, t
-    cdef Py_ssize_t b_tasks = ceil_div(ceil_div(p.n, nr), PANELS)
+cdef inline void _pack_block(product_t* p, Py_ssize_t task, const real* _) noexcept nogil:
+    """Tasks: the panels of B, PANELS at a time, then the rows of A, A_ROWS at a time."""
+    cdef Py_ssize_t nr = tile_cols(_), panels = ceil_div(p.n, nr), i, s
+    cdef Py_ssize_t b_tasks = ceil_div(panels, PANELS)
     cdef const real* a = <const real*> p.a + p.k0 * p.a_col
     cdef const real* b = <const real*> p.b + p.k0 * p.b_row
     if task < b_tasks:
-        for t in range(task * PANELS, min(ceil_div(p.n, nr), (task + 1) * PANELS)):
-            i = t * nr
-            pack(
-                b + i * p.b_col, p.b_col, p.b_row, min(nr, p.n - i), p.depth, nr,
+        for s in range(task * PANELS, min(panels, (task + 1) * PANELS)):
+            i = s * nr
+            pack_panel(
+                b + i * p.b_col, p.b_row, p.b_col, p.depth, min(nr, p.n - i),
                 <real*> p.packed_b + i * p.depth,
             )
     else:
-        task -= b_tasks
-        for t in range(task * A_TILES, min(ceil_div(p.m, MR), (task + 1) * A_TILES)):
-            i = t * MR
-            pack(
-                a + i * p.a_row, p.a_row, p.a_col, min(<Py_ssize_t> MR, p.m - i), p.depth, MR,
-                <real*> p.packed_a + i * p.depth,
-            )
+        i = (task - b_tasks) * A_ROWS
+        pack_rows(
+            a + i * p.a_row, p.a_row, p.a_col, min(<Py_ssize_t> A_ROWS, p.m - i), p.depth,
+            <real*> p.packed_a + i * p.depth,
+        )
 
 
-cdef inline void _multiply_block(product_t* p, Py_ssize_t task, real* _) noexcept nogil:
-    """Tasks: A_TILES tiles by PANELS panels of C."""
-    cdef Py_ssize_t nr = tile_cols(_), i, j, s, t
-    cdef Py_ssize_t tiles = ceil_div(p.m, MR), panels = ceil_div(p.n, nr)
+cdef inline void _multiply_block(product_t* p, Py_ssize_t task, const real* _) noexcept nogil:
+    """Tasks: A_ROWS rows by PANELS panels of C."""
+    cdef Py_ssize_t nr = tile_cols(_), panels = ceil_div(p.n, nr), i, j, s
     cdef Py_ssize_t across = ceil_div(panels, PANELS)
-    cdef Py_ssize_t t0 = task // across * A_TILES, s0 = task % across * PANELS
+    cdef Py_ssize_t i0 = task // across * A_ROWS, s0 = task % across * PANELS
     cdef const real* a = <const real*> p.packed_a
     cdef const real* b = <const real*> p.packed_b
     for s in range(s0, min(panels, s0 + PANELS)):
         j = s * nr
-        for t in range(t0, min(tiles, t0 + A_TILES)):
-            i = t * MR
+        i = i0
+        while i < min(p.m, i0 + A_ROWS):
             edge_tile(
-                p.depth, a + i * p.depth, b + j * p.depth,
+                p.depth, a + i * p.depth, p.depth, b + j * p.depth, p.row_table, p.at_table,
                 <real*> p.c + i * p.ldc + j, p.ldc,
                 min(<Py_ssize_t> MR, p.m - i), min(nr, p.n - j), p.add or p.k0 > 0,
             )
+            i += MR
 
 
 cdef inline void _pack_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
@@ -260,33 +398,23 @@ cdef inline void product(
     bint add,
     char* scratch,
 ) noexcept nogil:
-    """c[i*ldc + j] (+)= Σ_k a[i*a_row + k*a_col] · b[k*b_row + j*b_col]."""
+    """c[i*ldc + j] (+)= Σ_k a[i*a_row + k*a_col] · b[k*b_row + j*b_col]; m, n, k >= 1."""
     cdef product_t p
-    cdef Py_ssize_t i, nr = tile_cols(c), blocks = ceil_div(k, K_BLOCK), depth
-    cdef Py_ssize_t b_tasks = ceil_div(ceil_div(n, nr), PANELS), a_tasks = ceil_div(ceil_div(m, MR), A_TILES)
-    if k == 0 and not add:
-        for i in range(m):
-            memset(c + i * ldc, 0, n * sizeof(real))
-    if m == 0 or n == 0 or k == 0:
-        return
+    cdef Py_ssize_t nr = tile_cols(c), depth = ceil_div(k, ceil_div(k, K_BLOCK))  # about equal blocks
+    cdef Py_ssize_t b_tasks = ceil_div(ceil_div(n, nr), PANELS), a_tasks = ceil_div(m, A_ROWS)
+    cdef int workers = 1 if m * n * k < SMALL else max_workers()
     p.single = real is float
     p.add = add
     p.m, p.n, p.k = m, n, k
-    p.a, p.a_row, p.a_col = <void*> a, a_row, a_col
-    p.b, p.b_row, p.b_col = <void*> b, b_row, b_col
+    p.a, p.a_row, p.a_col = a, a_row, a_col
+    p.b, p.b_row, p.b_col = b, b_row, b_col
     p.c, p.ldc = <void*> c, ldc
-    depth = ceil_div(k, blocks)  # blocks of about equal depth
     p.packed_b = <void*> scratch
     p.packed_a = <void*> (<real*> scratch + round_up(n, nr) * depth)
+    panel_tables(p.row_table, p.at_table, c)
     p.k0 = 0
     while p.k0 < k:
         p.depth = min(depth, k - p.k0)
-        if m * n * k < SMALL:
-            for i in range(a_tasks + b_tasks):
-                _pack_task(&p, i, 0)
-            for i in range(a_tasks * b_tasks):
-                _multiply_task(&p, i, 0)
-        else:
-            run(_pack_task, &p, a_tasks + b_tasks, max_workers())
-            run(_multiply_task, &p, a_tasks * b_tasks, max_workers())
+        run(_pack_task, &p, a_tasks + b_tasks, workers)
+        run(_multiply_task, &p, a_tasks * b_tasks, workers)
         p.k0 += p.depth

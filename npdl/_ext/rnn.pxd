@@ -10,14 +10,12 @@ from libc.string cimport memcpy, memset
 from npdl._ext.activation cimport act_t
 from npdl._ext.gemm cimport (
     K_BLOCK,
-    MAX_NR,
     MR,
-    ceil_div,
-    pack,
+    NV,
+    edge_tile,
+    pack_panel,
     product,
     round_up,
-    store,
-    tile,
     tile_cols,
 )
 from npdl._ext.simd cimport real
@@ -51,6 +49,8 @@ ctypedef struct rnn_t:
     char* work  # for `product`, and one column block to a worker
     char* rows
     size_t rows_step
+    Py_ssize_t row_table[K_BLOCK]
+    Py_ssize_t at_table[NV]
 
 
 cdef inline size_t panels_size(Py_ssize_t depth, Py_ssize_t n, const real* _) noexcept nogil:
@@ -72,13 +72,14 @@ cdef inline void pack_panels(
         length = min(<Py_ssize_t> K_BLOCK, depth - k0)
         j0 = 0
         while j0 < n:
-            pack(b + k0 * b_row + j0 * b_col, b_col, b_row, min(nr, n - j0), length, nr, out)
+            pack_panel(b + k0 * b_row + j0 * b_col, b_row, b_col, length, min(nr, n - j0), out)
             out += length * nr
             j0 += nr
         k0 += length
 
 
 cdef inline void times_panels(
+    rnn_t* r,
     Py_ssize_t m,
     Py_ssize_t n,
     Py_ssize_t depth,
@@ -90,27 +91,21 @@ cdef inline void times_panels(
     bint add,
 ) noexcept nogil:
     """c[i*ldc + j] (+)= Σ_k a[i*a_row + k] b[k, j], b from `pack_panels`."""
-    cdef Py_ssize_t at[MR]
-    cdef real out[MR * MAX_NR]
-    cdef Py_ssize_t nr = tile_cols(c), k0 = 0, i0, j0, i, length, rows, cols
+    cdef Py_ssize_t nr = tile_cols(c), k0 = 0, i, j, length
     while k0 < depth:
         length = min(<Py_ssize_t> K_BLOCK, depth - k0)
-        j0 = 0
-        while j0 < n:
-            cols = min(nr, n - j0)
-            i0 = 0
-            while i0 < m:
-                rows = min(<Py_ssize_t> MR, m - i0)
-                for i in range(MR):  # a short tile repeats its last row
-                    at[i] = (i0 + min(i, rows - 1)) * a_row + k0
-                if rows == MR and cols == nr:
-                    tile(length, a, at, packed, NULL, c + i0 * ldc + j0, ldc, add or k0 > 0)
-                else:
-                    tile(length, a, at, packed, NULL, out, nr, False)
-                    store(out, c + i0 * ldc + j0, ldc, rows, cols, add or k0 > 0)
-                i0 += MR
+        j = 0
+        while j < n:
+            i = 0
+            while i < m:
+                edge_tile(
+                    length, a + i * a_row + k0, a_row, packed, r.row_table, r.at_table,
+                    c + i * ldc + j, ldc, min(<Py_ssize_t> MR, m - i), min(nr, n - j),
+                    add or k0 > 0,
+                )
+                i += MR
             packed += length * nr
-            j0 += nr
+            j += nr
         k0 += length
 
 

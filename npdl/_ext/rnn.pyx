@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t
 from libc.string cimport memcpy, memset
 from npdl._ext.activation cimport act_span, parse_act, pull_back_span
-from npdl._ext.gemm cimport MR, ceil_div, product_scratch, round_up
+from npdl._ext.gemm cimport MR, ceil_div, panel_tables, product_scratch, round_up
 from npdl._ext.rnn cimport (
     active,
     add_to,
@@ -32,7 +32,7 @@ cdef inline void _rnn_forward(rnn_t* r, Py_ssize_t n0, Py_ssize_t n1, real* _) n
     for t in range(r.t):
         # z = x w_x (already in h) + h_before w_h
         times_panels(
-            n1 - n0, u, u, state_before(h, <const real*> r.h0, n0, t, r), state_step(t, r),
+            r, n1 - n0, u, u, state_before(h, <const real*> r.h0, n0, t, r), state_step(t, r),
             <const real*> r.packed, h + (n0 * r.t + t) * u, r.t * u, True,
         )
         for n in range(n0, n1):
@@ -73,7 +73,7 @@ cdef inline void _rnn_backward(
             else:  # what passes the step by stays in d
                 memset(dz + at, 0, u * sizeof(real))
         times_panels(
-            n1 - n0, u, u, dz + (n0 * r.t + t) * u, r.t * u, <const real*> r.packed, dstate, u, True
+            r, n1 - n0, u, u, dz + (n0 * r.t + t) * u, r.t * u, <const real*> r.packed, dstate, u, True
         )
     memcpy(<real*> r.dh0 + n0 * u, dstate, (n1 - n0) * u * sizeof(real))
 
@@ -90,7 +90,7 @@ cdef inline void _lstm_forward(rnn_t* r, Py_ssize_t n0, Py_ssize_t n1, real* _) 
     for t in range(r.t):
         # z = x w_x (already in gates) + h_before w_h
         times_panels(
-            n1 - n0, 4 * u, u, state_before(<real*> r.h, <const real*> r.h0, n0, t, r),
+            r, n1 - n0, 4 * u, u, state_before(<real*> r.h, <const real*> r.h0, n0, t, r),
             state_step(t, r), <const real*> r.packed, gates + (n0 * r.t + t) * 4 * u, r.t * 4 * u,
             True,
         )
@@ -161,7 +161,7 @@ cdef inline void _lstm_backward(
             else:
                 memset(dz + at * 4 * u, 0, 4 * u * sizeof(real))
         times_panels(
-            n1 - n0, u, 4 * u, dz + (n0 * r.t + t) * 4 * u, r.t * 4 * u, <const real*> r.packed,
+            r, n1 - n0, u, 4 * u, dz + (n0 * r.t + t) * 4 * u, r.t * 4 * u, <const real*> r.packed,
             dh, u, True,
         )
     memcpy(<real*> r.dh0 + n0 * u, dh, (n1 - n0) * u * sizeof(real))
@@ -182,7 +182,7 @@ cdef inline void _gru_forward(
     for t in range(r.t):
         # z, r = σ(x w_x (already in gates) + h w_zr + b)
         times_panels(
-            n1 - n0, 2 * u, u, state_before(<real*> r.h, <const real*> r.h0, n0, t, r),
+            r, n1 - n0, 2 * u, u, state_before(<real*> r.h, <const real*> r.h0, n0, t, r),
             state_step(t, r), <const real*> r.packed, gates + (n0 * r.t + t) * 3 * u, r.t * 3 * u,
             True,
         )
@@ -195,7 +195,7 @@ cdef inline void _gru_forward(
                 reset[(n - n0) * u + j] = before[j] * z[u + j]
         # ĥ = act(x w_x + (h∘r) w_hat + b)
         times_panels(
-            n1 - n0, u, u, reset, u, <const real*> r.packed_hat,
+            r, n1 - n0, u, u, reset, u, <const real*> r.packed_hat,
             gates + (n0 * r.t + t) * 3 * u + 2 * u, r.t * 3 * u, True,
         )
         for n in range(n0, n1):
@@ -242,7 +242,7 @@ cdef inline void _gru_backward(
             pull_back_span(r.act, g + 2 * u, dz + 2 * u, dz + 2 * u, u)
         # ĥ = act(x w_x + (h∘r) w_hat + b)
         times_panels(
-            n1 - n0, u, u, <const real*> r.dz + (n0 * r.t + t) * 3 * u + 2 * u, r.t * 3 * u,
+            r, n1 - n0, u, u, <const real*> r.dz + (n0 * r.t + t) * 3 * u + 2 * u, r.t * 3 * u,
             <const real*> r.packed_hat, dreset, u, False,
         )
         for n in range(n0, n1):
@@ -258,7 +258,7 @@ cdef inline void _gru_backward(
             pull_back_span(r.gate_act, g + u, dz + u, dz + u, u)
         # z, r = σ(x w_x + h w_zr + b)
         times_panels(
-            n1 - n0, u, 2 * u, <const real*> r.dz + (n0 * r.t + t) * 3 * u, r.t * 3 * u,
+            r, n1 - n0, u, 2 * u, <const real*> r.dz + (n0 * r.t + t) * 3 * u, r.t * 3 * u,
             <const real*> r.packed, dh, u, True,
         )
     memcpy(<real*> r.dh0 + n0 * u, dh, (n1 - n0) * u * sizeof(real))
@@ -373,7 +373,8 @@ cdef void _run_forward(rnn_t* r, const real* _) except *:
     s = take(packed + hat + work + workers * r.rows_step)
     r.packed, r.packed_hat = s.data, s.data + packed
     r.work = s.data + packed + hat
-    r.rows = r.work + work // 64 * 64
+    r.rows = r.work + work
+    panel_tables(r.row_table, r.at_table, _)
     with nogil:
         input_product(r, <real*> (r.h if r.gates == NULL else r.gates))
         if r.loop == GRU_FORWARD:
@@ -405,7 +406,8 @@ cdef void _run_backward(rnn_t* r, const real* _) except *:
     r.dz = s.data + packed + hat
     m = <real*> (s.data + packed + hat + dz)
     r.work = s.data + packed + hat + dz + design
-    r.rows = r.work + work // 64 * 64
+    r.rows = r.work + work
+    panel_tables(r.row_table, r.at_table, _)
     with nogil:
         if r.loop == GRU_BACKWARD:
             pack_panels(2 * u, u, w_h, 1, r.width, <real*> r.packed)

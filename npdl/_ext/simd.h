@@ -42,6 +42,14 @@ typedef float npdl_f32v;
 #define NPDL_LANES_F32 ((int)(sizeof(npdl_f32v) / sizeof(float)))
 #define NPDL_LANES_F64 ((int)(sizeof(npdl_f64v) / sizeof(double)))
 
+/* A function that the compiler can't inline: the register tile needs all registers for itself. */
+static inline void *npdl_opaque(void *function) {
+#if defined(__GNUC__)
+    __asm__("" : "+r"(function));
+#endif
+    return function;
+}
+
 /* The bits of a number as an integer, and back. */
 static inline int32_t npdl_bits_f32(float x) { int32_t i; memcpy(&i, &x, 4); return i; }
 static inline int64_t npdl_bits_f64(double x) { int64_t i; memcpy(&i, &x, 8); return i; }

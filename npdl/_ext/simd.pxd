@@ -11,6 +11,7 @@ cdef extern from "simd.h":
         NV "NPDL_NV"  # vectors in one of its rows
         LANES_F32 "NPDL_LANES_F32"
         LANES_F64 "NPDL_LANES_F64"
+    void* opaque "npdl_opaque"(void* function) noexcept nogil
     int32_t bits_f32 "npdl_bits_f32"(float x) noexcept nogil
     int64_t bits_f64 "npdl_bits_f64"(double x) noexcept nogil
     float from_bits_f32 "npdl_from_bits_f32"(int32_t i) noexcept nogil
