@@ -42,9 +42,11 @@ cdef void _task(void* context, Py_ssize_t task, int worker) noexcept nogil:
             _backward(j, task * CHUNK, <double*> NULL)
 
 
-def activation_forward(const real[::1] x, real[::1] y, act):
+def activation_forward(const real[::1] x not None, real[::1] y not None, act):
     """y = f(x), element by element."""
     cdef job_t j
+    if y.shape[0] != x.shape[0]:
+        raise ValueError("activation_forward: x and y must be of one length.")
     if x.shape[0] == 0:
         return
     j.act = parse_act(act)
@@ -55,9 +57,11 @@ def activation_forward(const real[::1] x, real[::1] y, act):
         run(_task, &j, (j.n + CHUNK - 1) // CHUNK, max_workers())
 
 
-def activation_backward(const real[::1] y, const real[::1] dy, real[::1] dx, act):
+def activation_backward(const real[::1] y not None, const real[::1] dy not None, real[::1] dx not None, act):
     """dx = f'(x) dy, from the output y = f(x)."""
     cdef job_t j
+    if not dy.shape[0] == y.shape[0] == dx.shape[0]:
+        raise ValueError("activation_backward: y, dy and dx must be of one length.")
     if y.shape[0] == 0:
         return
     j.act = parse_act(act)

@@ -31,6 +31,7 @@ from npdl._ext.gemm cimport (
     tile,
     tile_cols,
 )
+from npdl._ext.elementary cimport sum_of
 from npdl._ext.simd cimport real, same_shape
 from npdl._ext.threads cimport give, max_workers, run, scratch_t, take
 
@@ -46,6 +47,7 @@ ctypedef struct conv_t:
     act_t act
     Py_ssize_t n, c, h, w, f, kh, kw, oh, ow, sh, sw, ph, pw
     Py_ssize_t taps_h, taps_w  # of one phase, at most
+    Py_ssize_t phases_h, phases_w  # that a filter reaches
     Py_ssize_t plane_h, plane_w  # of the planes of one image
     Py_ssize_t image_step  # numbers in them, and as many more as a vector may read beyond
     Py_ssize_t span  # positions, rounded up to whole vectors
@@ -157,8 +159,8 @@ cdef inline void _split_image(conv_t* j, const real* x, real* planes) noexcept n
     cdef const real* source
     memset(planes, 0, j.image_step * sizeof(real))
     for c in range(j.c):
-        for pu in range(j.sh):
-            for pv in range(j.sw):
+        for pu in range(j.phases_h):
+            for pv in range(j.phases_w):
                 k0 = max(0, ceil_div(j.pw - pv, j.sw)) if j.pw > pv else 0
                 k1 = min(j.plane_w, ceil_div(j.w + j.pw - pv, j.sw)) if j.w + j.pw > pv else 0
                 for i in range(j.plane_h):
@@ -204,23 +206,6 @@ cdef void _forward_task(void* context, Py_ssize_t task, int worker) noexcept nog
         _forward(j, task, worker, <double*> NULL)
 
 
-cdef inline real _sum(const real* x, Py_ssize_t n) noexcept nogil:
-    """Σ x, in 32 partial sums: one after the other would be slow and less exact."""
-    cdef real parts[32]
-    cdef real total = 0
-    cdef Py_ssize_t i, k = 0
-    memset(parts, 0, sizeof(parts))
-    while k + 32 <= n:
-        for i in range(32):
-            parts[i] += x[k + i]
-        k += 32
-    for i in range(n - k):
-        parts[i] += x[k + i]
-    for i in range(32):
-        total += parts[i]
-    return total
-
-
 cdef inline void _spread_dz(conv_t* j, const real* dz, real* spread, real* db) noexcept nogil:
     """Lay dz out by position, zero where no window stands, and add it to db."""
     cdef Py_ssize_t f, i, k
@@ -232,7 +217,7 @@ cdef inline void _spread_dz(conv_t* j, const real* dz, real* spread, real* db) n
             for k in range(j.ow):
                 to[k] = dz[k]
             dz += j.ow
-        db[f] += _sum(spread + f * j.span, j.span)
+        db[f] += sum_of(spread + f * j.span, j.span)
 
 
 cdef inline void _backward_weights(
@@ -263,11 +248,9 @@ cdef inline void _backward_input(conv_t* j, const real* dz, real* padded, real* 
             )
     memset(dx, 0, j.c * j.h * j.w * sizeof(real))  # windows need not reach every pixel
     win.width, win.plane, win.row, win.col = j.dz_w, j.h * j.w, j.sh * j.w, j.sw
-    for pu in range(j.sh):
-        for pv in range(j.sw):
+    for pu in range(j.phases_h):
+        for pv in range(j.phases_w):
             taps_h, taps_w = ceil_div(j.kh - pu, j.sh), ceil_div(j.kw - pv, j.sw)
-            if pu >= j.kh or pv >= j.kw:
-                continue
             depth = j.f * taps_h * taps_w
             # the pixels i*SH + pu - PH, j*SW + pv - PW that lie inside the image
             win.i0 = ceil_div(j.ph - pu, j.sh) if j.ph > pu else 0
@@ -322,8 +305,8 @@ cdef inline void _pack_for_input(conv_t* j, const real* w, real* packed) noexcep
     """The filters of every phase, taps turned round, and the offsets that they meet in dz."""
     cdef Py_ssize_t pu, pv, a, b, f, c, k, depth, at, taps_h, taps_w
     cdef Py_ssize_t* offset = j.dx_offset
-    for pu in range(min(j.sh, j.kh)):
-        for pv in range(min(j.sw, j.kw)):
+    for pu in range(j.phases_h):
+        for pv in range(j.phases_w):
             taps_h, taps_w = ceil_div(j.kh - pu, j.sh), ceil_div(j.kw - pv, j.sw)
             depth = j.f * taps_h * taps_w
             memset(packed, 0, round_up(j.c, MR) * depth * sizeof(real))
@@ -359,6 +342,8 @@ cdef conv_t _plan(
         raise ValueError("conv2d: the shapes of x, w and y do not fit.")
     if min(stride_h, stride_w) < 1 or min(pad_h, pad_w) < 0:
         raise ValueError("conv2d: strides must be at least 1, padding at least 0.")
+    if max(stride_h, stride_w, pad_h, pad_w) > 0x7FFFFFFF:
+        raise ValueError("conv2d: strides and padding must be below 2^31.")
     if 0 in w.shape[:4] or 0 in x.shape[1:4] or 0 in y.shape[1:4]:
         raise ValueError("conv2d: only the batch may be empty.")
     j.single, j.act = real is float, parse_act(act)
@@ -367,7 +352,8 @@ cdef conv_t _plan(
     j.sh, j.sw, j.ph, j.pw = stride_h, stride_w, pad_h, pad_w
     j.taps_h, j.taps_w = (j.kh - 1) // j.sh + 1, (j.kw - 1) // j.sw + 1
     j.plane_h, j.plane_w = j.oh + j.taps_h - 1, j.ow + j.taps_w - 1
-    j.image_step = round_up(j.c * j.sh * j.sw * j.plane_h * j.plane_w, 16) + SLACK
+    j.phases_h, j.phases_w = min(j.sh, j.kh), min(j.sw, j.kw)
+    j.image_step = round_up(j.c * j.phases_h * j.phases_w * j.plane_h * j.plane_w, 16) + SLACK
     j.span = round_up((j.oh - 1) * j.plane_w + j.ow, lanes(&w[0, 0, 0, 0]))
     j.dz_h, j.dz_w = j.oh + 2 * (j.taps_h - 1), j.ow + 2 * (j.taps_w - 1)
     j.depth = j.c * j.kh * j.kw
@@ -379,7 +365,7 @@ cdef void _set_offsets(conv_t* j) noexcept nogil:
     for c in range(j.c):
         for u in range(j.kh):
             for v in range(j.kw):
-                plane = (c * j.sh + u % j.sh) * j.sw + v % j.sw
+                plane = (c * j.phases_h + u % j.sh) * j.phases_w + v % j.sw
                 j.offset[k] = (plane * j.plane_h + u // j.sh) * j.plane_w + v // j.sw
                 k += 1
     memset(j.offset + k, 0, NV * sizeof(Py_ssize_t))  # the last tile may be short
@@ -390,10 +376,10 @@ cdef size_t _aligned(size_t size) noexcept nogil:
 
 
 def conv2d_forward(
-    const real[:, :, :, ::1] x,
-    const real[:, :, :, ::1] w,
-    const real[::1] b,
-    real[:, :, :, ::1] y,
+    const real[:, :, :, ::1] x not None,
+    const real[:, :, :, ::1] w not None,
+    const real[::1] b not None,
+    real[:, :, :, ::1] y not None,
     Py_ssize_t stride_h,
     Py_ssize_t stride_w,
     Py_ssize_t pad_h,
@@ -426,13 +412,13 @@ def conv2d_forward(
 
 
 def conv2d_backward(
-    const real[:, :, :, ::1] x,
-    const real[:, :, :, ::1] w,
-    const real[:, :, :, ::1] y,
-    const real[:, :, :, ::1] dy,
+    const real[:, :, :, ::1] x not None,
+    const real[:, :, :, ::1] w not None,
+    const real[:, :, :, ::1] y not None,
+    const real[:, :, :, ::1] dy not None,
     real[:, :, :, ::1] dx,
-    real[:, :, :, ::1] dw,
-    real[::1] db,
+    real[:, :, :, ::1] dw not None,
+    real[::1] db not None,
     Py_ssize_t stride_h,
     Py_ssize_t stride_w,
     Py_ssize_t pad_h,

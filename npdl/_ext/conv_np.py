@@ -111,7 +111,7 @@ def conv2d_backward(x, w, y, dy, dx, dw, db, stride_h, stride_w, pad_h, pad_w, a
     act : tuple (code, steepness)
     """
     kh, kw = w.shape[2:]
-    dz = pull_back(act, None, y, dy).reshape(len(y), len(w), -1)
+    dz = pull_back(act, None, y, dy).reshape(*y.shape[:2], y.shape[2] * y.shape[3])
     columns = im2col(x, y, kh, kw, stride_h, stride_w, pad_h, pad_w)
     dw[...] = np.matmul(dz, columns.transpose(0, 2, 1)).sum(axis=0).reshape(w.shape)
     db[...] = dz.sum(axis=(0, 2))

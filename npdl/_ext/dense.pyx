@@ -86,7 +86,7 @@ cdef inline void _few_rows(
 
 
 def dense_forward(
-    const real[:, ::1] x, const real[:, ::1] w, const real[::1] b, real[:, ::1] y, act
+    const real[:, ::1] x not None, const real[:, ::1] w not None, const real[::1] b not None, real[:, ::1] y not None, act
 ):
     """y = f(x w + b)."""
     cdef Py_ssize_t n = x.shape[0], d = x.shape[1], u = w.shape[1]
@@ -112,13 +112,13 @@ def dense_forward(
 
 
 def dense_backward(
-    const real[:, ::1] x,
-    const real[:, ::1] w,
-    const real[:, ::1] y,
-    const real[:, ::1] dy,
+    const real[:, ::1] x not None,
+    const real[:, ::1] w not None,
+    const real[:, ::1] y not None,
+    const real[:, ::1] dy not None,
     real[:, ::1] dx,
-    real[:, ::1] dw,
-    real[::1] db,
+    real[:, ::1] dw not None,
+    real[::1] db not None,
     act,
 ):
     """Gradients of `dense_forward`."""

@@ -200,6 +200,8 @@ cdef void _set_windows(
 ) except *:
     if min(kh, kw, stride_h, stride_w) < 1:
         raise ValueError("pool: window and stride must be at least 1.")
+    if max(kh, kw, stride_h, stride_w) > 0x7FFFFFFF:
+        raise ValueError("pool: window and stride must be below 2^31.")
     if p.images and (
         (p.oh - 1) * stride_h + kh > p.h or (p.ow - 1) * stride_w + kw > p.w
     ):
@@ -212,8 +214,8 @@ cdef void _run(task_t task, pool_t* p) noexcept nogil:
 
 
 def maxpool_forward(
-    const real[:, :, :, ::1] x,
-    real[:, :, :, ::1] y,
+    const real[:, :, :, ::1] x not None,
+    real[:, :, :, ::1] y not None,
     int32_t[:, :, :, ::1] argmax,
     Py_ssize_t kh,
     Py_ssize_t kw,
@@ -233,7 +235,7 @@ def maxpool_forward(
 
 
 def maxpool_backward(
-    const real[:, :, :, ::1] dy, const int32_t[:, :, :, ::1] argmax, real[:, :, :, ::1] dx
+    const real[:, :, :, ::1] dy not None, const int32_t[:, :, :, ::1] argmax not None, real[:, :, :, ::1] dx not None
 ):
     """Send each gradient to the pixel that won."""
     cdef pool_t p = _plan(dx, dy)
@@ -249,8 +251,8 @@ def maxpool_backward(
 
 
 def meanpool_forward(
-    const real[:, :, :, ::1] x,
-    real[:, :, :, ::1] y,
+    const real[:, :, :, ::1] x not None,
+    real[:, :, :, ::1] y not None,
     Py_ssize_t kh,
     Py_ssize_t kw,
     Py_ssize_t stride_h,
@@ -266,7 +268,7 @@ def meanpool_forward(
 
 
 def meanpool_backward(
-    const real[:, :, :, ::1] dy,
+    const real[:, :, :, ::1] dy not None,
     real[:, :, :, ::1] dx,
     Py_ssize_t kh,
     Py_ssize_t kw,

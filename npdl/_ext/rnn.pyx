@@ -427,11 +427,11 @@ cdef void _run_backward(rnn_t* r, const real* _) except *:
 
 
 def rnn_forward(
-    const real[:, :, ::1] x,
-    const real[:, ::1] w,
-    const real[:, ::1] h0,
+    const real[:, :, ::1] x not None,
+    const real[:, ::1] w not None,
+    const real[:, ::1] h0 not None,
     const uint8_t[:, ::1] mask,
-    real[:, :, ::1] h,
+    real[:, :, ::1] h not None,
     act,
 ):
     """SimpleRNN: the state after every step."""
@@ -441,16 +441,16 @@ def rnn_forward(
 
 
 def rnn_backward(
-    const real[:, :, ::1] x,
-    const real[:, ::1] w,
-    const real[:, ::1] h0,
+    const real[:, :, ::1] x not None,
+    const real[:, ::1] w not None,
+    const real[:, ::1] h0 not None,
     const uint8_t[:, ::1] mask,
-    const real[:, :, ::1] h,
+    const real[:, :, ::1] h not None,
     const real[:, :, ::1] dh,
     const real[:, ::1] dhn,
     real[:, :, ::1] dx,
-    real[:, ::1] dw,
-    real[:, ::1] dh0,
+    real[:, ::1] dw not None,
+    real[:, ::1] dh0 not None,
     act,
 ):
     """Gradients of `rnn_forward`."""
@@ -478,14 +478,14 @@ cdef void _set_cell(rnn_t* r, const real[:, ::1] c0, const real[:, :, ::1] c) ex
 
 
 def lstm_forward(
-    const real[:, :, ::1] x,
-    const real[:, ::1] w,
-    const real[:, ::1] h0,
-    const real[:, ::1] c0,
+    const real[:, :, ::1] x not None,
+    const real[:, ::1] w not None,
+    const real[:, ::1] h0 not None,
+    const real[:, ::1] c0 not None,
     const uint8_t[:, ::1] mask,
-    real[:, :, ::1] h,
-    real[:, :, ::1] c,
-    real[:, :, ::1] gates,
+    real[:, :, ::1] h not None,
+    real[:, :, ::1] c not None,
+    real[:, :, ::1] gates not None,
     act,
     gate_act,
 ):
@@ -498,21 +498,21 @@ def lstm_forward(
 
 
 def lstm_backward(
-    const real[:, :, ::1] x,
-    const real[:, ::1] w,
-    const real[:, ::1] h0,
-    const real[:, ::1] c0,
+    const real[:, :, ::1] x not None,
+    const real[:, ::1] w not None,
+    const real[:, ::1] h0 not None,
+    const real[:, ::1] c0 not None,
     const uint8_t[:, ::1] mask,
-    const real[:, :, ::1] h,
-    const real[:, :, ::1] c,
-    const real[:, :, ::1] gates,
+    const real[:, :, ::1] h not None,
+    const real[:, :, ::1] c not None,
+    const real[:, :, ::1] gates not None,
     const real[:, :, ::1] dh,
     const real[:, ::1] dhn,
     const real[:, ::1] dcn,
     real[:, :, ::1] dx,
-    real[:, ::1] dw,
-    real[:, ::1] dh0,
-    real[:, ::1] dc0,
+    real[:, ::1] dw not None,
+    real[:, ::1] dh0 not None,
+    real[:, ::1] dc0 not None,
     act,
     gate_act,
 ):
@@ -532,12 +532,12 @@ def lstm_backward(
 
 
 def gru_forward(
-    const real[:, :, ::1] x,
-    const real[:, ::1] w,
-    const real[:, ::1] h0,
+    const real[:, :, ::1] x not None,
+    const real[:, ::1] w not None,
+    const real[:, ::1] h0 not None,
     const uint8_t[:, ::1] mask,
-    real[:, :, ::1] h,
-    real[:, :, ::1] gates,
+    real[:, :, ::1] h not None,
+    real[:, :, ::1] gates not None,
     act,
     gate_act,
 ):
@@ -549,17 +549,17 @@ def gru_forward(
 
 
 def gru_backward(
-    const real[:, :, ::1] x,
-    const real[:, ::1] w,
-    const real[:, ::1] h0,
+    const real[:, :, ::1] x not None,
+    const real[:, ::1] w not None,
+    const real[:, ::1] h0 not None,
     const uint8_t[:, ::1] mask,
-    const real[:, :, ::1] h,
-    const real[:, :, ::1] gates,
+    const real[:, :, ::1] h not None,
+    const real[:, :, ::1] gates not None,
     const real[:, :, ::1] dh,
     const real[:, ::1] dhn,
     real[:, :, ::1] dx,
-    real[:, ::1] dw,
-    real[:, ::1] dh0,
+    real[:, ::1] dw not None,
+    real[:, ::1] dh0 not None,
     act,
     gate_act,
 ):

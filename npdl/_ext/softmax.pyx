@@ -3,7 +3,7 @@
 from libc.math cimport log
 from libc.stdint cimport int64_t
 from libc.string cimport memset
-from npdl._ext.elementary cimport exp
+from npdl._ext.elementary cimport exp, sum_of
 from npdl._ext.simd cimport real, same_shape
 from npdl._ext.threads cimport max_workers, run
 
@@ -25,14 +25,13 @@ ctypedef struct rows_t:
 
 cdef inline real _softmax_row(const real* z, real* p, Py_ssize_t k) noexcept nogil:
     """p = softmax(z); returns log Σ e^z. p may be z."""
-    cdef real m = z[0], total = 0, scale
+    cdef real m = z[0], total, scale
     cdef Py_ssize_t j
     for j in range(1, k):
         m = z[j] if z[j] > m else m
     for j in range(k):
         p[j] = exp(z[j] - m)
-    for j in range(k):
-        total += p[j]
+    total = sum_of(p, k)
     scale = <real> 1.0 / total
     for j in range(k):
         p[j] *= scale
@@ -121,11 +120,12 @@ cdef void _set_targets(rows_t* r, t, const real[:, ::1] like) except *:
     cdef const int64_t[::1] labels
     cdef const real[:, ::1] rows
     cdef Py_ssize_t i
-    if t.shape[0] != r.n:
-        raise ValueError("softmax_xent: there must be one target for each row.")
+    cdef int ndim = memoryview(t).ndim  # a TypeError for what isn't an array
+    if ndim not in (1, 2) or t.shape[0] != r.n:
+        raise ValueError("softmax_xent: there must be one target, or one row, for each row.")
     if r.n == 0:
         return
-    if t.ndim == 1:
+    if ndim == 1:
         labels = t
         for i in range(r.n):
             if not 0 <= labels[i] < r.k:
@@ -138,14 +138,14 @@ cdef void _set_targets(rows_t* r, t, const real[:, ::1] like) except *:
         r.t = &rows[0, 0]
 
 
-def softmax_forward(const real[:, ::1] z, real[:, ::1] p):
+def softmax_forward(const real[:, ::1] z not None, real[:, ::1] p not None):
     """p = softmax of each row of z."""
     cdef rows_t r = _plan(z, p, False)
     with nogil:
         _run(&r)
 
 
-def softmax_backward(const real[:, ::1] p, const real[:, ::1] dp, real[:, ::1] dz):
+def softmax_backward(const real[:, ::1] p not None, const real[:, ::1] dp not None, real[:, ::1] dz not None):
     """dz = p ∘ (dp - Σ_k dp_k p_k)."""
     cdef rows_t r = _plan(p, dz, True)
     if not same_shape(dp.shape, dz.shape, 2):
@@ -156,7 +156,7 @@ def softmax_backward(const real[:, ::1] p, const real[:, ::1] dp, real[:, ::1] d
             _run(&r)
 
 
-def softmax_xent_forward(const real[:, ::1] z, t, real[:, ::1] p, real[::1] loss):
+def softmax_xent_forward(const real[:, ::1] z not None, t, real[:, ::1] p not None, real[::1] loss not None):
     """Softmax of each row and its cross-entropy with the target."""
     cdef rows_t r = _plan(z, p, False)
     _set_targets(&r, t, z)
@@ -168,7 +168,7 @@ def softmax_xent_forward(const real[:, ::1] z, t, real[:, ::1] p, real[::1] loss
             _run(&r)
 
 
-def softmax_xent_backward(const real[:, ::1] p, t, const real[::1] dloss, real[:, ::1] dz):
+def softmax_xent_backward(const real[:, ::1] p not None, t, const real[::1] dloss not None, real[:, ::1] dz not None):
     """dz = (p Σ_k t_k - t) dloss, row by row."""
     cdef rows_t r = _plan(p, dz, True)
     _set_targets(&r, t, p)
