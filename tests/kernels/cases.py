@@ -82,13 +82,17 @@ def conv_cases():
         yield case((2, c, 5, 6), (3, 2, 3), (1, 2), (1, 1))
     for c in (28, 29, 57):  # c * 3 * 3 around 256 and 512
         yield case((2, c, 5, 4), (5, 3, 3), (1, 1), (1, 1))
-    for width in (12, 13, 14, 24, 25, 26, 48, 49, 50):
-        yield case((2, 2, 3, width), (3, 2, 2))
+    for width in (3, 4, 5, 6, 8, 9, 10, 12, 13, 14, 16, 17, 18, 24, 25, 26, 32, 33, 34, 48, 49, 50):
+        yield case((2, 2, 3, width), (3, 2, 2))  # rows of windows around a vector and a tile
+    for stride in (3, 4, 5, 7):  # phases that no filter reaches
+        yield case((2, 2, 11, 12), (3, 3, 2), (stride, stride + 1), (1, 1))
     for n in (0, 1, 2, 3, 4, 5, 7, 8, 9, 16, 17):
         yield case((n, 2, 6, 5), (3, 3, 2), (1, 1), (1, 0))
     for out_h in (1, 2, 3, 4, 5, 7):  # one image, in parts
         yield case((1, 2, out_h + 2, 5), (3, 3, 2))
-    yield case((9, 8, 17, 15), (16, 3, 3), (1, 1), (1, 1))
+    for n in (9, 17):  # images that go through a pass together, and one more
+        yield case((n, 8, 17, 15), (16, 3, 3), (1, 1), (1, 1))
+    yield case((3, 24, 40, 41), (13, 3, 3), (1, 1), (1, 1))  # large images
     label, options = case((2, 3, 7, 5), (4, 2, 3), (2, 1))
     yield label + "-no-dx", dict(options, dx=False)
     for name, act in ACTIVATIONS.items():
