@@ -20,7 +20,7 @@ LEVELS = [
         *("_checks", "_dtype", "_registry", "activations", "config", "initializations"),
         *("layers", "objectives", "optimizers", "utils"),
     },
-    {"_gradients", "graph", "model", "saving", "testing", "training"},
+    {"_gradients", "callbacks", "graph", "model", "saving", "testing", "training"},
     {"datasets", "cli", "demo", "verify"},
 ]
 LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names}
