@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
 import numpy as np
@@ -20,7 +20,7 @@ from npdl.optimizers import SGD, Optimizer
 from npdl.training import History, Score
 
 
-class Model:
+class Model(saving.Storable):
     """A chain of layers.
 
     Parameters
@@ -358,7 +358,7 @@ class Model:
         if not self.built:
             self.build((None, *X.shape[1:]))
 
-    # ------------------------------------------------------------------------ show and save
+    # ---------------------------------------------------------------------------------- show
 
     def summary(self, file: TextIO | None = None) -> None:
         """Print a table of the layers: name, class, output shape, number of parameters.
@@ -369,38 +369,3 @@ class Model:
             Standard output by default.
         """
         graph.print_summary(self.layers, file)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what the model is made of as JSON types: layers, loss, optimizer, no weights."""
-        return saving.model_config(self)
-
-    @classmethod
-    def from_json(
-        cls, config: dict[str, Any], custom_objects: Mapping[str, type[Layer]] | None = None
-    ) -> Model:
-        """Make a model from the dict that `to_json` returned; its weights are drawn anew.
-
-        Parameters
-        ----------
-        config : dict
-        custom_objects : dict, optional
-            Layer classes of your own, by their names.
-        """
-        model = cls()
-        saving.fill_model(model, config, custom_objects)
-        return model
-
-    def save(self, path: saving.StrPath) -> None:
-        """Write the model, configuration and weights, to an .npz file for `npdl.load_model`."""
-        self._require_built_for("save")
-        saving.save_model(self, path)
-
-    def save_weights(self, path: saving.StrPath) -> None:
-        """Write the weights alone to an .npz file."""
-        self._require_built_for("save_weights")
-        saving.write_npz(path, self.weights)
-
-    def load_weights(self, path: saving.StrPath) -> None:
-        """Read the weights that `save_weights` wrote into a model of the same layers."""
-        self._require_built_for("load_weights")
-        saving.set_weights(self, saving.read_npz(path))

@@ -11,7 +11,7 @@ import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,48 @@ StrPath = str | os.PathLike[str]
 
 #: The entry that holds the configuration; no layer can have this name.
 _CONFIG = "config.json"
+
+
+class Storable:
+    """What `npdl.model.Model` has to do with files, configurations and copies of its weights."""
+
+    layers: list[Layer]
+    compiled: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the model is made of as JSON types: layers, loss, optimizer, no weights."""
+        return model_config(self)  # type: ignore[arg-type]
+
+    @classmethod
+    def from_json(
+        cls, config: dict[str, Any], custom_objects: Mapping[str, type[Layer]] | None = None
+    ) -> Self:
+        """Make a model from the dict that `to_json` returned; its weights are drawn anew.
+
+        Parameters
+        ----------
+        config : dict
+        custom_objects : dict, optional
+            Layer classes of your own, by their names.
+        """
+        model = cls()
+        fill_model(model, config, custom_objects)  # type: ignore[arg-type]
+        return model
+
+    def save(self, path: StrPath) -> None:
+        """Write the model, configuration and weights, to an .npz file for `npdl.load_model`."""
+        self._require_built_for("save")  # type: ignore[attr-defined]
+        save_model(self, path)  # type: ignore[arg-type]
+
+    def save_weights(self, path: StrPath) -> None:
+        """Write the weights alone to an .npz file."""
+        self._require_built_for("save_weights")  # type: ignore[attr-defined]
+        write_npz(path, self.weights)  # type: ignore[attr-defined]
+
+    def load_weights(self, path: StrPath) -> None:
+        """Read the weights that `save_weights` wrote into a model of the same layers."""
+        self._require_built_for("load_weights")  # type: ignore[attr-defined]
+        set_weights(self, read_npz(path))  # type: ignore[arg-type]
 
 
 def model_config(model: Model) -> dict[str, Any]:
