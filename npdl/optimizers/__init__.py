@@ -1,0 +1,25 @@
+"""Optimizers: one step of every parameter from its gradient, in place.
+
+In the formulas p is a parameter, g its gradient, lr the rate of the step. What an optimizer
+remembers from step to step (velocities, mean squares) it keeps by the name of the parameter.
+"""
+
+from npdl.optimizers.adam import Adam, Adamax
+from npdl.optimizers.base import Optimizer, get, register
+from npdl.optimizers.base import _registry as _registry
+from npdl.optimizers.descent import SGD, Momentum, NesterovMomentum
+from npdl.optimizers.scaled import Adadelta, Adagrad, RMSprop
+
+__all__ = [
+    "SGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "Adamax",
+    "Momentum",
+    "NesterovMomentum",
+    "Optimizer",
+    "RMSprop",
+    "get",
+    "register",
+]
