@@ -57,7 +57,9 @@ def activation_forward(const real[::1] x not None, real[::1] y not None, act):
         run(_task, &j, (j.n + CHUNK - 1) // CHUNK, max_workers())
 
 
-def activation_backward(const real[::1] y not None, const real[::1] dy not None, real[::1] dx not None, act):
+def activation_backward(
+    const real[::1] y not None, const real[::1] dy not None, real[::1] dx not None, act
+):
     """dx = f'(x) dy, from the output y = f(x)."""
     cdef job_t j
     if not dy.shape[0] == y.shape[0] == dx.shape[0]:

@@ -3,10 +3,10 @@
     e^x = 2^n e^r,   n = x / log 2 rounded,   r = x - n log 2,   |r| <= log(2)/2
     e^r = 1 + r + r² P(r)
 
-P is a polynomial fitted to the least greatest relative error (Lawson's iteration): 3.1e-9 of e^r with
-five coefficients (float32), 3.7e-18 with ten (float64). log 2 is split in two, the first part short
-enough for n log 2 to be exact (Cody and Waite 1980). Adding 1.5·2^23 (or 1.5·2^52) rounds to an
-integer, and leaves it in the low bits of the sum: shifted into the exponent they make 2^n.
+P is a polynomial fitted to the least greatest relative error (Lawson's iteration): 3.1e-9 of e^r
+with five coefficients (float32), 3.7e-18 with ten (float64). log 2 is split in two, the first part
+short enough for n log 2 to be exact (Cody and Waite 1980). Adding 1.5·2^23 (or 1.5·2^52) rounds to
+an integer, and leaves it in the low bits of the sum: shifted into the exponent they make 2^n.
 
 Greatest errors, in units of the last place (ulp) of the exact result, as tests/kernels holds them:
 3 for each function. Below 2^-125 (2^-1021) exp gives 0.

@@ -244,6 +244,11 @@ cdef inline void edge_tile(
         store(out, c, ldc, rows, cols, add)
 
 
+cdef inline Py_ssize_t block_depth(Py_ssize_t depth) noexcept nogil:
+    """Depth of a block when K is cut into about equal ones of at most K_BLOCK."""
+    return ceil_div(depth, ceil_div(depth, K_BLOCK))
+
+
 cdef inline void panel_tables(Py_ssize_t* b_row, Py_ssize_t* b_at, const real* _) noexcept nogil:
     """Where the rows of a packed panel start, K_BLOCK of them, and their NV vectors."""
     cdef Py_ssize_t k
@@ -400,7 +405,7 @@ cdef inline void product(
 ) noexcept nogil:
     """c[i*ldc + j] (+)= Σ_k a[i*a_row + k*a_col] · b[k*b_row + j*b_col]; m, n, k >= 1."""
     cdef product_t p
-    cdef Py_ssize_t nr = tile_cols(c), depth = ceil_div(k, ceil_div(k, K_BLOCK))  # about equal blocks
+    cdef Py_ssize_t nr = tile_cols(c), depth = block_depth(k)
     cdef Py_ssize_t b_tasks = ceil_div(ceil_div(n, nr), PANELS), a_tasks = ceil_div(m, A_ROWS)
     cdef int workers = 1 if m * n * k < SMALL else max_workers()
     p.single = real is float

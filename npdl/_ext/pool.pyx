@@ -1,8 +1,7 @@
 """Max and mean pooling. Contract: ``pool_np.py``.
 
-The N*C images are independent and shared among the threads. An output row is computed as a whole, one
-pixel (u, v) of all its windows after the other, in loops that the C compiler vectorises.
-"""
+The N*C images are independent and shared among the threads. An output row is computed as a whole,
+one pixel (u, v) of all its windows after the other, in loops that the C compiler vectorises. """
 
 from libc.stdint cimport int32_t
 from libc.string cimport memset
@@ -141,7 +140,9 @@ cdef inline void _images(
                 _unmean_image(p, x + k * out, y + k * size)
         else:
             if take_max:
-                _max_image(p, x + k * size, y + k * out, NULL if p.argmax == NULL else p.argmax + k * out)
+                _max_image(
+                    p, x + k * size, y + k * out, NULL if p.argmax == NULL else p.argmax + k * out
+                )
             else:
                 _mean_image(p, x + k * size, y + k * out)
 
@@ -235,7 +236,9 @@ def maxpool_forward(
 
 
 def maxpool_backward(
-    const real[:, :, :, ::1] dy not None, const int32_t[:, :, :, ::1] argmax not None, real[:, :, :, ::1] dx not None
+    const real[:, :, :, ::1] dy not None,
+    const int32_t[:, :, :, ::1] argmax not None,
+    real[:, :, :, ::1] dx not None,
 ):
     """Send each gradient to the pixel that won."""
     cdef pool_t p = _plan(dx, dy)

@@ -12,6 +12,7 @@ from npdl._ext.gemm cimport (
     K_BLOCK,
     MR,
     NV,
+    block_depth,
     edge_tile,
     pack_panel,
     product,
@@ -66,10 +67,10 @@ cdef inline void pack_panels(
     Py_ssize_t b_col,
     real* out,
 ) noexcept nogil:
-    """b[k*b_row + j*b_col], a block of K_BLOCK rows after the other, in panels of NR columns."""
+    """b[k*b_row + j*b_col], a block of rows after the other, in panels of NR columns."""
     cdef Py_ssize_t nr = tile_cols(out), k0 = 0, j0, length
     while k0 < depth:
-        length = min(<Py_ssize_t> K_BLOCK, depth - k0)
+        length = min(block_depth(depth), depth - k0)
         j0 = 0
         while j0 < n:
             pack_panel(b + k0 * b_row + j0 * b_col, b_row, b_col, length, min(nr, n - j0), out)
@@ -93,7 +94,7 @@ cdef inline void times_panels(
     """c[i*ldc + j] (+)= Σ_k a[i*a_row + k] b[k, j], b from `pack_panels`."""
     cdef Py_ssize_t nr = tile_cols(c), k0 = 0, i, j, length
     while k0 < depth:
-        length = min(<Py_ssize_t> K_BLOCK, depth - k0)
+        length = min(block_depth(depth), depth - k0)
         j = 0
         while j < n:
             i = 0

@@ -19,10 +19,10 @@ from npdl._ext.rnn cimport (
     weight_product,
 )
 from npdl._ext.simd cimport real
-from npdl._ext.threads cimport give, max_workers, run, scratch_t, take, task_t
+from npdl._ext.threads cimport give, max_workers, run, scratch_t, take
 
 
-# ------------------------------------------------------------------------------------------- SimpleRNN
+# ---------------------------------------------------------------------------------------- SimpleRNN
 
 cdef inline void _rnn_forward(rnn_t* r, Py_ssize_t n0, Py_ssize_t n1, real* _) noexcept nogil:
     cdef real* h = <real*> r.h
@@ -73,12 +73,13 @@ cdef inline void _rnn_backward(
             else:  # what passes the step by stays in d
                 memset(dz + at, 0, u * sizeof(real))
         times_panels(
-            r, n1 - n0, u, u, dz + (n0 * r.t + t) * u, r.t * u, <const real*> r.packed, dstate, u, True
+            r, n1 - n0, u, u, dz + (n0 * r.t + t) * u, r.t * u, <const real*> r.packed,
+            dstate, u, True,
         )
     memcpy(<real*> r.dh0 + n0 * u, dstate, (n1 - n0) * u * sizeof(real))
 
 
-# ------------------------------------------------------------------------------------------------ LSTM
+# --------------------------------------------------------------------------------------------- LSTM
 
 cdef inline void _lstm_forward(rnn_t* r, Py_ssize_t n0, Py_ssize_t n1, real* _) noexcept nogil:
     cdef Py_ssize_t u = r.u, n, t, j
@@ -168,7 +169,7 @@ cdef inline void _lstm_backward(
     memcpy(<real*> r.dc0 + n0 * u, dc, (n1 - n0) * u * sizeof(real))
 
 
-# ------------------------------------------------------------------------------------------------- GRU
+# ---------------------------------------------------------------------------------------------- GRU
 
 cdef inline void _gru_forward(
     rnn_t* r, Py_ssize_t n0, Py_ssize_t n1, real* reset, real* _
@@ -264,7 +265,7 @@ cdef inline void _gru_backward(
     memcpy(<real*> r.dh0 + n0 * u, dh, (n1 - n0) * u * sizeof(real))
 
 
-# -------------------------------------------------------------------------------------------- the call
+# ----------------------------------------------------------------------------------------- the call
 
 cdef enum:
     RNN_FORWARD

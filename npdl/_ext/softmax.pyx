@@ -145,7 +145,9 @@ def softmax_forward(const real[:, ::1] z not None, real[:, ::1] p not None):
         _run(&r)
 
 
-def softmax_backward(const real[:, ::1] p not None, const real[:, ::1] dp not None, real[:, ::1] dz not None):
+def softmax_backward(
+    const real[:, ::1] p not None, const real[:, ::1] dp not None, real[:, ::1] dz not None
+):
     """dz = p ∘ (dp - Σ_k dp_k p_k)."""
     cdef rows_t r = _plan(p, dz, True)
     if not same_shape(dp.shape, dz.shape, 2):
@@ -156,7 +158,9 @@ def softmax_backward(const real[:, ::1] p not None, const real[:, ::1] dp not No
             _run(&r)
 
 
-def softmax_xent_forward(const real[:, ::1] z not None, t, real[:, ::1] p not None, real[::1] loss not None):
+def softmax_xent_forward(
+    const real[:, ::1] z not None, t, real[:, ::1] p not None, real[::1] loss not None
+):
     """Softmax of each row and its cross-entropy with the target."""
     cdef rows_t r = _plan(z, p, False)
     _set_targets(&r, t, z)
@@ -168,7 +172,9 @@ def softmax_xent_forward(const real[:, ::1] z not None, t, real[:, ::1] p not No
             _run(&r)
 
 
-def softmax_xent_backward(const real[:, ::1] p not None, t, const real[::1] dloss not None, real[:, ::1] dz not None):
+def softmax_xent_backward(
+    const real[:, ::1] p not None, t, const real[::1] dloss not None, real[:, ::1] dz not None
+):
     """dz = (p Σ_k t_k - t) dloss, row by row."""
     cdef rows_t r = _plan(p, dz, True)
     _set_targets(&r, t, p)
