@@ -63,7 +63,7 @@ cdef void _pull_back_task(void* context, Py_ssize_t task, int worker) noexcept n
 cdef inline void _few_rows(
     Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const real* x, const real* w, real* y
 ) noexcept nogil:
-    """y (m x n) += x (m x k) w (k x n), for m so small that packing w would cost more than it saves."""
+    """y (m x n) += x (m x k) w (k x n), for few rows: packing w would cost more than it saves."""
     cdef Py_ssize_t i, j, q
     cdef real x0, x1, x2, x3
     cdef const real* row

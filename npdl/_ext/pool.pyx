@@ -1,7 +1,8 @@
 """Max and mean pooling. Contract: ``pool_np.py``.
 
 The N*C images are independent and shared among the threads. An output row is computed as a whole,
-one pixel (u, v) of all its windows after the other, in loops that the C compiler vectorises. """
+one pixel (u, v) of all its windows after the other, in loops that the C compiler vectorises.
+"""
 
 from libc.stdint cimport int32_t
 from libc.string cimport memset

@@ -7,8 +7,8 @@ ctypedef struct scratch_t:
     void* start
     size_t size
 
-# Calls fn(context, i, worker) for i in range(n), on up to `workers` threads, and returns when all are
-# done.
+# Calls fn(context, i, worker) for i in range(n), on up to `workers` threads, and returns when all
+# are done.
 cdef void run(task_t fn, void* context, Py_ssize_t n, int workers) noexcept nogil
 
 # What to pass as `workers`. It may change from one call to the next.
