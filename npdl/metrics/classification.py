@@ -1,0 +1,331 @@
+"""Metrics of classifiers, all from one reading of what the outputs decide."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from npdl._checks import check_choice, check_int, check_number, complaint, label_array
+from npdl.metrics.base import MeanMetric, Metric, register, weights_like
+from npdl.objectives import BinaryCrossEntropy
+
+
+def decide(
+    y_true: NDArray, y_pred: NDArray, threshold: float | None = None
+) -> tuple[NDArray, NDArray]:
+    """What is true, and what the outputs decide, as two arrays of one shape.
+
+    Parameters
+    ----------
+    y_true : ndarray
+        One-hot like `y_pred`, or class numbers of shape (N, ...).
+    y_pred : ndarray, shape (N, ..., K), or (N, 1) or (N,)
+        Scores of K classes, of which the greatest wins; or of a single one.
+    threshold : float, optional
+        Take each output for an answer of its own, a yes above this, whatever K is. A single
+        output always is one; its threshold is 0.5 if none is given.
+
+    Returns
+    -------
+    truth, guess : ndarray
+        Booleans, without a last axis of length 1; or class numbers of shape (N, ...).
+    """
+    single = y_pred.ndim == 1 or y_pred.shape[-1] == 1
+    if single or threshold is not None:
+        if y_pred.size == y_true.size and len(y_pred) == len(y_true):
+            shape = y_pred.shape[:-1] if y_pred.ndim > 1 and single else y_pred.shape
+            cut = 0.5 if threshold is None else threshold
+            return (y_true > 0.5).reshape(shape), (y_pred > cut).reshape(shape)
+    elif y_true.shape == y_pred.shape:
+        return y_true.argmax(-1), y_pred.argmax(-1)
+    elif y_true.shape == y_pred.shape[:-1]:
+        return y_true, y_pred.argmax(-1)
+    raise ValueError(
+        f"targets must have the shape of the outputs, {y_pred.shape}, or hold a class number for "
+        f"each row. Received: shape {y_true.shape}"
+    )
+
+
+def own_threshold(loss: Any) -> float | None:
+    """The threshold where a loss takes each output for an answer of its own; else None."""
+    if isinstance(loss, BinaryCrossEntropy):
+        return 0.0 if getattr(loss, "from_logits", False) else 0.5
+    return 0.0 if "hinge" in type(loss).__name__.lower() else None
+
+
+class Deciding(Metric):
+    """Base of the metrics that count decisions.
+
+    Parameters
+    ----------
+    threshold : float, optional
+        See `decide`; by default that of the loss.
+    name : str, optional
+    """
+
+    def __init__(self, threshold: float | None = None, name: str | None = None) -> None:
+        super().__init__(name)
+        if threshold is not None:
+            threshold = check_number("threshold", threshold, "(-inf, inf)")
+        self.threshold = threshold
+        self._cut = threshold
+
+    def bind(self, loss: Any) -> None:
+        """Take the threshold of the loss, if none was given."""
+        if self.threshold is None:
+            self._cut = own_threshold(loss)
+
+
+@register("acc", "categorical_accuracy", "sparse_categorical_accuracy")
+class Accuracy(Deciding, MeanMetric):
+    """Fraction of right decisions, for one-hot targets, class numbers, and yes or no.
+
+    Parameters
+    ----------
+    threshold : float, optional
+        Count each output by itself, a yes above this.
+    name : str, optional
+    """
+
+    def __init__(self, threshold: float | None = None, name: str | None = None) -> None:
+        super().__init__(threshold, name or "acc")
+
+    def _values(self, y_true: NDArray, y_pred: NDArray) -> NDArray:
+        truth, guess = decide(y_true, y_pred, self._cut)
+        return truth == guess
+
+
+@register()
+class BinaryAccuracy(Accuracy):
+    """Fraction of right answers, each output being one of its own.
+
+    Parameters
+    ----------
+    threshold : float
+    name : str, optional
+    """
+
+    def __init__(self, threshold: float = 0.5, name: str | None = None) -> None:
+        super().__init__(threshold, name or "binary_accuracy")
+
+
+@register(
+    *("top_k", "top_k_categorical_accuracy", "sparse_top_k_categorical_accuracy"),
+)
+class TopKAccuracy(MeanMetric):
+    """Fraction of samples whose class is among the `k` greatest outputs.
+
+    Parameters
+    ----------
+    k : int
+    name : str, optional
+    """
+
+    def __init__(self, k: int = 5, name: str | None = None) -> None:
+        super().__init__(name)
+        self.k = check_int("k", k)
+
+    def _values(self, y_true: NDArray, y_pred: NDArray) -> NDArray:
+        truth, _ = class_rows(y_true, y_pred)
+        own = np.take_along_axis(y_pred, truth[..., None], -1)
+        # nan is greater than nothing, so that it is asked for what is not below.
+        return (~(y_pred <= own)).sum(axis=-1) < self.k
+
+
+@register()
+class Perplexity(MeanMetric):
+    """exp of the mean cross-entropy, -log of the probability of the true class.
+
+    Parameters
+    ----------
+    from_logits : bool
+        Whether the outputs are logits instead of probabilities; a loss that is told so is enough.
+    name : str, optional
+    """
+
+    direction = "min"
+
+    def __init__(self, from_logits: bool = False, name: str | None = None) -> None:
+        super().__init__(name)
+        self.from_logits = self._logits = bool(from_logits)
+
+    def bind(self, loss: Any) -> None:
+        """Ask the loss whether the outputs are logits."""
+        self._logits = self.from_logits or bool(getattr(loss, "from_logits", False))
+
+    def _values(self, y_true: NDArray, y_pred: NDArray) -> NDArray:
+        truth, z = class_rows(y_true, y_pred)
+        own = np.take_along_axis(z, truth[..., None], -1)[..., 0]
+        if not self._logits:
+            return -np.log(np.maximum(own, np.finfo(z.dtype).tiny))
+        top = z.max(axis=-1)
+        return top + np.log(np.exp(z - top[..., None]).sum(axis=-1)) - own
+
+    def result(self) -> float:
+        """The perplexity; nan of nothing."""
+        with np.errstate(over="ignore"):
+            return float(np.exp(super().result()))
+
+
+def class_rows(y_true: NDArray, y_pred: NDArray) -> tuple[NDArray, NDArray]:
+    """The true classes as int64, and the outputs, which must be rows of scores."""
+    truth, _ = decide(y_true, y_pred)
+    if truth.dtype == bool:
+        raise ValueError(
+            complaint("Outputs must have shape (N, ..., K), K > 1", shape=y_pred.shape)
+        )
+    return label_array(truth, y_pred.shape[-1], "y_true"), y_pred
+
+
+class _Counting(Deciding):
+    """Counts, for each class or label: how often it is right, decided, and true."""
+
+    def __init__(
+        self,
+        average: str | None = "macro",
+        class_id: int | None = None,
+        threshold: float | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(threshold, name)
+        self.average = average
+        if average is not None:
+            check_choice("average", average, ("macro", "micro", "weighted"))
+        self.class_id = None if class_id is None else check_int("class_id", class_id, 0)
+
+    def update_state(
+        self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> None:
+        """Count one batch; see `Metric.update_state`."""
+        y_true, y_pred = np.asarray(y_true), np.asarray(y_pred)
+        truth, guess = decide(y_true, y_pred, self._cut)
+        weights: NDArray = np.ones(truth.shape)
+        if sample_weight is not None:
+            weights = weights_like(truth, sample_weight)
+        if truth.dtype == bool:
+            labels = y_pred.shape[-1] if y_pred.ndim > 1 else 1
+            truth, guess, weights = (a.reshape(-1, labels) for a in (truth, guess, weights))
+            counts = [(a * weights).sum(axis=0) for a in (truth & guess, guess, truth)]
+        else:
+            size = y_pred.shape[-1]
+            truth, guess = label_array(truth, size, "y_true").ravel(), guess.ravel()
+            w = weights.ravel()
+            right = truth == guess
+            counts = [
+                np.bincount(labels, w, size)
+                for labels, w in ((guess, w * right), (guess, w), (truth, w))
+            ]
+        self._sums = self._sums + np.array(counts, np.float64)
+
+    def reset_state(self) -> None:
+        """Forget what was counted."""
+        self._sums = 0.0  # right, decided, true: shape (3, K) once something was counted
+
+    def _ratio(self, right: NDArray, decided: NDArray, true: NDArray) -> NDArray:
+        """Numerator and denominator of the figure."""
+        raise NotImplementedError
+
+    def result(self) -> Any:
+        """The figure: an array for `average` None, else a float; 0 where nothing was decided."""
+        if np.ndim(self._sums) == 0:
+            return float("nan")
+        sums = self._sums
+        if self.class_id is not None:
+            sums = sums[:, [self.class_id]]
+        elif self.average == "micro":
+            sums = sums.sum(axis=1, keepdims=True)
+        top, bottom = self._ratio(*sums)
+        ratio = np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
+        if self.average is None and self.class_id is None:
+            return ratio
+        _, decided, true = sums
+        # As in scikit-learn: a class that neither is true nor was decided does not count.
+        weights = true if self.average == "weighted" else (decided + true > 0).astype(float)
+        return float(ratio @ weights / weights.sum()) if weights.any() else 0.0
+
+
+@register()
+class Precision(_Counting):
+    """The fraction of what was decided that is true.
+
+    Parameters
+    ----------
+    average : {'macro', 'micro', 'weighted', None}
+        Over classes: the mean of theirs, from all decisions together, the mean weighted by how
+        often each is true, or an array of each. A single output has one figure, whatever this is.
+    class_id : int, optional
+        This class alone.
+    threshold : float, optional
+        Count each output by itself, a yes above this.
+    name : str, optional
+    """
+
+    def _ratio(self, right, decided, true):
+        return right, decided
+
+
+@register()
+class Recall(_Counting):
+    """The fraction of what is true that was decided.
+
+    Parameters
+    ----------
+    average, class_id, threshold, name
+        As in `Precision`.
+    """
+
+    def _ratio(self, right, decided, true):
+        return right, true
+
+
+@register("f1")
+class F1Score(_Counting):
+    """The harmonic mean of precision and recall, of each class, then averaged.
+
+    Parameters
+    ----------
+    average, class_id, threshold, name
+        As in `Precision`.
+    """
+
+    def _ratio(self, right, decided, true):
+        return 2 * right, decided + true
+
+
+@register()
+class ConfusionMatrix(Deciding):
+    """How often class i was taken for class j, at row i, column j.
+
+    Parameters
+    ----------
+    threshold : float, optional
+        Of a single output, whose classes are no and yes.
+    name : str, optional
+    """
+
+    in_batch_logs = False
+
+    def update_state(
+        self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> None:
+        """Count one batch; see `Metric.update_state`."""
+        y_true, y_pred = np.asarray(y_true), np.asarray(y_pred)
+        single = y_pred.ndim == 1 or y_pred.shape[-1] == 1
+        truth, guess = decide(y_true, y_pred, self._cut if single else None)
+        size = 2 if single else y_pred.shape[-1]
+        weights = None
+        if sample_weight is not None:
+            weights = weights_like(truth, sample_weight).ravel()
+        truth = label_array(truth, size, "y_true")
+        counts = np.bincount((truth * size + guess).ravel(), weights, size * size)
+        self._sums = self._sums + counts.reshape(size, size)
+
+    def reset_state(self) -> None:
+        """Forget what was counted."""
+        self._sums = 0
+
+    def result(self) -> NDArray:
+        """The matrix, shape (K, K); integers unless there were weights."""
+        return self._sums

@@ -1,0 +1,121 @@
+"""Metrics of regression."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from npdl._checks import complaint
+from npdl.metrics.base import MeanMetric, Metric, register, weights_like
+
+
+def alike(y_true: NDArray, y_pred: NDArray) -> NDArray:
+    """The targets in the shape of the outputs; a last axis of length 1 may be missing."""
+    if (*y_true.shape, 1) == y_pred.shape:
+        return y_true[..., None]
+    if y_true.shape != y_pred.shape:
+        raise ValueError(complaint(f"Targets must have shape {y_pred.shape}", shape=y_true.shape))
+    return y_true
+
+
+@register("MSE")
+class MeanSquaredError(MeanMetric):
+    """The mean of (y_pred - y_true)², over all elements.
+
+    Parameters
+    ----------
+    name : str, optional
+    """
+
+    direction = "min"
+
+    def _values(self, y_true: NDArray, y_pred: NDArray) -> NDArray:
+        return np.square(y_pred - alike(y_true, y_pred))
+
+
+@register("RMSE")
+class RootMeanSquaredError(MeanSquaredError):
+    """The square root of the mean of (y_pred - y_true)², over all elements.
+
+    Parameters
+    ----------
+    name : str, optional
+    """
+
+    def result(self) -> float:
+        """The figure; nan of nothing."""
+        return float(np.sqrt(super().result()))
+
+
+@register("MAE")
+class MeanAbsoluteError(MeanMetric):
+    """The mean of |y_pred - y_true|, over all elements.
+
+    Parameters
+    ----------
+    name : str, optional
+    """
+
+    direction = "min"
+
+    def _values(self, y_true: NDArray, y_pred: NDArray) -> NDArray:
+        return np.abs(y_pred - alike(y_true, y_pred))
+
+
+@register("R2")
+class R2Score(Metric):
+    """R² = 1 - Σ (y_pred - y_true)² / Σ (y_true - mean)², of each output, then their mean.
+
+    Targets that are all the same have no R²; as in scikit-learn it is then 1 if the outputs equal
+    them, else 0.
+
+    Parameters
+    ----------
+    name : str, optional
+    """
+
+    def update_state(
+        self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> None:
+        """Count one batch; see `Metric.update_state`."""
+        p = np.asarray(y_pred, np.float64)
+        t = alike(np.asarray(y_true), p).astype(np.float64)
+        w: NDArray = np.ones(t.shape)
+        if sample_weight is not None:
+            w = weights_like(t, sample_weight)
+        size = p.shape[-1] if p.ndim > 1 else 1
+        p, t, w = (a.reshape(-1, size) for a in (p, t, w))
+        n = w.sum(axis=0)
+        if not n.all():
+            return
+        mean = (w * t).sum(axis=0) / n
+        spread = (w * np.square(t - mean)).sum(axis=0)
+        error = (w * np.square(p - t)).sum(axis=0)
+        if self._sums is None:
+            self._sums = np.array([n, mean, spread, error])
+            return
+        # Chan, Golub and LeVeque (1979): the spread of two sets from that of each.
+        n0, mean0, spread0, error0 = self._sums
+        total = n0 + n
+        gap = mean - mean0
+        self._sums = np.array(
+            [
+                total,
+                mean0 + gap * n / total,
+                spread0 + spread + gap * gap * n0 * n / total,
+                error0 + error,
+            ]
+        )
+
+    def result(self) -> float:
+        """The figure; nan of nothing."""
+        if self._sums is None:
+            return float("nan")
+        _, _, spread, error = self._sums
+        constant = np.where(error == 0, 1.0, 0.0)
+        ratio = np.divide(error, spread, out=np.zeros_like(error), where=spread > 0)
+        return float(np.where(spread > 0, 1 - ratio, constant).mean())
+
+    def reset_state(self) -> None:
+        """Forget what was counted."""
+        self._sums = None  # weight, mean, spread and error of each output
