@@ -4,10 +4,16 @@ In the formulas p is a parameter, g its gradient, lr the rate of the step. What 
 remembers from step to step (velocities, mean squares) it keeps by the name of the parameter.
 """
 
-from npdl.optimizers.adam import Adam, Adamax
+from npdl.optimizers.adam import Adam, Adamax, AdamW, Nadam, RAdam
 from npdl.optimizers.base import Optimizer, get, register
 from npdl.optimizers.base import _registry as _registry
-from npdl.optimizers.descent import SGD, Momentum, NesterovMomentum
+from npdl.optimizers.clipping import (
+    clip_by_global_norm,
+    clip_by_norm,
+    clip_by_value,
+    global_norm,
+)
+from npdl.optimizers.descent import SGD, Lion, Momentum, NesterovMomentum
 from npdl.optimizers.scaled import Adadelta, Adagrad, RMSprop
 
 __all__ = [
@@ -15,11 +21,19 @@ __all__ = [
     "Adadelta",
     "Adagrad",
     "Adam",
+    "AdamW",
     "Adamax",
+    "Lion",
     "Momentum",
+    "Nadam",
     "NesterovMomentum",
     "Optimizer",
+    "RAdam",
     "RMSprop",
+    "clip_by_global_norm",
+    "clip_by_norm",
+    "clip_by_value",
     "get",
+    "global_norm",
     "register",
 ]

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from npdl._checks import check_number, complaint
+from npdl import schedules
+from npdl._checks import check_int, check_number, complaint
 from npdl._registry import Configurable, Registry
+from npdl.optimizers import clipping
 
 Slots = dict[str, np.ndarray]
 
@@ -16,40 +18,114 @@ Slots = dict[str, np.ndarray]
 class Optimizer(Configurable):
     """Base class. A subclass defines `_step`, the step of one parameter.
 
+    What one `update` does, in this order: mean of the gradients of some batches, clipping, weight
+    decay, the step, moving average of the parameters. All but the step are off by default.
+
     Parameters
     ----------
-    lr : float
-        The learning rate.
+    lr : float or LearningRateSchedule
+        The learning rate, or its schedule over the steps (`npdl.schedules`).
     clip : float
         Gradients are cut to [-clip, clip] element by element; not at all when it is 0 or below.
     decay : float
         The rate of step t = 0, 1, ... is lr / (1 + decay t),
     lr_min, lr_max : float
         kept within [lr_min, lr_max].
+    clipnorm : float, optional
+        Each parameter's gradient is scaled to a length of at most this.
+    global_clipnorm : float, optional
+        All gradients are scaled by one factor, to a common length of at most this.
+    weight_decay : float, optional
+        Decoupled (Loshchilov and Hutter 2019): before its step, p -= lr weight_decay p.
+    exclude_from_weight_decay : sequence of str, optional
+        Parameters that do not decay: by full name, ``"dense_1/b"``, or by the last part of it,
+        ``"b"``, ``"gamma"``.
+    gradient_accumulation_steps : int, optional
+        One step for so many updates, by the mean of their gradients.
+    use_ema : bool
+        Whether to keep a moving average of each parameter, a = m a + (1-m) p, see
+        `swap_averages`. At the end of `Model.fit` the averages take the place of the parameters.
+    ema_momentum : float
+        The factor m. The first average is the parameter after its first step.
+    ema_overwrite_frequency : int, optional
+        Let the averages take the place of the parameters after each so many steps instead.
+    **aliases
+        Keras's names: `learning_rate` for `lr`, `clipvalue` for `clip`.
+
+    Attributes
+    ----------
+    iterations : int
+        How many steps have been done.
     """
 
     def __init__(
         self,
-        lr: float = 0.001,
+        lr: Any = 0.001,
         clip: float = -1,
         decay: float = 0.0,
         lr_min: float = 0.0,
         lr_max: float = np.inf,
+        *,
+        clipnorm: float | None = None,
+        global_clipnorm: float | None = None,
+        weight_decay: float | None = None,
+        exclude_from_weight_decay: Sequence[str] | None = None,
+        gradient_accumulation_steps: int | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        **aliases: Any,
     ) -> None:
-        self.lr = check_number("lr", lr, "[0, inf)")
+        given = _by_own_names(type(self).__name__, aliases)
+        lr, clip = given.get("lr", lr), given.get("clip", clip)
+        scheduled = isinstance(lr, schedules.LearningRateSchedule | dict)
+        self.lr = schedules.get(lr) if scheduled else check_number("lr", lr, "[0, inf)")
         self.clip = check_number("clip", clip, "(-inf, inf]")
         self.decay = check_number("decay", decay, "[0, inf)")
         self.lr_min = check_number("lr_min", lr_min, "[0, inf)")
         self.lr_max = check_number("lr_max", lr_max, f"[{self.lr_min}, inf]")
-        #: How many steps have been done.
+        self.clipnorm = _optional("clipnorm", clipnorm, "(0, inf]")
+        self.global_clipnorm = _optional("global_clipnorm", global_clipnorm, "(0, inf]")
+        if (self.clip > 0) + (clipnorm is not None) + (global_clipnorm is not None) > 1:
+            rule = "At most one of `clip`, `clipnorm` and `global_clipnorm` can be given"
+            raise ValueError(
+                complaint(rule, clip=clip, clipnorm=clipnorm, global_clipnorm=global_clipnorm)
+            )
+        self.weight_decay = _optional("weight_decay", weight_decay, "[0, inf)")
+        if isinstance(exclude_from_weight_decay, str):
+            rule = "`exclude_from_weight_decay` must be a sequence of names"
+            raise TypeError(complaint(rule, exclude_from_weight_decay=exclude_from_weight_decay))
+        names = exclude_from_weight_decay
+        self.exclude_from_weight_decay = None if names is None else list(names)
+        steps, every = gradient_accumulation_steps, ema_overwrite_frequency
+        self.gradient_accumulation_steps = (
+            None if steps is None else check_int("gradient_accumulation_steps", steps)
+        )
+        self.use_ema = bool(use_ema)
+        self.ema_momentum = check_number("ema_momentum", ema_momentum, "[0, 1]")
+        self.ema_overwrite_frequency = (
+            None if every is None else check_int("ema_overwrite_frequency", every)
+        )
         self.iterations = 0
+        #: Updates whose gradients wait in the slots "accumulated" for the next step.
+        self._pending = 0
         self._slots: dict[Hashable, Slots] = {}
 
     @property
     def current_lr(self) -> float:
         """The rate of the next step."""
-        rate = float(self.lr) / (1 + self.decay * self.iterations)
+        lr = self.lr(self.iterations) if callable(self.lr) else self.lr
+        rate = float(lr) / (1 + self.decay * self.iterations)
         return min(max(rate, self.lr_min), self.lr_max)
+
+    @property
+    def learning_rate(self) -> Any:
+        """Keras's name of `lr`."""
+        return self.lr
+
+    @learning_rate.setter
+    def learning_rate(self, lr: Any) -> None:
+        self.lr = lr
 
     def update(
         self,
@@ -77,16 +153,102 @@ class Optimizer(Configurable):
         names = list(range(len(params)) if names is None else names)
         _check_lists(params, grads, names)
         slots = [self._slots_of(name, p) for name, p in zip(names, params)]
+        if self.gradient_accumulation_steps and not self._accumulate(grads, slots):
+            return
+        grads = self._clipped(grads)
         lr = self.current_lr
+        if self.weight_decay:
+            for name, p in zip(names, params):
+                if not self._is_excluded(name):
+                    p *= 1 - lr * self.weight_decay
         for p, g, slot in zip(params, grads, slots):
-            if self.clip > 0:
-                g = np.clip(g, -self.clip, self.clip)
             self._step(p, g, slot, lr)
         self.iterations += 1
+        if self.use_ema:
+            self._average(params, slots)
+
+    def _clipped(self, grads: list[np.ndarray]) -> list[np.ndarray]:
+        if self.clip > 0:
+            return clipping.clip_by_value(grads, self.clip)
+        if self.clipnorm is not None:
+            return clipping.clip_by_norm(grads, self.clipnorm)
+        if self.global_clipnorm is not None:
+            return clipping.clip_by_global_norm(grads, self.global_clipnorm)
+        return grads
+
+    def _is_excluded(self, name: Hashable) -> bool:
+        excluded = self.exclude_from_weight_decay or ()
+        return name in excluded or str(name).rpartition("/")[2] in excluded
+
+    def _accumulate(self, grads: list[np.ndarray], slots: list[Slots]) -> bool:
+        """Add up gradients; with the last ones of a step, put the means into `grads`."""
+        steps = self.gradient_accumulation_steps or 1
+        first, self._pending = self._pending == 0, (self._pending + 1) % steps
+        for i, (g, slot) in enumerate(zip(grads, slots)):
+            if "accumulated" not in slot:
+                slot["accumulated"] = np.zeros_like(g)
+            total = slot["accumulated"]
+            np.copyto(total, g) if first else np.add(total, g, out=total)
+            if not self._pending:
+                grads[i] = total
+                total /= steps
+        return not self._pending
+
+    def _average(self, params: list[np.ndarray], slots: list[Slots]) -> None:
+        every = self.ema_overwrite_frequency
+        for p, slot in zip(params, slots):
+            if "average" in slot:
+                blend(slot["average"], self.ema_momentum, p)
+            else:
+                slot["average"] = p.copy()
+            if every and self.iterations % every == 0:
+                p[...] = slot["average"]
+
+    def swap_averages(
+        self, params: Sequence[np.ndarray], names: Sequence[Hashable] | None = None
+    ) -> None:
+        """Exchange parameters and averages in place; a second call changes them back.
+
+        Parameters
+        ----------
+        params, names
+            As for `update`. A parameter without an average is left as it is.
+        """
+        for p, slot in self._with_average(params, names):
+            value = p.copy()
+            p[...] = slot["average"]
+            slot["average"][...] = value
+
+    def finalize_variable_values(
+        self, params: Sequence[np.ndarray], names: Sequence[Hashable] | None = None
+    ) -> None:
+        """Let the averages take the place of the parameters, as at the end of a training.
+
+        Parameters
+        ----------
+        params, names
+            As for `update`. A parameter without an average is left as it is.
+        """
+        for p, slot in self._with_average(params, names):
+            p[...] = slot["average"]
+
+    def _with_average(
+        self, params: Sequence[np.ndarray], names: Sequence[Hashable] | None
+    ) -> list[tuple[np.ndarray, Slots]]:
+        keys: Sequence[Hashable] = range(len(params)) if names is None else names
+        pairs = [(p, self._slots.get(name, {})) for name, p in zip(keys, params, strict=True)]
+        return [(p, slot) for p, slot in pairs if "average" in slot]
 
     def get_state(self) -> dict[str, Any]:
-        """Return a copy of what the optimizer remembers: "iterations", and "slots" by name."""
-        return {"iterations": self.iterations, "slots": _copy(self._slots)}
+        """Return a copy of what the optimizer remembers.
+
+        Returns
+        -------
+        dict
+            "iterations" and "pending", two integers; "slots", the arrays by parameter and name.
+        """
+        counts = {"iterations": self.iterations, "pending": self._pending}
+        return {**counts, "slots": _copy(self._slots)}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on from what `get_state` returned.
@@ -96,6 +258,7 @@ class Optimizer(Configurable):
         state : dict
         """
         self.iterations = int(state["iterations"])
+        self._pending = int(state.get("pending", 0))
         self._slots = _copy(state["slots"])
 
     #: Names of the arrays that a subclass remembers for each parameter; they start at zero.
@@ -113,6 +276,21 @@ class Optimizer(Configurable):
                 rule = f"Parameter {name!r} must stay {slot.dtype} of shape {slot.shape}"
                 raise ValueError(complaint(rule, dtype=p.dtype.name, shape=p.shape))
         return self._slots[name]
+
+
+#: What Keras calls the arguments that have another name here.
+_ALIASES = {"learning_rate": "lr", "clipvalue": "clip"}
+
+
+def _by_own_names(cls: str, aliases: dict[str, Any]) -> dict[str, Any]:
+    unknown = sorted(aliases.keys() - _ALIASES.keys())
+    if unknown:
+        raise TypeError(f"{cls}() got an unexpected keyword argument {unknown[0]!r}")
+    return {_ALIASES[k]: v for k, v in aliases.items() if v is not None}
+
+
+def _optional(name: str, value: float | None, interval: str) -> float | None:
+    return None if value is None else check_number(name, value, interval)
 
 
 def _copy(slots: dict[Hashable, Slots]) -> dict[Hashable, Slots]:

@@ -1,11 +1,13 @@
-"""Descent along the gradient, with and without a velocity."""
+"""Descent along the gradient, with and without a velocity, and along its signs."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from npdl._checks import check_number
-from npdl.optimizers.base import Optimizer, register
+from npdl.optimizers.base import Optimizer, blend, register
 
 
 @register()
@@ -70,3 +72,30 @@ class NesterovMomentum(_Moving):
 
     def _step(self, p, g, slots, lr):
         p += self.momentum * self._velocity(g, slots, lr) - lr * g
+
+
+@register()
+class Lion(Optimizer):
+    """p -= lr sign(β₁ m + (1-β₁) g), then m = β₂ m + (1-β₂) g (Chen et al. 2023).
+
+    Each element moves by the whole rate, so that a third to a tenth of Adam's rate does, with a
+    weight decay as many times as high.
+
+    Parameters
+    ----------
+    beta1, beta2 : float
+    *args, **kwargs
+        Arguments of `Optimizer`.
+    """
+
+    slot_names = ("mean",)
+
+    def __init__(self, beta1: float = 0.9, beta2: float = 0.99, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.beta1 = check_number("beta1", beta1, "[0, 1)")
+        self.beta2 = check_number("beta2", beta2, "[0, 1)")
+
+    def _step(self, p, g, slots, lr):
+        m = slots["mean"]
+        p -= lr * np.sign(self.beta1 * m + (1 - self.beta1) * g)
+        blend(m, self.beta2, g)
