@@ -18,7 +18,7 @@ LEVELS = [
     {"_ext", "_version"},
     {
         *("_checks", "_dtype", "_registry", "activations", "config", "initializations"),
-        *("layers", "metrics", "objectives", "optimizers", "utils"),
+        *("layers", "metrics", "objectives", "optimizers", "regularizers", "schedules", "utils"),
     },
     {"_gradients", "callbacks", "graph", "model", "saving", "testing", "training"},
     {"datasets", "cli", "demo", "verify"},
