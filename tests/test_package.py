@@ -66,6 +66,12 @@ def test_wheel_has_what_npdl_needs_at_run_time(wheel):
         assert name in wheel
 
 
+@pytest.mark.skipif(not (ROOT / "npdl").exists(), reason="needs the source tree")
+def test_wheel_has_every_module(wheel):
+    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "npdl").rglob("*.py")}
+    assert modules - set(wheel) == set()
+
+
 def test_wheel_has_no_sources_and_nothing_beside_the_package(wheel):
     for name in wheel:
         assert Path(name).suffix not in (".c", ".h", ".pyx", ".pxd"), name
