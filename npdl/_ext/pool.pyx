@@ -273,7 +273,7 @@ def meanpool_forward(
 
 def meanpool_backward(
     const real[:, :, :, ::1] dy not None,
-    real[:, :, :, ::1] dx,
+    real[:, :, :, ::1] dx not None,
     Py_ssize_t kh,
     Py_ssize_t kw,
     Py_ssize_t stride_h,
