@@ -208,7 +208,8 @@ def test_names():
     assert objectives.get("SCCE").__class__ is SCCE is SoftmaxCategoricalCrossEntropy
     assert objectives.get("HeD").__class__ is HeD is HellingerDistance
     assert objectives.get("binary_cross_entropy").__class__ is BCE is BinaryCrossEntropy
-    assert BCE(1e-3, reduction="sum").get_config() == {"epsilon": 1e-3, "reduction": "sum"}
+    config = {"epsilon": 1e-3, "from_logits": False, "label_smoothing": 0, "reduction": "sum"}
+    assert BCE(1e-3, reduction="sum").get_config() == config
 
 
 @pytest.mark.parametrize("label", [3, -1])

@@ -9,24 +9,41 @@ sample, or one step of a sample) where it compares rows, such as
 from npdl.objectives.base import Objective, get, register
 from npdl.objectives.base import _registry as _registry
 from npdl.objectives.crossentropy import BinaryCrossEntropy, SoftmaxCategoricalCrossEntropy
-from npdl.objectives.distributions import HellingerDistance
-from npdl.objectives.regression import MeanSquaredError
+from npdl.objectives.distributions import CosineSimilarity, HellingerDistance, KLDivergence
+from npdl.objectives.hinge import CategoricalHinge, Hinge, SquaredHinge
+from npdl.objectives.regression import Huber, MeanAbsoluteError, MeanSquaredError, Poisson
 
 MSE = MeanSquaredError
+MAE = MeanAbsoluteError
 BCE = BinaryCrossEntropy
 SCCE = SoftmaxCategoricalCrossEntropy
+CategoricalCrossEntropy = SoftmaxCategoricalCrossEntropy
+SparseCategoricalCrossEntropy = SoftmaxCategoricalCrossEntropy
 HeD = HellingerDistance
+KLD = KLDivergence
 
 __all__ = [
     "BCE",
+    "KLD",
+    "MAE",
     "MSE",
     "SCCE",
     "BinaryCrossEntropy",
+    "CategoricalCrossEntropy",
+    "CategoricalHinge",
+    "CosineSimilarity",
     "HeD",
     "HellingerDistance",
+    "Hinge",
+    "Huber",
+    "KLDivergence",
+    "MeanAbsoluteError",
     "MeanSquaredError",
     "Objective",
+    "Poisson",
     "SoftmaxCategoricalCrossEntropy",
+    "SparseCategoricalCrossEntropy",
+    "SquaredHinge",
     "get",
     "register",
 ]

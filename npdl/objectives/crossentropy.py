@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from npdl._checks import complaint
+from npdl._checks import check_int, check_number, complaint
 from npdl._ext import kernels
 from npdl.objectives.base import Clipped, Elementwise, Rowwise, register
 
@@ -22,24 +22,47 @@ class BinaryCrossEntropy(Clipped, Elementwise):
     Parameters
     ----------
     epsilon : float
+    from_logits : bool
+        Whether the outputs are logits z, p = σ(z): without clipping, and with the gradient p - t.
+    label_smoothing : float
+        s in [0, 1): targets become (1-s) t + ½ s.
     reduction : {'mean', 'sum', 'none'}
     """
+
+    def __init__(
+        self,
+        epsilon: float = 1e-11,
+        *,
+        from_logits: bool = False,
+        label_smoothing: float = 0.0,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(epsilon, reduction=reduction)
+        self.from_logits = bool(from_logits)
+        self.label_smoothing = check_number("label_smoothing", label_smoothing, "[0, 1)")
 
     def _check(self, outputs, targets):
         p, t = super()._check(outputs, targets)
         outside = (t < 0) | (t > 1)
         if outside.any():
             raise ValueError(complaint("Targets must lie in [0, 1]", target=t[outside][0].item()))
-        return p, t
+        s = self.label_smoothing
+        return p, (1 - s) * t + 0.5 * s if s else t
 
     def _ends(self, p: np.ndarray) -> tuple[float, float]:
         return self.epsilon, 1 - max(self.epsilon, float(np.finfo(p.dtype).eps))
 
     def _values(self, p, t):
+        if self.from_logits:
+            # log(1 + e^z) - t z, with an exponential that can't overflow.
+            return np.maximum(p, 0) - t * p + np.log1p(np.exp(-np.abs(p)))
         p = np.clip(p, *self._ends(p))
         return -(t * np.log(p) + (1 - t) * np.log1p(-p))
 
     def _slopes(self, p, t):
+        if self.from_logits:
+            e = np.exp(-np.abs(p))
+            return np.where(p >= 0, 1, e) / (1 + e) - t
         low, high = self._ends(p)
         q = np.clip(p, low, high)
         grad = (q - t) / (q * (1 - q))
@@ -52,51 +75,100 @@ class LogitsCache(NamedTuple):
 
     probabilities: np.ndarray
     targets: np.ndarray
+    factors: float | np.ndarray
     shape: tuple[int, ...]
 
 
-@register("SCCE")
+@register("SCCE", "categorical_cross_entropy", "sparse_categorical_cross_entropy", "cross_entropy")
 class SoftmaxCategoricalCrossEntropy(Clipped, Rowwise):
     """-Σ_j t_j log p_j, for each row of probabilities.
 
     Targets are rows like the outputs, or class numbers. Outside of [epsilon, 1] the loss is that of
     the nearer end, and its gradient 0. `forward_logits` and `backward_logits` fuse the loss with
-    the softmax before it: they take logits, need no clipping, and their gradient is p - t.
+    the softmax before it: they take logits, need no clipping, and their gradient is p - t. A model
+    whose last layer is a softmax is trained through them.
 
     Parameters
     ----------
     epsilon : float
+    from_logits : bool
+        Whether the outputs are logits z, p = softmax(z): for a network without a softmax.
+    label_smoothing : float
+        s in [0, 1): targets become (1-s) t + s/K (Szegedy et al. 2016).
+    ignore_class : int, optional
+        Items with this class number do not count, nor in the number that the mean divides by. It
+        may lie outside of [0, K), such as -1.
     reduction : {'mean', 'sum', 'none'}
     """
 
+    def __init__(
+        self,
+        epsilon: float = 1e-11,
+        *,
+        from_logits: bool = False,
+        label_smoothing: float = 0.0,
+        ignore_class: int | None = None,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(epsilon, reduction=reduction)
+        self.from_logits = bool(from_logits)
+        self.label_smoothing = check_number("label_smoothing", label_smoothing, "[0, 1)")
+        if ignore_class is not None:
+            ignore_class = check_int("ignore_class", ignore_class, low=-(2**62))
+        self.ignore_class = ignore_class
+
+    def _ignored(self, p, targets):
+        if self.ignore_class is None or np.ndim(targets) == p.ndim:
+            return None
+        return np.asarray(targets) == self.ignore_class
+
+    def _check(self, outputs, targets):
+        ignored = self._ignored(np.asarray(outputs), targets)
+        if ignored is not None:
+            targets = np.where(ignored, 0, targets)
+        p, t = super()._check(outputs, targets)
+        s = self.label_smoothing
+        return p, (1 - s) * self._rows(p, t) + s / p.shape[-1] if s else t
+
     def _values(self, p, t):
+        if self.from_logits:
+            return self._softmax(p, t)[2].reshape(p.shape[:-1])
         if t.ndim < p.ndim:
             chosen = np.take_along_axis(p, t[..., None], -1)[..., 0]
             return -np.log(self._clip(chosen))
         return -(t * np.log(self._clip(p))).sum(axis=-1)
 
     def _slopes(self, p, t):
+        if self.from_logits:
+            probabilities, t, _ = self._softmax(p, t)
+            return self.backward_logits(LogitsCache(probabilities, t, 1.0, p.shape))
         if t.ndim < p.ndim:
             grad = np.zeros_like(p)
             chosen = np.take_along_axis(p, t[..., None], -1)
             np.put_along_axis(grad, t[..., None], -1 / self._clip(chosen), -1)
         else:
             grad = -t / self._clip(p)
-        grad[(p < self.epsilon) | (p > 1)] = 0
+        grad[self._outside(p)] = 0
         return grad
 
-    def _clip(self, p: np.ndarray) -> np.ndarray:
-        return np.clip(p, self.epsilon, 1)
+    @staticmethod
+    def _softmax(z: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Probabilities, targets and losses, row by row."""
+        rows = z.reshape(-1, z.shape[-1])
+        t = t.reshape(-1) if t.ndim < z.ndim else t.reshape(rows.shape)
+        p, loss = np.empty_like(rows), np.empty(len(rows), rows.dtype)
+        kernels().softmax_xent_forward(rows, t, p, loss)
+        return p, t, loss
 
     def forward_logits(
-        self, logits: ArrayLike, targets: ArrayLike
+        self, logits: ArrayLike, targets: ArrayLike, sample_weight: ArrayLike | None = None
     ) -> tuple[Any, np.ndarray, LogitsCache]:
         """Return the loss of softmax(logits).
 
         Parameters
         ----------
         logits : array_like, shape (N, ..., K)
-        targets : array_like
+        targets, sample_weight : array_like
             As in `forward`.
 
         Returns
@@ -108,12 +180,10 @@ class SoftmaxCategoricalCrossEntropy(Clipped, Rowwise):
             For `backward_logits`.
         """
         z, t = self._check(logits, targets)
-        rows = z.reshape(-1, z.shape[-1])
-        t = t.reshape(-1) if t.ndim < z.ndim else t.reshape(rows.shape)
-        p, loss = np.empty_like(rows), np.empty(len(rows), rows.dtype)
-        kernels().softmax_xent_forward(rows, t, p, loss)
-        value = self._reduce(loss.reshape(z.shape[:-1]))
-        return value, p.reshape(z.shape), LogitsCache(p, t, z.shape)
+        factors = self._factors(z, targets, sample_weight)
+        p, t, loss = self._softmax(z, t)
+        value = self._reduce(loss.reshape(z.shape[:-1]), factors)
+        return value, p.reshape(z.shape), LogitsCache(p, t, factors, z.shape)
 
     def backward_logits(self, cache: LogitsCache) -> np.ndarray:
         """Return the gradient of the loss in the logits.
@@ -123,8 +193,11 @@ class SoftmaxCategoricalCrossEntropy(Clipped, Rowwise):
         cache : LogitsCache
             From `forward_logits`.
         """
-        p = cache.probabilities
-        dloss = np.full(len(p), self._weight(len(p)), p.dtype)
+        p, factors = cache.probabilities, cache.factors
+        dloss = np.empty(len(p), p.dtype)
+        dloss[...] = np.ravel(factors)
         dz = np.empty_like(p)
         kernels().softmax_xent_backward(p, cache.targets, dloss, dz)
+        if isinstance(factors, np.ndarray):
+            dz[dloss == 0] = 0  # nan times 0 is nan
         return dz.reshape(cache.shape)

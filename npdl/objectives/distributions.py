@@ -1,11 +1,11 @@
-"""Distances between distributions and between directions."""
+"""Distances between distributions, and between directions."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from npdl._checks import complaint
-from npdl.objectives.base import Rowwise, register
+from npdl.objectives.base import Clipped, Rowwise, register
 
 #: In `HellingerDistance` a probability counts as at least this much: its slope at 0 is infinite.
 _FLOOR = 1e-30
@@ -26,8 +26,7 @@ class HellingerDistance(Rowwise):
 
     def _check(self, outputs, targets):
         p, t = super()._check(outputs, targets)
-        if t.ndim < p.ndim:
-            t = (t[..., None] == np.arange(p.shape[-1])).astype(p.dtype)
+        t = self._rows(p, t)
         if (t < 0).any():
             raise ValueError(complaint("Targets must be >= 0", target=t[t < 0][0].item()))
         return p, np.maximum(t, _FLOOR)
@@ -44,3 +43,67 @@ class HellingerDistance(Rowwise):
         moving = (distance > 0) & (p >= _FLOOR)
         np.divide(1 - np.sqrt(t) / root, 4 * distance, out=grad, where=moving)
         return grad
+
+
+@register("kl_divergence", "KLD", "kullback_leibler_divergence")
+class KLDivergence(Clipped, Rowwise):
+    """Σ_j t_j log(t_j / p_j), for each row of probabilities (Kullback and Leibler 1951).
+
+    Targets are rows of probabilities, or class numbers. Outside of [epsilon, 1] an output counts as
+    the nearer end, with gradient 0; 0 log 0 is 0.
+
+    Parameters
+    ----------
+    epsilon : float
+    reduction : {'mean', 'sum', 'none'}
+    """
+
+    def _check(self, outputs, targets):
+        p, t = super()._check(outputs, targets)
+        t = self._rows(p, t)
+        if (t < 0).any():
+            raise ValueError(complaint("Targets must be >= 0", target=t[t < 0][0].item()))
+        return p, t
+
+    def _values(self, p, t):
+        log_t = np.log(t, out=np.zeros_like(t), where=t > 0)
+        return (t * (log_t - np.log(self._clip(p)))).sum(axis=-1)
+
+    def _slopes(self, p, t):
+        grad = -t / self._clip(p)
+        grad[self._outside(p)] = 0
+        return grad
+
+
+@register("cosine")
+class CosineSimilarity(Rowwise):
+    """-cos of the angle between each row and its target: from -1, the same way, to 1.
+
+    Where one of them is zero, the value is 0 and so is the gradient.
+
+    Parameters
+    ----------
+    reduction : {'mean', 'sum', 'none'}
+    """
+
+    def _check(self, outputs, targets):
+        p, t = super()._check(outputs, targets)
+        return p, _unit(self._rows(p, t))[0]
+
+    def _values(self, p, t):
+        return -(_unit(p)[0] * t).sum(axis=-1)
+
+    def _slopes(self, p, t):
+        # With u = p/|p|, the derivative of u·t in p is (t - (u·t) u) / |p|.
+        u, length = _unit(p)
+        along = (u * t).sum(axis=-1, keepdims=True)
+        return np.divide(along * u - t, length, out=np.zeros_like(p), where=length > 0)
+
+
+def _unit(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each row over its length, 0 where that is 0, and the lengths."""
+    # The greatest element is taken out first: squares overflow, or vanish, where lengths do not.
+    top = np.abs(rows).max(axis=-1, keepdims=True)
+    scaled = np.divide(rows, top, out=np.zeros_like(rows), where=top > 0)
+    length = np.sqrt(np.square(scaled).sum(axis=-1, keepdims=True))
+    return np.divide(scaled, length, out=scaled, where=length > 0), length * top
