@@ -2,14 +2,53 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 T = TypeVar("T")
+
+#: What users have registered, and what they pass to a call that reads a configuration.
+_registered: dict[str, Any] = {}
+_passed: ContextVar[Mapping[str, Any]] = ContextVar("_passed", default=MappingProxyType({}))
+_registries: list[Registry] = []
+
+
+def register_custom(name: str, cls: Any) -> None:
+    """Make a class of the user's own known to all configurations under a name."""
+    _registered[name] = cls
+
+
+@contextlib.contextmanager
+def custom_objects(objects: Mapping[str, Any] | None) -> Iterator[None]:
+    """Within the block, names in configurations stand for these objects first."""
+    token = _passed.set({**_passed.get(), **(objects or {})})
+    try:
+        yield
+    finally:
+        _passed.reset(token)
+
+
+def config_name(value: Any) -> str:
+    """The name of an object's class in configurations.
+
+    Raises
+    ------
+    ValueError
+        If this is the name of another class, one of npdl.
+    """
+    cls = type(value)
+    name = next((name for name, known in _registered.items() if known is cls), cls.__name__)
+    if any(isinstance(value, r.base) and r.knows(name) not in (None, cls) for r in _registries):
+        rule = "A class of your own needs a name that npdl does not use, see npdl.saving.register"
+        raise ValueError(f"{rule}. Received: {name!r}")
+    return name
 
 
 def snake_case(name: str) -> str:
@@ -37,6 +76,7 @@ class Registry(Generic[T]):
         self.base = base
         self._classes: dict[str, type[T]] = {}
         self._names: list[str] = []
+        _registries.append(self)
 
     @property
     def names(self) -> list[str]:
@@ -77,21 +117,32 @@ class Registry(Generic[T]):
         if isinstance(identifier, type) and issubclass(identifier, self.base):
             return identifier(**defaults)
         if isinstance(identifier, str):
-            return self._find(identifier)(**defaults)
+            return self.find(identifier)(**defaults)
         if isinstance(identifier, dict) and isinstance(identifier.get("name"), str):
             arguments = {k: v for k, v in identifier.items() if k != "name"}
-            return self._find(identifier["name"])(**{**defaults, **arguments})
+            return self.find(identifier["name"])(**{**defaults, **arguments})
         raise TypeError(
             f"The {self.kind} must be a name, an instance or subclass of {self.base.__name__}, "
             f"or a dict with a 'name'. Received: {identifier!r}"
         )
 
-    def _find(self, name: str) -> type[T]:
-        try:
-            return self._classes[_key(name)]
-        except KeyError:
+    def knows(self, name: str) -> type[T] | None:
+        """The class of npdl of this name; None if there is none."""
+        return self._classes.get(_key(name))
+
+    def find(self, name: str) -> Any:
+        """Return what a name stands for, here or among the custom objects.
+
+        Raises
+        ------
+        ValueError
+            If that is nothing; the message lists the valid names.
+        """
+        found = _passed.get().get(name) or self.knows(name) or _registered.get(name)
+        if found is None:
             names = ", ".join(self._names)
-            raise ValueError(f"Unknown {self.kind} {name!r}. Valid names: {names}.") from None
+            raise ValueError(f"Unknown {self.kind} {name!r}. Valid names: {names}.")
+        return found
 
 
 class Configurable:
@@ -142,7 +193,9 @@ def to_json_type(value: Any) -> Any:
     TypeError
         If there is no such form.
     """
-    if isinstance(value, Configurable):
+    if isinstance(value, Configurable) or (
+        hasattr(value, "get_config") and not isinstance(value, type)
+    ):
         return _nested(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -155,9 +208,9 @@ def to_json_type(value: Any) -> Any:
     raise TypeError(f"A configuration can't hold a {type(value).__name__}. Received: {value!r}")
 
 
-def _nested(value: Configurable) -> str | dict[str, Any]:
+def _nested(value: Any) -> str | dict[str, Any]:
     """The name of an object that is all defaults, else a dict of its name and its arguments."""
-    name = type(value).__name__
+    name = config_name(value)
     config = value.get_config()
     arguments = constructor_arguments(type(value))
     if all(k in arguments and v == arguments[k].default for k, v in config.items()):

@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
     print(f"\n{len(train[0])} digits to learn from, {len(test[0])} held out for the test\n")
     history = model.fit(*train, epochs=options.epochs, batch_size=32, validation_data=test)
 
-    path = options.out / "digits-model.npz"
+    path = options.out / "digits-model.safetensors"
     model.save(path)
     outputs = load_model(path).predict(test[0])
     if not np.array_equal(outputs, model.predict(test[0])):

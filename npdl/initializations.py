@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,26 @@ import numpy as np
 from npdl._checks import check_int, check_number, complaint
 from npdl._registry import Configurable, Registry
 from npdl.utils.random import get_dtype, get_rng
+
+
+#: How many values may still be made where nothing is to be drawn; see `undrawn`.
+_room: ContextVar[list[int] | None] = ContextVar("_room", default=None)
+
+
+@contextlib.contextmanager
+def undrawn(limit: int) -> Iterator[None]:
+    """Within the block, every initializer returns zeros, for values that come from elsewhere.
+
+    Parameters
+    ----------
+    limit : int
+        How many values in all; more are a ValueError, raised before they take any memory.
+    """
+    token = _room.set([limit])
+    try:
+        yield
+    finally:
+        _room.reset(token)
 
 
 class Initializer(Configurable):
@@ -26,6 +48,12 @@ class Initializer(Configurable):
         """
         shape = (shape,) if np.ndim(shape) == 0 else shape  # type: ignore[assignment]
         dims = tuple(check_int("shape", n) for n in shape)  # type: ignore[union-attr]
+        room = _room.get()
+        if room is not None:
+            room[0] -= math.prod(dims)
+            if room[0] < 0:
+                raise ValueError("There are fewer values than the parameters have")
+            return np.zeros(dims, get_dtype())
         values = np.asarray(self.call(dims), get_dtype(), order="C")
         if values.shape != dims:
             rule = f"{type(self).__name__}.call must return an array of shape {dims}"

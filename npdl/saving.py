@@ -1,34 +1,329 @@
 """Level 2: models and weights as files, without pickle.
 
-A file is an .npz archive: one array for each of `Model.weights`, and for a whole model one entry
-more, its configuration as a JSON text.
+A file has the layout of safetensors (`npdl._safetensors`), so that any reader of that format opens
+it. The arrays of `Model.weights` have their names, ``"dense_1/W"``. The file of a whole model has
+in its metadata, as JSON, the configuration ("npdl.model") and what a training goes on from
+("npdl.state"): the memory of the optimizer and where the random generator stands. Arrays in these
+two are further tensors, see `npdl._tree`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
-import secrets
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from npdl import _safetensors, _tree, graph
 from npdl import layers as npdl_layers
 from npdl._checks import complaint
-from npdl._registry import to_json_type
+from npdl._files import StrPath
+from npdl._registry import (
+    Registry,
+    config_name,
+    custom_objects,
+    register_custom,
+    to_json_type,
+)
+from npdl._version import __version__
+from npdl.initializations import undrawn
 from npdl.layers.base import Layer
-from npdl.utils.random import get_dtype, set_dtype
+from npdl.utils.random import get_dtype, get_rng_state, set_dtype, set_rng_state
 
 if TYPE_CHECKING:
     from npdl.model import Model
 
-StrPath = str | os.PathLike[str]
+__all__ = ["Mismatch", "custom_objects", "load_model", "register"]
 
-#: The entry that holds the configuration; no layer can have this name.
-_CONFIG = "config.json"
+#: The version of what is in a file beside the arrays. A file of a later one is not read.
+FORMAT = 1
+
+_layers: Registry[Layer] = Registry("layer", Layer)
+for _name in npdl_layers.__all__:
+    if issubclass(getattr(npdl_layers, _name), Layer):
+        _layers.register()(getattr(npdl_layers, _name))
+
+C = TypeVar("C", bound=type)
+_scope = custom_objects  # several arguments have the name of the function
+
+
+def register(cls: C | None = None, *, name: str | None = None) -> Any:
+    """Make a class of your own known, so that files that name it can be loaded.
+
+    A decorator, ``@register`` or ``@register(name="my_scale")``, for layers, losses, optimizers,
+    activations and whatever else stands in the configuration of a model. A class that is registered
+    again under its name, as happens in notebooks, takes the place of the old one.
+
+    Parameters
+    ----------
+    cls : type
+    name : str, optional
+        The name in files; that of the class by default.
+
+    Raises
+    ------
+    ValueError
+        If npdl has something of this name.
+    """
+
+    def decorate(cls: C) -> C:
+        known = name or cls.__name__
+        if _layers.knows(known):
+            raise ValueError(complaint("npdl has a layer of this name", name=known))
+        register_custom(known, cls)
+        return cls
+
+    return decorate if cls is None else decorate(cls)
+
+
+# --------------------------------------------------------------------------------- configuration
+
+
+def model_config(
+    model: Model, layer_config: Callable[[Layer], dict[str, Any]] = lambda layer: layer.to_json()
+) -> dict[str, Any]:
+    """What a model is made of, as JSON types; see `Model.to_json`."""
+    first = model.layers[0].prev_layer if model.layers else None
+    config: dict[str, Any] = {
+        "layers": [
+            {"class": config_name(layer), "name": layer.name, "config": layer_config(layer)}
+            for layer in model.layers
+        ],
+        "input_shape": None if first is None else to_json_type(first.out_shape),
+    }
+    if model.compiled:
+        config |= {"loss": to_json_type(model.loss), "optimizer": to_json_type(model.optimizer)}
+    return config
+
+
+def fill_model(model: Model, config: dict[str, Any]) -> None:
+    """Add the layers of a configuration to an empty model, and compile it."""
+    for entry in config["layers"]:
+        layer = _layer_class(entry["class"]).from_json(entry["config"])
+        if not isinstance(entry["name"], str):
+            raise ValueError(complaint("The name of a layer must be a text", name=entry["name"]))
+        layer.name = entry["name"]
+        model.layers.append(layer)
+    if "loss" in config:
+        model.compile(config["loss"], config["optimizer"])
+    if config["input_shape"] is not None:
+        model.build(tuple(config["input_shape"]))
+
+
+def _layer_class(name: str) -> type[Layer]:
+    try:
+        cls = _layers.find(name)
+    except ValueError:
+        raise ValueError(
+            f"Unknown layer {name!r}. Pass a class of your own as custom_objects={{{name!r}: ...}}"
+            ", or register it with npdl.saving.register."
+        ) from None
+    if not (isinstance(cls, type) and issubclass(cls, Layer)):
+        raise ValueError(complaint(f"{name!r} must be a class of layers", found=cls))
+    return cls
+
+
+# --------------------------------------------------------------------------------------- weights
+
+
+class Mismatch(NamedTuple):
+    """What did not fit where weights were loaded with ``strict=False``: names of arrays."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+    mismatched_keys: list[str]
+
+
+def load_weights(model: Model, weights: Mapping[str, Any], strict: bool) -> Mismatch:
+    """Copy arrays into a model, by name: all that fit, and if `strict` all of them or none."""
+    own = model.weights
+    missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    if strict and (missing or extra):
+        rule = "The weights must be those of the model"
+        raise ValueError(complaint(rule, missing=missing, unexpected=extra))
+    new, unfit = {}, []
+    for name in (name for name in own if name in weights):
+        try:
+            new[name] = _fitting(name, own[name], np.asarray(weights[name]))
+        except ValueError:
+            if strict:
+                raise
+            unfit.append(name)
+    for name, array in new.items():
+        own[name][...] = array
+    return Mismatch(missing, extra, sorted(unfit))
+
+
+def _fitting(name: str, own: NDArray, array: NDArray) -> NDArray:
+    """`array` in the dtype of `own`, whose shape it must have."""
+    if array.shape != own.shape:
+        rule = f"The weights {name!r} must have shape {own.shape}"
+        raise ValueError(complaint(rule, shape=array.shape))
+    if array.dtype.kind != own.dtype.kind:
+        rule = f"The weights {name!r} must be of a kind with {own.dtype}"
+        raise ValueError(complaint(rule, dtype=array.dtype.name))
+    return np.asarray(array, own.dtype)
+
+
+# ----------------------------------------------------------------------------------------- files
+
+
+def save_model(model: Model, path: StrPath) -> None:
+    """Write a built model to a file; see `Model.save`."""
+    tensors = dict(model.weights)
+    config = model_config(model, lambda layer: layer.saved_config())
+    config |= {"dtype": _dtype(model), "frozen": _frozen(model)}
+    state: dict[str, Any] = {"rng": get_rng_state()}
+    if model.compiled and hasattr(model.optimizer, "get_state"):
+        state["optimizer"] = model.optimizer.get_state()
+    texts = {
+        "npdl.model": _to_text(_tree.pack(config, "config", tensors)),
+        "npdl.state": _to_text(
+            {key: _tree.pack(value, key, tensors) for key, value in state.items()}
+        ),
+    }
+    _safetensors.write(path, tensors, _origin() | texts)
+
+
+def save_weights(model: Model, path: StrPath) -> None:
+    """Write the weights alone to a file; see `Model.save_weights`."""
+    _safetensors.write(path, model.weights, _origin())
+
+
+def read_weights(path: StrPath) -> dict[str, NDArray]:
+    """The weights in a file of npdl, of a model or alone, or of any other writer."""
+    tensors, metadata = _safetensors.read(path)
+    _unpack(path, tensors, metadata)
+    return tensors
+
+
+def load_model(
+    path: StrPath,
+    custom_objects: Mapping[str, Any] | None = None,
+    *,
+    compile: bool = True,
+    restore_rng: bool = True,
+) -> Model:
+    """Read a model that `Model.save` wrote; it is ready to predict, or to be trained further.
+
+    Parameters
+    ----------
+    path : path
+    custom_objects : dict, optional
+        Classes of your own (layers, losses, ...) by their names; see also `register`.
+    compile : bool
+        Whether to take over loss and optimizer, and what the optimizer remembers.
+    restore_rng : bool
+        Whether npdl's generator goes on from where it was at the time of saving, so that further
+        training gives what it would have given there.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged or holds no model, or something of an unknown class. The message says
+        what is wrong; nothing is changed then.
+    """
+    from npdl.model import Model  # a model knows how to save itself
+
+    tensors, metadata = _safetensors.read(path)
+    config, state = _unpack(path, tensors, metadata)
+    if config is None:
+        raise ValueError(complaint("The file must be one that Model.save wrote", path=str(path)))
+    try:
+        if not compile:
+            config = {key: config[key] for key in config if key not in ("loss", "optimizer")}
+        # What is written there decides on sizes: the parameters can't be larger than the file.
+        with undrawn(sum(array.size for array in tensors.values())), _default_dtype(config):
+            model = Model.from_json(config, custom_objects)
+        _adopt(model, tensors, config["frozen"])
+        if compile and "optimizer" in state:
+            restore_optimizer(model, state["optimizer"])
+        if restore_rng:
+            set_rng_state(state["rng"])
+    except Exception as error:
+        what = str(error) if isinstance(error, ValueError) else repr(error)
+        raise ValueError(f"{str(path)!r} holds no model that can be loaded: {what}") from error
+    return model
+
+
+def restore_optimizer(model: Model, state: Mapping[str, Any]) -> None:
+    """Let the optimizer go on from a state, after a look at the shapes of its arrays."""
+    weights = model.weights
+    for name, slots in state.get("slots", {}).items():
+        for key, array in slots.items():
+            _fitting(f"{name}, {key}", weights[name], array)
+    model.optimizer.set_state(dict(state))
+
+
+def _unpack(
+    path: StrPath, tensors: dict[str, NDArray], metadata: Mapping[str, str]
+) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """Configuration and state from the metadata; their arrays are taken out of `tensors`."""
+    version = metadata.get("npdl.format", str(FORMAT))
+    if version != str(FORMAT):
+        raise ValueError(
+            f"{str(path)!r} has version {version!r} of the format; npdl {__version__} reads "
+            f"version {FORMAT}. A newer npdl may read it."
+        )
+    try:
+        found = [
+            _tree.unpack(_safetensors.parse(metadata[key]), tensors) if key in metadata else None
+            for key in ("npdl.model", "npdl.state")
+        ]
+        if not all(isinstance(tree, dict | None) for tree in found):
+            raise ValueError("an object is expected")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{str(path)!r} has damaged metadata: {error}") from error
+    return found[0], found[1] or {}
+
+
+def _adopt(model: Model, weights: dict[str, NDArray], frozen: list[str]) -> None:
+    """Give a model that was just made its weights, with their dtypes, and say which are frozen."""
+    for layer in model.layers:
+        for parameter in layer.parameters:
+            name = f"{layer.name}/{parameter.name}"
+            array = weights.get(name)
+            dtype = parameter.value.dtype
+            if array is not None and array.dtype in (np.float32, np.float64):
+                dtype = array.dtype
+            trainable = name not in frozen
+            if (dtype, trainable) != (parameter.value.dtype, parameter.trainable):
+                value = parameter.value.astype(dtype)
+                parameter.__init__(parameter.name, value, trainable)  # type: ignore[misc]
+    load_weights(model, weights, strict=True)
+
+
+@contextlib.contextmanager
+def _default_dtype(config: Mapping[str, Any]) -> Iterator[None]:
+    """Make new parameters in the dtype of a configuration."""
+    before = get_dtype()
+    set_dtype(config["dtype"])
+    try:
+        yield
+    finally:
+        set_dtype(before)
+
+
+def _dtype(model: Model) -> str:
+    floats = (a.dtype.name for a in model.weights.values())
+    return next(floats, get_dtype().name)
+
+
+def _frozen(model: Model) -> list[str]:
+    return [
+        name for layer in model.layers for name, _, trained in graph.arrays(layer) if not trained
+    ]
+
+
+def _origin() -> dict[str, str]:
+    return {"format": "np", "npdl.format": str(FORMAT), "npdl.version": __version__}
+
+
+def _to_text(tree: Any) -> str:
+    return json.dumps(tree, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 class Storable:
@@ -39,11 +334,11 @@ class Storable:
 
     def to_json(self) -> dict[str, Any]:
         """Return what the model is made of as JSON types: layers, loss, optimizer, no weights."""
-        return model_config(self)  # type: ignore[arg-type]
+        return model_config(self._as_model())
 
     @classmethod
     def from_json(
-        cls, config: dict[str, Any], custom_objects: Mapping[str, type[Layer]] | None = None
+        cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None
     ) -> Self:
         """Make a model from the dict that `to_json` returned; its weights are drawn anew.
 
@@ -51,135 +346,87 @@ class Storable:
         ----------
         config : dict
         custom_objects : dict, optional
-            Layer classes of your own, by their names.
+            Classes of your own by their names, as far as they are not registered.
         """
         model = cls()
-        fill_model(model, config, custom_objects)  # type: ignore[arg-type]
+        with _scope(custom_objects):
+            fill_model(model._as_model(), config)
         return model
 
     def save(self, path: StrPath) -> None:
-        """Write the model, configuration and weights, to an .npz file for `npdl.load_model`."""
-        self._require_built_for("save")  # type: ignore[attr-defined]
-        save_model(self, path)  # type: ignore[arg-type]
+        """Write all of the model to one file, for `npdl.load_model`.
+
+        That is layers, weights, loss, optimizer with its memory, and the state of npdl's random
+        generator, in the layout of safetensors, which other programs read too; no pickle. The file
+        takes the place of an old one in one step, when all of it is on the disk.
+
+        Parameters
+        ----------
+        path : path
+            The exact name of the file; ``.safetensors`` is the usual end.
+        """
+        save_model(self._as_model("save"), path)
 
     def save_weights(self, path: StrPath) -> None:
-        """Write the weights alone to an .npz file."""
-        self._require_built_for("save_weights")  # type: ignore[attr-defined]
-        write_npz(path, self.weights)  # type: ignore[attr-defined]
+        """Write the weights alone to a safetensors file; see `save`."""
+        save_weights(self._as_model("save_weights"), path)
 
-    def load_weights(self, path: StrPath) -> None:
-        """Read the weights that `save_weights` wrote into a model of the same layers."""
-        self._require_built_for("load_weights")  # type: ignore[attr-defined]
-        set_weights(self, read_npz(path))  # type: ignore[arg-type]
+    def load_weights(self, path: StrPath, strict: bool = True) -> Mismatch:
+        """Read weights from a safetensors file: of `save`, `save_weights` or another program.
 
+        Parameters
+        ----------
+        path : path
+        strict : bool
+            Whether names and shapes must be those of the model. If not, what fits is loaded.
 
-def model_config(model: Model) -> dict[str, Any]:
-    """What a model is made of, as JSON types; see `Model.to_json`."""
-    first = model.layers[0].prev_layer if model.layers else None
-    config: dict[str, Any] = {
-        "layers": [
-            {"class": type(layer).__name__, "name": layer.name, "config": layer.to_json()}
-            for layer in model.layers
-        ],
-        "input_shape": None if first is None else to_json_type(first.out_shape),
-    }
-    if model.compiled:
-        config |= {"loss": to_json_type(model.loss), "optimizer": to_json_type(model.optimizer)}
-    return config
+        Returns
+        -------
+        Mismatch
+            The names that did not fit.
+        """
+        return load_weights(self._as_model("load_weights"), read_weights(path), strict)
 
+    def state_dict(self) -> dict[str, NDArray]:
+        """Return copies of `weights`, all arrays by name."""
+        return {name: a.copy() for name, a in self._as_model("state_dict").weights.items()}
 
-def fill_model(
-    model: Model, config: dict[str, Any], custom_objects: Mapping[str, type[Layer]] | None
-) -> None:
-    """Add the layers of a configuration to an empty model, and compile it."""
-    for entry in config["layers"]:
-        layer = _layer_class(entry["class"], custom_objects or {}).from_json(entry["config"])
-        layer.name = entry["name"]
-        model.add(layer)
-    if "loss" in config:
-        model.compile(config["loss"], config["optimizer"])
-    if config["input_shape"] is not None:
-        model.build(tuple(config["input_shape"]))
+    def load_state_dict(self, state_dict: Mapping[str, ArrayLike], strict: bool = True) -> Mismatch:
+        """Take over weights by name.
 
+        Parameters
+        ----------
+        state_dict : dict of array_like
+        strict : bool
+            As for `load_weights`.
 
-def _layer_class(name: str, custom: Mapping[str, type[Layer]]) -> type[Layer]:
-    cls = custom.get(name) or getattr(npdl_layers, name, None)
-    if not (isinstance(cls, type) and issubclass(cls, Layer)):
-        raise ValueError(
-            f"Unknown layer {name!r}. Pass a class of your own as custom_objects={{{name!r}: ...}}."
-        )
-    return cls
+        Returns
+        -------
+        Mismatch
+            The names that did not fit.
+        """
+        return load_weights(self._as_model("load_state_dict"), state_dict, strict)
 
+    def get_weights(self) -> list[NDArray]:
+        """Return copies of all arrays in the order of `weights`."""
+        return list(self.state_dict().values())
 
-def write_npz(path: StrPath, entries: Mapping[str, NDArray]) -> None:
-    """Write arrays to an .npz file of exactly this name, in one go: all of it, or nothing."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with temporary.open("xb") as file:
-            np.savez(file, allow_pickle=False, **entries)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    def set_weights(self, weights: Sequence[ArrayLike]) -> None:
+        """Take over the arrays that `get_weights` returned.
 
+        Parameters
+        ----------
+        weights : sequence of array_like
+        """
+        model = self._as_model("set_weights")
+        names, weights = list(model.weights), list(weights)
+        if len(weights) != len(names):
+            rule = f"There must be {len(names)} arrays, one for each of {', '.join(names)}"
+            raise ValueError(f"{rule}. Received: {len(weights)}")
+        load_weights(model, dict(zip(names, weights)), strict=True)
 
-def read_npz(path: StrPath) -> dict[str, NDArray]:
-    """Read the arrays of an .npz file."""
-    with np.load(path, allow_pickle=False) as file:
-        return dict(file)
-
-
-def set_weights(model: Model, weights: Mapping[str, NDArray]) -> None:
-    """Copy arrays into a model that has just these names and shapes."""
-    own = model.weights
-    if own.keys() != weights.keys():
-        missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-        rule = "The weights must be those of the model"
-        raise ValueError(complaint(rule, missing=missing, unexpected=extra))
-    for name, array in own.items():
-        if array.shape != weights[name].shape:
-            rule = f"The weights {name!r} must have shape {array.shape}"
-            raise ValueError(complaint(rule, shape=weights[name].shape))
-    for name, array in own.items():
-        array[...] = weights[name]
-
-
-def save_model(model: Model, path: StrPath) -> None:
-    """Write a built model to a file; see `Model.save`."""
-    config = json.dumps(model_config(model) | {"dtype": _dtype(model)})
-    write_npz(path, {_CONFIG: np.array(config), **model.weights})
-
-
-def load_model(path: StrPath, custom_objects: Mapping[str, type[Layer]] | None = None) -> Model:
-    """Read a model that `Model.save` wrote; it is ready to predict, or to be trained further.
-
-    Parameters
-    ----------
-    path : path
-    custom_objects : dict, optional
-        Layer classes of your own, by their names.
-
-    Raises
-    ------
-    ValueError
-        If the file holds no model, or a layer of an unknown class.
-    """
-    from npdl.model import Model  # a model knows how to save itself
-
-    entries = read_npz(path)
-    if _CONFIG not in entries:
-        raise ValueError(complaint("The file must be one that Model.save wrote", path=str(path)))
-    config = json.loads(str(entries.pop(_CONFIG)))
-    before = get_dtype()
-    set_dtype(config["dtype"])
-    try:
-        model = Model.from_json(config, custom_objects)
-    finally:
-        set_dtype(before)
-    set_weights(model, entries)
-    return model
-
-
-def _dtype(model: Model) -> str:
-    floats = (a.dtype.name for a in model.weights.values())
-    return next(floats, get_dtype().name)
+    def _as_model(self, what: str | None = None) -> Model:
+        """This model, which must be built for `what`."""
+        if what is not None:
+            self._require_built_for(what)  # type: ignore[attr-defined]
+        return self  # type: ignore[return-value]

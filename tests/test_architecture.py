@@ -17,7 +17,8 @@ PACKAGE = Path(npdl.__file__).parent
 LEVELS = [
     {"_ext", "_version"},
     {
-        *("_checks", "_dtype", "_registry", "activations", "config", "initializations"),
+        *("_checks", "_dtype", "_files", "_registry", "_safetensors", "_tree"),
+        *("activations", "config", "initializations"),
         *("layers", "metrics", "objectives", "optimizers", "regularizers", "schedules", "utils"),
     },
     {"_gradients", "callbacks", "graph", "model", "saving", "testing", "training"},

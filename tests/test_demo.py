@@ -31,19 +31,19 @@ def test_a_short_demo_says_that_it_misses_the_goal(tmp_path, capsys):
     for word in ("npdl ", "convolution_1", "epoch 1/1", "samples/s", "held-out", "BELOW 98%"):
         assert word in out
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        *("curves.png", "digits-model.npz", "digits.png")
+        *("curves.png", "digits-model.safetensors", "digits.png")
     ]
     for name in ("curves.png", "digits.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     _, (x, y) = npdl.datasets.load_digits()
-    assert npdl.load_model(tmp_path / "digits-model.npz").evaluate(x, y).accuracy > 0.8
+    assert npdl.load_model(tmp_path / "digits-model.safetensors").evaluate(x, y).accuracy > 0.8
 
 
 def test_without_matplotlib_it_goes_on_and_says_so(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     run(tmp_path, 1)
     assert "pip install npdl[plot]" in capsys.readouterr().out
-    assert [p.name for p in tmp_path.iterdir()] == ["digits-model.npz"]
+    assert [p.name for p in tmp_path.iterdir()] == ["digits-model.safetensors"]
 
 
 @matplotlib

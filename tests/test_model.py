@@ -354,19 +354,3 @@ def test_nothing_is_saved_of_what_is_not_built(tmp_path):
     model.compile()
     with pytest.raises(RuntimeError, match="built before save"):
         model.save(tmp_path / "model.npz")
-
-
-def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "model.npz"
-    small().save(path)
-    before = path.read_bytes()
-
-    def fail(file, **entries):
-        file.write(b"half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr(np, "savez", fail)
-    with pytest.raises(OSError, match="disk full"):
-        small().save(path)
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]

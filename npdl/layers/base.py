@@ -127,6 +127,18 @@ class Layer(Configurable):
         """
         return cls(**config)
 
+    def saved_config(self) -> dict[str, Any]:
+        """`to_json` for a file that holds the parameters too, and so can leave out what they tell.
+
+        Arrays may stay arrays here.
+        """
+        return self.to_json()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What `pickle` and `copy.deepcopy` take: all but the arrays of the last step."""
+        passing = ("_buffers", "_cache", "keep_buffers", "need_input_grad")
+        return {k: v for k, v in self.__dict__.items() if k not in passing}
+
     # ------------------------------------------------------------------------------ connection
 
     @property

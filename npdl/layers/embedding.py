@@ -69,9 +69,20 @@ class Embedding(Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as JSON types, `embed_words` as it was given."""
+        return {"embed_words": to_json_type(self._given), **self._options()}
+
+    def saved_config(self) -> dict[str, Any]:
+        """The configuration with the sizes of a given table, which the file holds anyway."""
+        if self._given is None:
+            return self.to_json()
+        rows, columns = self._table_shape
+        static = self.static is None or bool(self.static)
+        sizes = {"input_size": rows, "n_out": columns, "static": static}
+        return {"embed_words": None, **self._options(), **sizes}
+
+    def _options(self) -> dict[str, Any]:
         names = [n for n in constructor_arguments(type(self)) if n != "embed_words"]
-        config = {name: to_json_type(getattr(self, name)) for name in names}
-        return {"embed_words": to_json_type(self._given), **config}
+        return {name: to_json_type(getattr(self, name)) for name in names}
 
     @property
     def in_shape(self) -> Shape | None:

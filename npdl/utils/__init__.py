@@ -1,6 +1,24 @@
 """Labels, random numbers and the default dtype."""
 
 from npdl.utils.data import one_hot, unhot
-from npdl.utils.random import get_dtype, get_rng, set_dtype, set_rng, set_seed
+from npdl.utils.random import (
+    get_dtype,
+    get_rng,
+    get_rng_state,
+    set_dtype,
+    set_rng,
+    set_rng_state,
+    set_seed,
+)
 
-__all__ = ["get_dtype", "get_rng", "one_hot", "set_dtype", "set_rng", "set_seed", "unhot"]
+__all__ = [
+    "get_dtype",
+    "get_rng",
+    "get_rng_state",
+    "one_hot",
+    "set_dtype",
+    "set_rng",
+    "set_rng_state",
+    "set_seed",
+    "unhot",
+]

@@ -11,7 +11,9 @@ import numpy as np
 
 from npdl._dtype import get_dtype, set_dtype
 
-__all__ = ["get_dtype", "get_rng", "set_dtype", "set_rng", "set_seed"]
+__all__ = [
+    *("get_dtype", "get_rng", "get_rng_state", "set_dtype", "set_rng", "set_rng_state", "set_seed")
+]
 
 _rng = np.random.default_rng()
 
@@ -51,3 +53,57 @@ def set_seed(seed: int | None) -> None:
         Not negative. None takes a seed from the operating system.
     """
     set_rng(np.random.default_rng(seed))
+
+
+def get_rng_state() -> dict[str, Any]:
+    """Return where the generator stands, for `set_rng_state`: numbers, texts and arrays."""
+    bits = _rng.bit_generator
+    state: dict[str, Any] = dict(bits.state)
+    seeds = bits.seed_seq
+    if isinstance(seeds, np.random.SeedSequence):  # what `Generator.spawn` counts on
+        state["seed_sequence"] = seeds.state
+    return state
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Go on from where the generator was; a new one takes its place.
+
+    Parameters
+    ----------
+    state : dict
+        From `get_rng_state`, of this process or another one.
+
+    Raises
+    ------
+    ValueError
+        If it is not such a state.
+    """
+    set_rng(_generator(state))
+
+
+def _generator(state: dict[str, Any]) -> np.random.Generator:
+    try:
+        state = dict(state)
+        make = _BIT_GENERATORS[state["bit_generator"]]
+        seeds = state.pop("seed_sequence", None)
+        if seeds is not None and not 0 < seeds["pool_size"] <= 64:
+            raise ValueError("the pool of seeds is too large")
+        bits = make(0 if seeds is None else np.random.SeedSequence(**seeds))
+        bits.state = state
+        # NumPy takes positions on trust, and reads beyond its tables where they are wrong.
+        back = bits.state
+        position = back["state"].get("pos", 0) if make is np.random.MT19937 else 0
+        if not (0 <= position <= 624 and 0 <= back.get("buffer_pos", 0) <= 4):
+            raise ValueError("the position is out of range")
+    except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
+        raise ValueError(f"This is no state of a random generator: {error!r}") from error
+    return np.random.Generator(bits)
+
+
+_BIT_GENERATORS: dict[str, Any] = {
+    cls.__name__: cls
+    for cls in (
+        *(np.random.MT19937, np.random.PCG64, np.random.PCG64DXSM),
+        *(np.random.Philox, np.random.SFC64),
+    )
+}

@@ -1,0 +1,116 @@
+"""Files that are there as a whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import glob
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows, where an open file can't be deleted and needs no lock
+    fcntl = None  # type: ignore[assignment]
+
+StrPath = str | os.PathLike[str]
+
+
+@contextlib.contextmanager
+def replacing(path: StrPath) -> Iterator[BinaryIO]:
+    """Yield a file to write to, which takes the place of `path` in one step at the end.
+
+    It lies in the same folder and is flushed to the disk first. A process that is killed leaves the
+    old file or the new one, and at most a hidden file of a name of its own, which the next one that
+    writes to `path` removes. An error leaves the old file alone.
+
+    Raises
+    ------
+    OSError
+        Of the kind that the system reports: a full disk, a read-only folder, ...
+    """
+    target = Path(os.path.realpath(path))  # a link stays a link
+    temporary = None
+    try:
+        mode = _check_target(target)
+        _sweep(target)
+        temporary, file = _create(target)
+        with file:
+            if mode is not None:
+                os.chmod(temporary, mode)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+        temporary = None
+        _flush_folder(target.parent)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        what = f"{error.strerror}. Nothing was written"
+        raise OSError(error.errno, what, os.fspath(path)) from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+def _check_target(target: Path) -> int | None:
+    """The permissions of the old file; None if there is none."""
+    try:
+        mode = target.stat().st_mode
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "Is a directory")
+    if not stat.S_ISREG(mode):  # replacing a device would remove it
+        raise FileExistsError(errno.EEXIST, "Is not a regular file")
+    if not os.access(target, os.W_OK):
+        raise PermissionError(errno.EACCES, "The file is read-only")
+    return stat.S_IMODE(mode)
+
+
+def _stem(target: Path) -> str:
+    return f".{target.name[:40]}."
+
+
+def _create(target: Path) -> tuple[Path, BinaryIO]:
+    """A new file beside `target`, locked as long as it is open."""
+    while True:
+        temporary = target.with_name(f"{_stem(target)}{secrets.token_hex(4)}.tmp")
+        file = temporary.open("xb")
+        _lock(file)
+        if fcntl is None or os.fstat(file.fileno()).st_nlink:
+            return temporary, file
+        file.close()  # swept away before it was locked
+
+
+def _sweep(target: Path) -> None:
+    """Remove what processes that were killed have left."""
+    for left in target.parent.glob(glob.escape(_stem(target)) + "????????.tmp"):
+        with contextlib.suppress(OSError), left.open("r+b") as file:
+            if fcntl is None or _lock(file):
+                left.unlink()
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Lock a file against other processes, if it is free and that is possible."""
+    with contextlib.suppress(OSError):
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    return False
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the new name last through a power failure, where the system can."""
+    with contextlib.suppress(OSError, AttributeError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
