@@ -34,6 +34,16 @@ from npdl._ext.gemm cimport (
 from npdl._ext.elementary cimport sum_of
 from npdl._ext.simd cimport real, same_shape
 from npdl._ext.threads cimport give, max_workers, run, scratch_t, take
+from npdl._ext.winograd cimport (
+    PLACES,
+    correlate_3x3,
+    pad_image,
+    planes_size,
+    transform_filters,
+    winograd_plan,
+    winograd_scratch,
+    winograd_t,
+)
 
 cdef enum:
     GROUPS = 8  # of images, for the gradient of the weights
@@ -67,6 +77,7 @@ ctypedef struct conv_t:
     void* db  # [group][F]
     char* scratch
     size_t scratch_step  # bytes of it to a worker
+    winograd_t winograd
 
 
 # Where the results of positions go: those with i0 <= i < i1, j0 <= j < j1, to
@@ -325,6 +336,94 @@ cdef inline void _pack_for_input(conv_t* j, const real* w, real* packed) noexcep
             offset += depth
 
 
+# ------------------------------------------------------------------------------------- Winograd's form
+
+cdef bint winograd_allowed = True
+
+cdef enum:
+    WINOGRAD_CHANNELS = 16  # in and out; with fewer the transforms cost more than they save
+
+
+def set_winograd(bint allowed):
+    """Whether 3x3 convolutions of float32 may run in Winograd's form."""
+    global winograd_allowed
+    winograd_allowed = allowed
+
+
+cdef bint _winograd_pays(conv_t* j) noexcept nogil:
+    return (
+        winograd_allowed and j.single and j.kh == 3 and j.kw == 3 and j.sh == 1 and j.sw == 1
+        and j.c >= WINOGRAD_CHANNELS and j.f >= WINOGRAD_CHANNELS and j.oh >= 4 and j.ow >= 4
+        and j.ph <= 2 and j.pw <= 2
+    )
+
+
+cdef void _winograd_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    """Forward: some images, x to y. Backward: dz, made from y and dy, to dx."""
+    cdef conv_t* j = <conv_t*> context
+    cdef winograd_t* p = &j.winograd
+    cdef Py_ssize_t n0 = task * p.group, count = min(p.group, j.n - n0), n
+    cdef Py_ssize_t size = p.k * p.h * p.w, out = p.m * p.oh * p.ow
+    cdef float* planes = <float*> (j.scratch + worker * j.scratch_step)
+    cdef float* dz = planes + p.group * planes_size(p)
+    cdef float* result = <float*> (j.y if j.dx == NULL else j.dx) + n0 * out
+    cdef char* room = <char*> (dz + (0 if j.dx == NULL else size))
+    for n in range(count):
+        if j.dx == NULL:
+            pad_image(p, <const float*> j.x + (n0 + n) * size, planes + n * planes_size(p))
+        else:
+            pull_back_span(
+                j.act, <const float*> j.y + (n0 + n) * size, <const float*> j.dy + (n0 + n) * size,
+                dz, size,
+            )
+            pad_image(p, dz, planes + n * planes_size(p))
+    correlate_3x3(p, count, planes, result, room)
+    if j.dx == NULL:
+        act_span(j.act, result, result, count * out)
+
+
+cdef size_t _winograd_worker(winograd_t* p, bint backward) noexcept nogil:
+    """Bytes of scratch to a worker."""
+    return _aligned(
+        (p.group * planes_size(p) + (p.k * p.h * p.w if backward else 0)) * sizeof(float)
+        + winograd_scratch(p)
+    )
+
+
+cdef void _winograd_forward(conv_t* j, const float* w) except *:
+    cdef size_t filters = _aligned(PLACES * j.f * j.c * sizeof(float))
+    cdef int workers = max_workers()
+    cdef scratch_t s
+    j.winograd = winograd_plan(j.n, j.f, j.c, j.h, j.w, j.oh, j.ow, j.ph, j.pw)
+    j.winograd.bias = <const float*> j.bias
+    j.scratch_step = _winograd_worker(&j.winograd, False)
+    s = take(filters + workers * j.scratch_step)
+    j.winograd.filters = <const float*> s.data
+    j.scratch = s.data + filters
+    with nogil:
+        transform_filters(w, j.f, j.c, j.c * 9, 9, False, <float*> s.data)
+        run(_winograd_task, j, ceil_div(j.n, j.winograd.group), workers)
+    give(s)
+
+
+cdef void _winograd_input(conv_t* j, const float* w) except *:
+    """dx: the correlation of dz with the filters turned round."""
+    cdef size_t filters = _aligned(PLACES * j.f * j.c * sizeof(float))
+    cdef int workers = max_workers()
+    cdef scratch_t s
+    j.winograd = winograd_plan(j.n, j.c, j.f, j.oh, j.ow, j.h, j.w, 2 - j.ph, 2 - j.pw)
+    j.scratch_step = _winograd_worker(&j.winograd, True)
+    s = take(filters + workers * j.scratch_step)
+    j.winograd.filters = <const float*> s.data
+    j.scratch = s.data + filters
+    with nogil:
+        transform_filters(w, j.c, j.f, 9, j.c * 9, True, <float*> s.data)
+        run(_winograd_task, j, ceil_div(j.n, j.winograd.group), workers)
+    give(s)
+
+
+# -------------------------------------------------------------------------------------------- the calls
+
 cdef conv_t _plan(
     const real[:, :, :, ::1] x,
     const real[:, :, :, ::1] w,
@@ -398,6 +497,9 @@ def conv2d_forward(
     if j.n == 0:
         return
     j.x, j.bias, j.y = &x[0, 0, 0, 0], &b[0], &y[0, 0, 0, 0]
+    if _winograd_pays(&j):
+        _winograd_forward(&j, <const float*> &w[0, 0, 0, 0])
+        return
     j.parts = 1 if j.n >= PARTS else PARTS
     j.scratch_step = _aligned(j.image_step * sizeof(real))
     s = take(offsets + filters + workers * j.scratch_step)
@@ -449,6 +551,9 @@ def conv2d_backward(
         return
     j.x, j.y, j.dy = &x[0, 0, 0, 0], <void*> &y[0, 0, 0, 0], &dy[0, 0, 0, 0]
     j.dx = NULL if dx is None else <void*> &dx[0, 0, 0, 0]
+    if j.dx != NULL and _winograd_pays(&j):
+        _winograd_input(&j, <const float*> &w[0, 0, 0, 0])
+        j.dx = NULL
     j.group = ceil_div(j.n, GROUPS)
     groups = ceil_div(j.n, j.group)
     # as many images to a pass as the level-2 cache holds, so that small ones add up to long sums
