@@ -2,6 +2,7 @@
 
 from npdl import (
     activations,
+    data,
     datasets,
     initializations,
     layers,
@@ -21,6 +22,7 @@ __all__ = [
     "Model",
     "__version__",
     "activations",
+    "data",
     "datasets",
     "initializations",
     "layers",

@@ -18,7 +18,7 @@ LEVELS = [
     {"_ext", "_version"},
     {
         *("_checks", "_dtype", "_files", "_registry", "_safetensors", "_tree"),
-        *("activations", "config", "initializations"),
+        *("activations", "config", "data", "initializations"),
         *("layers", "metrics", "objectives", "optimizers", "regularizers", "schedules", "utils"),
     },
     {"_gradients", "callbacks", "graph", "model", "saving", "testing", "training"},
