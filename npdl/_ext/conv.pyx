@@ -370,13 +370,15 @@ cdef void _winograd_task(void* context, Py_ssize_t task, int worker) noexcept no
     cdef char* room = <char*> (dz + (0 if j.dx == NULL else size))
     for n in range(count):
         if j.dx == NULL:
-            pad_image(p, <const float*> j.x + (n0 + n) * size, planes + n * planes_size(p))
+            pad_image(
+                p, <const float*> j.x + (n0 + n) * size, planes + n * planes_size(p), <float*> room
+            )
         else:
             pull_back_span(
                 j.act, <const float*> j.y + (n0 + n) * size, <const float*> j.dy + (n0 + n) * size,
                 dz, size,
             )
-            pad_image(p, dz, planes + n * planes_size(p))
+            pad_image(p, dz, planes + n * planes_size(p), <float*> room)
     correlate_3x3(p, count, planes, result, room)
     if j.dx == NULL:
         act_span(j.act, result, result, count * out)

@@ -26,7 +26,8 @@ ctypedef struct winograd_t:
     Py_ssize_t oh, ow  # of the output
     Py_ssize_t ph, pw  # zeros above and to the left of the input
     Py_ssize_t tiles_h, tiles_w
-    Py_ssize_t plane_h, plane_w  # of the padded input
+    Py_ssize_t plane_h, plane_w  # of the padded input; of its four phases
+    Py_ssize_t unit  # neighbouring tiles that are copied as one: 1, 2, 4 or 8
     Py_ssize_t group  # images at a time
     const float* filters  # [36][m][k], transformed
     const float* bias  # [m] or NULL
@@ -44,7 +45,12 @@ cdef inline winograd_t winograd_plan(
     memset(&p, 0, sizeof(p))
     p.m, p.k, p.h, p.w, p.oh, p.ow, p.ph, p.pw = m, k, h, w, oh, ow, ph, pw
     p.tiles_h, p.tiles_w = ceil_div(oh, 4), ceil_div(ow, 4)
-    p.plane_h, p.plane_w = 4 * p.tiles_h + 2, 4 * p.tiles_w + 2
+    if p.tiles_w % 8 == 7:  # one more, computed for nothing, lets eight be copied as one
+        p.tiles_w += 1
+    p.plane_h, p.plane_w = 4 * p.tiles_h + 2, p.tiles_w + 1
+    p.unit = 1
+    while p.unit < 8 and p.tiles_w % (2 * p.unit) == 0:
+        p.unit *= 2
     p.group = 1
     tiles = p.tiles_h * p.tiles_w
     for g in range(1, min(n, 8) + 1):
@@ -58,36 +64,50 @@ cdef inline winograd_t winograd_plan(
 
 cdef inline Py_ssize_t planes_size(winograd_t* p) noexcept nogil:
     """Numbers in the padded input of one image."""
-    return p.k * p.plane_h * p.plane_w
+    return p.k * p.plane_h * 4 * p.plane_w
 
 
 cdef inline size_t winograd_scratch(winograd_t* p) noexcept nogil:
     """Bytes of scratch that `correlate_3x3` needs."""
-    return PLACES * (p.k + BLOCK + 2) * NV * LANES_F32 * sizeof(float)
+    return (PLACES * (p.k + BLOCK + 2) * NV * LANES_F32 + 4 * p.plane_w) * sizeof(float)
 
 
-cdef inline void pad_image(winograd_t* p, const float* x, float* planes) noexcept nogil:
-    """Copy an image into its padded planes."""
-    cdef Py_ssize_t c, i, rows = min(p.h, p.plane_h - p.ph), cols = min(p.w, p.plane_w - p.pw)
+cdef inline void pad_image(winograd_t* p, const float* x, float* planes, float* line) noexcept nogil:
+    """Copy an image into planes[c, row, column % 4, column // 4], zeros around it.
+
+    So the same pixel of neighbouring tiles, four columns apart, lies side by side. `line` is room for
+    a row of the padded input.
+    """
+    cdef Py_ssize_t c, i, q, wide = p.plane_w, cols = min(p.w, 4 * p.plane_w - p.pw)
+    cdef float* to
     memset(planes, 0, planes_size(p) * sizeof(float))
+    memset(line, 0, 4 * wide * sizeof(float))
     for c in range(p.k):
-        for i in range(rows):
-            memcpy(
-                planes + (c * p.plane_h + p.ph + i) * p.plane_w + p.pw,
-                x + (c * p.h + i) * p.w, cols * sizeof(float),
-            )
+        for i in range(min(p.h, p.plane_h - p.ph)):
+            memcpy(line + p.pw, x + (c * p.h + i) * p.w, cols * sizeof(float))
+            to = planes + (c * p.plane_h + p.ph + i) * 4 * wide
+            for q in range(wide):
+                to[q] = line[4 * q]
+                to[wide + q] = line[4 * q + 1]
+                to[2 * wide + q] = line[4 * q + 2]
+                to[3 * wide + q] = line[4 * q + 3]
 
 
-cdef inline void _filter_line(const float* g, Py_ssize_t step, float* t, Py_ssize_t to) noexcept nogil:
+cdef inline void _filter_line(const f32v* g, Py_ssize_t step, f32v* t, Py_ssize_t to) noexcept nogil:
     # t = G g
-    cdef float a = (g[0] + g[2 * step]) / 6, b = g[step] / 6
-    cdef float c = g[0] / 24 + g[2 * step] / 6, d = g[step] / 12
-    t[0] = g[0] / 4
-    t[to] = -a - b
-    t[2 * to] = b - a
-    t[3 * to] = c + d
-    t[4 * to] = c - d
-    t[5 * to] = g[2 * step]
+    cdef float quarter = 0.25, sixth = 1.0 / 6, twelfth = 1.0 / 12, twentyfourth = 1.0 / 24
+    cdef f32v a, b, c, d
+    cdef Py_ssize_t v
+    for v in range(NV):
+        a, b = sixth * (g[v] + g[2 * step + v]), sixth * g[step + v]
+        c = twentyfourth * g[v] + sixth * g[2 * step + v]
+        d = twelfth * g[step + v]
+        t[v] = quarter * g[v]
+        t[to + v] = -a - b
+        t[2 * to + v] = b - a
+        t[3 * to + v] = c + d
+        t[4 * to + v] = c - d
+        t[5 * to + v] = g[2 * step + v]
 
 
 cdef inline void transform_filters(
@@ -95,20 +115,29 @@ cdef inline void transform_filters(
     float* out,
 ) noexcept nogil:
     """out[:, i, j] = G g Gᵀ of the filter at w[i*m_step + j*k_step], turned by 180° if asked."""
-    cdef float g[9]
-    cdef float half[18]
-    cdef float full[36]
-    cdef Py_ssize_t i, j, e
+    cdef f32v g[9 * NV]
+    cdef f32v half[18 * NV]
+    cdef f32v full[PLACES * NV]
+    cdef Py_ssize_t nr = NV * LANES_F32, i, j, e, l, count
+    memset(g, 0, sizeof(g))
     for i in range(m):
-        for j in range(k):
+        j = 0
+        while j < k:
+            count = min(nr, k - j)
             for e in range(9):
-                g[e] = w[i * m_step + j * k_step + (8 - e if turned else e)]
+                for l in range(count):
+                    (<float*> g)[e * nr + l] = w[
+                        i * m_step + (j + l) * k_step + (8 - e if turned else e)
+                    ]
             for e in range(3):
-                _filter_line(g + e, 3, half + e, 3)
+                _filter_line(g + e * NV, 3 * NV, half + e * NV, 3 * NV)
             for e in range(6):
-                _filter_line(half + 3 * e, 1, full + 6 * e, 1)
+                _filter_line(half + 3 * e * NV, NV, full + 6 * e * NV, NV)
             for e in range(PLACES):
-                out[(e * m + i) * k + j] = full[e]
+                memcpy(
+                    out + (e * m + i) * k + j, <float*> full + e * nr, count * sizeof(float)
+                )
+            j += nr
 
 
 cdef inline void _input_line(const f32v* d, Py_ssize_t step, f32v* t, Py_ssize_t to) noexcept nogil:
@@ -143,24 +172,52 @@ cdef inline void _output_line(const f32v* m, Py_ssize_t step, f32v* y, Py_ssize_
         y[3 * to + v] = b + eight * d + m[5 * step + v]
 
 
+cdef inline void _gather(
+    const float* pixel, const Py_ssize_t* at, Py_ssize_t unit, float* lanes
+) noexcept nogil:
+    """lanes = the pixel of NR tiles, `unit` of them at a time."""
+    cdef Py_ssize_t l, u
+    for l in range(NV * LANES_F32 // unit):
+        for u in range(unit):
+            lanes[l * unit + u] = pixel[at[l * unit] + u]
+
+
 cdef inline void _transform_input(
     winograd_t* p, const float* planes, const Py_ssize_t* at, float* v, f32v* room
 ) noexcept nogil:
     """v[e, k, :] = Bᵀ d B of NR tiles that start at `at`, every channel."""
-    cdef Py_ssize_t nr = NV * LANES_F32, c, e, i, j, l, wide = p.k * NV
-    cdef float* lanes = <float*> room
+    cdef Py_ssize_t nr = NV * LANES_F32, c, e, i, j, wide = p.k * NV
+    cdef float* lanes
     cdef const float* pixel
     cdef f32v* half = room + PLACES * NV
     for c in range(p.k):
         for i in range(6):
             for j in range(6):
-                pixel = planes + (c * p.plane_h + i) * p.plane_w + j
-                for l in range(NV * LANES_F32):
-                    lanes[(6 * i + j) * nr + l] = pixel[at[l]]
+                pixel = planes + ((c * p.plane_h + i) * 4 + j % 4) * p.plane_w + j // 4
+                lanes = <float*> room + (6 * i + j) * nr
+                if p.unit == 8:  # each with its size as a constant
+                    _gather(pixel, at, 8, lanes)
+                elif p.unit == 4:
+                    _gather(pixel, at, 4, lanes)
+                elif p.unit == 2:
+                    _gather(pixel, at, 2, lanes)
+                else:
+                    _gather(pixel, at, 1, lanes)
         for e in range(6):  # columns, then rows
             _input_line(room + e * NV, 6 * NV, half + e * NV, 6 * NV)
         for e in range(6):
             _input_line(half + 6 * e * NV, NV, <f32v*> v + (6 * e * p.k + c) * NV, wide)
+
+
+cdef inline void _scatter(
+    const float* y, Py_ssize_t unit, float shift, float* out, Py_ssize_t row
+) noexcept nogil:
+    """Store `unit` whole tiles, side by side."""
+    cdef Py_ssize_t nr = NV * LANES_F32, i, j, u
+    for i in range(4):
+        for u in range(unit):
+            for j in range(4):
+                out[i * row + 4 * u + j] = y[(4 * i + j) * nr + u] + shift
 
 
 cdef inline void _transform_output(
@@ -169,25 +226,33 @@ cdef inline void _transform_output(
     f32v* room,
 ) noexcept nogil:
     """Aᵀ M A of one output channel, stored as far as the tiles lie inside the output."""
-    cdef Py_ssize_t nr = NV * LANES_F32, e, i, j, l
+    cdef Py_ssize_t nr = NV * LANES_F32, e, i, j, l = 0, u
     cdef f32v* half = room
     cdef f32v* whole = room + 24 * NV
     cdef const float* y = <const float*> whole
-    cdef float* tile
     for e in range(6):
         _output_line(products + e * step, 6 * step, half + e * NV, 6 * NV)
     for e in range(4):
         _output_line(half + 6 * e * NV, NV, whole + 4 * e * NV, NV)
-    for l in range(count):
-        tile = out + to[l]
-        if rows[l] == 4 and cols[l] == 4:
-            for i in range(4):
-                for j in range(4):
-                    tile[i * p.ow + j] = y[(4 * i + j) * nr + l] + shift
+    while l < count:
+        if rows[l] == 4 and cols[l + p.unit - 1] == 4:
+            if p.unit == 8:
+                _scatter(y + l, 8, shift, out + to[l], p.ow)
+            elif p.unit == 4:
+                _scatter(y + l, 4, shift, out + to[l], p.ow)
+            elif p.unit == 2:
+                _scatter(y + l, 2, shift, out + to[l], p.ow)
+            else:
+                _scatter(y + l, 1, shift, out + to[l], p.ow)
         else:
-            for i in range(rows[l]):
-                for j in range(cols[l]):
-                    tile[i * p.ow + j] = y[(4 * i + j) * nr + l] + shift
+            for u in range(l, l + p.unit):
+                if rows[u] == 4 and cols[u] == 4:
+                    _scatter(y + u, 1, shift, out + to[u], p.ow)
+                    continue
+                for i in range(rows[u]):
+                    for j in range(cols[u]):
+                        out[to[u] + i * p.ow + j] = y[(4 * i + j) * nr + u] + shift
+        l += p.unit
 
 
 cdef inline void correlate_3x3(
@@ -209,7 +274,7 @@ cdef inline void correlate_3x3(
         for l in range(nr):
             t = start + min(l, count - 1)
             n, t = t // tiles, t % tiles
-            at[l] = n * planes_size(p) + (t // p.tiles_w * p.plane_w + t % p.tiles_w) * 4
+            at[l] = n * planes_size(p) + t // p.tiles_w * 16 * p.plane_w + t % p.tiles_w
             to[l] = n * p.m * area + (t // p.tiles_w * p.ow + t % p.tiles_w) * 4
             rows[l] = min(<Py_ssize_t> 4, p.oh - t // p.tiles_w * 4)
             cols[l] = min(<Py_ssize_t> 4, p.ow - t % p.tiles_w * 4)
