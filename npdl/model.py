@@ -141,12 +141,17 @@ class Model(saving.Storable):
             X = graph.run([layer], X, train=False)
             yield layer, X
 
+    def penalty(self) -> float:
+        """Return what the regularizers of all layers add to the loss."""
+        return sum(layer.penalty() for layer in self.layers if layer.regularizer is not None)
+
     @property
     def _fused(self) -> bool:
         """Whether softmax and cross-entropy run as one stable kernel."""
         head = self.layers[-1]
         return (
             type(self.loss) is SCCE
+            and not self.loss.from_logits
             and isinstance(head, Dense)
             and type(head.activation) is activations.Softmax
             # A subclass that computes something else must be asked.
@@ -159,9 +164,10 @@ class Model(saving.Storable):
         if self._fused:
             *body, head = self.layers
             logits = head.forward_linear(graph.run(body, X, True), train=True)  # type: ignore[attr-defined]
-            return self.loss.forward_logits(logits, Y)  # type: ignore[attr-defined]
+            value, outputs, cache = self.loss.forward_logits(logits, Y)  # type: ignore[attr-defined]
+            return value + self.penalty(), outputs, cache
         outputs = graph.run(self.layers, X, True)
-        return float(self.loss.forward(outputs, Y)), outputs, (outputs, Y)
+        return float(self.loss.forward(outputs, Y)) + self.penalty(), outputs, (outputs, Y)
 
     def loss_backward(self, cache: Any) -> None:
         """Fill the gradients of all parameters, from what `loss_forward` left."""
@@ -172,6 +178,8 @@ class Model(saving.Storable):
         else:
             grad = self.loss.backward(*cache)
         graph.run_back(layers, grad)
+        for layer in self.layers:
+            layer.add_penalty_gradient()
 
     # ----------------------------------------------------------------------------- parameters
 

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from npdl._checks import check_int, complaint
 from npdl._registry import Configurable, snake_case
+from npdl.regularizers import Regularizer
 from npdl.utils.random import get_dtype
 
 #: A shape whose unknown axes, the sample axis above all, are None.
@@ -84,6 +85,8 @@ class Layer(Configurable):
     ----------
     parameters : sequence of Parameter
         Everything the layer owns, trainable or not.
+    regularizer : Regularizer or None
+        What the weights add to the loss: all trained parameters of two or more axes, no biases.
     prev_layer : Layer or None
         The layer that feeds this one; following it reaches the whole network.
     out_shape : tuple or None
@@ -95,6 +98,7 @@ class Layer(Configurable):
     """
 
     parameters: Sequence[Parameter] = ()
+    regularizer: Regularizer | None = None
     prev_layer: Any = None
     out_shape: Shape | None = None
     need_input_grad: bool = True
@@ -200,6 +204,21 @@ class Layer(Configurable):
     def param_grads(self) -> list[tuple[NDArray, NDArray]]:
         """Pairs of `params` and `grads`."""
         return list(zip(self.params, self.grads, strict=True))
+
+    def penalty(self) -> float:
+        """Return what the weights add to the loss of a model, see `npdl.regularizers`."""
+        rule = self.regularizer
+        return 0.0 if rule is None else sum(rule.forward(w) for w, _ in self._regularized())
+
+    def add_penalty_gradient(self) -> None:
+        """Add the gradient of `penalty` to `grads`, as a model does after `backward`."""
+        if self.regularizer is not None:
+            for weights, grad in self._regularized():
+                grad += self.regularizer.backward(weights)
+
+    def _regularized(self) -> list[tuple[NDArray, NDArray]]:
+        """The weights that `regularizer` looks at, and their gradients."""
+        return [(w, grad) for w, grad in self.param_grads if w.ndim > 1]
 
     # ----------------------------------------------------------------------------- computation
 

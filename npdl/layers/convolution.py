@@ -6,7 +6,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike, NDArray
 
-from npdl import activations, initializations
+from npdl import activations, initializations, regularizers
 from npdl._checks import check_int, check_pair
 from npdl._ext import kernels
 from npdl.activations import KernelCode
@@ -39,6 +39,8 @@ class Convolution(Affine):
         Zeros around the image. "valid": none. "same": as many as it takes for the output to have
         ``ceil(H / stride)`` rows, one more below and on the right where their number is odd.
         Numbers: rows above and below, columns left and right.
+    regularizer : str or Regularizer, optional, keyword-only
+        Of `W`.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Convolution(Affine):
         activation: Any = "relu",
         *,
         padding: str | int | tuple[int, int] = "valid",
+        regularizer: Any = None,
     ) -> None:
         self.nb_filter = check_int("nb_filter", nb_filter, layer=self.name)
         self.filter_size = check_pair("filter_size", filter_size, layer=self.name)
@@ -60,6 +63,7 @@ class Convolution(Affine):
         self.stride = check_pair("stride", stride, layer=self.name)
         self.init = initializations.get(init)
         self.activation = activations.get(activation)
+        self.regularizer = regularizers.get(regularizer)
         if isinstance(padding, str):
             if padding not in ("valid", "same"):
                 rule = "`padding` must be 'valid', 'same', an integer or a pair of integers"

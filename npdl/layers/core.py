@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from npdl import activations, initializations
+from npdl import activations, initializations, regularizers
 from npdl._checks import check_int, check_number
 from npdl._ext import kernels
 from npdl.activations import KernelCode
@@ -30,16 +30,24 @@ class Linear(Affine):
         Number of inputs; only the first layer of a network has to be told.
     init : str or Initializer
         Of `W`, shape (n_in, number of outputs). The bias `b` starts at zero.
+    regularizer : str or Regularizer, optional, keyword-only
+        Of `W`.
     """
 
     def __init__(
-        self, n_out: int | tuple[int, ...], n_in: int | None = None, init: Any = "glorot_uniform"
+        self,
+        n_out: int | tuple[int, ...],
+        n_in: int | None = None,
+        init: Any = "glorot_uniform",
+        *,
+        regularizer: Any = None,
     ) -> None:
         shape = n_out if isinstance(n_out, tuple | list) else (n_out,)
         self._units = tuple(check_int("n_out", n, layer=self.name) for n in shape)
         self.n_out = self._units if isinstance(n_out, tuple | list) else self._units[0]
         self.n_in = self._optional_int("n_in", n_in)
         self.init = initializations.get(init)
+        self.regularizer = regularizers.get(regularizer)
 
     @property
     def in_shape(self) -> Shape | None:
@@ -91,6 +99,8 @@ class Dense(Linear):
         As in `Linear`.
     activation : str or Activation
         Softmax runs along the last axis of the output.
+    regularizer : str or Regularizer, optional, keyword-only
+        Of `W`.
     """
 
     def __init__(
@@ -99,8 +109,10 @@ class Dense(Linear):
         n_in: int | None = None,
         init: Any = "glorot_uniform",
         activation: Any = "tanh",
+        *,
+        regularizer: Any = None,
     ) -> None:
-        super().__init__(n_out, n_in, init)
+        super().__init__(n_out, n_in, init, regularizer=regularizer)
         self.activation = activations.get(activation)
 
 
@@ -109,14 +121,19 @@ class Softmax(Dense):
 
     Parameters
     ----------
-    n_out, n_in, init
+    n_out, n_in, init, regularizer
         As in `Linear`.
     """
 
     def __init__(
-        self, n_out: int | tuple[int, ...], n_in: int | None = None, init: Any = "glorot_uniform"
+        self,
+        n_out: int | tuple[int, ...],
+        n_in: int | None = None,
+        init: Any = "glorot_uniform",
+        *,
+        regularizer: Any = None,
     ) -> None:
-        super().__init__(n_out, n_in, init, "softmax")
+        super().__init__(n_out, n_in, init, "softmax", regularizer=regularizer)
 
 
 class Dropout(Layer):

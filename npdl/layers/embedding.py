@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from npdl import initializations
+from npdl import initializations, regularizers
 from npdl._checks import complaint, float_array
 from npdl._registry import constructor_arguments, to_json_type
 from npdl.layers.base import Layer, ParameterView, Shape, matches
@@ -27,6 +27,8 @@ class Embedding(Layer):
     nb_batch, nb_seq : int, optional
         Sizes of the input, as far as they are known beforehand; any others are taken too.
     init : str or Initializer
+    regularizer : str or Regularizer, optional, keyword-only
+        Of the table, all its rows, where it is trained.
 
     Attributes
     ----------
@@ -46,6 +48,8 @@ class Embedding(Layer):
         nb_batch: int | None = None,
         nb_seq: int | None = None,
         init: Any = "uniform",
+        *,
+        regularizer: Any = None,
     ) -> None:
         self.input_size = self._optional_int("input_size", input_size)
         self.n_out = self._optional_int("n_out", n_out)
@@ -66,6 +70,7 @@ class Embedding(Layer):
         self.nb_batch = self._optional_int("nb_batch", nb_batch)
         self.nb_seq = self._optional_int("nb_seq", nb_seq)
         self.init = initializations.get(init)
+        self.regularizer = regularizers.get(regularizer)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as JSON types, `embed_words` as it was given."""

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from npdl import activations, initializations
+from npdl import activations, initializations, regularizers
 from npdl._checks import check_int, check_number
 from npdl._ext import kernels, rnn_np
 from npdl.activations import Activation
@@ -39,6 +39,8 @@ class Recurrent(Layer):
     activation : str or Activation
     return_sequence : bool
         Whether the output is that of every step, (N, T, U), or of the last alone, (N, U).
+    regularizer : str or Regularizer, optional, keyword-only
+        Of `AllW` but for its first row, the biases.
 
     Attributes
     ----------
@@ -72,6 +74,8 @@ class Recurrent(Layer):
         inner_init: Any = "orthogonal",
         activation: Any = "tanh",
         return_sequence: bool = False,
+        *,
+        regularizer: Any = None,
     ) -> None:
         self.n_out = check_int("n_out", n_out, layer=self.name)
         self.n_in = self._optional_int("n_in", n_in)
@@ -81,6 +85,7 @@ class Recurrent(Layer):
         self.inner_init = initializations.get(inner_init)
         self.activation = activations.get(activation)
         self.return_sequence = bool(return_sequence)
+        self.regularizer = regularizers.get(regularizer)
 
     @property
     def in_shape(self) -> Shape | None:
@@ -134,6 +139,9 @@ class Recurrent(Layer):
             A further gradient in the last state `hn`.
         """
         return self._run_back(pre_grad, (dhn,))
+
+    def _regularized(self) -> list[tuple[NDArray, NDArray]]:
+        return [(self.AllW[1:], self.dAllW[1:])]
 
     def _activations(self) -> tuple[Activation, ...]:
         """The activations in the order in which the kernels take them."""
