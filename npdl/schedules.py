@@ -288,7 +288,7 @@ class WarmUp(LearningRateSchedule):
     """
 
     def __init__(self, schedule: Any, warmup_steps: int, start_factor: float = 0.0) -> None:
-        nested = isinstance(schedule, LearningRateSchedule | dict)
+        nested = isinstance(schedule, LearningRateSchedule | dict | str)
         self.schedule = get(schedule) if nested else _rate("schedule", schedule)
         self.warmup_steps = check_int("warmup_steps", warmup_steps)
         self.start_factor = check_number("start_factor", start_factor, "[0, inf)")
@@ -368,7 +368,7 @@ def get(schedule: Any) -> LearningRateSchedule:
 
     Parameters
     ----------
-    schedule : LearningRateSchedule or dict
+    schedule : LearningRateSchedule, class, str or dict
         An instance is returned as it is; a dict holds the name and the arguments:
         ``{"name": "CosineDecay", "initial_learning_rate": 0.01, "decay_steps": 1000}``.
 

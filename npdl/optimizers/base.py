@@ -78,7 +78,7 @@ class Optimizer(Configurable):
     ) -> None:
         given = _by_own_names(type(self).__name__, aliases)
         lr, clip = given.get("lr", lr), given.get("clip", clip)
-        scheduled = isinstance(lr, schedules.LearningRateSchedule | dict)
+        scheduled = isinstance(lr, schedules.LearningRateSchedule | dict | str)
         self.lr = schedules.get(lr) if scheduled else check_number("lr", lr, "[0, inf)")
         self.clip = check_number("clip", clip, "(-inf, inf]")
         self.decay = check_number("decay", decay, "[0, inf)")
