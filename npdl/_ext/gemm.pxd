@@ -9,13 +9,13 @@ A tile computes MR x NR numbers, each a sum over k, and keeps them in registers:
         numbers   |           |
                   +-----------+
 
-Where row i of a, row k of b and vector j of that row start, it reads from three short tables; so one
-tile serves a matrix, the states of many sequences and the shifted pixels of an image. `product` first
-*packs* K_BLOCK values of k, A by rows and B into panels of NR columns, so that the tile reads both in
-the order in which they lie. Every element of C is summed in the order of k, whatever the number of
-threads, so that number never changes a bit of the result.
+Where row i of a, row k of b and vector j of that row start, it reads from three short tables; so
+one tile serves a matrix, the states of many sequences and the shifted pixels of an image. `product`
+first *packs* K_BLOCK values of k, A by rows and B into panels of NR columns, so that the tile reads
+both in the order in which they lie. Every element of C is summed in the order of k, whatever the
+number of threads, so that number never changes a bit of the result.
 
-After Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", ACM TOMS 34 (2008).
+After Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", ACM TOMS 34, 2008.
 """
 
 from libc.string cimport memset, memcpy
@@ -150,12 +150,12 @@ cdef inline void _dot_tile(
     cdef vec a_i
     cdef vec parts[MR * NV]
     cdef real* numbers
-    cdef Py_ssize_t i, j, n, q, half
+    cdef Py_ssize_t i, j, _n, q, half
     memset(&a_i, 0, sizeof(a_i))
     for i in range(MR):
         for j in range(NV):
             acc[i][j] = a_i
-    for n in range(count):
+    for _n in range(count):
         q = 0
         while q < span:
             for j in range(NV):

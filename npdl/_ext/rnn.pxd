@@ -1,8 +1,8 @@
-"""What the three recurrent loops share: one job, products with packed weights, the weights' gradient.
+"""What the three recurrent loops share: a job, products with packed weights, the weights' gradient.
 
-A sequence depends on no other, so the batch is split into blocks of rows, and each block walks through
-all time steps by itself: no step waits for another thread. The weights of the state are packed once
-for a whole call; the rows of the state are read where they lie.
+A sequence depends on no other, so the batch is split into blocks of rows, and each block walks
+through all time steps by itself: no step waits for another thread. The weights of the state are
+packed once for a whole call; the rows of the state are read where they lie.
 """
 
 from libc.stdint cimport uint8_t
