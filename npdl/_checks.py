@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import operator
+import sys
+import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -141,3 +144,17 @@ def weights_like(shape: tuple[int, ...], sample_weight: Any) -> np.ndarray:
         rule = f"`sample_weight` must have a weight for each item, shape {shape}"
         raise ValueError(complaint(rule + " or its leading axes", shape=weights.shape))
     return weights.reshape(weights.shape + (1,) * (len(shape) - weights.ndim))
+
+
+_PACKAGE = str(Path(__file__).parent)
+
+
+def warn(message: str) -> None:
+    """Give a RuntimeWarning that points to the line, outside of npdl, that led here."""
+    level = outermost = 1
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        if frame.f_code.co_filename.startswith(_PACKAGE):
+            outermost = level
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, RuntimeWarning, stacklevel=outermost + 1)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from npdl._checks import complaint
+from npdl.feed import steps_mask
 from npdl.layers.base import Layer, Shape
 
 
@@ -71,14 +72,21 @@ def give_names(layers: Sequence[Layer]) -> None:
             taken.append(layer.name)
 
 
-def run(layers: Iterable[Layer], x: ArrayLike, train: bool) -> NDArray:
-    """The output of the last layer for the input `x` of the first."""
+def run(layers: Iterable[Layer], x: ArrayLike, train: bool, mask: NDArray | None = None) -> NDArray:
+    """The output of the last layer for the input `x` of the first.
+
+    A mask of steps goes to the layers that take one, as long as there are steps.
+    """
     for layer in layers:
-        # A layer of the user's own need not know about training.
-        if accepts(type(layer).forward, "train"):
-            x = layer.forward(x, train=train)
-        else:
-            x = layer.forward(x)
+        # A layer of the user's own need not know about training, nor about masks.
+        options = {"train": train} if accepts(type(layer).forward, "train") else {}
+        if mask is None:
+            x = layer.forward(x, **options)
+            continue
+        if accepts(type(layer).forward, "mask"):
+            options["mask"] = mask  # type: ignore[assignment]
+        x = layer.forward(x, **options)
+        mask = steps_mask(mask, x.shape)
     return np.asarray(x)
 
 

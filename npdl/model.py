@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Mapping
 from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from npdl import activations, graph, objectives, optimizers, saving, training
+from npdl import feed as feeds
+from npdl import scores, training
 from npdl._checks import check_int, check_number, complaint, label_array
-from npdl.layers.base import Layer, Shape
-from npdl.layers.core import Dense
-from npdl.objectives import Objective
-from npdl.objectives import SoftmaxCategoricalCrossEntropy as SCCE
-from npdl.optimizers import SGD, Optimizer
-from npdl.training import History, Score
+from npdl.callbacks import Callback, CallbackList, History
+from npdl.callbacks.progress import make_progress
+from npdl.feed import ArrayFeed, Batch, Feed, StreamFeed
+from npdl.network import Network
+from npdl.objectives.base import Rowwise
+from npdl.scores import Score, Tally
 
 
-class Model(saving.Storable):
+class Model(Network):
     """A chain of layers.
 
     Parameters
@@ -34,7 +34,8 @@ class Model(saving.Storable):
     layers : list of Layer
     loss : Objective
     optimizer : Optimizer
-        Both are set by `compile`.
+    metrics, weighted_metrics : list of Metric, or None
+        All are set by `compile`.
 
     Examples
     --------
@@ -45,291 +46,256 @@ class Model(saving.Storable):
     >>> model.compile(loss="scce", optimizer=npdl.optimizers.Adam(lr=0.01))
     """
 
-    loss: Objective
-    optimizer: Optimizer
-
-    def __init__(self, layers: Iterable[Layer] | Layer | None = None) -> None:
-        self.layers: list[Layer] = []
-        self.compiled = False
-        for layer in graph.chain(layers):
-            self.add(layer)
-
-    # ------------------------------------------------------------------------------ the graph
-
-    def add(self, layer: Layer) -> None:
-        """Append a layer; the model is then to be compiled again."""
-        if not isinstance(layer, Layer):
-            raise TypeError(f"A model is made of instances of Layer. Received: {layer!r}")
-        if any(layer is other for other in self.layers):
-            raise ValueError(f"A layer can stand in a model only once. Received: {layer.name!r}")
-        self.layers.append(layer)
-        self.compiled = False
-
-    def compile(self, loss: Any = SCCE, optimizer: Any = SGD) -> None:
-        """Choose loss and optimizer, name the layers and connect them.
-
-        Weights that exist already are kept. If the first layer does not tell the shape of its
-        input, the layers are connected at the first `fit` or `predict`, from the data's shape.
-
-        Parameters
-        ----------
-        loss : Objective, class, name or dict
-        optimizer : Optimizer, class, name or dict
-        """
-        if not self.layers:
-            raise ValueError("A model needs at least one layer. Received: layers=[]")
-        loss = objectives.get(loss)
-        if getattr(loss, "reduction", "mean") == "none":
-            rule = "The loss of a model must have the reduction 'mean' or 'sum'"
-            raise ValueError(complaint(rule, reduction="none"))
-        self.loss, self.optimizer = loss, optimizers.get(optimizer)
-        graph.give_names(self.layers)
-        if self.layers[0].out_shape is not None or self.layers[0].in_shape is not None:
-            self.build()
-        self.compiled = True
-
-    @property
-    def built(self) -> bool:
-        """Whether all layers are connected."""
-        pairs = zip(self.layers, [None, *self.layers])
-        return all(graph.is_connected(layer, before) for layer, before in pairs)
-
-    def build(self, input_shape: Shape | None = None) -> None:
-        """Connect the layers, each to the one before it.
-
-        Parameters
-        ----------
-        input_shape : tuple, optional
-            Shape of the input with its sample axis, such as ``(None, 1, 28, 28)``; not needed if
-            the first layer tells it. A layer that is connected keeps its weights if they fit.
-        """
-        graph.connect(self.layers, None if input_shape is None else graph.Input(input_shape))
-
-    @contextlib.contextmanager
-    def training(self) -> Iterator[None]:
-        """Let the layers keep their arrays from step to step, and leave out needless gradients."""
-        lowest = self.layers[self._lowest]
-        try:
-            for layer in self.layers:
-                layer.keep_buffers = True
-            lowest.need_input_grad = False
-            yield
-        finally:
-            lowest.need_input_grad = True
-            for layer in self.layers:
-                layer.keep_buffers = False
-
-    @property
-    def _lowest(self) -> int:
-        """Index of the lowest layer that learns: no gradient is needed below it."""
-        learning = (i for i, layer in enumerate(self.layers) if layer.params)
-        return next(learning, len(self.layers) - 1)
-
-    # ------------------------------------------------------------------- forward and backward
-
-    def forward(self, X: ArrayLike, train: bool = True) -> NDArray:
-        """Return the output of the last layer for one batch; see `Layer.forward`."""
-        return graph.run(self.layers, X, train)
-
-    def backward(self, pre_grad: ArrayLike) -> NDArray | None:
-        """Return the gradient in the last training input, and fill the parameters' gradients."""
-        return graph.run_back(self.layers, pre_grad)
-
-    def trace(self, X: NDArray) -> Iterator[tuple[Layer, NDArray]]:
-        """Yield each layer with its output for one batch, in inference mode."""
-        for layer in self.layers:
-            X = graph.run([layer], X, train=False)
-            yield layer, X
-
-    def penalty(self) -> float:
-        """Return what the regularizers of all layers add to the loss."""
-        return sum(layer.penalty() for layer in self.layers if layer.regularizer is not None)
-
-    @property
-    def _fused(self) -> bool:
-        """Whether softmax and cross-entropy run as one stable kernel."""
-        head = self.layers[-1]
-        return (
-            type(self.loss) is SCCE
-            and not self.loss.from_logits
-            and isinstance(head, Dense)
-            and type(head.activation) is activations.Softmax
-            # A subclass that computes something else must be asked.
-            and type(head).forward is Dense.forward
-            and type(head).backward is Dense.backward
-        )
-
-    def loss_forward(self, X: NDArray, Y: NDArray) -> tuple[float, NDArray, Any]:
-        """Loss and outputs of one training batch, and what `loss_backward` needs."""
-        if self._fused:
-            *body, head = self.layers
-            logits = head.forward_linear(graph.run(body, X, True), train=True)  # type: ignore[attr-defined]
-            value, outputs, cache = self.loss.forward_logits(logits, Y)  # type: ignore[attr-defined]
-            return value + self.penalty(), outputs, cache
-        outputs = graph.run(self.layers, X, True)
-        return float(self.loss.forward(outputs, Y)) + self.penalty(), outputs, (outputs, Y)
-
-    def loss_backward(self, cache: Any) -> None:
-        """Fill the gradients of all parameters, from what `loss_forward` left."""
-        layers = self.layers[self._lowest :]
-        if self._fused:
-            *layers, head = layers
-            grad = head.backward_linear(self.loss.backward_logits(cache))  # type: ignore[attr-defined]
-        else:
-            grad = self.loss.backward(*cache)
-        graph.run_back(layers, grad)
-        for layer in self.layers:
-            layer.add_penalty_gradient()
-
-    # ----------------------------------------------------------------------------- parameters
-
-    @property
-    def params(self) -> list[NDArray]:
-        """The arrays that are trained, of all layers."""
-        return [p for layer in self.layers for p in layer.params]
-
-    @property
-    def grads(self) -> list[NDArray]:
-        """The gradients of `params`, in the same order."""
-        return [g for layer in self.layers for g in layer.grads]
-
-    @property
-    def param_grads(self) -> list[tuple[NDArray, NDArray]]:
-        """Pairs of `params` and `grads`."""
-        return list(zip(self.params, self.grads, strict=True))
-
-    @property
-    def weights(self) -> dict[str, NDArray]:
-        """All arrays of all layers by name, ``"dense_1/W"``: trained, frozen and running ones."""
-        return {name: a for layer in self.layers for name, a, _ in graph.arrays(layer)}
-
-    def update(self) -> None:
-        """Let the optimizer change the parameters, by the gradients of the last `loss_backward`."""
-        if graph.accepts(type(self.optimizer).update, "names"):
-            every = (item for layer in self.layers for item in graph.arrays(layer))
-            names = [name for name, _, trainable in every if trainable]
-            self.optimizer.update(self.params, self.grads, names=names)
-        else:
-            self.optimizer.update(self.params, self.grads)
-
-    # ------------------------------------------------------------------------- train and use
+    #: Set to True, by a callback, to end a training.
+    stop_training: bool = False
+    #: The training that is on its way; None if there is none.
+    loop: training.Loop | None = None
 
     def fit(
         self,
-        X: ArrayLike,
-        Y: ArrayLike,
+        X: Any,
+        Y: ArrayLike | None = None,
         max_iter: int = 100,
         batch_size: int = 64,
         shuffle: bool = True,
         validation_split: float = 0.0,
-        validation_data: tuple[ArrayLike, ArrayLike] | None = None,
+        validation_data: Any = None,
         file: TextIO | None = None,
         *,
         epochs: int | None = None,
-        verbose: bool = True,
+        verbose: int | str = "auto",
+        callbacks: Any = None,
+        class_weight: Mapping[int, float] | None = None,
+        sample_weight: ArrayLike | None = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: int = 1,
     ) -> History:
-        """Train, and print a line for each epoch.
+        """Train, and print a line for each epoch. Ctrl-C ends the training, not the program.
 
         Parameters
         ----------
-        X : array_like, shape (N, ...)
-            Samples. Neither `X` nor `Y` is changed.
+        X : array_like of shape (N, ...), or iterable of batches
+            Samples. Sequences with a mask (N, T) of their steps, 0 for padding, come as a tuple
+            ``(x, mask)`` or a dict ``{"input": x, "mask": mask}``. A memory-mapped array is read
+            batch by batch. An iterable yields ``(x, y)`` or ``(x, y, sample_weight)``; a generator
+            must yield the batches of all epochs. Nothing that is passed in is changed.
         Y : array_like
             Targets as the loss takes them: for a classification one-hot rows or class numbers.
+            None where `X` yields them.
         max_iter, epochs : int
-            How often to go through all samples: two names of one thing, `epochs` wins.
+            The number of the epoch to end with: two names of one thing, `epochs` wins.
         batch_size : int
             Samples in a step. The last batch holds what is left, and counts.
         shuffle : bool
             Take the samples in a new order in each epoch, drawn from ``npdl.utils.get_rng()``.
         validation_split : float
             Fraction of the samples to hold out, in [0, 1): the last ones, before any shuffling.
-        validation_data : tuple (X, Y), optional
+        validation_data : tuple (X, Y) or (X, Y, sample_weight), or iterable of batches, optional
             Held-out samples; goes before `validation_split`.
         file : text file, optional
-            Where the lines go; standard output by default.
-        verbose : bool
-            False prints nothing.
+            Where to print; standard output by default.
+        verbose : {0, 1, 2, 'auto'}
+            0 prints nothing, 2 a line for each epoch. 1 and 'auto' show a bar too, by tqdm, where
+            there is a terminal or a notebook for it.
+        callbacks : list of npdl.callbacks.Callback, optional
+        class_weight : dict of int to float, optional
+            A weight for the samples of each class; 1 for those not named.
+        sample_weight : array_like of shape (N,), or (N, T) for sequences, optional
+            What each sample, or step, counts in the loss.
+        initial_epoch : int
+            How many epochs to take for done.
+        steps_per_epoch : int, optional
+            Batches in an epoch, if it shall not be all samples once.
+        validation_steps, validation_batch_size : int, optional
+            The same for the validation.
+        validation_freq : int
+            Validate in each epoch of so many.
 
         Returns
         -------
         History
-            The figures of each epoch. Those of training are means over the epoch, taken while the
+            The figures of each epoch. Those of training are over the whole epoch, taken while the
             weights move; those of validation are of its end.
 
         Warns
         -----
         RuntimeWarning
-            If the loss is nan or infinite: names the epoch and the first layer concerned.
+            If the loss is nan or infinite: names the epoch and the first layer concerned. If an
+            iterable ends too early.
         """
         self._require_compiled("fit")
-        if epochs is None:
-            epochs = check_int("max_iter", max_iter)
-        check_int("epochs", epochs)
-        check_int("batch_size", batch_size)
+        epochs = check_int("max_iter", max_iter) if epochs is None else check_int("epochs", epochs)
+        check_int("initial_epoch", initial_epoch, 0)
+        check_int("validation_freq", validation_freq)
         check_number("validation_split", validation_split, "[0, 1)")
-        train = training.as_pair(X, Y)
-        validation = None
+        train, held_out = _Data(X, Y, sample_weight), None
         if validation_data is not None:
-            validation = training.as_validation_pair(validation_data)
+            held_out = _Data.of_validation(validation_data)
         elif validation_split:
-            train, validation = training.split(train, validation_split)
-        self._prepare(train)
-        if validation is not None:
-            self._prepare(validation)
-        return training.fit(
-            self,
-            train,
-            validation,
+            train, held_out = train.split(validation_split)
+        feed = self._feed(train, batch_size, steps_per_epoch, shuffle, class_weight)
+        validation = None
+        if held_out is not None:
+            size = batch_size if validation_batch_size is None else validation_batch_size
+            validation = self._feed(held_out, size, validation_steps)
+        history, progress = History(), make_progress(verbose, file or sys.stdout)
+        hooks = self._callbacks(
+            [*CallbackList(callbacks), *([progress] if progress else []), history],
+            feed,
+            file,
+            verbose=verbose,
             epochs=epochs,
-            batch_size=batch_size,
-            shuffle=shuffle,
-            report=(file or sys.stdout) if verbose else None,
         )
+        loop = training.Loop(
+            self,
+            feed,
+            validation,
+            hooks,
+            epochs=epochs,
+            initial_epoch=initial_epoch,
+            validation_freq=validation_freq,
+        )
+        try:
+            loop.run()
+        finally:
+            if progress is not None:
+                progress.close()
+        history.interrupted = loop.interrupted
+        return history
 
-    def predict(self, X: ArrayLike, batch_size: int = 256) -> NDArray:
+    def evaluate(
+        self,
+        X: Any,
+        Y: ArrayLike | None = None,
+        batch_size: int = 256,
+        *,
+        verbose: int | str = 0,
+        sample_weight: ArrayLike | None = None,
+        steps: int | None = None,
+        callbacks: Any = None,
+        return_dict: bool = False,
+    ) -> Score | dict[str, Any]:
+        """Return ``(loss, accuracy)``, or loss and metrics, over all samples, in inference mode.
+
+        Parameters
+        ----------
+        X, Y, batch_size, sample_weight, callbacks, verbose
+            As in `fit`.
+        steps : int, optional
+            How many batches to take, if not all.
+        return_dict : bool
+            Return the figures by name.
+
+        Returns
+        -------
+        Score or dict
+            A tuple, with `loss`, `accuracy` and `figures` as attributes. The accuracy is None where
+            the loss is not one of classification; see `compile` for the metrics.
+        """
+        self._require_compiled("evaluate")
+        feed = self._feed(_Data(X, Y, sample_weight), batch_size, steps)
+        with _Shown(verbose) as progress:
+            hooks = self._callbacks([*CallbackList(callbacks), *progress], feed, verbose=verbose)
+            figures = training.evaluate(self, feed, hooks)
+        return figures if return_dict else Score(figures)
+
+    def predict(
+        self,
+        X: Any,
+        batch_size: int = 256,
+        *,
+        verbose: int | str = 0,
+        steps: int | None = None,
+        callbacks: Any = None,
+    ) -> NDArray:
         """Return the outputs for all samples, in inference mode.
 
         Nothing is written on the layers, so that several threads may predict at once.
 
         Parameters
         ----------
-        X : array_like, shape (N, ...)
+        X : array_like of shape (N, ...), or iterable of batches
+            As in `fit`; targets that an iterable yields are left out.
         batch_size : int
             Samples at a time; bounds the memory needed.
+        steps : int, optional
+            How many batches to take, if not all.
+        verbose, callbacks
+            As in `fit`.
         """
         self._require_compiled("predict")
-        check_int("batch_size", batch_size)
-        X = training.as_samples("X", X)
-        self._build_for(X)
-        first = self.forward(X[:batch_size], train=False)
-        if len(X) <= batch_size:
-            return first
-        outputs = np.empty((len(X), *first.shape[1:]), first.dtype)
-        outputs[:batch_size] = first
-        for start in range(batch_size, len(X), batch_size):
-            part = slice(start, start + batch_size)
-            outputs[part] = self.forward(X[part], train=False)
-        return outputs
+        data = _Data(X, None, None)
+        feed = data.feed(check_int("batch_size", batch_size), _optional("steps", steps))
+        self._build_for(feed.first().x)
+        with _Shown(verbose) as progress:
+            hooks = self._callbacks([*CallbackList(callbacks), *progress], feed, verbose=verbose)
+            return training.predict(self, feed, hooks)
 
-    def evaluate(self, X: ArrayLike, Y: ArrayLike, batch_size: int = 256) -> Score:
-        """Return ``(loss, accuracy)`` over all samples, in inference mode.
+    def train_on_batch(
+        self,
+        X: Any,
+        Y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        class_weight: Mapping[int, float] | None = None,
+        return_dict: bool = False,
+    ) -> Score | dict[str, Any]:
+        """Do one step of training, and return the figures of this batch before it.
 
         Parameters
         ----------
-        X, Y, batch_size
+        X, Y, sample_weight, class_weight
             As in `fit`.
-
-        Returns
-        -------
-        Score
-            A named tuple. The accuracy is None where the loss is not one of classification.
+        return_dict : bool
+            Return the figures by name.
         """
-        self._require_compiled("evaluate")
-        check_int("batch_size", batch_size)
-        pair = training.as_pair(X, Y)
-        self._prepare(pair)
-        return training.evaluate(self, *pair, batch_size)
+        self._require_compiled("train_on_batch")
+        batch = self._one_batch(X, Y, sample_weight, class_weight)
+        tally = Tally(self)
+        with self.training():
+            loss, outputs = training.train_step(self, *batch[:2], None, *batch[2:])  # type: ignore[arg-type]
+            tally.add(loss, outputs, batch)
+        return tally.figures() if return_dict else Score(tally.figures())
+
+    def test_on_batch(
+        self,
+        X: Any,
+        Y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        return_dict: bool = False,
+    ) -> Score | dict[str, Any]:
+        """Return the figures of one batch, in inference mode.
+
+        Parameters
+        ----------
+        X, Y, sample_weight, return_dict
+            As in `evaluate`.
+        """
+        self._require_compiled("test_on_batch")
+        batch = self._one_batch(X, Y, sample_weight, None)
+        tally = Tally(self)
+        tally.add(*training.eval_step(self, batch), batch)
+        return tally.figures() if return_dict else Score(tally.figures())
+
+    def predict_on_batch(self, X: Any) -> NDArray:
+        """Return the outputs for one batch, in inference mode.
+
+        Parameters
+        ----------
+        X : array_like, shape (N, ...)
+        """
+        self._require_compiled("predict_on_batch")
+        x, mask = feeds.as_inputs(X)
+        self._build_for(x)
+        return self.forward(x, train=False, mask=mask)
+
+    def reset_states(self) -> None:
+        """Call `reset_states` of all layers that have it; those of npdl keep no state."""
+        for layer in self.layers:
+            if hasattr(layer, "reset_states"):
+                layer.reset_states()
 
     def accuracy(self, outputs: ArrayLike, targets: ArrayLike) -> float:
         """Return the fraction of `outputs` that are right.
@@ -341,39 +307,154 @@ class Model(saving.Storable):
         targets : array_like
             One-hot like `outputs`, or class numbers of shape (N, ...).
         """
-        binary = self.compiled and isinstance(self.loss, objectives.BinaryCrossEntropy)
-        return training.accuracy(np.asarray(outputs), np.asarray(targets), binary)
+        loss = self.loss if self.compiled else None
+        return scores.accuracy(np.asarray(outputs), np.asarray(targets), loss)
+
+    # ------------------------------------------------------------------------------- the parts
+
+    def _callbacks(
+        self,
+        callbacks: list[Callback],
+        feed: Feed,
+        file: TextIO | None = None,
+        **params: Any,
+    ) -> CallbackList:
+        sizes = {"steps": feed.steps, "samples": feed.samples, "file": file}
+        return CallbackList(callbacks, self, **sizes, **params)
+
+    def _feed(
+        self,
+        data: _Data,
+        batch_size: int,
+        steps: int | None = None,
+        shuffle: bool = False,
+        class_weight: Mapping[int, float] | None = None,
+    ) -> Feed:
+        """Batches of data that were tried on the model."""
+        check_int("batch_size", batch_size)
+        steps = _optional("steps", steps)
+        if data.batch is not None:
+            batch = self._prepare(data.batch, class_weight)
+            return ArrayFeed(batch, batch_size, shuffle, steps)
+        feed = StreamFeed(data.stream, steps, lambda batch: self._weighed(batch, class_weight))
+        self._prepare(feed.first(), class_weight)
+        return feed
+
+    def _one_batch(
+        self,
+        X: Any,
+        Y: ArrayLike,
+        sample_weight: ArrayLike | None,
+        class_weight: Mapping[int, float] | None,
+    ) -> Batch:
+        batch = feeds.as_batch(X, _targets(Y), sample_weight)
+        self._build_for(batch.x)
+        return self._weighed(batch, class_weight)
+
+    def _weighed(
+        self,
+        batch: Batch,
+        class_weight: Mapping[int, float] | None,
+    ) -> Batch:
+        """The batch with the weights of the classes, if there are any."""
+        if class_weight is None:
+            return batch
+        shape = self.layers[-1].out_shape
+        weights = feeds.class_weights(class_weight, _targets(batch.y), shape)  # type: ignore[arg-type]
+        return batch._replace(weight=feeds.times(weights, batch.weight))
 
     @np.errstate(all="ignore")
-    def _prepare(self, pair: tuple[NDArray, NDArray]) -> None:
+    def _prepare(
+        self,
+        batch: Batch,
+        class_weight: Mapping[int, float] | None = None,
+    ) -> Batch:
         """Build if need be; raise now what is wrong with the shapes, or with any class number."""
-        X, Y = pair
-        self._build_for(X)
-        outputs = self.forward(X[:1], train=False)
-        if isinstance(self.loss, training.BY_CLASS) and Y.ndim < outputs.ndim:
-            label_array(Y, outputs.shape[-1], "Y")
-        self.loss.forward(outputs, Y[:1])
+        self._build_for(batch.x)
+        y = _targets(batch.y)
+        one = batch.rows(slice(1))
+        outputs = self.forward(one.x, train=False, mask=one.mask)
+        if isinstance(self.loss, Rowwise) and y.ndim < outputs.ndim:
+            ignored = self.loss.ignore_class
+            label_array(y if ignored is None else y[y != ignored], outputs.shape[-1], "Y")
+        batch = self._weighed(batch, class_weight)
+        one = batch.rows(slice(1))
+        loss = self.loss_of(outputs, one.y, one.weight, one.mask)  # type: ignore[arg-type]
+        if np.ndim(loss):
+            raise ValueError("The loss of a model must be one number.")
+        return batch
 
-    def _require_compiled(self, what: str) -> None:
-        if not self.compiled:
-            raise RuntimeError(f"The model must be compiled before {what}. Call compile() first.")
 
-    def _require_built_for(self, what: str) -> None:
-        if not (self.layers and self.built):
-            raise RuntimeError(f"The model must be built before {what}. Call compile() or build().")
+class _Data:
+    """What a user passes as data: all of it as a `Batch`, or an iterable of batches."""
 
-    def _build_for(self, X: NDArray) -> None:
-        if not self.built:
-            self.build((None, *X.shape[1:]))
+    def __init__(self, X: Any, Y: Any, sample_weight: Any) -> None:
+        self.batch: Batch | None = None
+        self.stream: Any = None
+        if feeds.is_stream(X):
+            for name, value in (("Y", Y), ("sample_weight", sample_weight)):
+                if value is not None:
+                    rule = f"`{name}` must be None where `X` is an iterable, which yields it"
+                    raise ValueError(complaint(rule, **{name: type(value).__name__}))
+            self.stream = X
+        else:
+            self.batch = feeds.as_batch(X, Y, sample_weight)
 
-    # ---------------------------------------------------------------------------------- show
+    @classmethod
+    def of_validation(cls, data: Any) -> _Data:
+        """Validation data: a pair (X, Y), or an iterable."""
+        if feeds.is_stream(data) and not isinstance(data, np.ndarray):
+            return cls(data, None, None)
+        if not isinstance(data, tuple | list) or len(data) not in (2, 3):
+            got = f"{len(data)} items" if isinstance(data, tuple | list) else type(data).__name__
+            raise ValueError(f"`validation_data` must be a pair (X, Y). Received: {got}")
+        return cls(*data, *[None] * (3 - len(data)))
 
-    def summary(self, file: TextIO | None = None) -> None:
-        """Print a table of the layers: name, class, output shape, number of parameters.
+    def split(self, fraction: float) -> tuple[_Data, _Data]:
+        """Hold out the last samples; both parts are views."""
+        if self.batch is None:
+            rule = "`validation_split` needs arrays; pass validation_data beside an iterable"
+            raise ValueError(complaint(rule, validation_split=fraction))
+        total = len(self.batch.x)
+        n = total - round(total * fraction)
+        if n in (0, total):
+            rule = f"`validation_split` must divide {total} samples into two parts"
+            raise ValueError(complaint(rule, validation_split=fraction))
+        parts = self.batch.rows(slice(n)), self.batch.rows(slice(n, None))
+        return _Data._of(parts[0]), _Data._of(parts[1])
 
-        Parameters
-        ----------
-        file : text file, optional
-            Standard output by default.
-        """
-        graph.print_summary(self.layers, file)
+    @classmethod
+    def _of(cls, batch: Batch) -> _Data:
+        data = cls.__new__(cls)
+        data.batch, data.stream = batch, None
+        return data
+
+    def feed(self, batch_size: int, steps: int | None) -> Feed:
+        """Batches, as they are."""
+        if self.batch is None:
+            return StreamFeed(self.stream, steps)
+        return ArrayFeed(self.batch, batch_size, False, steps)
+
+
+class _Shown:
+    """A bar, perhaps, for the time of a block."""
+
+    def __init__(self, verbose: int | str) -> None:
+        self._progress = make_progress(verbose, sys.stdout)
+
+    def __enter__(self) -> list[Callback]:
+        return [] if self._progress is None else [self._progress]
+
+    def __exit__(self, *error: object) -> None:
+        if self._progress is not None:
+            self._progress.close()
+
+
+def _targets(y: Any) -> Any:
+    if y is None:
+        raise ValueError("`Y` must be given, or come with the batches of `X`. Received: Y=None")
+    return y
+
+
+def _optional(name: str, value: int | None) -> int | None:
+    return None if value is None else check_int(name, value)

@@ -1,192 +1,37 @@
-"""Level 2: the one epoch loop, the one batch loop, and what they count.
+"""Level 2: the loops over epochs and batches.
 
 ::
 
-    fit          for each epoch: train on every batch, validate, report       -> History
-      batches    the samples in order, or gathered by a permutation
-      train_step forward, loss, backward, update
-    evaluate     loss and accuracy, nothing written                           -> Score
+    Loop.run       for each epoch: train on every batch, validate, call back    -> History
+      Feed.epoch   the samples in order, or gathered by a permutation
+      train_step   forward, loss, backward, update
+    evaluate       loss and metrics, nothing written                            -> Figures
+    predict        outputs, nothing written
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+import signal
+import threading
 import time
-import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from npdl._checks import complaint
-from npdl.objectives import (
-    BinaryCrossEntropy,
-    HellingerDistance,
-    Objective,
-    SoftmaxCategoricalCrossEntropy,
-)
-from npdl.utils.random import get_rng
+from npdl._checks import warn
+from npdl.callbacks import CallbackList, History
+from npdl.feed import Batch, Feed
+from npdl.scores import Figures, Score, Tally
+from npdl.utils.random import get_rng_state, set_rng_state
 
 if TYPE_CHECKING:
     from npdl.model import Model
 
-#: The losses that take class numbers; and all those for which an accuracy makes sense.
-BY_CLASS = (SoftmaxCategoricalCrossEntropy, HellingerDistance)
-CLASSIFYING = (*BY_CLASS, BinaryCrossEntropy)
-
-Pair = tuple[NDArray, NDArray]
-
-
-def as_samples(name: str, values: ArrayLike) -> NDArray:
-    """Return `values` as an array of numbers with a sample axis that is not empty."""
-    array = np.asarray(values)
-    if array.dtype.kind not in "fiub":
-        raise TypeError(complaint(f"`{name}` must be an array of numbers", dtype=array.dtype.name))
-    if array.ndim == 0 or array.size == 0:
-        raise ValueError(complaint(f"`{name}` must hold at least one sample", shape=array.shape))
-    return array
-
-
-def as_pair(X: ArrayLike, Y: ArrayLike) -> Pair:
-    """Return samples and targets as arrays of one length."""
-    x, y = as_samples("X", X), as_samples("Y", Y)
-    if len(x) != len(y):
-        rule = "`X` and `Y` must have the same number of samples"
-        raise ValueError(f"{rule}. Received: {len(x)} and {len(y)}")
-    return x, y
-
-
-def as_validation_pair(data: Any) -> Pair:
-    """Return validation data, which must be a pair (X, Y), as arrays of one length."""
-    if not isinstance(data, tuple | list) or len(data) != 2:
-        got = f"{len(data)} items" if isinstance(data, tuple | list) else type(data).__name__
-        raise ValueError(f"`validation_data` must be a pair (X, Y). Received: {got}")
-    return as_pair(*data)
-
-
-def split(pair: Pair, fraction: float) -> tuple[Pair, Pair]:
-    """Hold out the last samples; both parts are views."""
-    x, y = pair
-    n = len(x) - round(len(x) * fraction)
-    if n in (0, len(x)):
-        rule = f"`validation_split` must divide {len(x)} samples into two parts"
-        raise ValueError(complaint(rule, validation_split=fraction))
-    return (x[:n], y[:n]), (x[n:], y[n:])
-
-
-@dataclass
-class History:
-    """What `Model.fit` recorded.
-
-    Attributes
-    ----------
-    epochs : list of int
-        The numbers of the epochs, from 1.
-    history : dict of str to list of float
-        A value for each epoch: ``loss``, and where they apply ``acc``, ``val_loss``, ``val_acc``.
-    """
-
-    epochs: list[int] = field(default_factory=list)
-    history: dict[str, list[float]] = field(default_factory=dict)
-
-    def record(self, epoch: int, values: dict[str, float]) -> None:
-        """Append the values of one epoch."""
-        self.epochs.append(epoch)
-        for key, value in values.items():
-            self.history.setdefault(key, []).append(value)
-
-
-class Score(NamedTuple):
-    """Loss and accuracy over all samples; the accuracy is None where the loss does not classify."""
-
-    loss: float
-    accuracy: float | None
-
-    def values(self, prefix: str = "") -> dict[str, float]:
-        """The figures that apply, by the names that they have in `History`."""
-        pairs = {prefix + "loss": self.loss, prefix + "acc": self.accuracy}
-        return {key: value for key, value in pairs.items() if value is not None}
-
-
-class Tally:
-    """Adds up loss and accuracy of batches so that every sample counts once."""
-
-    def __init__(self, loss: Objective) -> None:
-        self._classifies = isinstance(loss, CLASSIFYING)
-        self._binary = isinstance(loss, BinaryCrossEntropy)
-        self._sums = getattr(loss, "reduction", "mean") == "sum"
-        self._loss = self._right = 0.0
-        self._samples = 0
-
-    def add(self, loss: float, outputs: NDArray, targets: NDArray) -> None:
-        """Count one batch."""
-        n = len(targets)
-        self._samples += n
-        self._loss += loss if self._sums else loss * n
-        if self._classifies:
-            self._right += n * accuracy(outputs, targets, self._binary)
-
-    def score(self) -> Score:
-        """Loss and accuracy of all batches so far."""
-        loss = self._loss if self._sums else self._loss / self._samples
-        return Score(loss, self._right / self._samples if self._classifies else None)
-
-
-def accuracy(outputs: NDArray, targets: NDArray, binary: bool = False) -> float:
-    """Fraction of right answers.
-
-    Parameters
-    ----------
-    outputs : ndarray, shape (N, ..., K), or (N, 1) or (N,)
-        Scores of K classes, of which the greatest wins; or probabilities of a single class.
-    targets : ndarray
-        One-hot like `outputs`, or class numbers of shape (N, ...).
-    binary : bool
-        Take each output for a probability of its own, a yes above 0.5, whatever K is.
-    """
-    if binary or outputs.ndim == 1 or outputs.shape[-1] == 1:
-        if outputs.size == targets.size:
-            return float(np.mean((outputs > 0.5).ravel() == (targets > 0.5).ravel()))
-    elif targets.shape == outputs.shape:
-        return float(np.mean(outputs.argmax(-1) == targets.argmax(-1)))
-    elif targets.shape == outputs.shape[:-1]:
-        return float(np.mean(outputs.argmax(-1) == targets))
-    raise ValueError(
-        f"targets must have the shape of the outputs, {outputs.shape}, or hold a class number for "
-        f"each row. Received: shape {targets.shape}"
-    )
-
-
-def batches(
-    x: NDArray, y: NDArray, batch_size: int, order: NDArray | None = None
-) -> Iterator[Pair]:
-    """Yield all samples in batches, the last of which may be smaller.
-
-    Parameters
-    ----------
-    x, y : ndarray
-        Samples and targets, never copied as a whole.
-    batch_size : int
-    order : ndarray of int, optional
-        A permutation of the samples. Its batches are gathered into arrays that are used again for
-        the next one; without it they are slices of `x` and `y`.
-    """
-    rooms = () if order is None else [np.empty((batch_size, *a.shape[1:]), a.dtype) for a in (x, y)]
-    for start in range(0, len(x), batch_size):
-        part = slice(start, start + batch_size)
-        if order is None:
-            yield x[part], y[part]
-        else:
-            xb, yb = (_gather(a, order[part], room) for a, room in zip((x, y), rooms, strict=True))
-            yield xb, yb
-
-
-def _gather(array: NDArray, index: NDArray, room: NDArray) -> NDArray:
-    if not array.flags.c_contiguous:  # np.take would copy all of it
-        return array[index]
-    return np.take(array, index, axis=0, out=room[: len(index)], mode="clip")
+__all__ = ["History", "Loop", "Score", "evaluate", "predict", "train_step"]
 
 
 class Watch:
@@ -201,11 +46,9 @@ class Watch:
         if self._warned or math.isfinite(loss):
             return
         self._warned = True
-        warnings.warn(
+        warn(
             f"The loss is {loss} in epoch {self.epoch}: {_first_not_finite(model, x)}. A lower "
-            "learning rate, clipped gradients (clip=1.0) or scaled inputs may help.",
-            RuntimeWarning,
-            stacklevel=6,  # the caller of Model.fit
+            "learning rate, clipped gradients (clip=1.0) or scaled inputs may help."
         )
 
 
@@ -220,10 +63,15 @@ def _first_not_finite(model: Model, x: NDArray) -> str:
 
 
 def train_step(
-    model: Model, x: NDArray, y: NDArray, watch: Watch | None = None
+    model: Model,
+    x: NDArray,
+    y: ArrayLike,
+    watch: Watch | None = None,
+    weight: NDArray | None = None,
+    mask: NDArray | None = None,
 ) -> tuple[float, NDArray]:
     """Train on one batch, and return its loss and the outputs before the update."""
-    loss, outputs, cache = model.loss_forward(x, y)
+    loss, outputs, cache = model.loss_forward(x, y, weight, mask)
     if watch is not None:
         watch.check(model, x, loss)
     model.loss_backward(cache)
@@ -231,55 +79,271 @@ def train_step(
     return loss, outputs
 
 
-@np.errstate(all="ignore")  # what NumPy warns of, `Watch` says better
-def fit(
-    model: Model,
-    train: Pair,
-    validation: Pair | None,
-    *,
-    epochs: int,
-    batch_size: int,
-    shuffle: bool,
-    report: TextIO | None,
-) -> History:
-    """Train for some epochs; see `Model.fit`, which checks the arguments."""
-    history = History()
-    watch = Watch()
-    for epoch in range(1, epochs + 1):
-        watch.epoch = epoch
-        tally = Tally(model.loss)
-        start = time.perf_counter()
-        order = get_rng().permutation(len(train[0])) if shuffle else None
+class Interrupt:
+    """Lets a Ctrl-C during a step wait for the end of the step; a second one does not wait.
+
+    The step then is done as a whole, or not at all. Outside of steps Ctrl-C acts at once.
+    """
+
+    def __init__(self) -> None:
+        self.in_step = False
+        self._waiting = False
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Within the block, take care of Ctrl-C, unless the program does so itself."""
+        main = threading.current_thread() is threading.main_thread()
+        if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            yield
+            return
+        signal.signal(signal.SIGINT, self._on_signal)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        if self._waiting or not self.in_step:
+            raise KeyboardInterrupt
+        self._waiting = True
+
+    def end_step(self) -> None:
+        """Say that a step is done; raises what has waited for it."""
+        self.in_step = False
+        if self._waiting:
+            self._waiting = False
+            raise KeyboardInterrupt
+
+
+class Loop:
+    """A training on its way; callbacks find it as ``model.loop``.
+
+    Parameters
+    ----------
+    model : Model
+    feed : Feed
+        What to train on.
+    validation : Feed, optional
+    callbacks : CallbackList
+    epochs : int
+        The number of the epoch to end before, counted from 0.
+    initial_epoch : int
+        The first epoch.
+    validation_freq : int
+        Validate in each epoch of so many.
+
+    Attributes
+    ----------
+    epoch : int
+        The epoch under way, from 0; between two epochs, the next one.
+    batch : int
+        How many of its batches are done.
+    samples : int
+        How many of its samples are done.
+    speed : float
+        Samples a second in this epoch, the time of validation apart.
+    tally : Tally
+        Its figures so far.
+    interrupted : bool
+        Whether Ctrl-C has ended the training.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        feed: Feed,
+        validation: Feed | None,
+        callbacks: CallbackList,
+        *,
+        epochs: int,
+        initial_epoch: int = 0,
+        validation_freq: int = 1,
+    ) -> None:
+        self.model = model
+        self.feed = feed
+        self.validation = validation
+        self.callbacks = callbacks
+        self.epochs = epochs
+        self.validation_freq = validation_freq
+        self.epoch = initial_epoch
+        self.batch = 0
+        self.samples = 0
+        self.speed = 0.0
+        self.tally = Tally(model)
+        self.interrupted = False
+        self._watch = Watch()
+        self._interrupt = Interrupt()
+        self._resume: dict[str, Any] | None = None
+        self._logs: Figures | None = None
+
+    def get_state(self) -> dict[str, Any]:
+        """Return what a training that is resumed needs beside model and optimizer.
+
+        It is whole in the hook `on_rest` of callbacks.
+
+        Returns
+        -------
+        dict
+            Of JSON types and arrays.
+        """
+        return {
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "samples": self.samples,
+            "stop": self.model.stop_training,
+            "feed": self.feed.get_state(),
+            "tally": self.tally.get_state(),
+            "callbacks": self.callbacks.get_state(),
+            "rng": get_rng_state(),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `get_state` returned; to be called in the hook `on_train_begin`.
+
+        It takes effect when all callbacks had this hook.
+
+        Parameters
+        ----------
+        state : dict
+        """
+        self._resume = state
+
+    def _apply_resume(self) -> None:
+        state, self._resume = self._resume, None
+        if state is None:
+            return
+        self.epoch, self.batch = int(state["epoch"]), int(state["batch"])
+        self.samples, self.model.stop_training = int(state["samples"]), bool(state["stop"])
+        self.feed.set_state(state["feed"])
+        self.tally.set_state(state["tally"])
+        self.callbacks.set_state(state["callbacks"])
+        set_rng_state(state["rng"])
+
+    def run(self) -> None:
+        """Train, from the first callback to the last."""
+        model, callbacks = self.model, self.callbacks
+        model.loop, model.stop_training = self, False
+        try:
+            with self._interrupt.watching():
+                try:
+                    callbacks.call("on_train_begin", None)
+                    self._apply_resume()
+                    while self.epoch < self.epochs and not model.stop_training:
+                        self._run_epoch()
+                except KeyboardInterrupt:
+                    self.interrupted = True
+            model.finish_training()
+            callbacks.call("on_train_end", self._logs)
+        finally:
+            model.loop = None
+            self.feed.close()
+
+    def _run_epoch(self) -> None:
+        callbacks, epoch = self.callbacks, self.epoch
+        callbacks.call("on_epoch_begin", epoch, None)
+        self._train()
+        if self.feed.exhausted:
+            warn(
+                f"X ran out of batches in epoch {epoch + 1} of {self.epochs}: the training ends. "
+                "A generator must yield those of all epochs."
+            )
+            self.model.stop_training = True
+            if self.batch == 0:
+                return
+        self._logs = logs = self.tally.figures()
+        if self.validation is not None and (epoch + 1) % self.validation_freq == 0:
+            held_out = evaluate(self.model, self.validation, callbacks)
+            logs.update((f"val_{name}", value) for name, value in held_out.items())
+        callbacks.call("on_epoch_end", epoch, logs)
+        self.epoch, self.batch, self.samples = epoch + 1, 0, 0
+        self.tally = Tally(self.model)
+        if callbacks.wants("on_rest"):
+            callbacks.call("on_rest", self.epoch, 0)
+
+    @np.errstate(all="ignore")  # what NumPy warns of, `Watch` says better
+    def _train(self) -> None:
+        """Train on the batches of this epoch that are not done yet."""
+        model, callbacks, watch, interrupt = (
+            self.model,
+            self.callbacks,
+            self._watch,
+            self._interrupt,
+        )
+        watch.epoch = self.epoch + 1
+        begins, ends = (callbacks.wants(f"on_train_batch_{when}") for when in ("begin", "end"))
+        reads, rests = callbacks.reads("on_train_batch_end"), callbacks.wants("on_rest")
+        start, before = time.perf_counter(), self.samples
         with model.training():
-            for x, y in batches(*train, batch_size, order):
-                tally.add(*train_step(model, x, y, watch), y)
-        speed = len(train[0]) / (time.perf_counter() - start)
-        values = tally.score().values()
-        if validation is not None:
-            values |= evaluate(model, *validation, batch_size).values("val_")
-        history.record(epoch, values)
-        if report is not None:
-            print(_epoch_line(epoch, epochs, values, speed), file=report, flush=True)
-    return history
+            for batch in self.feed.epoch(self.batch):
+                if begins:
+                    callbacks.call("on_train_batch_begin", self.batch, {})
+                interrupt.in_step = True
+                loss, outputs = train_step(model, batch.x, batch.y, watch, *batch[2:])  # type: ignore[arg-type]
+                self.tally.add(loss, outputs, batch)
+                self.batch += 1
+                self.samples += len(batch.x)
+                interrupt.end_step()
+                if ends:
+                    logs = self.tally.figures(everything=False) if reads else None
+                    callbacks.call("on_train_batch_end", self.batch - 1, logs)
+                if rests:
+                    callbacks.call("on_rest", self.epoch, self.batch)
+                if model.stop_training:
+                    break
+        self.speed = (self.samples - before) / (time.perf_counter() - start)
 
 
-def evaluate(model: Model, x: NDArray, y: NDArray, batch_size: int) -> Score:
-    """Loss and accuracy over all samples, in inference mode."""
-    tally = Tally(model.loss)
-    for xb, yb in batches(x, y, batch_size):
-        outputs = model.forward(xb, train=False)
-        tally.add(float(model.loss.forward(outputs, yb)), outputs, yb)
-    return tally.score()
+@np.errstate(all="ignore")
+def evaluate(model: Model, feed: Feed, callbacks: CallbackList | None = None) -> Figures:
+    """Loss and metrics over all samples, in inference mode."""
+    callbacks = callbacks or CallbackList()
+    begins, ends = (callbacks.wants(f"on_test_batch_{when}") for when in ("begin", "end"))
+    reads = callbacks.reads("on_test_batch_end")
+    callbacks.call("on_test_begin", None)
+    tally = Tally(model)
+    for i, batch in enumerate(feed.epoch()):
+        if begins:
+            callbacks.call("on_test_batch_begin", i, {})
+        tally.add(*eval_step(model, batch), batch)
+        if ends:
+            logs = tally.figures(everything=False) if reads else None
+            callbacks.call("on_test_batch_end", i, logs)
+    feed.close()
+    if not tally.batches:
+        raise ValueError("The data to evaluate on must yield at least one batch. Received: none")
+    figures = tally.figures()
+    callbacks.call("on_test_end", figures)
+    return figures
 
 
-def _epoch_line(epoch: int, epochs: int, values: dict[str, float], speed: float) -> str:
-    """``epoch  3/20  loss 0.1234    acc 0.9712       45,678 samples/s``."""
-    count = f"epoch {epoch:>{len(str(epochs))}}/{epochs}"
-    figures = [f"{key} {_figure(value):<8}" for key, value in values.items()]
-    return "  ".join([count, *figures, f"{speed:>9,.0f} samples/s"])
+def eval_step(model: Model, batch: Batch) -> tuple[float, NDArray]:
+    """Loss and outputs of one batch, in inference mode."""
+    outputs = model.forward(batch.x, train=False, mask=batch.mask)
+    return model.loss_of(outputs, batch.y, batch.weight, batch.mask), outputs  # type: ignore[arg-type]
 
 
-def _figure(value: float) -> str:
-    """Six to eight characters, whatever the size of the value."""
-    plain = value == 0 or 1e-3 <= abs(value) < 1e3
-    return f"{value:.4f}" if plain else f"{value:.2e}"
+def predict(model: Model, feed: Feed, callbacks: CallbackList) -> NDArray:
+    """The outputs for all samples, in inference mode."""
+    begins, ends = (callbacks.wants(f"on_predict_batch_{when}") for when in ("begin", "end"))
+    callbacks.call("on_predict_begin", None)
+    parts: list[NDArray] = []
+    room, filled = None, 0
+    for i, batch in enumerate(feed.epoch()):
+        if begins:
+            callbacks.call("on_predict_batch_begin", i, {})
+        outputs = model.forward(batch.x, train=False, mask=batch.mask)
+        if feed.samples is not None and feed.steps != 1:
+            if room is None:
+                room = np.empty((feed.samples, *outputs.shape[1:]), outputs.dtype)
+            room[filled : filled + len(outputs)] = outputs
+            filled += len(outputs)
+        else:
+            parts.append(outputs)
+        if ends:
+            callbacks.call("on_predict_batch_end", i, {"outputs": outputs})
+    callbacks.call("on_predict_end", None)
+    if room is not None:
+        return room
+    if not parts:
+        raise ValueError("`X` must yield at least one batch. Received: none")
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)

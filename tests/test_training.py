@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import npdl
-from npdl import Model, training
+from npdl import Model
+from npdl.callbacks import progress
 from npdl.layers import BatchNormal, Dense, Dropout, Flatten, Layer, Linear, SimpleRNN, Softmax
 from npdl.objectives import BCE, MSE, SCCE
 from npdl.optimizers import SGD
@@ -364,7 +365,7 @@ def test_lines_go_to_standard_output_of_the_moment(capsys, monkeypatch):
 
 
 def test_large_and_small_figures_stay_short():
-    values = [training._figure(v) for v in (0, 1e-9, 0.0012345, 12.3, 123456.0, np.inf)]
+    values = [progress._figure(v) for v in (0, 1e-9, 0.0012345, 12.3, 123456.0, np.inf)]
     assert values == ["0.0000", "1.00e-09", "0.0012", "12.3000", "1.23e+05", "inf"]
 
 

@@ -1,6 +1,23 @@
 """Callbacks: what `Model.fit` calls on its way, with the hooks and names of Keras."""
 
 from npdl.callbacks.base import Callback, CallbackList
+from npdl.callbacks.history import History
+from npdl.callbacks.lambdas import LambdaCallback
+from npdl.callbacks.loggers import CSVLogger, TensorBoard
 from npdl.callbacks.monitor import Monitor
+from npdl.callbacks.rates import LearningRateScheduler, ReduceLROnPlateau
+from npdl.callbacks.stopping import EarlyStopping, TerminateOnNaN
 
-__all__ = ["Callback", "CallbackList", "Monitor"]
+__all__ = [
+    "CSVLogger",
+    "Callback",
+    "CallbackList",
+    "EarlyStopping",
+    "History",
+    "LambdaCallback",
+    "LearningRateScheduler",
+    "Monitor",
+    "ReduceLROnPlateau",
+    "TensorBoard",
+    "TerminateOnNaN",
+]

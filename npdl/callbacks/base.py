@@ -80,6 +80,14 @@ class Callback:
         """Called after each step, with the figures of the epoch so far."""
         self.on_batch_end(batch, logs)
 
+    def on_rest(self, epoch: int, batch: int) -> None:
+        """Called between two steps, and between two epochs, after all other hooks.
+
+        This is where ``model.loop.get_state()``, the model and its optimizer tell all that a
+        training needs to be resumed. `batch` batches of `epoch` are done; 0 between two epochs.
+        Keras has no such hook.
+        """
+
     def on_test_begin(self, logs: Logs | None = None) -> None:
         """Called at the start of `evaluate`, and of the validation in `fit`."""
 

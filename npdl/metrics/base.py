@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from npdl._checks import complaint
-from npdl._registry import Configurable, Registry, snake_case
+from npdl import _checks
+from npdl._registry import Configurable, Registry, config_name, snake_case
 
 
 class Metric(Configurable):
@@ -38,6 +38,10 @@ class Metric(Configurable):
     def __init__(self, name: str | None = None) -> None:
         self.name = name or snake_case(type(self).__name__)
         self.reset_state()
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments as JSON types, and the class under "class"."""
+        return {"class": config_name(self), **super().get_config()}
 
     def bind(self, loss: Any) -> None:
         """Called by `Model.compile` with the loss, which tells what the outputs mean."""
@@ -92,7 +96,8 @@ class MeanMetric(Metric):
         """Count one batch; see `Metric.update_state`."""
         values = np.asarray(self._values(np.asarray(y_true), np.asarray(y_pred)))
         if sample_weight is None:
-            self._sum += float(values.sum(dtype=np.float64))
+            yes_or_no = values.dtype == bool
+            self._sum += np.count_nonzero(values) if yes_or_no else float(values.sum(dtype="f8"))
             self._sum_weights += values.size
         else:
             weights = weights_like(values, sample_weight)
@@ -134,16 +139,7 @@ class FunctionMetric(MeanMetric):
 
 def weights_like(values: NDArray, sample_weight: ArrayLike) -> NDArray:
     """`sample_weight`, one for each of the leading axes of `values`, broadcast to its shape."""
-    weights = np.asarray(sample_weight)
-    if weights.dtype.kind not in "fiub":
-        raise TypeError(complaint("`sample_weight` must be numbers", dtype=weights.dtype.name))
-    while weights.ndim > values.ndim and weights.shape[-1] == 1:
-        weights = weights[..., 0]
-    if weights.shape != values.shape[: weights.ndim]:
-        rule = f"`sample_weight` must have a weight for each item, shape {values.shape}"
-        raise ValueError(complaint(rule + " or its leading axes", shape=weights.shape))
-    weights = weights.reshape(weights.shape + (1,) * (values.ndim - weights.ndim))
-    return np.broadcast_to(weights, values.shape)
+    return np.broadcast_to(_checks.weights_like(values.shape, sample_weight), values.shape)
 
 
 _registry: Registry[Metric] = Registry("metric", Metric)
@@ -157,8 +153,9 @@ def get(metric: Any) -> Metric:
     ----------
     metric : str, Metric, class, dict or function
         ``"accuracy"``, ``"top_k"``, ``"f1"``, ...: a name is also what the figure is called in
-        logs, except that accuracy is called ``acc``. An instance is returned as it is; a dict
-        holds the name and the arguments; of a function ``f(y_true, y_pred)`` the mean is taken.
+        logs, except that accuracy is called ``acc``. An instance is returned as it is; a dict is
+        what `Metric.get_config` returned, or holds a name and arguments; of a function
+        ``f(y_true, y_pred)`` the mean is taken.
 
     Raises
     ------
@@ -172,4 +169,7 @@ def get(metric: Any) -> Metric:
         return found
     if inspect.isfunction(metric) or inspect.ismethod(metric):
         return FunctionMetric(metric)
+    if isinstance(metric, dict) and "class" in metric:
+        arguments = {k: v for k, v in metric.items() if k != "class"}
+        return _registry.find(metric["class"])(**arguments)
     return _registry.get(metric)

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from npdl._checks import check_choice, check_int, check_number, complaint, label_array
 from npdl.metrics.base import MeanMetric, Metric, register, weights_like
-from npdl.objectives import BinaryCrossEntropy
+from npdl.objectives import BinaryCrossEntropy, Hinge, SquaredHinge
 
 
 def decide(
@@ -52,7 +52,7 @@ def own_threshold(loss: Any) -> float | None:
     """The threshold where a loss takes each output for an answer of its own; else None."""
     if isinstance(loss, BinaryCrossEntropy):
         return 0.0 if getattr(loss, "from_logits", False) else 0.5
-    return 0.0 if "hinge" in type(loss).__name__.lower() else None
+    return 0.0 if isinstance(loss, Hinge | SquaredHinge) else None
 
 
 class Deciding(Metric):

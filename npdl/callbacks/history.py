@@ -1,0 +1,60 @@
+"""The record that `Model.fit` returns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from npdl.callbacks.base import Callback, Logs
+from npdl.scores import Figures
+
+
+class History(Callback):
+    """What `Model.fit` recorded; it is always the last of the callbacks.
+
+    Attributes
+    ----------
+    epochs : list of int
+        The numbers of the epochs, from 1.
+    history : dict of str to list
+        A value for each epoch: ``loss``, the metrics such as ``acc``, and where there was a
+        validation ``val_loss``, ``val_acc``. ``history["accuracy"]`` finds ``acc``.
+    interrupted : bool
+        Whether Ctrl-C ended the training.
+    """
+
+    def __init__(self) -> None:
+        self.epochs: list[int] = []
+        self.history: dict[str, list[Any]] = Figures()
+        self.interrupted = False
+
+    def record(self, epoch: int, values: Logs) -> None:
+        """Append the values of one epoch, counted from 1."""
+        self.epochs.append(epoch)
+        for key, value in values.items():
+            self.history.setdefault(key, []).append(value)
+
+    @property
+    def epoch(self) -> list[int]:
+        """The numbers of the epochs from 0, as in Keras."""
+        return [epoch - 1 for epoch in self.epochs]
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Begin anew."""
+        self.epochs, self.history = [], Figures()
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Record the figures."""
+        self.record(epoch + 1, logs or {})
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the record so far."""
+        copied = {key: list(values) for key, values in self.history.items()}
+        return {"epochs": list(self.epochs), "history": copied}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on with the record that `get_state` returned."""
+        self.epochs = list(state["epochs"])
+        self.history = Figures({key: list(values) for key, values in state["history"].items()})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k not in ("model", "params")}

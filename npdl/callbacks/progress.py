@@ -1,0 +1,189 @@
+"""What `Model.fit`, `evaluate` and `predict` print: a line for each epoch, a bar in between.
+
+The bar is tqdm's. Where that is not installed, or where the output is neither a terminal nor a
+notebook, the lines alone are printed, without control codes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TextIO
+
+import numpy as np
+
+from npdl._checks import complaint
+from npdl.callbacks.base import Callback, Logs
+
+#: Seconds between two looks at the figures.
+_PAUSE = 0.1
+
+
+class Lines(Callback):
+    """Prints a line for each epoch.
+
+    Parameters
+    ----------
+    file : text file
+    """
+
+    reads_batch_logs = False
+
+    def __init__(self, file: TextIO) -> None:
+        self.file = file
+
+    @property
+    def loop(self) -> Any:
+        """The training under way."""
+        return self.model.loop
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Print the figures, and the speed of the training without its validation."""
+        speed = self.loop.speed
+        line = epoch_line(epoch + 1, self.params["epochs"], logs or {}, speed)
+        print(line, file=self.file, flush=True)
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        """Say so if Ctrl-C was the reason."""
+        if self.loop.interrupted:
+            print(f"stopped by Ctrl-C in epoch {self.loop.epoch + 1}", file=self.file)
+
+    def close(self) -> None:
+        """Leave nothing open, however the training ended."""
+
+
+class Bar(Lines):
+    """Shows a bar while an epoch runs, and a line when it has ended.
+
+    Parameters
+    ----------
+    file : text file
+    make : callable
+        tqdm, that of terminals or that of notebooks.
+    """
+
+    def __init__(self, file: TextIO, make: Callable[..., Any]) -> None:
+        super().__init__(file)
+        self._make = make
+        self._bar: Any = None
+        self._next = 0.0
+
+    def _open(self, total: int | None, text: str, unit: str) -> None:
+        self.close()
+        self._bar = self._make(
+            total=total, desc=text, unit=unit, file=self.file, leave=False, dynamic_ncols=True
+        )
+        self._next = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        """Open a bar."""
+        text = f"epoch {epoch + 1}/{self.params['epochs']}"
+        self._open(self.params["samples"], text, " samples")
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """Move the bar."""
+        loop = self.loop
+        now = time.perf_counter()
+        if now >= self._next:
+            self._next = now + _PAUSE
+            self._bar.set_postfix_str(figures_text(loop.tally.figures(False), ", "), refresh=False)
+        self._bar.update(loop.samples - self._bar.n)
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Take the bar away, and print the line."""
+        self.close()
+        super().on_epoch_end(epoch, logs)
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        """Take the bar away."""
+        self.close()
+        super().on_train_end(logs)
+
+    def _alone(self) -> bool:
+        return self.model.loop is None
+
+    def on_test_begin(self, logs: Logs | None = None) -> None:
+        """Open a bar, for an evaluation outside of `fit`."""
+        if self._alone():
+            self._open(self.params["steps"], "evaluate", " batches")
+
+    def on_predict_begin(self, logs: Logs | None = None) -> None:
+        """Open a bar."""
+        self._open(self.params["steps"], "predict", " batches")
+
+    def on_test_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """Move the bar."""
+        if self._alone():
+            self._bar.update()
+
+    def on_predict_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Move the bar."""
+        self._bar.update()
+
+    def on_test_end(self, logs: Logs | None = None) -> None:
+        """Take the bar away."""
+        if self._alone():
+            self.close()
+
+    def on_predict_end(self, logs: Logs | None = None) -> None:
+        """Take the bar away."""
+        self.close()
+
+    def close(self) -> None:
+        """Take the bar away, however the training ended."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def make_progress(verbose: Any, file: TextIO) -> Lines | None:
+    """What prints, for the argument `verbose`.
+
+    Parameters
+    ----------
+    verbose : {0, 1, 2, 'auto'} or bool
+        Nothing; a bar where there can be one, else lines; lines. 'auto' and True mean 1.
+    file : text file
+    """
+    if isinstance(verbose, str) and verbose == "auto":
+        verbose = 1
+    if not isinstance(verbose, int) or verbose not in (0, 1, 2):
+        raise ValueError(complaint("`verbose` must be 0, 1, 2 or 'auto'", verbose=verbose))
+    if not verbose:
+        return None
+    make = _tqdm(file) if verbose == 1 else None
+    return Lines(file) if make is None else Bar(file, make)
+
+
+def _tqdm(file: TextIO) -> Callable[..., Any] | None:
+    """The bar that suits a file; None if there is none."""
+    notebook = file is sys.stdout and type(file).__module__.startswith("ipykernel")
+    if not notebook and not getattr(file, "isatty", lambda: False)():
+        return None
+    if importlib.util.find_spec("tqdm") is None:
+        return None
+    if notebook and importlib.util.find_spec("ipywidgets") is not None:
+        return importlib.import_module("tqdm.notebook").tqdm
+    return importlib.import_module("tqdm").tqdm
+
+
+def epoch_line(epoch: int, epochs: int, values: Mapping[str, Any], speed: float) -> str:
+    """``epoch  3/20  loss 0.1234    acc 0.9712       45,678 samples/s``."""
+    count = f"epoch {epoch:>{len(str(epochs))}}/{epochs}"
+    return f"{count}  {figures_text(values)}  {speed:>9,.0f} samples/s"
+
+
+def figures_text(values: Mapping[str, Any], between: str = "  ") -> str:
+    """The figures that are numbers; in columns, unless something else is to stand in between."""
+    width = 8 if between == "  " else 0
+    numbers = {key: value for key, value in values.items() if np.ndim(value) == 0}
+    return between.join(f"{key} {_figure(value):<{width}}" for key, value in numbers.items())
+
+
+def _figure(value: float) -> str:
+    """Six to eight characters, whatever the size of the value."""
+    plain = value == 0 or 1e-3 <= abs(value) < 1e3
+    return f"{value:.4f}" if plain else f"{value:.2e}"

@@ -1,0 +1,392 @@
+"""Level 2: where batches come from: arrays, or an iterable of batches.
+
+A feed is gone through once for each epoch. Between two batches, `get_state` tells where it is, for
+a training that is to be resumed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from npdl._checks import complaint
+from npdl.utils.random import get_rng, get_rng_state, set_rng_state
+
+_END = object()
+
+
+class Batch(NamedTuple):
+    """Samples, and what else is known of them.
+
+    Attributes
+    ----------
+    x : ndarray, shape (N, ...)
+    y : ndarray or None
+        Targets.
+    weight : ndarray or None
+        A weight for each sample, shape (N,), or for each of its steps, (N, T).
+    mask : ndarray or None
+        0 for each step that is padding, shape (N, T).
+    """
+
+    x: NDArray
+    y: NDArray | None = None
+    weight: NDArray | None = None
+    mask: NDArray | None = None
+
+    def rows(self, part: slice) -> Batch:
+        """Some of the samples, as views."""
+        return Batch(*(None if a is None else a[part] for a in self))  # type: ignore[arg-type]
+
+
+def as_samples(name: str, values: ArrayLike) -> NDArray:
+    """Return `values` as an array of numbers with a sample axis that is not empty."""
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(complaint(f"`{name}` must be an array of numbers", dtype=array.dtype.name))
+    if array.ndim == 0 or array.size == 0:
+        raise ValueError(complaint(f"`{name}` must hold at least one sample", shape=array.shape))
+    return array
+
+
+def as_inputs(X: Any) -> tuple[NDArray, NDArray | None]:
+    """Samples and mask of an input: an array, ``(x, mask)``, or ``{"input": x, "mask": mask}``."""
+    mask = None
+    if isinstance(X, Mapping):
+        if "input" not in X or not X.keys() <= {"input", "mask"}:
+            raise ValueError(
+                complaint("A dict `X` must hold 'input', and may hold 'mask'", keys=[*X])
+            )
+        X, mask = X["input"], X.get("mask")
+    elif isinstance(X, tuple) and len(X) == 2 and all(isinstance(a, np.ndarray) for a in X):
+        X, mask = X
+    x = as_samples("X", X)
+    if mask is not None:
+        mask = np.asarray(mask)
+        if mask.dtype.kind not in "fiub" or mask.shape != x.shape[:2]:
+            rule = f"`mask` must be numbers of shape {x.shape[:2]}"
+            raise ValueError(complaint(rule, dtype=mask.dtype.name, shape=mask.shape))
+    return x, mask
+
+
+def as_batch(X: Any, Y: Any = None, sample_weight: Any = None) -> Batch:
+    """Samples, targets and weights as arrays of one length."""
+    x, mask = as_inputs(X)
+    if Y is None:
+        return Batch(x, None, None, mask)
+    y = as_samples("Y", Y)
+    if len(x) != len(y):
+        rule = "`X` and `Y` must have the same number of samples"
+        raise ValueError(f"{rule}. Received: {len(x)} and {len(y)}")
+    if sample_weight is not None:
+        sample_weight = as_samples("sample_weight", sample_weight)
+        if len(sample_weight) != len(x):
+            rule = f"`sample_weight` must have a weight for each of {len(x)} samples"
+            raise ValueError(complaint(rule, shape=sample_weight.shape))
+    return Batch(x, y, sample_weight, mask)
+
+
+def item_batch(item: Any) -> Batch:
+    """What an iterable yielded: ``x``, ``(x,)``, ``(x, y)`` or ``(x, y, weight)``."""
+    if not isinstance(item, tuple | list):
+        return as_batch(item)
+    if not 1 <= len(item) <= 3:
+        rule = "A batch must be (x, y) or (x, y, sample_weight)"
+        raise ValueError(f"{rule}. Received: {len(item)} items")
+    return as_batch(*item)
+
+
+def is_stream(X: Any) -> bool:
+    """Whether `X` is an iterable of batches and no array, nor a dict or a list that makes one."""
+    if hasattr(X, "__array__") or isinstance(X, Mapping | tuple | list | str | bytes):
+        return False
+    return isinstance(X, Iterable) or (hasattr(X, "__getitem__") and hasattr(X, "__len__"))
+
+
+def class_weights(table: Mapping[int, float], y: NDArray, shape: tuple[int, ...]) -> NDArray:
+    """The weight of the class of each target; 1 where `table` has none.
+
+    Parameters
+    ----------
+    table : dict of int to float
+    y : ndarray
+        Targets: class numbers, yes or no, or one-hot.
+    shape : tuple
+        Of the outputs, with any sample axis.
+    """
+    if not isinstance(table, Mapping):
+        raise TypeError(complaint("`class_weight` must be a dict of weights", class_weight=table))
+    wrong = [k for k in table if not hasattr(k, "__index__") or k < 0]
+    if wrong:
+        raise ValueError(complaint("`class_weight` must have class numbers as keys", key=wrong[0]))
+    if y.ndim == len(shape):  # rows of K: one-hot, or a single yes or no
+        y = y.argmax(-1) if shape[-1] > 1 else y[..., 0]
+    labels = y.astype(np.int64)
+    weights = np.ones(max(int(labels.max()), *table, 0) + 1, np.float32)
+    weights[list(table)] = list(table.values())
+    return weights[labels]
+
+
+def times(one: NDArray | None, other: NDArray | None) -> NDArray | None:
+    """The product of two sets of weights, either of which may be missing or lack the last axes."""
+    if one is None or other is None:
+        return other if one is None else one
+    if one.ndim > other.ndim:
+        one, other = other, one
+    return one.reshape(one.shape + (1,) * (other.ndim - one.ndim)) * other
+
+
+def loss_weight(
+    weight: NDArray | None, mask: NDArray | None, shape: tuple[int, ...]
+) -> NDArray | None:
+    """The weights of the items in the loss of outputs of this shape; None where all count 1.
+
+    A mask does not change the mean over the steps that it leaves.
+    """
+    mask = steps_mask(mask, shape)
+    if mask is None:
+        return weight
+    return times(weight, mask * np.float32(mask.size / max(float(mask.sum()), 1.0)))
+
+
+def steps_mask(mask: NDArray | None, shape: tuple[int, ...]) -> NDArray | None:
+    """The mask, if an array of this shape still has the steps that it is for; else None."""
+    if mask is None or len(shape) < 3 or shape[:2] != mask.shape:
+        return None
+    return mask
+
+
+class Feed:
+    """Batches of one epoch after the other.
+
+    Attributes
+    ----------
+    samples : int or None
+        How many there are in an epoch, if known.
+    steps : int or None
+        How many batches.
+    exhausted : bool
+        Whether there is nothing more to come, though more was asked for.
+    """
+
+    samples: int | None = None
+    steps: int | None = None
+    exhausted = False
+
+    def epoch(self, done: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch, but for so many that were done before."""
+        raise NotImplementedError
+
+    def first(self) -> Batch:
+        """The first sample, to try the model with; it will come again."""
+        raise NotImplementedError
+
+    def get_state(self) -> dict[str, Any]:
+        """Return where the feed is, between two batches."""
+        raise NotImplementedError
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go to where `get_state` was called; npdl's random numbers may go on from anywhere."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Let go of what the feed holds, and go back to where it began, if that is possible."""
+
+
+class ArrayFeed(Feed):
+    """Batches of arrays, which are never copied as a whole.
+
+    Parameters
+    ----------
+    data : Batch
+        All samples.
+    batch_size : int
+        The last batch of a pass may be smaller.
+    shuffle : bool
+        Whether each pass has a new order. Its batches are gathered into arrays that are used again
+        for the next one; otherwise they are slices.
+    steps : int, optional
+        Batches in an epoch; by default those of one pass. Epochs go on where the last one ended.
+    """
+
+    def __init__(
+        self, data: Batch, batch_size: int, shuffle: bool = False, steps: int | None = None
+    ) -> None:
+        self.data = data
+        self._n = len(data.x)
+        self._batch_size = batch_size
+        self._shuffle = shuffle
+        passes = math.ceil(self._n / batch_size)
+        self.steps: int = passes if steps is None else steps
+        self.samples = self._n if self.steps == passes else None
+        #: Where the next batch starts; 0 begins a new pass.
+        self._start = 0
+        self._order: NDArray | None = None
+        self._before: Mapping[str, Any] | None = None
+        self._rooms: list[NDArray | None] = [
+            np.empty((batch_size, *a.shape[1:]), a.dtype)
+            if a is not None and shuffle and a.flags.c_contiguous
+            else None
+            for a in data
+        ]
+
+    def epoch(self, done: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch; see `Feed.epoch`."""
+        for _ in range(done, self.steps):
+            if self._start == 0:
+                self._begin()
+            part = slice(self._start, self._start + self._batch_size)
+            self._start = part.stop if part.stop < self._n else 0
+            if self._order is None:
+                yield self.data.rows(part)
+            else:
+                yield self._gather(self._order[part])
+
+    def _begin(self) -> None:
+        if self._shuffle:
+            self._before = get_rng_state()
+            self._order = get_rng().permutation(self._n)
+
+    def _gather(self, index: NDArray) -> Batch:
+        parts: list[NDArray | None] = []
+        for array, room in zip(self.data, self._rooms):
+            if array is None:
+                parts.append(None)
+            elif room is None:  # np.take would copy all of it
+                parts.append(array[index])
+            else:
+                parts.append(np.take(array, index, axis=0, out=room[: len(index)], mode="clip"))
+        return Batch(*parts)  # type: ignore[arg-type]
+
+    def first(self) -> Batch:
+        """The first sample."""
+        return self.data.rows(slice(1))
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the place in this pass, and the generator's state before its order was drawn."""
+        return {"start": self._start, "before": self._before if self._start else None}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go to where `get_state` was called."""
+        start = int(state["start"])
+        if not 0 <= start < self._n:
+            rule = f"The state to go on from must be one of {self._n} samples"
+            raise ValueError(complaint(rule, start=start))
+        if start and self._shuffle:
+            set_rng_state(state["before"])
+            self._begin()
+        self._start = start
+
+    def close(self) -> None:
+        """Go back to where a pass begins."""
+        self._start = 0
+
+
+class StreamFeed(Feed):
+    """Batches of an iterable.
+
+    Parameters
+    ----------
+    source : iterable
+        It yields ``(x, y)`` or ``(x, y, sample_weight)``. A generator is gone through once, over
+        all epochs; anything else anew when it has come to its end. It may have `get_state` and
+        `set_state`, where a training is to be resumed and the order of its batches depends on more
+        than npdl's generator.
+    steps : int, optional
+        Batches in an epoch; by default an epoch ends where the iterable does.
+    weigh : callable, optional
+        Turns a batch into one with other weights.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        steps: int | None = None,
+        weigh: Callable[[Batch], Batch] = lambda batch: batch,
+    ) -> None:
+        self._source = source
+        self._weigh = weigh
+        self._wanted = steps
+        self.steps = steps
+        if steps is None and hasattr(source, "__len__"):
+            self.steps = len(source)
+        self._items: Iterator[Any] | None = None
+        self._own: Any = None  # the same, without what was put back
+        self._once = hasattr(source, "__next__")
+        self._taken = 0
+        self._before: dict[str, Any] = {}
+
+    def epoch(self, done: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch; see `Feed.epoch`."""
+        count = done
+        while count != self._wanted:
+            if self._items is None:
+                self._begin()
+            item = next(self._items, _END)  # type: ignore[arg-type]
+            if item is _END:
+                if not self._once:
+                    self._items = self._own = None
+                if self._once or self._wanted is None or self._taken == 0:
+                    break
+                continue
+            self._taken += 1
+            count += 1
+            yield self._weigh(item_batch(item))
+        self.exhausted = count == 0 or (self._wanted is not None and count < self._wanted)
+
+    def _begin(self) -> None:
+        self._before = {"rng": get_rng_state(), "source": None}
+        if hasattr(self._source, "get_state"):
+            self._before["source"] = self._source.get_state()
+        self._taken = 0
+        self._items = self._own = _iterate(self._source)
+
+    def first(self) -> Batch:
+        """The first sample, to try the model with; it will come again."""
+        if self._items is None:
+            self._begin()
+        item = next(self._items, _END)  # type: ignore[arg-type]
+        if item is _END:
+            raise ValueError("`X` must yield at least one batch. Received: none")
+        self._items = itertools.chain([item], self._items)  # type: ignore[arg-type]
+        return item_batch(item).rows(slice(1))
+
+    def get_state(self) -> dict[str, Any]:
+        """Return how many batches were taken, and the states from before the first of them."""
+        if self._items is None:
+            return {"taken": 0}
+        return {"taken": self._taken, **self._before}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go to where `get_state` was called, by taking so many batches again."""
+        self.close()
+        if not state["taken"]:
+            return
+        set_rng_state(state["rng"])
+        if state["source"] is not None:
+            self._source.set_state(state["source"])
+        if self._items is None:
+            self._begin()
+        for _ in range(state["taken"]):
+            next(self._items, None)  # type: ignore[arg-type]
+        self._taken = state["taken"]
+
+    def close(self) -> None:
+        """End an iterator that was made here, and the thread that it may have."""
+        if self._once:
+            return
+        if hasattr(self._own, "close"):
+            self._own.close()
+        self._items = self._own = None
+
+
+def _iterate(source: Any) -> Iterator[Any]:
+    """Go through an iterable, or a sequence such as Keras's PyDataset."""
+    if hasattr(source, "__iter__"):
+        return iter(source)
+    return (source[i] for i in range(len(source)))
