@@ -138,7 +138,7 @@ def weights_like(shape: tuple[int, ...], sample_weight: Any) -> np.ndarray:
     weights = np.asarray(sample_weight)
     if weights.dtype.kind not in "fiub":
         raise TypeError(complaint("`sample_weight` must be numbers", dtype=weights.dtype.name))
-    while weights.ndim > len(shape) and weights.shape[-1] == 1:
+    while weights.ndim > 1 and weights.shape[-1] == 1:
         weights = weights[..., 0]
     if not weights.ndim or weights.shape != shape[: weights.ndim]:
         rule = f"`sample_weight` must have a weight for each item, shape {shape}"

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
 from npdl import objectives
 from npdl.objectives import (
     BCE,
+    MAE,
     MSE,
     SCCE,
     BinaryCrossEntropy,
+    CategoricalHinge,
+    CosineSimilarity,
     HeD,
     HellingerDistance,
+    Hinge,
+    Huber,
+    KLDivergence,
+    MeanAbsoluteError,
     MeanSquaredError,
     Objective,
+    Poisson,
     SoftmaxCategoricalCrossEntropy,
+    SquaredHinge,
 )
 
 LOG2 = np.log(2)
@@ -23,6 +34,10 @@ REDUCTIONS = ["mean", "sum", "none"]
 P = np.array([[0.5, 0.25, 0.25], [0.125, 0.125, 0.75]])
 ONE_HOT = np.array([[1.0, 0, 0], [0, 1, 0]])
 LABELS = np.array([0, 1])
+
+SMOOTHED = 0.25 * 2 * LOG2 + 0.75 * np.log(4 / 3)
+# Row 2 of P, smoothed to (¼, ½, ¼).
+ROW_2 = 0.25 * 3 * LOG2 + 0.5 * 3 * LOG2 + 0.25 * np.log(4 / 3)
 
 READABLE = [  # loss, outputs, targets, value of each item
     (MSE, [[1.0, 2.0], [3.0, 5.0]], [[1, 0], [0, 1]], [[0, 4], [9, 16]]),
@@ -33,6 +48,26 @@ READABLE = [  # loss, outputs, targets, value of each item
     (HeD, [[0.25, 0.75], [1.0, 0.0]], [[1, 0], [1, 0]], [np.sqrt(0.5), 0]),
     (HeD, [[0.25, 0.75], [1.0, 0.0]], [0, 1], [np.sqrt(0.5), 1]),
     (HeD, [[0.36, 0.64]], [[0.64, 0.36]], [0.2]),
+    (MAE, [[1.0, 2.0], [3.0, 5.0]], [[1, 0], [0, 7]], [[0, 2], [3, 2]]),
+    (Huber, [[1.0, 0.5], [3.0, -3.0]], [[1, 0], [0, 0]], [[0, 0.125], [2.5, 2.5]]),
+    (Poisson, [[1.0, np.e], [0.0, 0.0]], [[5, 2], [0, 1]], [[1, np.e - 2], [0, -np.log(1e-7)]]),
+    (Hinge, [[0.5, 2.0], [-0.5, -2.0]], [[1, 1], [1, -1]], [[0.5, 0], [1.5, 0]]),
+    (Hinge, [[0.5, 2.0], [-0.5, -2.0]], [[1, 1], [1, 0]], [[0.5, 0], [1.5, 0]]),
+    (SquaredHinge, [[0.5], [3.0]], [[1], [-1]], [[0.25], [16]]),
+    (CategoricalHinge, [[1.0, 3.0, 2.0], [5.0, 1.0, 1.0]], [0, 0], [3, 0]),
+    (CategoricalHinge, [[1.0, 3.0, 2.0], [-2.0, -1.0, -3.0]], [2, 1], [2, 2]),
+    (KLDivergence, [[0.5, 0.5], [0.25, 0.75]], [[1, 0], [0.25, 0.75]], [LOG2, 0]),
+    (KLDivergence, [[0.5, 0.5], [0.25, 0.75]], [0, 0], [LOG2, 2 * LOG2]),
+    (CosineSimilarity, [[3.0, 4.0], [2.0, 0.0]], [[6, 8], [-1, 0]], [-1, 1]),
+    (CosineSimilarity, [[3.0, 4.0], [0.0, 0.0]], [[4, -3], [1, 0]], [0, 0]),
+    (partial(Huber, 2.0), [[1.0], [5.0]], [[0], [0]], [[0.5], [8]]),
+    (partial(BCE, from_logits=True), [[0.0], [1e4]], [[1], [1]], [[LOG2], [0]]),
+    (partial(BCE, from_logits=True), [[-1e4], [1e4]], [[1], [0]], [[1e4], [1e4]]),
+    (partial(BCE, label_smoothing=0.5), [[0.5], [0.25]], [[1], [0]], [[LOG2], [SMOOTHED]]),
+    (partial(SCCE, from_logits=True), np.log(P), LABELS, [LOG2, 3 * LOG2]),
+    (partial(SCCE, from_logits=True), [[1e4, 0.0]], [1], [1e4]),
+    (partial(SCCE, label_smoothing=0.75), P, LABELS, [1.5 * LOG2, ROW_2]),
+    (partial(SCCE, label_smoothing=0.75), P, ONE_HOT, [1.5 * LOG2, ROW_2]),
 ]
 
 
@@ -69,6 +104,31 @@ TARGETS = {  # of outputs (4, 5): loss, targets
     "hed-rows": (HeD, probabilities(4, 5)[::-1]),
     "hed-one-hot": (HeD, np.eye(4, 5)),
     "hed-labels": (HeD, np.array([4, 0, 0, 2])),
+    "mae": (MAE, np.random.default_rng(1).normal(size=(4, 5))),
+    "huber": (partial(Huber, 0.5), np.random.default_rng(1).normal(size=(4, 5))),
+    "poisson": (Poisson, np.arange(20.0).reshape(4, 5) % 4),
+    "hinge": (Hinge, np.eye(4, 5)),
+    "squared-hinge": (SquaredHinge, 1 - 2 * np.eye(4, 5)),
+    "categorical-hinge-rows": (CategoricalHinge, np.eye(4, 5)[::-1]),
+    "categorical-hinge-labels": (CategoricalHinge, np.array([4, 0, 0, 2])),
+    "kl-rows": (KLDivergence, probabilities(4, 5)[::-1]),
+    "kl-labels": (KLDivergence, np.array([4, 0, 0, 2])),
+    "cosine-rows": (CosineSimilarity, np.random.default_rng(1).normal(size=(4, 5))),
+    "cosine-labels": (CosineSimilarity, np.array([4, 0, 0, 2])),
+    "bce-logits": (partial(BCE, from_logits=True), np.eye(4, 5)),
+    "bce-smoothed": (partial(BCE, label_smoothing=0.1), np.eye(4, 5)),
+    "scce-logits-rows": (partial(SCCE, from_logits=True), 2 * probabilities(4, 5)[::-1]),
+    "scce-logits-labels": (partial(SCCE, from_logits=True), np.array([4, 0, 0, 2])),
+    "scce-smoothed": (partial(SCCE, label_smoothing=0.1), np.array([4, 0, 0, 2])),
+    "scce-ignored": (partial(SCCE, ignore_class=-1), np.array([4, -1, 0, 2])),
+    "scce-ignored-class": (
+        partial(SCCE, ignore_class=0, label_smoothing=0.1),
+        np.array([4, 0, 0, 2]),
+    ),
+    "scce-ignored-logits": (
+        partial(SCCE, from_logits=True, ignore_class=-100),
+        np.array([4, -100, 0, 2]),
+    ),
 }
 
 
@@ -277,3 +337,173 @@ def test_users_own_objective():
 
     assert objectives.get(Absolute).forward(P, ONE_HOT) > 0
     assert Absolute().get_config() == {"reduction": "mean"}
+
+
+# ----------------------------------------------------------------- weights and ignored items
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("case", TARGETS)
+def test_sample_weights(case, reduction):
+    """Each item's value times its weight; the gradient is that of this."""
+    make, t = TARGETS[case]
+    loss, p, w = make(reduction=reduction), probabilities(4, 5), np.array([0.5, 2, 0, 1])
+    values = make(reduction="none").forward(p, t)
+    weighted = (values.T * w).T
+    got = loss.forward(p, t, w)
+    if reduction == "none":
+        np.testing.assert_allclose(got, weighted)
+    else:
+        share = 1 / loss.count(p, t) if reduction == "mean" else 1
+        assert got == pytest.approx(weighted.sum() * share)
+    want = numeric_gradient(lambda x: np.sum(loss.forward(x, t, w)), p)
+    np.testing.assert_allclose(loss.backward(p, t, w), want, rtol=1e-7, atol=1e-9)
+    assert loss.forward(p, t, w[:, None]) == pytest.approx(got)
+    assert loss.forward(p, t, np.ones(4)) == pytest.approx(loss.forward(p, t))
+
+
+def test_weights_of_steps_and_of_elements():
+    p, labels = probabilities(2, 3, 4), np.array([[0, 3, 1], [2, 2, 0]])
+    w = np.array([[1, 0, 2], [3, 1, 0]])
+    values = SCCE(reduction="none").forward(p, labels)
+    assert SCCE().forward(p, labels, w) == pytest.approx((values * w).mean())
+    for loss in (SCCE(), MSE(reduction="sum")):
+        t = labels if isinstance(loss, SCCE) else probabilities(2, 3, 4)[::-1]
+        want = numeric_gradient(lambda x: loss.forward(x, t, w), p)  # noqa: B023
+        np.testing.assert_allclose(loss.backward(p, t, w), want, rtol=1e-7, atol=1e-9)
+    assert MSE().forward([[1.0, 2.0]], [[0, 0]], [[4, 1]]) == 4
+    assert MSE().forward([[1.0], [2.0]], [0, 0], [4, 0]) == 2
+
+
+def test_mean_is_one_over_the_number_of_items():
+    assert MSE().forward([[1.0], [1.0]], [0, 0], [1, 0]) == 0.5
+    assert MSE().forward([[1.0], [1.0]], [0, 0], [10, 30]) == 20
+    assert MSE().backward([[1.0], [1.0]], [0, 0], [1, 0]).tolist() == [[1], [0]]
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("ignored", [None, -1])
+def test_fused_softmax_with_weights(reduction, ignored):
+    z = np.random.default_rng(4).normal(size=(2, 3, 4))
+    t = np.array([[0, 3, 1], [2, 2 if ignored is None else ignored, 0]])
+    w = np.array([[1, 0, 2], [3, 1, 0.5]])
+    loss = SCCE(reduction=reduction, ignore_class=ignored, label_smoothing=0.1)
+    value, p, cache = loss.forward_logits(z, t, w)
+    np.testing.assert_allclose(value, loss.forward(p, t, w))
+    want = numeric_gradient(lambda x: np.sum(loss.forward_logits(x, t, w)[0]), z)
+    np.testing.assert_allclose(loss.backward_logits(cache), want, rtol=1e-7, atol=1e-9)
+
+
+def test_ignored_items_do_not_count():
+    loss = SCCE(ignore_class=-1)
+    assert loss.forward(P, [0, -1]) == pytest.approx(LOG2)
+    assert loss.backward(P, [0, -1]).tolist() == [[-2, 0, 0], [0, 0, 0]]
+    assert loss.count(P, [0, -1]) == 1
+    assert loss.count(P, ONE_HOT) == 2
+    assert SCCE(ignore_class=-1, reduction="none").forward(P, [-1, 0]).tolist()[0] == 0
+    assert loss.forward(P, ONE_HOT) == SCCE().forward(P, ONE_HOT)
+    # Nothing at all to learn from: no nan.
+    assert loss.forward(P, [-1, -1]) == 0
+    assert loss.backward(P, [-1, -1]).tolist() == np.zeros((2, 3)).tolist()
+    with pytest.raises(ValueError, match=r"must lie in \[0, 3\)\. Received: label=-2"):
+        loss.forward(P, [0, -2])
+
+
+@pytest.mark.parametrize("make", [SCCE, partial(SCCE, from_logits=True)])
+def test_what_does_not_count_may_be_nan(make):
+    p = P.copy()
+    p[1] = np.nan
+    with np.errstate(invalid="ignore"):
+        for args in ((make(), LABELS, [1, 0]), (make(ignore_class=1), LABELS, None)):
+            loss, t, w = args
+            assert np.isfinite(loss.forward(p, t, w))
+            assert loss.backward(p, t, w)[1].tolist() == [0, 0, 0]
+        loss = make(ignore_class=1)
+        value, _, cache = loss.forward_logits(p, LABELS)
+        assert np.isfinite(value)
+        assert loss.backward_logits(cache)[1].tolist() == [0, 0, 0]
+
+
+def test_logits_and_probabilities_are_one_loss():
+    z = np.random.default_rng(4).normal(size=(6, 3)) * 4
+    p = np.exp(z) / np.exp(z).sum(axis=-1, keepdims=True)
+    t = [0, 1, 2, 2, 1, 0]
+    assert SCCE(from_logits=True).forward(z, t) == pytest.approx(SCCE().forward(p, t))
+    q, yes = 1 / (1 + np.exp(-z)), np.eye(3)[t]
+    assert BCE(from_logits=True).forward(z, yes) == pytest.approx(BCE().forward(q, yes))
+    np.testing.assert_allclose(BCE(from_logits=True).backward(z, yes), (q - yes) / 18)
+    assert BCE(from_logits=True).backward([[1e4], [-1e4]], [1, 0]).tolist() == [[0], [0]]
+
+
+def test_kinks_and_zeros_have_finite_slopes():
+    assert MAE().backward([[1.0, 2.0]], [[1, 0]]).tolist() == [[0, 0.5]]
+    assert Hinge().backward([[1.0, 0.0]], [[1, 1]]).tolist() == [[0, -0.5]]
+    assert CosineSimilarity().backward([[0.0, 0.0]], [[1, 0]]).tolist() == [[0, 0]]
+    assert CosineSimilarity().backward([[1.0, 2.0]], [[0, 0]]).tolist() == [[0, 0]]
+    assert KLDivergence().backward([[0.0, 1.0]], [[1, 0]]).tolist() == [[0, 0]]
+    assert Poisson().backward([[-1.0]], [[3]]).tolist() == [[1]]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_cosine_of_very_long_and_very_short_vectors(dtype):
+    far = np.array([[3, 4], [4, 3]]) * np.array([[1e30], [1e-30]])
+    loss = CosineSimilarity(reduction="none")
+    np.testing.assert_allclose(
+        loss.forward(far.astype(dtype), [[3, 4], [4, 3]]), [-1, -1], rtol=1e-6
+    )
+
+
+def test_names_of_keras():
+    for name in ("mae", "mean_absolute_error", "MeanAbsoluteError"):
+        assert type(objectives.get(name)) is MAE is MeanAbsoluteError
+    for name in (
+        *("categorical_crossentropy", "sparse_categorical_crossentropy", "CategoricalCrossentropy"),
+        *("SparseCategoricalCrossEntropy", "cross_entropy"),
+    ):
+        assert type(objectives.get(name)) is SCCE
+    assert objectives.SparseCategoricalCrossEntropy is objectives.CategoricalCrossEntropy is SCCE
+    for name in ("kl_divergence", "kld", "kullback_leibler_divergence", "KLDivergence"):
+        assert type(objectives.get(name)) is KLDivergence is objectives.KLD
+    assert type(objectives.get("binary_crossentropy")) is BCE
+    assert type(objectives.get("cosine_similarity")) is CosineSimilarity
+    for name in ("huber", "poisson", "hinge", "squared_hinge", "categorical_hinge"):
+        assert name in objectives.get(name).__class__.__name__.lower() or "_" in name
+
+
+def test_any_object_with_forward_and_backward_is_a_loss():
+    class Own:
+        def forward(self, outputs, targets):
+            return float(np.square(outputs - targets).sum())
+
+        def backward(self, outputs, targets):
+            return 2 * (outputs - targets)
+
+    own = Own()
+    assert objectives.get(own) is own
+    assert type(objectives.get(Own)) is Own
+    with pytest.raises(TypeError, match="The objective must be a name, an instance or subclass"):
+        objectives.get(np.mean)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: MSE().forward(P, P, [1, 2, 3]),
+            r"must have a weight for each item, shape \(2, 3\)",
+        ),
+        (lambda: SCCE().forward(P, LABELS, np.ones((2, 3))), r"for each item, shape \(2,\) or its"),
+        (lambda: SCCE().backward(P, LABELS, 2.0), r"or its leading axes\. Received: shape=\(\)"),
+        (lambda: MSE().forward(P, P, ["a", "b"]), "`sample_weight` must be numbers"),
+        (lambda: Hinge().forward([[0.5]], [[2]]), r"Targets must be -1 and 1, or 0 and 1\. Rec"),
+        (lambda: Hinge().forward([[0.5, 1]], [[-1, 0]]), r"or 0 and 1\. Received: target=0\.0"),
+        (lambda: Poisson().forward([[0.5]], [[-1]]), r"Targets must be >= 0\. Received: target=-1"),
+        (lambda: KLDivergence().forward([[0.5]], [[-1]]), r"Targets must be >= 0\. Received"),
+        (lambda: Huber(0), r"`delta` must be a number in \(0, inf\)"),
+        (lambda: SCCE(label_smoothing=1), r"`label_smoothing` must be a number in \[0, 1\)"),
+        (lambda: SCCE(ignore_class=0.5), "`ignore_class` must be an integer"),
+    ],
+)
+def test_errors_of_the_further_losses(call, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        call()

@@ -148,7 +148,8 @@ class Nadam(_Moments):
     def _product_up_to(self, t: int) -> float:
         done, product = self._product if self._product[0] <= t else (0, 1.0)
         for i in range(done, t):
-            if product == 0:
+            if product < 1e-30:  # no longer seen beside 1
+                product = 0.0
                 break
             product *= self._mu(i + 1)
         self._product = t, product
