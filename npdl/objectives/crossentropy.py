@@ -194,10 +194,10 @@ class SoftmaxCategoricalCrossEntropy(Clipped, Rowwise):
             From `forward_logits`.
         """
         p, factors = cache.probabilities, cache.factors
-        dloss = np.empty(len(p), p.dtype)
-        dloss[...] = np.ravel(factors)
+        weighted = isinstance(factors, np.ndarray)
+        dloss = np.ravel(factors) if weighted else np.full(len(p), factors, p.dtype)
         dz = np.empty_like(p)
         kernels().softmax_xent_backward(p, cache.targets, dloss, dz)
-        if isinstance(factors, np.ndarray):
+        if weighted:
             dz[dloss == 0] = 0  # nan times 0 is nan
         return dz.reshape(cache.shape)
