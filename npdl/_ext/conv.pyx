@@ -44,6 +44,13 @@ from npdl._ext.winograd cimport (
     winograd_scratch,
     winograd_t,
 )
+from npdl._ext.winograd_weights cimport (
+    add_products,
+    sums_size,
+    weight_gradients,
+    weights_groups,
+    weights_scratch,
+)
 
 cdef enum:
     GROUPS = 8  # of images, for the gradient of the weights
@@ -424,6 +431,63 @@ cdef void _winograd_input(conv_t* j, const float* w) except *:
     give(s)
 
 
+cdef void _winograd_weights_task(void* context, Py_ssize_t group, int worker) noexcept nogil:
+    """dU and db of one group of images."""
+    cdef conv_t* j = <conv_t*> context
+    cdef winograd_t* p = &j.winograd
+    cdef Py_ssize_t out = j.f * j.oh * j.ow, n = group * j.group, count, f
+    cdef Py_ssize_t last = min(j.n, n + j.group)
+    cdef float* sums = <float*> j.dw + group * sums_size(p)
+    cdef float* db = <float*> j.db + group * j.f
+    cdef float* dz = <float*> (j.scratch + worker * j.scratch_step)
+    memset(sums, 0, sums_size(p) * sizeof(float))
+    memset(db, 0, j.f * sizeof(float))
+    while n < last:
+        count = min(p.group, last - n)
+        pull_back_span(
+            j.act, <const float*> j.y + n * out, <const float*> j.dy + n * out, dz, count * out
+        )
+        for f in range(count * j.f):
+            db[f % j.f] += sum_of(dz + f * j.oh * j.ow, j.oh * j.ow)
+        add_products(
+            p, count, <const float*> j.x + n * j.c * j.h * j.w, dz, sums,
+            <char*> (dz + p.group * out),
+        )
+        n += count
+
+
+cdef void _winograd_finish_task(void* context, Py_ssize_t f, int worker) noexcept nogil:
+    """dw and db of one filter."""
+    cdef conv_t* j = <conv_t*> context
+    cdef Py_ssize_t groups = ceil_div(j.n, j.group), g
+    cdef float total = 0
+    weight_gradients(&j.winograd, <const float*> j.dw, groups, f, <float*> j.y)
+    for g in range(groups):
+        total += (<const float*> j.db)[g * j.f + f]
+    (<float*> j.dx)[f] = total
+
+
+cdef void _winograd_weights(conv_t* j, float* dw, float* db) except *:
+    cdef winograd_t* p = &j.winograd
+    cdef int workers = max_workers()
+    cdef Py_ssize_t groups
+    cdef size_t sums, biases
+    cdef scratch_t s
+    p[0] = winograd_plan(j.n, j.f, j.c, j.h, j.w, j.oh, j.ow, j.ph, j.pw)
+    j.group = ceil_div(j.n, weights_groups(p, j.n, GROUPS))
+    groups = ceil_div(j.n, j.group)
+    sums = _aligned(groups * sums_size(p) * sizeof(float))
+    biases = _aligned(groups * j.f * sizeof(float))
+    j.scratch_step = _aligned(p.group * j.f * j.oh * j.ow * sizeof(float) + weights_scratch(p))
+    s = take(sums + biases + workers * j.scratch_step)
+    j.dw, j.db, j.scratch = s.data, s.data + sums, s.data + sums + biases
+    with nogil:
+        run(_winograd_weights_task, j, groups, workers)
+        j.y, j.dx = dw, db
+        run(_winograd_finish_task, j, j.f, workers)
+    give(s)
+
+
 # -------------------------------------------------------------------------------------------- the calls
 
 cdef conv_t _plan(
@@ -553,9 +617,11 @@ def conv2d_backward(
         return
     j.x, j.y, j.dy = &x[0, 0, 0, 0], <void*> &y[0, 0, 0, 0], &dy[0, 0, 0, 0]
     j.dx = NULL if dx is None else <void*> &dx[0, 0, 0, 0]
-    if j.dx != NULL and _winograd_pays(&j):
-        _winograd_input(&j, <const float*> &w[0, 0, 0, 0])
-        j.dx = NULL
+    if _winograd_pays(&j):
+        if j.dx != NULL:
+            _winograd_input(&j, <const float*> &w[0, 0, 0, 0])
+        _winograd_weights(&j, <float*> &dw[0, 0, 0, 0], <float*> &db[0])
+        return
     j.group = ceil_div(j.n, GROUPS)
     groups = ceil_div(j.n, j.group)
     # as many images to a pass as the level-2 cache holds, so that small ones add up to long sums

@@ -183,6 +183,16 @@ cdef inline void _dot_tile(
             c[i * ldc + j] += numbers[(i * NV + j) * lanes(a)]
 
 
+ctypedef void (*dot_f32)(
+    Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, const float*,
+    const Py_ssize_t*, Py_ssize_t, float*, Py_ssize_t, f32v*
+) noexcept nogil
+ctypedef void (*dot_f64)(
+    Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, Py_ssize_t, const double*,
+    const Py_ssize_t*, Py_ssize_t, double*, Py_ssize_t, f64v*
+) noexcept nogil
+
+
 cdef inline void dot_tile(
     Py_ssize_t count,
     Py_ssize_t span,
@@ -200,9 +210,13 @@ cdef inline void dot_tile(
     Here the lanes of a vector are terms of one sum; `span`, the bound of q, is a multiple of them.
     """
     if real is float:
-        _dot_tile(count, span, a, a_row, a_step, b, b_at, b_step, c, ldc, <f32v*> NULL)
+        (<dot_f32> opaque(<void*> &_dot_tile[float, f32v]))(
+            count, span, a, a_row, a_step, b, b_at, b_step, c, ldc, NULL
+        )
     else:
-        _dot_tile(count, span, a, a_row, a_step, b, b_at, b_step, c, ldc, <f64v*> NULL)
+        (<dot_f64> opaque(<void*> &_dot_tile[double, f64v]))(
+            count, span, a, a_row, a_step, b, b_at, b_step, c, ldc, NULL
+        )
 
 
 cdef inline void store(

@@ -72,25 +72,44 @@ cdef inline size_t winograd_scratch(winograd_t* p) noexcept nogil:
     return (PLACES * (p.k + BLOCK + 2) * NV * LANES_F32 + 4 * p.plane_w) * sizeof(float)
 
 
-cdef inline void pad_image(winograd_t* p, const float* x, float* planes, float* line) noexcept nogil:
+cdef inline void pad_planes(
+    const float* x, Py_ssize_t channels, Py_ssize_t h, Py_ssize_t w, Py_ssize_t ph, Py_ssize_t pw,
+    Py_ssize_t plane_h, Py_ssize_t wide, float* planes, float* line,
+) noexcept nogil:
     """Copy an image into planes[c, row, column % 4, column // 4], zeros around it.
 
     So the same pixel of neighbouring tiles, four columns apart, lies side by side. `line` is room for
-    a row of the padded input.
+    a row of the padded image.
     """
-    cdef Py_ssize_t c, i, q, wide = p.plane_w, cols = min(p.w, 4 * p.plane_w - p.pw)
+    cdef Py_ssize_t c, i, q, cols = min(w, 4 * wide - pw)
     cdef float* to
-    memset(planes, 0, planes_size(p) * sizeof(float))
+    memset(planes, 0, channels * plane_h * 4 * wide * sizeof(float))
     memset(line, 0, 4 * wide * sizeof(float))
-    for c in range(p.k):
-        for i in range(min(p.h, p.plane_h - p.ph)):
-            memcpy(line + p.pw, x + (c * p.h + i) * p.w, cols * sizeof(float))
-            to = planes + (c * p.plane_h + p.ph + i) * 4 * wide
+    for c in range(channels):
+        for i in range(min(h, plane_h - ph)):
+            memcpy(line + pw, x + (c * h + i) * w, cols * sizeof(float))
+            to = planes + (c * plane_h + ph + i) * 4 * wide
             for q in range(wide):
                 to[q] = line[4 * q]
                 to[wide + q] = line[4 * q + 1]
                 to[2 * wide + q] = line[4 * q + 2]
                 to[3 * wide + q] = line[4 * q + 3]
+
+
+cdef inline void pad_image(winograd_t* p, const float* x, float* planes, float* line) noexcept nogil:
+    """The padded planes of one input image."""
+    pad_planes(x, p.k, p.h, p.w, p.ph, p.pw, p.plane_h, p.plane_w, planes, line)
+
+
+cdef inline void tile_places(
+    winograd_t* p, Py_ssize_t start, Py_ssize_t count, Py_ssize_t image, Py_ssize_t wide,
+    Py_ssize_t* at,
+) noexcept nogil:
+    """Where the tiles from `start` on begin in padded planes; lanes beyond `count` repeat the last."""
+    cdef Py_ssize_t tiles = p.tiles_h * p.tiles_w, l, t
+    for l in range(NV * LANES_F32):
+        t = start + min(l, count - 1)
+        at[l] = t // tiles * image + t % tiles // p.tiles_w * 16 * wide + t % p.tiles_w
 
 
 cdef inline void _filter_line(const f32v* g, Py_ssize_t step, f32v* t, Py_ssize_t to) noexcept nogil:
@@ -182,31 +201,40 @@ cdef inline void _gather(
             lanes[l * unit + u] = pixel[at[l * unit] + u]
 
 
-cdef inline void _transform_input(
-    winograd_t* p, const float* planes, const Py_ssize_t* at, float* v, f32v* room
+cdef inline void _gather_unit(
+    const float* pixel, const Py_ssize_t* at, Py_ssize_t unit, float* lanes
 ) noexcept nogil:
-    """v[e, k, :] = Bᵀ d B of NR tiles that start at `at`, every channel."""
-    cdef Py_ssize_t nr = NV * LANES_F32, c, e, i, j, wide = p.k * NV
-    cdef float* lanes
-    cdef const float* pixel
+    """`_gather` with each size as a constant."""
+    if unit == 8:
+        _gather(pixel, at, 8, lanes)
+    elif unit == 4:
+        _gather(pixel, at, 4, lanes)
+    elif unit == 2:
+        _gather(pixel, at, 2, lanes)
+    else:
+        _gather(pixel, at, 1, lanes)
+
+
+cdef inline void transform_input(
+    winograd_t* p, const float* planes, const Py_ssize_t* at, float* v, Py_ssize_t row, f32v* room
+) noexcept nogil:
+    """v[e, k, :] = Bᵀ d B of NR tiles that start at `at`, every channel; `row` numbers to a row."""
+    cdef Py_ssize_t nr = NV * LANES_F32, c, e, i, j
     cdef f32v* half = room + PLACES * NV
     for c in range(p.k):
         for i in range(6):
             for j in range(6):
-                pixel = planes + ((c * p.plane_h + i) * 4 + j % 4) * p.plane_w + j // 4
-                lanes = <float*> room + (6 * i + j) * nr
-                if p.unit == 8:  # each with its size as a constant
-                    _gather(pixel, at, 8, lanes)
-                elif p.unit == 4:
-                    _gather(pixel, at, 4, lanes)
-                elif p.unit == 2:
-                    _gather(pixel, at, 2, lanes)
-                else:
-                    _gather(pixel, at, 1, lanes)
+                _gather_unit(
+                    planes + ((c * p.plane_h + i) * 4 + j % 4) * p.plane_w + j // 4, at, p.unit,
+                    <float*> room + (6 * i + j) * nr,
+                )
         for e in range(6):  # columns, then rows
             _input_line(room + e * NV, 6 * NV, half + e * NV, 6 * NV)
         for e in range(6):
-            _input_line(half + 6 * e * NV, NV, <f32v*> v + (6 * e * p.k + c) * NV, wide)
+            _input_line(
+                half + 6 * e * NV, NV, <f32v*> (v + (6 * e * p.k + c) * row),
+                p.k * row // LANES_F32,
+            )
 
 
 cdef inline void _scatter(
@@ -271,14 +299,14 @@ cdef inline void correlate_3x3(
     start = 0
     while start < images * tiles:
         count = min(nr, images * tiles - start)
+        tile_places(p, start, count, planes_size(p), p.plane_w, at)
         for l in range(nr):
             t = start + min(l, count - 1)
             n, t = t // tiles, t % tiles
-            at[l] = n * planes_size(p) + t // p.tiles_w * 16 * p.plane_w + t % p.tiles_w
             to[l] = n * p.m * area + (t // p.tiles_w * p.ow + t % p.tiles_w) * 4
             rows[l] = min(<Py_ssize_t> 4, p.oh - t // p.tiles_w * 4)
             cols[l] = min(<Py_ssize_t> 4, p.ow - t % p.tiles_w * 4)
-        _transform_input(p, planes, at, v, room)
+        transform_input(p, planes, at, v, nr, room)
         m0 = 0
         while m0 < p.m:
             block = min(<Py_ssize_t> BLOCK, p.m - m0)

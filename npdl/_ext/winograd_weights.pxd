@@ -1,0 +1,183 @@
+"""The gradient of 3x3 filters in Winograd's form: the transpose of ``winograd.pxd``.
+
+From y = Aᵀ [ U ∘ V ] A with U = G g Gᵀ and V = Bᵀ d B follows, for one pair of channels,
+
+    Z = A dy Aᵀ,   dU = Σ_tiles Z ∘ V,   dg = Gᵀ dU G
+
+so each of the 36 places is again a matrix product, Z Vᵀ, whose sum runs over the tiles. The lanes of a
+vector are tiles, hence terms of that sum.
+"""
+
+from libc.string cimport memset
+from npdl._ext.gemm cimport MR, NV, ceil_div, dot_tile, round_up
+from npdl._ext.simd cimport LANES_F32, f32v
+from npdl._ext.winograd cimport (
+    PLACES,
+    _gather_unit,
+    pad_planes,
+    planes_size,
+    tile_places,
+    transform_input,
+    winograd_t,
+)
+
+cdef enum:
+    TILES = 192  # to a pass, at least: enough terms for a sum to be worth its end
+    LD = NV * 16  # dU has rows of whole tiles and whole vectors
+
+
+cdef inline Py_ssize_t weights_groups(winograd_t* p, Py_ssize_t n, Py_ssize_t most) noexcept nogil:
+    """Into how many groups to cut the images, and set how many of one go to a pass."""
+    cdef Py_ssize_t tiles = p.tiles_h * p.tiles_w, groups = most, size
+    while groups > 2 and n // groups * tiles < TILES:
+        groups //= 2
+    groups = min(groups, n)
+    size = ceil_div(n, groups)
+    p.group = ceil_div(size, ceil_div(size * tiles, 2 * TILES))
+    return groups
+
+
+cdef inline Py_ssize_t pass_tiles(winograd_t* p) noexcept nogil:
+    return round_up(p.group * p.tiles_h * p.tiles_w, NV * LANES_F32)
+
+
+cdef inline Py_ssize_t gradient_planes(winograd_t* p) noexcept nogil:
+    """Numbers in the padded dy of one image."""
+    return p.m * 16 * p.tiles_h * p.tiles_w
+
+
+cdef inline Py_ssize_t sums_size(winograd_t* p) noexcept nogil:
+    """Numbers in dU, with whole tiles of it."""
+    return PLACES * round_up(p.m, MR) * round_up(p.k, LD)
+
+
+cdef inline size_t weights_scratch(winograd_t* p) noexcept nogil:
+    """Bytes of scratch that `add_products` needs."""
+    return (
+        (PLACES * (p.k + p.m) + MR) * pass_tiles(p) + 2 * PLACES * NV * LANES_F32
+        + p.group * (planes_size(p) + gradient_planes(p)) + 4 * p.plane_w + 64
+    ) * sizeof(float)
+
+
+cdef inline void _gradient_line(const f32v* y, Py_ssize_t step, f32v* z, Py_ssize_t to) noexcept nogil:
+    # z = A y
+    cdef float two = 2, four = 4, eight = 8
+    cdef f32v a, b, y0, y1, y2, y3
+    cdef Py_ssize_t v
+    for v in range(NV):
+        y0, y1, y2, y3 = y[v], y[step + v], y[2 * step + v], y[3 * step + v]
+        z[v] = y0
+        a, b = y0 + y2, y1 + y3
+        z[to + v] = a + b
+        z[2 * to + v] = a - b
+        a, b = y0 + four * y2, two * y1 + eight * y3
+        z[3 * to + v] = a + b
+        z[4 * to + v] = a - b
+        z[5 * to + v] = y3
+
+
+cdef inline void _transform_gradient(
+    winograd_t* p, const float* planes, const Py_ssize_t* at, Py_ssize_t count, float* z,
+    Py_ssize_t row, f32v* room,
+) noexcept nogil:
+    """z[e, m, :] = A dy Aᵀ of NR tiles, every channel; zero from the lane `count` on."""
+    cdef Py_ssize_t nr = NV * LANES_F32, c, e, i, j, l, wide = p.tiles_w
+    cdef f32v* half = room + 16 * NV
+    cdef float* out
+    for c in range(p.m):
+        for i in range(4):
+            for j in range(4):
+                _gather_unit(
+                    planes + ((c * 4 * p.tiles_h + i) * 4 + j) * wide, at, p.unit,
+                    <float*> room + (4 * i + j) * nr,
+                )
+        for e in range(4):  # columns, then rows
+            _gradient_line(room + e * NV, 4 * NV, half + e * NV, 4 * NV)
+        for e in range(6):
+            _gradient_line(
+                half + 4 * e * NV, NV, <f32v*> (z + (6 * e * p.m + c) * row),
+                p.m * row // LANES_F32,
+            )
+        if count < nr:
+            for e in range(PLACES):
+                out = z + (e * p.m + c) * row
+                for l in range(count, nr):
+                    out[l] = 0
+
+
+cdef inline void add_products(
+    winograd_t* p, Py_ssize_t images, const float* x, const float* dz, float* sums, char* scratch
+) noexcept nogil:
+    """sums[e, m, k] += Σ_tiles Z[e, m] V[e, k], over some images."""
+    cdef Py_ssize_t at[NV * 16]
+    cdef Py_ssize_t x_at[NV * 16]
+    cdef Py_ssize_t b_at[NV]
+    cdef Py_ssize_t nr = NV * LANES_F32, tiles = p.tiles_h * p.tiles_w, row = pass_tiles(p)
+    cdef Py_ssize_t span = round_up(images * tiles, nr), start, count, n, e, m, k, i
+    cdef Py_ssize_t ld = round_up(p.k, LD), rows = round_up(p.m, MR)
+    cdef float* v = <float*> scratch
+    cdef float* z = v + PLACES * p.k * row
+    cdef float* room = z + (PLACES * p.m + MR) * row
+    cdef float* planes = room + 2 * PLACES * nr
+    cdef float* gradients = planes + p.group * planes_size(p)
+    cdef float* line = gradients + p.group * gradient_planes(p)
+    for n in range(images):
+        pad_planes(
+            x + n * p.k * p.h * p.w, p.k, p.h, p.w, p.ph, p.pw, p.plane_h, p.plane_w,
+            planes + n * planes_size(p), line,
+        )
+        pad_planes(
+            dz + n * p.m * p.oh * p.ow, p.m, p.oh, p.ow, 0, 0, 4 * p.tiles_h, p.tiles_w,
+            gradients + n * gradient_planes(p), line,
+        )
+    start = 0
+    while start < span:
+        count = min(nr, images * tiles - start)
+        tile_places(p, start, count, planes_size(p), p.plane_w, x_at)
+        tile_places(p, start, count, gradient_planes(p), p.tiles_w, at)
+        transform_input(p, planes, x_at, v + start, row, <f32v*> room)
+        _transform_gradient(p, gradients, at, count, z + start, row, <f32v*> room)
+        start += nr
+    for e in range(PLACES):
+        for m in range(ceil_div(p.m, MR)):
+            for k in range(ceil_div(p.k, NV)):
+                for i in range(NV):
+                    b_at[i] = min(k * NV + i, p.k - 1) * row
+                dot_tile(
+                    1, span, z + (e * p.m + m * MR) * row, row, 0, v + e * p.k * row, b_at, 0,
+                    sums + (e * rows + m * MR) * ld + k * NV, ld,
+                )
+
+
+cdef inline void _weight_line(const f32v* u, Py_ssize_t step, f32v* w, Py_ssize_t to) noexcept nogil:
+    # w = Gᵀ u
+    cdef float quarter = 0.25, sixth = 1.0 / 6, twelfth = 1.0 / 12, twentyfourth = 1.0 / 24
+    cdef f32v a = u[step] + u[2 * step], b = u[3 * step] + u[4 * step]
+    w[0] = quarter * u[0] - sixth * a + twentyfourth * b
+    w[to] = sixth * (u[2 * step] - u[step]) + twelfth * (u[3 * step] - u[4 * step])
+    w[2 * to] = sixth * (b - a) + u[5 * step]
+
+
+cdef inline void weight_gradients(
+    winograd_t* p, const float* sums, Py_ssize_t groups, Py_ssize_t m, float* dw
+) noexcept nogil:
+    """dw[m] = Gᵀ dU G, dU being the sum over the groups; the lanes are input channels."""
+    cdef f32v full[PLACES]
+    cdef f32v half[18]
+    cdef f32v whole[9]
+    cdef Py_ssize_t ld = round_up(p.k, LD), rows = round_up(p.m, MR), k = 0, e, g, l
+    while k < p.k:
+        for e in range(PLACES):
+            full[e] = (<const f32v*> (sums + (e * rows + m) * ld + k))[0]
+            for g in range(1, groups):
+                full[e] = full[e] + (
+                    <const f32v*> (sums + g * sums_size(p) + (e * rows + m) * ld + k)
+                )[0]
+        for e in range(6):
+            _weight_line(full + e, 6, half + e, 6)
+        for e in range(3):
+            _weight_line(half + 6 * e, 1, whole + 3 * e, 1)
+        for l in range(min(<Py_ssize_t> LANES_F32, p.k - k)):
+            for e in range(9):
+                dw[(m * p.k + k + l) * 9 + e] = (<float*> whole)[e * LANES_F32 + l]
+        k += LANES_F32
