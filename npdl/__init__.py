@@ -11,10 +11,12 @@ from npdl import (
     optimizers,
     testing,
     utils,
+    viz,
 )
 from npdl._ext import use_backend
 from npdl._version import __version__
 from npdl.config import show_config
+from npdl.diagram import plot_model
 from npdl.model import Model
 from npdl.saving import load_model
 
@@ -30,8 +32,10 @@ __all__ = [
     "model",
     "objectives",
     "optimizers",
+    "plot_model",
     "show_config",
     "testing",
     "use_backend",
     "utils",
+    "viz",
 ]

@@ -6,7 +6,7 @@ import functools
 import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -112,35 +112,3 @@ def arrays(layer: Layer) -> Iterator[tuple[str, NDArray, bool]]:
     else:
         for p in layer.parameters:
             yield f"{layer.name}/{p.name}", p.value, p.trainable
-
-
-def print_summary(layers: Iterable[Layer], file: TextIO | None) -> None:
-    """Print a table of layers, output shapes and numbers of parameters."""
-    rows = [("layer", "class", "output shape", "parameters")]
-    total = trained = 0
-    for layer in layers:
-        sizes = [(array.size, trainable) for _, array, trainable in arrays(layer)]
-        count = sum(size for size, _ in sizes)
-        total += count
-        trained += sum(size for size, trainable in sizes if trainable)
-        shape = "?" if layer.out_shape is None else _shape_text(layer.out_shape)
-        rows.append((layer.name, type(layer).__name__, shape, f"{count:,}"))
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = [
-        "   ".join(
-            f"{cell:>{w}}" if column == 3 else f"{cell:<{w}}"
-            for column, (cell, w) in enumerate(zip(row, widths))
-        )
-        for row in rows
-    ]
-    rule = "-" * len(lines[0])
-    totals = f"{total:,} parameters, {trained:,} of them trained"
-    print(lines[0], rule, *lines[1:], rule, totals, sep="\n", file=file)
-
-
-def _shape_text(shape: Shape) -> str:
-    """``(N, 8, 3, 3)``: N for the sample axis, ? for another axis whose length is open."""
-    sizes = ["?" if size is None else str(size) for size in shape]
-    if shape[0] is None:
-        sizes[0] = "N"
-    return f"({', '.join(sizes)})"

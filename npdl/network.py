@@ -17,6 +17,7 @@ from npdl.metrics import Metric
 from npdl.objectives import Objective
 from npdl.objectives import SoftmaxCategoricalCrossEntropy as SCCE
 from npdl.optimizers import SGD, Optimizer
+from npdl.summary import print_summary
 
 
 class Network(saving.Storable):
@@ -264,14 +265,14 @@ class Network(saving.Storable):
     # ---------------------------------------------------------------------------------- show
 
     def summary(self, file: TextIO | None = None) -> None:
-        """Print a table of the layers: name, class, output shape, number of parameters.
+        """Print a table of the layers, and what the model takes of the memory.
 
         Parameters
         ----------
         file : text file, optional
             Standard output by default.
         """
-        graph.print_summary(self.layers, file)
+        print_summary(self, file)
 
 
 def _metrics(wanted: Any) -> list[Metric] | None:

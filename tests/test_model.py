@@ -21,6 +21,7 @@ from npdl.layers import (
     MaxPooling,
     Softmax,
 )
+from npdl.summary import size_text
 from npdl.utils import get_dtype, set_dtype
 
 X = np.linspace(-1, 1, 60, dtype=np.float32).reshape(15, 4)
@@ -255,13 +256,38 @@ def test_summary():
     model.summary(file=file)
     lines = file.getvalue().splitlines()
     rows = [line.split() for line in lines]
-    assert rows[0] == ["layer", "class", "output", "shape", "parameters"]
-    assert rows[2] == ["embedding_1", "Embedding", "(N,", "?,", "4)", "28"]
-    assert rows[3] == ["lstm_1", "LSTM", "(N,", "3)", "96"]
-    assert rows[4] == ["batch_normal_1", "BatchNormal", "(N,", "3)", "12"]
-    assert rows[5] == ["softmax_1", "Softmax", "(N,", "2)", "8"]
-    assert lines[-1] == "144 parameters, 138 of them trained"
-    assert len({len(line) for line in lines[:-1]}) == 1
+    assert rows[0] == [*("layer", "class", "output", "shape", "parameters", "trained", "memory")]
+    assert rows[2] == ["embedding_1", "Embedding", *("(N,", "?,", "4)", "28", "yes", "112", "B")]
+    assert rows[3] == ["lstm_1", "LSTM", "(N,", "3)", "96", "yes", "384", "B"]
+    assert rows[4] == ["batch_normal_1", "BatchNormal", *("(N,", "3)", "12", "partly", "48", "B")]
+    assert rows[5] == ["softmax_1", "Softmax", "(N,", "2)", "8", "yes", "32", "B"]
+    assert lines[-2:] == [
+        "144 parameters, 138 of them trained",
+        "memory: weights 576 B, gradients 552 B",
+    ]
+    assert len({len(line) for line in lines[:-2]}) == 1
+
+
+def test_summary_tells_what_training_takes(float64):
+    model = Model([Embedding(np.ones((200, 5)), nb_seq=3), LSTM(n_out=4), Dense(2)])
+    model.compile(optimizer="adam")
+    file = io.StringIO()
+    model.summary(file)
+    lines = file.getvalue().splitlines()
+    assert lines[2].split()[-4:] == ["1,000", "no", "8.0", "kB"]
+    # LSTM: 10 x 16; outputs: 3 x 5, 4 and 2 numbers
+    assert lines[-1] == (
+        "memory: weights 9.4 kB, gradients 1.4 kB, Adam 2.7 kB, "
+        "outputs 168 B for each sample of a batch"
+    )
+
+
+@pytest.mark.parametrize(
+    "size, text",
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (999_949, "999.9 kB"), (999_950, "1.0 MB")],
+)
+def test_sizes_in_words(size, text):
+    assert size_text(size) == text
 
 
 # -------------------------------------------------------------------------------------- saving

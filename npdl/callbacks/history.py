@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from npdl.callbacks.base import Callback, Logs
 from npdl.scores import Figures
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class History(Callback):
@@ -37,6 +40,12 @@ class History(Callback):
     def epoch(self) -> list[int]:
         """The numbers of the epochs from 0, as in Keras."""
         return [epoch - 1 for epoch in self.epochs]
+
+    def plot(self) -> Figure:
+        """Draw the figures of each epoch; see `npdl.viz.plot_history`."""
+        from npdl.viz import plot_history  # on demand, as it takes matplotlib
+
+        return plot_history(self)
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Begin anew."""
