@@ -246,6 +246,13 @@ class Network(saving.Storable):
         if getattr(self.optimizer, "use_ema", False):
             self.optimizer.finalize_variable_values(self.params, self._trained_names())
 
+    def swap_averages(self) -> None:
+        """Exchange the parameters and their moving averages, which an optimizer may keep.
+
+        See `npdl.optimizers.Optimizer.swap_averages`, and the callback `SwapEMAWeights`.
+        """
+        self.optimizer.swap_averages(self.params, self._trained_names())
+
     def _trained_names(self) -> list[str]:
         every = (item for layer in self.layers for item in graph.arrays(layer))
         return [name for name, _, trainable in every if trainable]

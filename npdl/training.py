@@ -228,6 +228,8 @@ class Loop:
                 try:
                     callbacks.call("on_train_begin", None)
                     self._apply_resume()
+                    if getattr(model.optimizer, "swapped", False):
+                        model.swap_averages()
                     while self.epoch < self.epochs and not model.stop_training:
                         self._run_epoch()
                 except KeyboardInterrupt:

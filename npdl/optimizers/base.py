@@ -56,6 +56,8 @@ class Optimizer(Configurable):
     ----------
     iterations : int
         How many steps have been done.
+    swapped : bool
+        Whether parameters and averages have changed places, see `swap_averages`.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class Optimizer(Configurable):
             None if every is None else check_int("ema_overwrite_frequency", every)
         )
         self.iterations = 0
+        self.swapped = False
         #: Updates whose gradients wait in the slots "accumulated" for the next step.
         self._pending = 0
         self._slots: dict[Hashable, Slots] = {}
@@ -152,6 +155,11 @@ class Optimizer(Configurable):
         params, grads = list(params), [np.asarray(g) for g in grads]
         names = list(range(len(params)) if names is None else names)
         _check_lists(params, grads, names)
+        if self.swapped:
+            raise RuntimeError(
+                "The averages are in the places of the parameters. Call swap_averages() before "
+                "the training goes on."
+            )
         slots = [self._slots_of(name, p) for name, p in zip(names, params)]
         if self.gradient_accumulation_steps and not self._accumulate(grads, slots):
             return
@@ -212,32 +220,37 @@ class Optimizer(Configurable):
         Parameters
         ----------
         params, names
-            As for `update`. A parameter without an average is left as it is.
+            As for `update`: all of them. A parameter without an average is left as it is.
         """
-        for p, slot in self._with_average(params, names):
+        for p, average in self._averages(params, names):
             value = p.copy()
-            p[...] = slot["average"]
-            slot["average"][...] = value
+            p[...] = average
+            average[...] = value
+        self.swapped = not self.swapped
 
     def finalize_variable_values(
         self, params: Sequence[np.ndarray], names: Sequence[Hashable] | None = None
     ) -> None:
-        """Let the averages take the place of the parameters, as at the end of a training.
+        """Let the averages take the place of the parameters for good, as `Model.fit` does at last.
 
         Parameters
         ----------
         params, names
-            As for `update`. A parameter without an average is left as it is.
+            As for `swap_averages`.
         """
-        for p, slot in self._with_average(params, names):
-            p[...] = slot["average"]
+        for p, average in self._averages(params, names):
+            if self.swapped:
+                average[...] = p
+            else:
+                p[...] = average
+        self.swapped = False
 
-    def _with_average(
+    def _averages(
         self, params: Sequence[np.ndarray], names: Sequence[Hashable] | None
-    ) -> list[tuple[np.ndarray, Slots]]:
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
         keys: Sequence[Hashable] = range(len(params)) if names is None else names
         pairs = [(p, self._slots.get(name, {})) for name, p in zip(keys, params, strict=True)]
-        return [(p, slot) for p, slot in pairs if "average" in slot]
+        return [(p, slot["average"]) for p, slot in pairs if "average" in slot]
 
     def get_state(self) -> dict[str, Any]:
         """Return a copy of what the optimizer remembers.
@@ -245,10 +258,11 @@ class Optimizer(Configurable):
         Returns
         -------
         dict
-            "iterations" and "pending", two integers; "slots", the arrays by parameter and name.
+            "iterations", "pending" and "swapped", two integers and a bool; "slots", the arrays by
+            parameter and name.
         """
-        counts = {"iterations": self.iterations, "pending": self._pending}
-        return {**counts, "slots": _copy(self._slots)}
+        plain = {"iterations": self.iterations, "pending": self._pending, "swapped": self.swapped}
+        return {**plain, "slots": _copy(self._slots)}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on from what `get_state` returned.
@@ -259,6 +273,7 @@ class Optimizer(Configurable):
         """
         self.iterations = int(state["iterations"])
         self._pending = int(state.get("pending", 0))
+        self.swapped = bool(state.get("swapped", False))
         self._slots = _copy(state["slots"])
 
     #: Names of the arrays that a subclass remembers for each parameter; they start at zero.

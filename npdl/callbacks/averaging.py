@@ -1,0 +1,64 @@
+"""A callback for the moving averages that optimizers keep with ``use_ema=True``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from npdl._checks import complaint
+from npdl.callbacks.base import Callback, Logs
+
+if TYPE_CHECKING:
+    from npdl.model import Model
+
+
+class SwapEMAWeights(Callback):
+    """Validate, evaluate and predict with the moving averages of the parameters.
+
+    They take the parameters' places for that time. The training goes on from the parameters
+    themselves.
+
+    Parameters
+    ----------
+    swap_on_epoch : bool
+        Leave the averages in their places from the validation to the beginning of the next epoch,
+        so that what other callbacks save in `on_epoch_end` are the averages. This callback must
+        then come before them.
+    """
+
+    def __init__(self, swap_on_epoch: bool = False) -> None:
+        self.swap_on_epoch = bool(swap_on_epoch)
+
+    def _put(self, averages: bool) -> None:
+        if self.model.optimizer.swapped != averages:
+            self.model.swap_averages()
+
+    def set_model(self, model: Model) -> None:
+        """Check that the optimizer keeps averages."""
+        super().set_model(model)
+        if not getattr(model.optimizer, "use_ema", False):
+            rule = "SwapEMAWeights needs an optimizer with use_ema=True"
+            raise ValueError(complaint(rule, optimizer=type(model.optimizer).__name__))
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        """Take the parameters back."""
+        self._put(False)
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Leave the averages in the model, if so asked."""
+        self._put(self.swap_on_epoch)
+
+    def on_test_begin(self, logs: Logs | None = None) -> None:
+        """Put the averages into the model."""
+        self._put(True)
+
+    def on_test_end(self, logs: Logs | None = None) -> None:
+        """Take the parameters back."""
+        self._put(False)
+
+    def on_predict_begin(self, logs: Logs | None = None) -> None:
+        """Put the averages into the model."""
+        self._put(True)
+
+    def on_predict_end(self, logs: Logs | None = None) -> None:
+        """Take the parameters back."""
+        self._put(False)
