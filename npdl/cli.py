@@ -1,34 +1,202 @@
-"""The command line: ``python -m npdl demo``, ``verify`` or ``info``."""
+"""The command line: ``python -m npdl``, with what takes no Python to be done."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import os
+import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from npdl import config, demo, verify
+from npdl._files import replacing
 from npdl._version import __version__
+from npdl.layers import Embedding
+from npdl.model import Model
+from npdl.saving import load_model
+
+_EXIT_CODES = "exit codes: 0 all is well, 1 it failed (a line on stderr says why), 2 wrong usage"
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m npdl", description="Train neural networks on the CPU you already have."
+        prog="python -m npdl",
+        description="Train neural networks on the CPU you already have.",
+        epilog=_EXIT_CODES,
     )
     parser.add_argument("--version", action="version", version=f"npdl {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    command = commands.add_parser("demo", help="train a CNN on handwritten digits")
+    def add(name: str, summary: str, details: str = "") -> argparse.ArgumentParser:
+        text = f"{summary[0].upper()}{summary[1:]}. {details}"
+        return commands.add_parser(name, help=summary, description=text, epilog=_EXIT_CODES)
+
+    command = add("demo", "train a CNN on handwritten digits")
     demo.add_arguments(command)
     command.set_defaults(run=demo.run)
 
-    command = commands.add_parser("verify", help="compare the Cython kernels with their twins")
+    command = add("verify", "compare the Cython kernels with their twins")
     command.set_defaults(run=lambda options: verify.run())
 
-    command = commands.add_parser("info", help="show what npdl runs on here")
+    command = add("info", "show what npdl runs on here")
     command.set_defaults(run=lambda options: config.show_config())
+
+    command = add("summary", "show what a saved model is made of")
+    _add_model(command)
+    command.set_defaults(run=_summary)
+
+    command = add(
+        "predict",
+        "run a saved model on data",
+        "The outputs go to standard output as CSV, a line for each sample, or to a file.",
+    )
+    _add_model(command)
+    command.add_argument(
+        "data",
+        type=Path,
+        metavar="DATA",
+        help="a .npy array, or a .csv of numbers, a line for each sample, with or without a line "
+        "of titles; the values of a line take the shape that the model wants",
+    )
+    command.add_argument(
+        "--out", type=Path, metavar="FILE", help="write to this file, .npy or .csv"
+    )
+    command.add_argument(
+        "--classes", action="store_true", help="give the number of the likeliest class alone"
+    )
+    command.add_argument(
+        "--batch-size", type=int, default=256, metavar="N", help="default: %(default)s"
+    )
+    command.set_defaults(run=_predict)
     return parser
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", type=Path, metavar="FILE", help="a file that Model.save wrote")
+    command.add_argument(
+        "--import",
+        action="append",
+        default=[],
+        dest="modules",
+        metavar="MODULE",
+        help="import this module first, which registers layers or losses of your own",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parser().parse_args(argv)
-    return options.run(options) or 0
+    try:
+        code = options.run(options) or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever read the output has had enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _load(options: argparse.Namespace) -> Model:
+    for module in options.modules:
+        importlib.import_module(module)
+    return load_model(options.model)
+
+
+def _failure(error: Exception) -> int:
+    print(f"npdl: error: {error}", file=sys.stderr)
+    return 1
+
+
+def _summary(options: argparse.Namespace) -> int:
+    try:
+        model = _load(options)
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        return _failure(error)
+    model.summary()
+    return 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    try:
+        if options.out is not None:
+            _check_suffix(options.out)
+        x = _read(options.data)
+        model = _load(options)
+        outputs = model.predict(_shaped(x, model), batch_size=options.batch_size)
+        if options.classes:
+            single = outputs.ndim == 1 or outputs.shape[-1] == 1
+            outputs = (outputs > 0.5).astype(np.int64) if single else outputs.argmax(-1)
+        _write(outputs, options.out)
+    except BrokenPipeError:
+        raise
+    except (OSError, ValueError, TypeError, ImportError, RuntimeError) as error:
+        return _failure(error)
+    return 0
+
+
+def _check_suffix(path: Path) -> str:
+    suffix = path.suffix.lower()
+    if suffix not in (".npy", ".csv"):
+        raise ValueError(f"The name of a file of data must end in .npy or .csv. Received: {path}")
+    return suffix
+
+
+def _read(path: Path) -> NDArray:
+    """Read an array, or lines of numbers below a line of titles, if there is one."""
+    if _check_suffix(path) == ".npy":
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    with path.open(encoding="utf-8-sig") as file:
+        titles = not _are_numbers(file.readline())
+        file.seek(0)
+        values = np.loadtxt(file, delimiter=",", skiprows=int(titles), ndmin=2)
+    if not values.size:
+        raise ValueError(f"The file of data must hold numbers. Received: none in {path}")
+    return values
+
+
+def _are_numbers(line: str) -> bool:
+    try:
+        [float(cell) for cell in line.split(",")]
+    except ValueError:
+        return False
+    return True
+
+
+def _shaped(x: NDArray, model: Model) -> NDArray:
+    """Rows of values in the shape that the model was built for; word numbers as integers."""
+    first = model.layers[0]
+    shape = getattr(first.prev_layer, "out_shape", None) or first.in_shape
+    if x.ndim == 2 and shape is not None and len(shape) > 2 and None not in shape[1:]:
+        size = int(np.prod(shape[1:]))  # type: ignore[arg-type]
+        if x.shape[1] != size:
+            sizes = " × ".join(map(str, shape[1:]))
+            rule = f"A line of data must hold {size} values, for {sizes}"
+            raise ValueError(f"{rule}. Received: {x.shape[1]}")
+        x = x.reshape(len(x), *shape[1:])
+    if isinstance(first, Embedding) and x.dtype.kind == "f" and np.array_equal(x, np.trunc(x)):
+        x = x.astype(np.int64)
+    return x
+
+
+def _write(outputs: NDArray, path: Path | None) -> None:
+    to_array = path is not None and path.suffix.lower() == ".npy"
+    if outputs.ndim > 2 and not to_array:
+        rule = "Outputs of more than two axes go to a .npy file alone: --out FILE.npy"
+        raise ValueError(f"{rule}. Received: shape {outputs.shape}")
+    if path is None:
+        _write_csv(sys.stdout, outputs)
+        return
+    with replacing(path) as file:
+        if to_array:
+            np.save(file, outputs, allow_pickle=False)
+        else:
+            _write_csv(file, outputs)
+
+
+def _write_csv(file: IO[Any], outputs: NDArray) -> None:
+    form = "%d" if outputs.dtype.kind in "iu" else "%.9g"  # enough for the bits of a float32
+    np.savetxt(file, outputs, fmt=form, delimiter=",")
