@@ -35,15 +35,29 @@ def custom_objects(objects: Mapping[str, Any] | None) -> Iterator[None]:
         _passed.reset(token)
 
 
+def custom_object(name: str) -> Any:
+    """What the user has passed or registered under a name.
+
+    Raises
+    ------
+    ValueError
+        If that is nothing.
+    """
+    found = _passed.get().get(name, _registered.get(name))
+    if found is None:
+        raise ValueError(f"Unknown name {name!r}. Pass it in custom_objects={{{name!r}: ...}}.")
+    return found
+
+
 def config_name(value: Any) -> str:
-    """The name of an object's class in configurations.
+    """The name of an object's class, or of a function, in configurations.
 
     Raises
     ------
     ValueError
         If this is the name of another class, one of npdl.
     """
-    cls = type(value)
+    cls = value if inspect.isfunction(value) else type(value)
     name = next((name for name, known in _registered.items() if known is cls), cls.__name__)
     if any(isinstance(value, r.base) and r.knows(name) not in (None, cls) for r in _registries):
         rule = "A class of your own needs a name that npdl does not use, see npdl.saving.register"
@@ -201,6 +215,8 @@ def to_json_type(value: Any) -> Any:
         return value
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
+    if inspect.isfunction(value) and value.__name__.isidentifier():  # no lambda
+        return config_name(value)
     if isinstance(value, tuple | list):
         return [to_json_type(v) for v in value]
     if isinstance(value, dict):

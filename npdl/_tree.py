@@ -74,5 +74,7 @@ def unpack(tree: Any, arrays: dict[str, NDArray]) -> Any:
                 raise ValueError(f"the array {value!r} is missing")
             return arrays.pop(value)
         if key == "$float":
+            if value not in ("inf", "-inf", "nan"):
+                raise ValueError(f"{value!r} is no such float")
             return float(value)
     return {k.removeprefix("$"): unpack(value, arrays) for k, value in tree.items()}

@@ -68,6 +68,9 @@ class _Remembering(Activation):
         self._last_input = x.copy()
         return x
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "_last_input"}
+
     def _recall(self, input: ArrayLike | None) -> np.ndarray:
         if input is not None:
             return float_array(input)

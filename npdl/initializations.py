@@ -14,7 +14,6 @@ from npdl._checks import check_int, check_number, complaint
 from npdl._registry import Configurable, Registry
 from npdl.utils.random import get_dtype, get_rng
 
-
 #: How many values may still be made where nothing is to be drawn; see `undrawn`.
 _room: ContextVar[list[int] | None] = ContextVar("_room", default=None)
 

@@ -41,6 +41,9 @@ __all__ = ["Mismatch", "custom_objects", "load_model", "register"]
 #: The version of what is in a file beside the arrays. A file of a later one is not read.
 FORMAT = 1
 
+#: The arguments of `Model.compile`, which the model keeps under their names.
+COMPILED = ("loss", "optimizer", "metrics", "weighted_metrics")
+
 _layers: Registry[Layer] = Registry("layer", Layer)
 for _name in npdl_layers.__all__:
     if issubclass(getattr(npdl_layers, _name), Layer):
@@ -95,7 +98,11 @@ def model_config(
         "input_shape": None if first is None else to_json_type(first.out_shape),
     }
     if model.compiled:
-        config |= {"loss": to_json_type(model.loss), "optimizer": to_json_type(model.optimizer)}
+        config |= {
+            name: to_json_type(getattr(model, name))
+            for name in COMPILED
+            if getattr(model, name) is not None
+        }
     return config
 
 
@@ -108,7 +115,8 @@ def fill_model(model: Model, config: dict[str, Any]) -> None:
         layer.name = entry["name"]
         model.layers.append(layer)
     if "loss" in config:
-        model.compile(config["loss"], config["optimizer"])
+        more = {name: config[name] for name in COMPILED[2:] if name in config}
+        model.compile(config["loss"], config["optimizer"], **more)
     if config["input_shape"] is not None:
         model.build(tuple(config["input_shape"]))
 
@@ -171,12 +179,12 @@ def _fitting(name: str, own: NDArray, array: NDArray) -> NDArray:
 # ----------------------------------------------------------------------------------------- files
 
 
-def save_model(model: Model, path: StrPath) -> None:
-    """Write a built model to a file; see `Model.save`."""
+def save_model(model: Model, path: StrPath, **more: Any) -> None:
+    """Write a built model to a file, see `Model.save`, with more to its state (`read_training`)."""
     tensors = dict(model.weights)
     config = model_config(model, lambda layer: layer.saved_config())
     config |= {"dtype": _dtype(model), "frozen": _frozen(model)}
-    state: dict[str, Any] = {"rng": get_rng_state()}
+    state: dict[str, Any] = {"rng": get_rng_state(), **more}
     if model.compiled and hasattr(model.optimizer, "get_state"):
         state["optimizer"] = model.optimizer.get_state()
     texts = {
@@ -195,9 +203,14 @@ def save_weights(model: Model, path: StrPath) -> None:
 
 def read_weights(path: StrPath) -> dict[str, NDArray]:
     """The weights in a file of npdl, of a model or alone, or of any other writer."""
+    return read_training(path)[0]
+
+
+def read_training(path: StrPath) -> tuple[dict[str, NDArray], dict[str, Any]]:
+    """The weights in the file of a model, and its state."""
     tensors, metadata = _safetensors.read(path)
-    _unpack(path, tensors, metadata)
-    return tensors
+    _, state = _unpack(path, tensors, metadata)
+    return tensors, state
 
 
 def load_model(
@@ -234,10 +247,12 @@ def load_model(
         raise ValueError(complaint("The file must be one that Model.save wrote", path=str(path)))
     try:
         if not compile:
-            config = {key: config[key] for key in config if key not in ("loss", "optimizer")}
+            config = {key: config[key] for key in config if key not in COMPILED}
         # What is written there decides on sizes: the parameters can't be larger than the file.
         with undrawn(sum(array.size for array in tensors.values())), _default_dtype(config):
             model = Model.from_json(config, custom_objects)
+            if not model.built:
+                model.build()
         _adopt(model, tensors, config["frozen"])
         if compile and "optimizer" in state:
             restore_optimizer(model, state["optimizer"])
@@ -286,13 +301,17 @@ def _adopt(model: Model, weights: dict[str, NDArray], frozen: list[str]) -> None
         for parameter in layer.parameters:
             name = f"{layer.name}/{parameter.name}"
             array = weights.get(name)
+            graded = parameter.grad is not None
             dtype = parameter.value.dtype
             if array is not None and array.dtype in (np.float32, np.float64):
                 dtype = array.dtype
-            trainable = name not in frozen
-            if (dtype, trainable) != (parameter.value.dtype, parameter.trainable):
-                value = parameter.value.astype(dtype)
-                parameter.__init__(parameter.name, value, trainable)  # type: ignore[misc]
+            if dtype != parameter.value.dtype:
+                parameter.value = parameter.value.astype(dtype)
+                parameter.grad = None
+            parameter.trainable = name not in frozen
+            # A frozen one may have a gradient too: there are kernels that know no other way.
+            if parameter.grad is None and (parameter.trainable or graded):
+                parameter.grad = np.zeros_like(parameter.value)
     load_weights(model, weights, strict=True)
 
 
@@ -331,6 +350,10 @@ class Storable:
 
     layers: list[Layer]
     compiled: bool
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What `pickle` and `copy.deepcopy` take: all but a training that is on its way."""
+        return {k: v for k, v in self.__dict__.items() if k != "loop"}
 
     def to_json(self) -> dict[str, Any]:
         """Return what the model is made of as JSON types: layers, loss, optimizer, no weights."""
@@ -409,7 +432,7 @@ class Storable:
 
     def get_weights(self) -> list[NDArray]:
         """Return copies of all arrays in the order of `weights`."""
-        return list(self.state_dict().values())
+        return [array.copy() for array in self._as_model("get_weights").weights.values()]
 
     def set_weights(self, weights: Sequence[ArrayLike]) -> None:
         """Take over the arrays that `get_weights` returned.

@@ -98,11 +98,10 @@ class Recurrent(Layer):
         n_in = self._size(in_shape, 2, "n_in", self.n_in)
         units, gates = self.n_out, self._n_gates
         blocks = [
-            np.zeros((1, gates * units)),
             np.hstack([self.init((n_in, units)) for _ in range(gates)]),
             np.hstack([self.inner_init((units, units)) for _ in range(gates)]),
         ]
-        self.add_parameter("AllW", np.vstack(blocks))
+        self.add_parameter("AllW", np.vstack([np.zeros((1, gates * units)), *blocks]))
         steps = self.nb_seq if in_shape[1] is None else in_shape[1]
         return (None, steps, units) if self.return_sequence else (None, units)
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from npdl import _checks
-from npdl._registry import Configurable, Registry, config_name, snake_case
+from npdl._registry import Configurable, Registry, config_name, custom_object, snake_case
 
 
 class Metric(Configurable):
@@ -129,6 +129,8 @@ class FunctionMetric(MeanMetric):
     direction = "min"
 
     def __init__(self, function: Callable[..., Any], name: str | None = None) -> None:
+        if isinstance(function, str):  # in a configuration
+            function = custom_object(function)
         super().__init__(name or getattr(function, "__name__", None))
         self.function = function
 
@@ -171,5 +173,6 @@ def get(metric: Any) -> Metric:
         return FunctionMetric(metric)
     if isinstance(metric, dict) and "class" in metric:
         arguments = {k: v for k, v in metric.items() if k != "class"}
-        return _registry.find(metric["class"])(**arguments)
+        own = metric["class"] == FunctionMetric.__name__
+        return (FunctionMetric if own else _registry.find(metric["class"]))(**arguments)
     return _registry.get(metric)
