@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from npdl import activations, initializations, objectives, optimizers
+from npdl import activations, initializations, objectives, optimizers, regularizers
 from npdl._checks import check_choice, check_int, check_number, check_pair, complaint, float_array
 from npdl._registry import Configurable, Registry, constructor_arguments, snake_case, to_json_type
 from npdl.activations import Elliot, ReLU
@@ -21,6 +21,8 @@ CAMEL = {
     "RMSprop": "rmsprop",
     "NesterovMomentum": "nesterov_momentum",
 }
+
+MODULES = [activations, initializations, objectives, optimizers, regularizers]
 
 
 class Shape(Configurable):
@@ -54,7 +56,7 @@ def test_get_takes_instance_class_and_dict():
     assert (sgd.lr, sgd.clip, sgd.decay) == (0.25, 3, 0)
 
 
-@pytest.mark.parametrize("module", [activations, initializations, objectives, optimizers])
+@pytest.mark.parametrize("module", MODULES)
 def test_unknown_name_lists_the_valid_ones(module):
     names = module._registry.names
     assert len(names) >= 8
@@ -103,7 +105,7 @@ def test_nested_objects_and_arrays_become_json():
     assert activations.get(config["sides"][2]).steepness == 2
 
 
-@pytest.mark.parametrize("module", [activations, initializations, objectives, optimizers])
+@pytest.mark.parametrize("module", MODULES)
 def test_configs_round_trip(module):
     for name in module._registry.names:
         first = module.get(name)
