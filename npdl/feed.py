@@ -103,7 +103,9 @@ def item_batch(item: Any) -> Batch:
 
 def is_stream(X: Any) -> bool:
     """Whether `X` is an iterable of batches and no array, nor a dict or a list that makes one."""
-    if hasattr(X, "__array__") or isinstance(X, Mapping | tuple | list | str | bytes):
+    if isinstance(X, list):  # of batches, or of what makes an array
+        return any(isinstance(item, tuple) and isinstance(item[0], np.ndarray) for item in X[:1])
+    if hasattr(X, "__array__") or isinstance(X, Mapping | tuple | str | bytes):
         return False
     return isinstance(X, Iterable) or (hasattr(X, "__getitem__") and hasattr(X, "__len__"))
 

@@ -16,7 +16,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,13 +80,13 @@ def train_step(
 
 
 class Interrupt:
-    """Lets a Ctrl-C during a step wait for the end of the step; a second one does not wait.
+    """Lets Ctrl-C wait for a moment at which nothing is half done; a second one does not wait.
 
-    The step then is done as a whole, or not at all. Outside of steps Ctrl-C acts at once.
+    Such a moment is between two batches, when the next one is fetched.
     """
 
     def __init__(self) -> None:
-        self.in_step = False
+        self.busy = True
         self._waiting = False
 
     @contextlib.contextmanager
@@ -103,16 +103,21 @@ class Interrupt:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _on_signal(self, number: int, frame: Any) -> None:
-        if self._waiting or not self.in_step:
+        if self._waiting or not self.busy:
             raise KeyboardInterrupt
         self._waiting = True
 
-    def end_step(self) -> None:
-        """Say that a step is done; raises what has waited for it."""
-        self.in_step = False
+    def rest(self) -> None:
+        """Say that nothing is half done; raises what has waited for it."""
+        self.busy = False
         if self._waiting:
             self._waiting = False
             raise KeyboardInterrupt
+
+    def pause(self) -> None:
+        """`rest` for a moment."""
+        self.rest()
+        self.busy = True
 
 
 class Loop:
@@ -186,6 +191,7 @@ class Loop:
         dict
             Of JSON types and arrays.
         """
+        lr = getattr(self.model.optimizer, "lr", None)
         return {
             "epoch": self.epoch,
             "batch": self.batch,
@@ -194,6 +200,7 @@ class Loop:
             "feed": self.feed.get_state(),
             "tally": self.tally.get_state(),
             "callbacks": self.callbacks.get_state(),
+            "lr": float(lr) if isinstance(lr, int | float | np.floating) else None,
             "rng": get_rng_state(),
         }
 
@@ -208,15 +215,26 @@ class Loop:
         """
         self._resume = state
 
-    def _apply_resume(self) -> None:
-        state, self._resume = self._resume, None
+    def _go_there(self) -> None:
+        """Go to the place of a training that is resumed."""
+        state = self._resume
         if state is None:
             return
         self.epoch, self.batch = int(state["epoch"]), int(state["batch"])
         self.samples, self.model.stop_training = int(state["samples"]), bool(state["stop"])
         self.feed.set_state(state["feed"])
         self.tally.set_state(state["tally"])
+        if self.batch == 0:
+            self._remember()
+
+    def _remember(self) -> None:
+        """Restore what callbacks may have changed since the training was resumed."""
+        state, self._resume = self._resume, None
+        if state is None:
+            return
         self.callbacks.set_state(state["callbacks"])
+        if state["lr"] is not None:
+            self.model.optimizer.lr = state["lr"]
         set_rng_state(state["rng"])
 
     def run(self) -> None:
@@ -227,7 +245,7 @@ class Loop:
             with self._interrupt.watching():
                 try:
                     callbacks.call("on_train_begin", None)
-                    self._apply_resume()
+                    self._go_there()
                     if getattr(model.optimizer, "swapped", False):
                         model.swap_averages()
                     while self.epoch < self.epochs and not model.stop_training:
@@ -243,6 +261,7 @@ class Loop:
     def _run_epoch(self) -> None:
         callbacks, epoch = self.callbacks, self.epoch
         callbacks.call("on_epoch_begin", epoch, None)
+        self._remember()
         self._train()
         if self.feed.exhausted:
             warn(
@@ -254,13 +273,15 @@ class Loop:
                 return
         self._logs = logs = self.tally.figures()
         if self.validation is not None and (epoch + 1) % self.validation_freq == 0:
-            held_out = evaluate(self.model, self.validation, callbacks)
+            pause = self._interrupt.pause
+            held_out = evaluate(self.model, self.validation, callbacks, pause)
             logs.update((f"val_{name}", value) for name, value in held_out.items())
         callbacks.call("on_epoch_end", epoch, logs)
         self.epoch, self.batch, self.samples = epoch + 1, 0, 0
         self.tally = Tally(self.model)
         if callbacks.wants("on_rest"):
             callbacks.call("on_rest", self.epoch, 0)
+        self._interrupt.pause()
 
     @np.errstate(all="ignore")  # what NumPy warns of, `Watch` says better
     def _train(self) -> None:
@@ -276,15 +297,15 @@ class Loop:
         reads, rests = callbacks.reads("on_train_batch_end"), callbacks.wants("on_rest")
         start, before = time.perf_counter(), self.samples
         with model.training():
+            interrupt.rest()
             for batch in self.feed.epoch(self.batch):
+                interrupt.busy = True
                 if begins:
                     callbacks.call("on_train_batch_begin", self.batch, {})
-                interrupt.in_step = True
                 loss, outputs = train_step(model, batch.x, batch.y, watch, *batch[2:])  # type: ignore[arg-type]
                 self.tally.add(loss, outputs, batch)
                 self.batch += 1
                 self.samples += len(batch.x)
-                interrupt.end_step()
                 if ends:
                     logs = self.tally.figures(everything=False) if reads else None
                     callbacks.call("on_train_batch_end", self.batch - 1, logs)
@@ -292,12 +313,19 @@ class Loop:
                     callbacks.call("on_rest", self.epoch, self.batch)
                 if model.stop_training:
                     break
+                interrupt.rest()
+        interrupt.busy = True
         self.speed = (self.samples - before) / (time.perf_counter() - start)
 
 
 @np.errstate(all="ignore")
-def evaluate(model: Model, feed: Feed, callbacks: CallbackList | None = None) -> Figures:
-    """Loss and metrics over all samples, in inference mode."""
+def evaluate(
+    model: Model,
+    feed: Feed,
+    callbacks: CallbackList | None = None,
+    pause: Callable[[], None] = lambda: None,
+) -> Figures:
+    """Loss and metrics over all samples, in inference mode; `pause` is called after each batch."""
     callbacks = callbacks or CallbackList()
     begins, ends = (callbacks.wants(f"on_test_batch_{when}") for when in ("begin", "end"))
     reads = callbacks.reads("on_test_batch_end")
@@ -310,6 +338,7 @@ def evaluate(model: Model, feed: Feed, callbacks: CallbackList | None = None) ->
         if ends:
             logs = tally.figures(everything=False) if reads else None
             callbacks.call("on_test_batch_end", i, logs)
+        pause()
     feed.close()
     if not tally.batches:
         raise ValueError("The data to evaluate on must yield at least one batch. Received: none")

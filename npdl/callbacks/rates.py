@@ -100,14 +100,11 @@ class ReduceLROnPlateau(Callback):
                 self.cooldown_counter, self.wait = self.cooldown, 0
 
     def get_state(self) -> dict[str, Any]:
-        """Return the best so far, the counters, and the rate."""
-        state = {name: getattr(self, name) for name in ("best", "wait", "cooldown_counter")}
-        return {**state, "lr": plain_rate(self.model.optimizer, self)}
+        """Return the best so far, and the counters."""
+        return {name: getattr(self, name) for name in ("best", "wait", "cooldown_counter")}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on from what `get_state` returned."""
-        state = dict(state)
-        self.model.optimizer.lr = state.pop("lr")
         vars(self).update(state)
 
 
@@ -144,14 +141,6 @@ class LearningRateScheduler(Callback):
         """Add ``learning_rate`` to the logs."""
         if logs is not None:
             logs["learning_rate"] = plain_rate(self.model.optimizer, self)
-
-    def get_state(self) -> dict[str, Any]:
-        """Return the rate, which the next one may depend on."""
-        return {"lr": plain_rate(self.model.optimizer, self)}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `get_state` returned."""
-        self.model.optimizer.lr = state["lr"]
 
 
 def _can_take(signature: inspect.Signature, *args: Any) -> bool:
