@@ -50,7 +50,7 @@ class CSVLogger(Callback):
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Write a row."""
         logs = logs or {}
-        self._keys = self._keys or sorted(logs)
+        self._keys = self._keys or self._columns(logs)
         row = [epoch, *(_cell(logs.get(key, "NA")) for key in self._keys)]
         with self.filename.open("a" if self._going else "w", newline="") as file:
             writer = csv.writer(file, delimiter=self.separator, lineterminator="\n")
@@ -58,6 +58,15 @@ class CSVLogger(Callback):
                 writer.writerow(["epoch", *self._keys])
             writer.writerow(row)
         self._going = True
+
+    def _columns(self, logs: Logs) -> list[str]:
+        """The names of the figures, those of a validation that is not in each epoch too."""
+        keys = sorted(logs)
+        loop = self.model.loop
+        if loop is not None and loop.validation is not None and loop.validation_freq > 1:
+            plain = [key for key in keys if not key.startswith("val_")]
+            keys = [*plain, *(f"val_{key}" for key in plain if key != "learning_rate")]
+        return keys
 
     def get_state(self) -> dict[str, Any]:
         """Return how much of the file is written."""
