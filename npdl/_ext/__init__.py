@@ -14,6 +14,8 @@ NPDL_ISA : "base", "v3" or "v4"
     Forces the build for one instruction set; an error where it is missing or the CPU can't run it.
 NPDL_NUM_THREADS : int
     Threads that a kernel may use. Default: the cores that this process may use.
+NPDL_PRECISION : "fast" or "exact"
+    See `set_precision`.
 NPDL_REQUIRE_EXT : "1"
     Makes a missing extension an error instead of a warning.
 """
@@ -150,6 +152,39 @@ def get_num_threads() -> int:
     if "cython" not in _backends:
         return 1
     return importlib.import_module("npdl._ext.threads").get_num_threads()
+
+
+def set_precision(mode: str) -> None:
+    """Choose between speed and the last bits of float32 convolutions.
+
+    Parameters
+    ----------
+    mode : {"fast", "exact"}
+        "fast", the default, lets 3x3 convolutions of stride 1 run in Winograd's form, with a quarter
+        of the multiplications and errors of up to about 1e-5 of the largest sum; "exact" computes
+        every sum directly, with errors of about 1e-6. float64 is always exact.
+
+    Raises
+    ------
+    ValueError
+        If `mode` is neither.
+    """
+    global _precision
+    if mode not in ("fast", "exact"):
+        raise ValueError(f"The precision must be 'fast' or 'exact'. Received: {mode!r}.")
+    _precision = mode
+    if "cython" in _backends:
+        stem = f"npdl._ext.conv_{_backends['cython'].isa}"
+        importlib.import_module(stem).set_winograd(mode == "fast")
+
+
+def get_precision() -> str:
+    """Return the mode that `set_precision` chose."""
+    return _precision
+
+
+_precision = "fast"
+set_precision(os.environ.get("NPDL_PRECISION") or "fast")
 
 
 def _threads_from_environment() -> int:

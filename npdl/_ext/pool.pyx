@@ -23,76 +23,113 @@ ctypedef struct pool_t:
 
 
 cdef inline void _max_row(
-    const real* x, real* y, int32_t* argmax, Py_ssize_t n, Py_ssize_t step, int32_t at
+    const real* x, Py_ssize_t w, Py_ssize_t kh, Py_ssize_t kw, Py_ssize_t step, int32_t at,
+    real* y, int32_t* argmax, Py_ssize_t n,
 ) noexcept nogil:
-    """Raise y[j] to x[j*step], and note where it came from. A NaN beats any number."""
-    cdef Py_ssize_t j
-    cdef real value
+    """One output row; x is the row of the image that its windows start in, at its first pixel."""
+    cdef Py_ssize_t j, u, v
+    cdef int32_t place, winner
+    cdef real value, best
     cdef bint better
-    if argmax == NULL:
-        for j in range(n):
-            value = x[j * step]
-            y[j] = value if (value > y[j]) | (value != value) & (y[j] == y[j]) else y[j]
-    else:
-        for j in range(n):
-            value = x[j * step]
-            better = (value > y[j]) | (value != value) & (y[j] == y[j])
-            y[j] = value if better else y[j]
-            argmax[j] = at + <int32_t> (j * step) if better else argmax[j]
-
-
-cdef inline void _add_row(const real* x, real* y, Py_ssize_t n, Py_ssize_t step) noexcept nogil:
-    """y[j] += x[j*step]."""
-    cdef Py_ssize_t j
     for j in range(n):
-        y[j] += x[j * step]
+        best, winner = x[j * step], 0
+        for u in range(kh):
+            for v in range(kw):
+                value, place = x[u * w + j * step + v], <int32_t> (u * w + v)
+                better = (value > best) | (value != value) & (best == best)
+                best = value if better else best
+                winner = place if better else winner
+        y[j] = best
+        if argmax != NULL:
+            argmax[j] = at + <int32_t> (j * step) + winner
 
 
-cdef inline void _spread_row(
-    const real* dy, real* dx, Py_ssize_t n, Py_ssize_t step, real scale
+cdef inline real _larger(real a, real b) noexcept nogil:
+    """b if it beats a: a NaN beats any number, and nothing beats a NaN."""
+    cdef real best = b if b > a else a
+    return b if b != b else best
+
+
+cdef inline bint _is(real value, real best) noexcept nogil:
+    """Whether a value is the greatest, or a NaN, as the greatest then is."""
+    return (value == best) | (value != value)
+
+
+cdef inline void _max_row_2x2(
+    const real* x, Py_ssize_t w, int32_t at, real* y, int32_t* argmax, Py_ssize_t n
 ) noexcept nogil:
-    """dx[j*step] += dy[j] * scale."""
-    cdef Py_ssize_t j
+    """`_max_row` for the usual window, 2x2 with its stride: a loop that vectorises."""
+    cdef const real* below = x + w
+    cdef int32_t j, place, down = <int32_t> w
+    cdef real best
+    for j in range(<int32_t> n):
+        best = _larger(x[2 * j], x[2 * j + 1])
+        best = _larger(best, below[2 * j])
+        y[j] = _larger(best, below[2 * j + 1])
+    if argmax == NULL:
+        return
+    for j in range(<int32_t> n):
+        best = y[j]
+        place = down + 1
+        place = down if _is(below[2 * j], best) else place
+        place = 1 if _is(x[2 * j + 1], best) else place
+        place = 0 if _is(x[2 * j], best) else place
+        argmax[j] = at + 2 * j + place
+
+
+cdef inline void _mean_row(
+    const real* x, Py_ssize_t w, Py_ssize_t kh, Py_ssize_t kw, Py_ssize_t step, real scale, real* y,
+    Py_ssize_t n,
+) noexcept nogil:
+    cdef Py_ssize_t j, u, v
+    cdef real total
     for j in range(n):
-        dx[j * step] += dy[j] * scale
+        total = 0
+        for u in range(kh):
+            for v in range(kw):
+                total += x[u * w + j * step + v]
+        y[j] = total * scale
+
+
+cdef inline void _unmean_row(
+    const real* dy, Py_ssize_t w, Py_ssize_t kh, Py_ssize_t kw, Py_ssize_t step, real scale,
+    real* dx, Py_ssize_t n,
+) noexcept nogil:
+    cdef Py_ssize_t j, u, v
+    for u in range(kh):
+        for j in range(n):
+            for v in range(kw):
+                dx[u * w + j * step + v] += dy[j] * scale
+
+
+cdef inline bint _usual(pool_t* p) noexcept nogil:
+    return p.kh == 2 and p.kw == 2 and p.sw == 2
 
 
 cdef inline void _max_image(pool_t* p, const real* x, real* y, int32_t* argmax) noexcept nogil:
-    cdef Py_ssize_t i, j, u, v, at
+    cdef Py_ssize_t i, at
     for i in range(p.oh):
         at = i * p.sh * p.w
-        for j in range(p.ow):
-            y[j] = x[at + j * p.sw]
-            if argmax != NULL:
-                argmax[j] = <int32_t> (at + j * p.sw)
-        for u in range(p.kh):
-            for v in range(1 if u == 0 else 0, p.kw):
-                at = (i * p.sh + u) * p.w + v
-                if p.sw == 2:  # the usual step, as a constant: it vectorises
-                    _max_row(x + at, y, argmax, p.ow, 2, <int32_t> at)
-                else:
-                    _max_row(x + at, y, argmax, p.ow, p.sw, <int32_t> at)
-        y += p.ow
-        if argmax != NULL:
-            argmax += p.ow
+        if _usual(p):
+            _max_row_2x2(
+                x + at, p.w, <int32_t> at, y + i * p.ow,
+                NULL if argmax == NULL else argmax + i * p.ow, p.ow,
+            )
+        else:
+            _max_row(
+                x + at, p.w, p.kh, p.kw, p.sw, <int32_t> at, y + i * p.ow,
+                NULL if argmax == NULL else argmax + i * p.ow, p.ow,
+            )
 
 
 cdef inline void _mean_image(pool_t* p, const real* x, real* y) noexcept nogil:
-    cdef Py_ssize_t i, j, u, v
+    cdef Py_ssize_t i
     cdef real scale = <real> (1.0 / (p.kh * p.kw))
-    cdef const real* row
     for i in range(p.oh):
-        memset(y, 0, p.ow * sizeof(real))
-        for u in range(p.kh):
-            for v in range(p.kw):
-                row = x + (i * p.sh + u) * p.w + v
-                if p.sw == 2:
-                    _add_row(row, y, p.ow, 2)
-                else:
-                    _add_row(row, y, p.ow, p.sw)
-        for j in range(p.ow):
-            y[j] *= scale
-        y += p.ow
+        if _usual(p):  # as a constant: it vectorises
+            _mean_row(x + i * p.sh * p.w, p.w, 2, 2, 2, scale, y + i * p.ow, p.ow)
+        else:
+            _mean_row(x + i * p.sh * p.w, p.w, p.kh, p.kw, p.sw, scale, y + i * p.ow, p.ow)
 
 
 cdef inline void _unmax_image(
@@ -110,19 +147,14 @@ cdef inline void _unmax_image(
 
 
 cdef inline void _unmean_image(pool_t* p, const real* dy, real* dx) noexcept nogil:
-    cdef Py_ssize_t i, u, v
+    cdef Py_ssize_t i
     cdef real scale = <real> (1.0 / (p.kh * p.kw))
-    cdef real* row
     memset(dx, 0, p.h * p.w * sizeof(real))
     for i in range(p.oh):
-        for u in range(p.kh):
-            for v in range(p.kw):
-                row = dx + (i * p.sh + u) * p.w + v
-                if p.sw == 2:
-                    _spread_row(dy, row, p.ow, 2, scale)
-                else:
-                    _spread_row(dy, row, p.ow, p.sw, scale)
-        dy += p.ow
+        if _usual(p):  # as above
+            _unmean_row(dy + i * p.ow, p.w, 2, 2, 2, scale, dx + i * p.sh * p.w, p.ow)
+        else:
+            _unmean_row(dy + i * p.ow, p.w, p.kh, p.kw, p.sw, scale, dx + i * p.sh * p.w, p.ow)
 
 
 # One task of each kernel: some images.

@@ -1,0 +1,302 @@
+"""Convolution by direct sums, with no im2col matrix.
+
+The columns of im2col are shifted copies of the image, so the tile can read them where they are. Each
+image is first copied into *planes*: padded, and split by the phase of the stride, so that the pixel
+(u, v) of all windows is one plane, shifted:
+
+    plane[c, u % SH, v % SW][i + u//SH, j + v//SW] = x[c, i*SH + u - PH, j*SW + v - PW]
+
+In a plane of width WP the window (i, j) stands at q = i*WP + j, and the pixel (c, u, v) of NR windows
+in a row at ``offset[c,u,v] + q``: NR consecutive numbers, row k = (c, u, v) of a panel of B. Positions
+q at which no window stands (j >= OW) are computed for nothing and dropped; they are few.
+
+    forward   y[f, q]       = Σ_k w[f, k] · plane[offset[k] + q]            A: filters, B: the image
+    weights   dw[f, k]      = Σ_q dz[f, q] · plane[offset[k] + q]           lanes along q
+    input     dplane[c, q]  = Σ_{f,a,b} w[f, c, u, v] · dz[f, q - (a, b)]   A: filters, B: dz, padded
+
+where (a, b) are the taps of one phase, u = pu + SH*a and v = pv + SW*b. The work is shared by images;
+the weights' gradient by fixed groups of images, whose sums are added in order.
+"""
+
+from libc.string cimport memcpy, memset
+from npdl._ext.activation cimport act_span, pull_back_span
+from npdl._ext.conv cimport SLACK, conv_t
+from npdl._ext.elementary cimport sum_of
+from npdl._ext.gemm cimport (
+    MAX_NR,
+    MR,
+    NV,
+    ceil_div,
+    dot_tile,
+    lanes,
+    round_up,
+    tile,
+    tile_cols,
+)
+from npdl._ext.simd cimport real
+
+# Where the results of positions go: those with i0 <= i < i1, j0 <= j < j1, to
+# out[m*plane + i*row + j*col].
+ctypedef struct window_t:
+    Py_ssize_t width, i0, i1, j0, j1, plane, row, col
+
+
+cdef inline void _store(
+    const real* block, Py_ssize_t rows, Py_ssize_t q, Py_ssize_t count, window_t* win, real* out,
+    const real* bias,
+) noexcept nogil:
+    """Scatter one vector of each row of a tile, positions q to q + count, and add the bias."""
+    cdef Py_ssize_t nr = tile_cols(out), done = 0, i = q // win.width, j = q % win.width
+    cdef Py_ssize_t m, s, lo, hi, length
+    cdef real* to
+    cdef const real* source
+    cdef real shift
+    while done < count and i < win.i1:
+        length = min(count - done, win.width - j)
+        lo, hi = max(j, win.j0), min(j + length, win.j1)
+        for m in range(rows):
+            to = out + m * win.plane + i * win.row + lo * win.col
+            source = block + m * nr + done + lo - j
+            shift = 0 if bias == NULL else bias[m]
+            if win.col == 1:
+                if hi - lo == lanes(out):  # the usual case, as a constant
+                    for s in range(lanes(out)):
+                        to[s] = source[s] + shift
+                else:
+                    for s in range(hi - lo):
+                        to[s] = source[s] + shift
+            else:
+                for s in range(hi - lo):
+                    to[s * win.col] = source[s] + shift
+        done += length
+        j = 0
+        i += 1
+
+
+cdef inline void _correlate(
+    Py_ssize_t m,
+    Py_ssize_t depth,
+    const real* packed,
+    const real* planes,
+    const Py_ssize_t* offset,
+    window_t* win,
+    real* out,
+    const real* bias,
+) noexcept nogil:
+    """out[m, q] = bias[m] + Σ_k packed[m, k] planes[offset[k] + q]  for all positions of `win`.
+
+    The vectors of a tile go along the rows, or straight through the positions between two rows;
+    whichever takes fewer.
+    """
+    cdef real block[MR * MAX_NR]
+    cdef Py_ssize_t at[NV]
+    cdef Py_ssize_t a_at[MR]
+    cdef Py_ssize_t width = lanes(out), rows = win.i1 - win.i0, cols = win.j1 - win.j0
+    cdef Py_ssize_t per_row = ceil_div(cols, width), v, i, j, s
+    cdef Py_ssize_t total = ceil_div((rows - 1) * win.width + cols, width)
+    cdef bint by_row = per_row * rows <= total
+    if by_row:
+        total = per_row * rows
+    v = 0
+    while v < total:
+        for j in range(NV):
+            s = min(v + j, total - 1)
+            at[j] = win.i0 * win.width + win.j0 + (
+                s // per_row * win.width + s % per_row * width if by_row else s * width
+            )
+        for i in range(ceil_div(m, MR)):
+            for s in range(MR):
+                a_at[s] = (i * MR + s) * depth
+            tile(depth, packed, a_at, planes, offset, at, block, tile_cols(out), False)
+            for j in range(min(<Py_ssize_t> NV, total - v)):
+                _store(
+                    block + j * width, min(<Py_ssize_t> MR, m - i * MR), at[j],
+                    min(width, win.j1 - at[j] % win.width) if by_row else width,
+                    win, out + i * MR * win.plane, NULL if bias == NULL else bias + i * MR,
+                )
+        v += NV
+
+
+cdef inline void _split_image(conv_t* j, const real* x, real* planes) noexcept nogil:
+    """Copy an image into its planes."""
+    cdef Py_ssize_t c, pu, pv, i, k, row, col, size = j.plane_h * j.plane_w
+    cdef Py_ssize_t k0, k1  # columns of the plane that lie in the image
+    cdef real* to = planes
+    cdef const real* source
+    memset(planes, 0, j.image_step * sizeof(real))
+    for c in range(j.c):
+        for pu in range(j.phases_h):
+            for pv in range(j.phases_w):
+                k0 = max(0, ceil_div(j.pw - pv, j.sw)) if j.pw > pv else 0
+                k1 = min(j.plane_w, ceil_div(j.w + j.pw - pv, j.sw)) if j.w + j.pw > pv else 0
+                for i in range(j.plane_h):
+                    row = i * j.sh + pu - j.ph
+                    if row < 0 or row >= j.h or k1 <= k0:
+                        continue
+                    source = x + (c * j.h + row) * j.w + pv - j.pw
+                    if j.sw == 1:
+                        memcpy(to + i * j.plane_w + k0, source + k0, (k1 - k0) * sizeof(real))
+                    else:
+                        for k in range(k0, k1):
+                            to[i * j.plane_w + k] = source[k * j.sw]
+                to += size
+
+
+cdef inline void _forward(conv_t* j, Py_ssize_t task, int worker, const real* _) noexcept nogil:
+    """One part of one image."""
+    cdef Py_ssize_t n = task // j.parts, part = task % j.parts, nr = tile_cols(_)
+    cdef Py_ssize_t rows0 = part * j.oh // j.parts, rows1 = (part + 1) * j.oh // j.parts, m
+    cdef real* planes = <real*> (j.scratch + worker * j.scratch_step)
+    cdef real* y = <real*> j.y + n * j.f * j.oh * j.ow
+    cdef window_t win
+    if rows0 == rows1:
+        return
+    win.width, win.plane, win.row, win.col = j.plane_w, j.oh * j.ow, j.ow, 1
+    win.i0, win.i1, win.j0, win.j1 = rows0, rows1, 0, j.ow
+    _split_image(j, <const real*> j.x + n * j.c * j.h * j.w, planes)
+    _correlate(
+        j.f, j.depth, <const real*> j.packed, planes, j.offset, &win, y, <const real*> j.bias
+    )
+    for m in range(j.f):
+        act_span(
+            j.act, y + m * win.plane + rows0 * j.ow, y + m * win.plane + rows0 * j.ow,
+            (rows1 - rows0) * j.ow,
+        )
+
+
+cdef inline void forward_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    cdef conv_t* j = <conv_t*> context
+    if j.single:
+        _forward(j, task, worker, <float*> NULL)
+    else:
+        _forward(j, task, worker, <double*> NULL)
+
+
+cdef inline void _spread_dz(conv_t* j, const real* dz, real* spread, real* db) noexcept nogil:
+    """Lay dz out by position, zero where no window stands, and add it to db."""
+    cdef Py_ssize_t f, i, k
+    cdef real* to
+    memset(spread, 0, round_up(j.f, MR) * j.span * sizeof(real))
+    for f in range(j.f):
+        for i in range(j.oh):
+            to = spread + f * j.span + i * j.plane_w
+            for k in range(j.ow):
+                to[k] = dz[k]
+            dz += j.ow
+        db[f] += sum_of(spread + f * j.span, j.span)
+
+
+cdef inline void _backward_weights(
+    conv_t* j, Py_ssize_t count, const real* planes, const real* spread, real* dw
+) noexcept nogil:
+    """dw[f, k] += Σ_q dz[f, q] plane[offset[k] + q], of some images."""
+    cdef Py_ssize_t f, k, ldw = round_up(j.depth, NV)
+    for f in range(ceil_div(j.f, MR)):
+        for k in range(ceil_div(j.depth, NV)):
+            dot_tile(
+                count, j.span, spread + f * MR * j.span, j.span, round_up(j.f, MR) * j.span,
+                planes, j.offset + k * NV, j.image_step, dw + f * MR * ldw + k * NV, ldw,
+            )
+
+
+cdef inline void _backward_input(conv_t* j, const real* dz, real* padded, real* dx) noexcept nogil:
+    """dx of one image, phase by phase."""
+    cdef Py_ssize_t size = j.dz_h * j.dz_w, f, i, pu, pv, taps_h, taps_w, depth
+    cdef const real* packed = <const real*> j.packed
+    cdef const Py_ssize_t* offset = j.dx_offset
+    cdef window_t win
+    memset(padded, 0, (j.f * size + SLACK) * sizeof(real))
+    for f in range(j.f):
+        for i in range(j.oh):
+            memcpy(
+                padded + f * size + (i + j.taps_h - 1) * j.dz_w + j.taps_w - 1,
+                dz + (f * j.oh + i) * j.ow, j.ow * sizeof(real),
+            )
+    memset(dx, 0, j.c * j.h * j.w * sizeof(real))  # windows need not reach every pixel
+    win.width, win.plane, win.row, win.col = j.dz_w, j.h * j.w, j.sh * j.w, j.sw
+    for pu in range(j.phases_h):
+        for pv in range(j.phases_w):
+            taps_h, taps_w = ceil_div(j.kh - pu, j.sh), ceil_div(j.kw - pv, j.sw)
+            depth = j.f * taps_h * taps_w
+            # the pixels i*SH + pu - PH, j*SW + pv - PW that lie inside the image
+            win.i0 = ceil_div(j.ph - pu, j.sh) if j.ph > pu else 0
+            win.j0 = ceil_div(j.pw - pv, j.sw) if j.pw > pv else 0
+            win.i1 = min(j.plane_h, ceil_div(j.h + j.ph - pu, j.sh)) if j.h + j.ph > pu else 0
+            win.j1 = min(j.plane_w, ceil_div(j.w + j.pw - pv, j.sw)) if j.w + j.pw > pv else 0
+            if win.i0 < win.i1 and win.j0 < win.j1:
+                _correlate(
+                    j.c, depth, packed, padded, offset, &win,
+                    dx + (pu - j.ph) * j.w + pv - j.pw, NULL,
+                )
+            packed += round_up(j.c, MR) * depth
+            offset += depth
+
+
+cdef inline void _backward(conv_t* j, Py_ssize_t group, int worker, const real* _) noexcept nogil:
+    """All gradients of one group of images."""
+    cdef Py_ssize_t out = j.f * j.oh * j.ow, spread_step = round_up(j.f, MR) * j.span, n, s, count
+    cdef Py_ssize_t last = min(j.n, (group + 1) * j.group)
+    cdef real* dz = <real*> (j.scratch + worker * j.scratch_step)
+    cdef real* planes = dz + out
+    cdef real* spread = planes + j.together * j.image_step
+    cdef real* padded = spread + j.together * spread_step
+    cdef real* dw = <real*> j.dw + group * round_up(j.f, MR) * round_up(j.depth, NV)
+    cdef real* db = <real*> j.db + group * j.f
+    memset(dw, 0, round_up(j.f, MR) * round_up(j.depth, NV) * sizeof(real))
+    memset(db, 0, j.f * sizeof(real))
+    n = group * j.group
+    while n < last:
+        count = min(j.together, last - n)
+        for s in range(count):
+            pull_back_span(
+                j.act, <const real*> j.y + n * out, <const real*> j.dy + n * out, dz, out
+            )
+            if j.dx != NULL:
+                _backward_input(j, dz, padded, <real*> j.dx + n * j.c * j.h * j.w)
+            _spread_dz(j, dz, spread + s * spread_step, db)
+            _split_image(j, <const real*> j.x + n * j.c * j.h * j.w, planes + s * j.image_step)
+            n += 1
+        _backward_weights(j, count, planes, spread, dw)
+
+
+cdef inline void backward_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    cdef conv_t* j = <conv_t*> context
+    if j.single:
+        _backward(j, task, worker, <float*> NULL)
+    else:
+        _backward(j, task, worker, <double*> NULL)
+
+
+cdef inline void pack_for_input(conv_t* j, const real* w, real* packed) noexcept nogil:
+    """The filters of every phase, taps turned round, and the offsets that they meet in dz."""
+    cdef Py_ssize_t pu, pv, a, b, f, c, k, depth, at, taps_h, taps_w
+    cdef Py_ssize_t* offset = j.dx_offset
+    for pu in range(j.phases_h):
+        for pv in range(j.phases_w):
+            taps_h, taps_w = ceil_div(j.kh - pu, j.sh), ceil_div(j.kw - pv, j.sw)
+            depth = j.f * taps_h * taps_w
+            memset(packed, 0, round_up(j.c, MR) * depth * sizeof(real))
+            k = 0
+            for f in range(j.f):
+                for a in range(taps_h):
+                    for b in range(taps_w):
+                        offset[k] = (
+                            (f * j.dz_h + j.taps_h - 1 - a) * j.dz_w + j.taps_w - 1 - b
+                        )
+                        for c in range(j.c):
+                            at = ((f * j.c + c) * j.kh + pu + j.sh * a) * j.kw + pv + j.sw * b
+                            packed[c * depth + k] = w[at]
+                        k += 1
+            packed += round_up(j.c, MR) * depth
+            offset += depth
+
+
+cdef inline void set_offsets(conv_t* j) noexcept nogil:
+    cdef Py_ssize_t c, u, v, k = 0, plane
+    for c in range(j.c):
+        for u in range(j.kh):
+            for v in range(j.kw):
+                plane = (c * j.phases_h + u % j.sh) * j.phases_w + v % j.sw
+                j.offset[k] = (plane * j.plane_h + u // j.sh) * j.plane_w + v // j.sw
+                k += 1
+    memset(j.offset + k, 0, NV * sizeof(Py_ssize_t))  # the last tile may be short
