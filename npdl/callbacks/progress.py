@@ -18,7 +18,7 @@ import numpy as np
 from npdl._checks import complaint
 from npdl.callbacks.base import Callback, Logs
 
-#: Seconds between two looks at the figures.
+#: Seconds between two looks at the figures, and until a bar is shown at all.
 _PAUSE = 0.1
 
 
@@ -73,9 +73,8 @@ class Bar(Lines):
 
     def _open(self, total: int | None, text: str, unit: str) -> None:
         self.close()
-        self._bar = self._make(
-            total=total, desc=text, unit=unit, file=self.file, leave=False, dynamic_ncols=True
-        )
+        style = {"leave": False, "dynamic_ncols": True, "delay": _PAUSE}
+        self._bar = self._make(total=total, desc=text, unit=unit, file=self.file, **style)
         self._next = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
