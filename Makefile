@@ -12,10 +12,10 @@ KERNELS := $(wildcard npdl/_ext/*.pyx npdl/_ext/*.pxd npdl/_ext/*.h)
 HUSHED   = > $(VENV)/log 2>&1 || { cat $(VENV)/log; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test verify bench lint format build clean
+.PHONY: help install demo test test-slow verify bench lint format build clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(VENV)/built ## Make the environment and compile the kernels
 
@@ -24,6 +24,9 @@ demo: install ## Train a CNN on handwritten digits; the pictures go to demo/
 
 test: install ## Run the tests (ARGS="tests/layers -x")
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-slow: install ## Run the tests that take minutes: thousands of kills, damaged files, real data
+	@$(BIN)/python -m pytest -m slow $(ARGS)
 
 verify: install ## Compare each Cython kernel with its NumPy twin, values and times
 	@$(BIN)/python -m npdl verify

@@ -6,8 +6,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from npdl import saving
 from npdl._checks import check_int, complaint
 from npdl._files import StrPath
@@ -170,7 +168,7 @@ class BackupAndRestore(_Saving):
         model, loop = self.model, self._loop
         weights, state = saving.read_training(self.path)
         try:
-            place, lr, stopped = state["loop"], state["lr"], bool(state["stopped"])
+            place = state["loop"]
             saving.load_weights(model, weights, strict=True)
             if "optimizer" in state:
                 saving.restore_optimizer(model, state["optimizer"])
@@ -179,22 +177,14 @@ class BackupAndRestore(_Saving):
                 f"{str(self.path)!r} is no backup of this training: {error}. "
                 "Delete it to begin anew."
             ) from error
-        if lr is not None:
-            model.optimizer.lr = lr
         loop.set_state(place)
-        model.stop_training = stopped
 
     def on_rest(self, epoch: int, batch: int) -> None:
         """Write the backup, where it is time."""
+        if batch and self.model.stop_training:  # the epoch ends now, and then there is a rest
+            return
         if batch == 0 or self._is_due():
-            lr = getattr(self.model.optimizer, "lr", None)
-            saving.save_model(
-                self.model,
-                self.path,
-                loop=self._loop.get_state(),
-                lr=lr if isinstance(lr, int | float | np.floating) else None,
-                stopped=self.model.stop_training,
-            )
+            saving.save_model(self.model, self.path, loop=self._loop.get_state())
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Delete the backup, if the training has come to its end."""

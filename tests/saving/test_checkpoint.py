@@ -211,6 +211,48 @@ def test_a_schedule_that_depends_on_the_rate(tmp_path):
     assert run(BackupAndRestore(tmp_path)) == lr == 0.001 / 16
 
 
+def test_a_rate_that_somebody_has_set(tmp_path):
+    def run(*more):
+        model = make_model()
+        halve = LambdaCallback(
+            on_epoch_end=lambda e, logs: setattr(model.optimizer, "lr", 1 / (e + 2))
+        )
+        train(model, 3, callbacks=[halve, *more])
+        return model.optimizer.lr, model.state_dict()
+
+    class Look(Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            rates.append(self.model.optimizer.lr)
+
+    rates = []
+    run(BackupAndRestore(tmp_path), Interrupt(4))
+    run(BackupAndRestore(tmp_path), Look())
+    assert rates == [1 / 2] * 3 + [1 / 3] * 3
+
+
+def test_stopped_in_the_middle_of_an_epoch(tmp_path):
+    """The epoch still has its end, whether it was killed before that or not."""
+
+    class Stop(Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.stop_training = batch == 1
+
+    class Die(Callback):
+        def on_rest(self, epoch, batch):
+            if self.model.stop_training:
+                raise OSError
+
+    def run(*callbacks):
+        npdl.utils.set_seed(1)
+        return train(make_model(), 3, callbacks=[Stop(), *callbacks]).history
+
+    wanted = run()
+    assert len(wanted["loss"]) == 1
+    with pytest.raises(OSError):
+        run(BackupAndRestore(tmp_path, save_freq=1), Die())
+    assert run(BackupAndRestore(tmp_path, save_freq=1)) == wanted
+
+
 def test_a_training_that_was_about_to_stop(tmp_path):
     """Killed between the last epoch, where a callback ended the training, and the end."""
 
