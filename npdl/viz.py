@@ -45,7 +45,7 @@ def plot_history(history: History | Mapping[str, Sequence[float]]) -> Figure:
         raise ValueError("The history must hold at least one epoch. Received: none")
     names = list(dict.fromkeys(key.removeprefix("val_") for key in curves))
     epochs = getattr(history, "epochs", None) or range(1, 1 + max(map(len, curves.values())))
-    columns = min(3, len(names))
+    columns = 2 if len(names) == 4 else min(3, len(names))
     rows = math.ceil(len(names) / columns)
     figure = _figure(max(5.0, 4.6 * columns), 3.4 * rows)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()

@@ -15,12 +15,14 @@ RUNS = [
     ("sentences.py", "--model lstm --epochs 1", "the waiter was always awful"),
     ("characters.py", "--model rnn --epochs 1 --rounds 1 --units 16", "\nAlice "),
     ("characters.py", "--model gru --epochs 1 --rounds 1 --units 16", "\nAlice "),
+    ("tour.py", "--epochs 1", "of the test pictures are read column by column"),
     ("characters.py", "--model lstm --epochs 1 --rounds 1 --units 16", "\nAlice "),
 ]
 
 
 @pytest.mark.parametrize("script, options, promise", RUNS)
-def test_example(script, options, promise, monkeypatch, capsys):
+def test_example(script, options, promise, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [script, *options.split()])
     runpy.run_path(str(EXAMPLES / script), run_name="__main__")
     out = capsys.readouterr().out
