@@ -20,7 +20,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 HERE = Path("npdl/_ext")
-KERNELS = ["activation", "conv", "dense", "pool", "rnn", "softmax"]  # one build per instruction set
+KERNELS = ["activation", "conv", "dense", "optimizer", "pool", "rnn", "softmax"]  # one build per instruction set
 SHARED = ["cpu", "threads"]  # one build in all
 
 

@@ -37,6 +37,15 @@ PAIRS = {
     "activation": ("activation_forward", "activation_backward"),
     "conv": ("conv2d_forward", "conv2d_backward"),
     "dense": ("dense_forward", "dense_backward"),
+    "optimizer": (
+        "sgd_step",
+        "momentum_step",
+        "adagrad_step",
+        "rmsprop_step",
+        "adadelta_step",
+        "adam_step",
+        "adamax_step",
+    ),
     "pool": ("maxpool_forward", "maxpool_backward", "meanpool_forward", "meanpool_backward"),
     "rnn": (
         "rnn_forward",
@@ -160,8 +169,8 @@ def set_precision(mode: str) -> None:
     Parameters
     ----------
     mode : {"fast", "exact"}
-        "fast", the default, lets 3x3 convolutions of stride 1 run in Winograd's form, with a quarter
-        of the multiplications and errors of up to about 1e-5 of the largest sum; "exact" computes
+        "fast", the default, lets 3x3 convolutions of stride 1 run in Winograd's form, with a
+        quarter of the products and errors of up to about 1e-5 of the largest sum; "exact" computes
         every sum directly, with errors of about 1e-6. float64 is always exact.
 
     Raises

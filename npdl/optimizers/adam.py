@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from npdl._checks import check_number
-from npdl.optimizers.base import Optimizer, blend, register
+from npdl.optimizers.base import Optimizer, blend, fused, register
 
 
 class _Moments(Optimizer):
@@ -55,10 +55,9 @@ class Adam(_Moments):
     slot_names = ("mean", "square")
 
     def _step(self, p, g, slots, lr):
-        m = blend(slots["mean"], self.beta1, g)
-        v = blend(slots["square"], self.beta2, g * g)
-        size = np.sqrt(v / self._unbias(self.beta2)) + self.epsilon
-        p -= lr / self._unbias(self.beta1) * m / size
+        unbias = self._unbias(self.beta1), self._unbias(self.beta2)
+        arrays = (p, g, slots["mean"], slots["square"])
+        fused("adam_step", arrays, lr, self.beta1, self.beta2, self.epsilon, *unbias)
 
 
 @register()
@@ -78,10 +77,9 @@ class Adamax(_Moments):
     slot_names = ("mean", "greatest")
 
     def _step(self, p, g, slots, lr):
-        m, u = blend(slots["mean"], self.beta1, g), slots["greatest"]
-        u *= self.beta2
-        np.maximum(u, np.abs(g), out=u)
-        p -= lr / self._unbias(self.beta1) * m / (u + self.epsilon)
+        arrays = (p, g, slots["mean"], slots["greatest"])
+        unbias = self._unbias(self.beta1)
+        fused("adamax_step", arrays, lr, self.beta1, self.beta2, self.epsilon, unbias)
 
 
 @register()

@@ -9,6 +9,7 @@ import numpy as np
 
 from npdl import schedules
 from npdl._checks import check_int, check_number, complaint
+from npdl._ext import kernels, optimizer_np
 from npdl._registry import Configurable, Registry
 from npdl.optimizers import clipping
 
@@ -330,6 +331,16 @@ def _check_lists(params: list, grads: list, names: list) -> None:
 
 _registry = Registry("optimizer", Optimizer)
 register = _registry.register
+
+
+def fused(step: str, arrays: Sequence[np.ndarray], *numbers: float) -> None:
+    """Run a step kernel, such as ``"adam_step"``, over p, g and the slots, all of one shape."""
+    p, g, *slots = arrays
+    every = [p, np.ascontiguousarray(g, p.dtype), *slots]
+    if all(a.flags.c_contiguous for a in every):
+        getattr(kernels(), step)(*(a.reshape(-1) for a in every), *numbers)
+    else:
+        getattr(optimizer_np, step)(*every, *numbers)
 
 
 def blend(mean: np.ndarray, keep: float, new: np.ndarray) -> np.ndarray:

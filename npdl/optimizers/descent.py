@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from npdl._checks import check_number
-from npdl.optimizers.base import Optimizer, blend, register
+from npdl.optimizers.base import Optimizer, blend, fused, register
 
 
 @register()
@@ -15,7 +15,7 @@ class SGD(Optimizer):
     """p -= lr g (stochastic gradient descent)."""
 
     def _step(self, p, g, slots, lr):
-        p -= lr * g
+        fused("sgd_step", (p, g), lr)
 
 
 class _Moving(Optimizer):
@@ -35,11 +35,12 @@ class _Moving(Optimizer):
         super().__init__(*args, **kwargs)
         self.momentum = check_number("momentum", momentum, "[0, 1)")
 
-    def _velocity(self, g, slots, lr):
+    #: Whether the step looks ahead, by the velocity after it.
+    _nesterov = False
+
+    def _step(self, p, g, slots, lr):
         v = slots["velocity"]
-        v *= self.momentum
-        v -= lr * g
-        return v
+        fused("momentum_step", (p, g, v), lr, self.momentum, self._nesterov)
 
 
 @register()
@@ -54,9 +55,6 @@ class Momentum(_Moving):
         Arguments of `Optimizer`.
     """
 
-    def _step(self, p, g, slots, lr):
-        p += self._velocity(g, slots, lr)
-
 
 @register()
 class NesterovMomentum(_Moving):
@@ -70,8 +68,7 @@ class NesterovMomentum(_Moving):
         Arguments of `Optimizer`.
     """
 
-    def _step(self, p, g, slots, lr):
-        p += self.momentum * self._velocity(g, slots, lr) - lr * g
+    _nesterov = True
 
 
 @register()

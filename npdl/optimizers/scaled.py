@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from npdl._checks import check_number
-from npdl.optimizers.base import Optimizer, blend, register
+from npdl.optimizers.base import Optimizer, fused, register
 
 
 @register()
@@ -28,9 +26,7 @@ class Adagrad(Optimizer):
         self.epsilon = check_number("epsilon", epsilon, "(0, inf)")
 
     def _step(self, p, g, slots, lr):
-        r = slots["square"]
-        r += g * g
-        p -= lr * g / np.sqrt(r + self.epsilon)
+        fused("adagrad_step", (p, g, slots["square"]), lr, self.epsilon)
 
 
 class _MeanSquare(Optimizer):
@@ -56,8 +52,7 @@ class RMSprop(_MeanSquare):
     """
 
     def _step(self, p, g, slots, lr):
-        r = blend(slots["square"], self.rho, g * g)
-        p -= lr * g / np.sqrt(r + self.epsilon)
+        fused("rmsprop_step", (p, g, slots["square"]), lr, self.rho, self.epsilon)
 
 
 @register()
@@ -74,7 +69,5 @@ class Adadelta(_MeanSquare):
     slot_names = ("square", "step_square")
 
     def _step(self, p, g, slots, lr):
-        r, s = blend(slots["square"], self.rho, g * g), slots["step_square"]
-        u = g * np.sqrt((s + self.epsilon) / (r + self.epsilon))
-        p -= lr * u
-        blend(s, self.rho, u * u)
+        arrays = (p, g, slots["square"], slots["step_square"])
+        fused("adadelta_step", arrays, lr, self.rho, self.epsilon)

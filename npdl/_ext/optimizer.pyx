@@ -1,0 +1,212 @@
+"""The steps of the optimizers, each one pass over its arrays. Contract: ``optimizer_np.py``."""
+
+from libc.math cimport sqrt, sqrtf
+from libc.string cimport memset
+from npdl._ext.simd cimport real
+from npdl._ext.threads cimport max_workers, run
+
+cdef enum:
+    CHUNK = 16384  # numbers to a task
+
+cdef enum:
+    SGD
+    MOMENTUM
+    NESTEROV
+    ADAGRAD
+    RMSPROP
+    ADADELTA
+    ADAM
+    ADAMAX
+
+
+ctypedef struct step_t:
+    bint single
+    int kind
+    Py_ssize_t n
+    void* p
+    const void* g
+    void* r  # what the optimizer remembers: the first array, and the second
+    void* s
+    double lr, keep1, keep2, epsilon, unbias1, unbias2
+
+
+cdef inline real _root(real x) noexcept nogil:
+    if real is float:
+        return sqrtf(x)
+    else:
+        return sqrt(x)
+
+
+cdef inline void _step(step_t* j, Py_ssize_t at, Py_ssize_t n, const real* _) noexcept nogil:
+    cdef real* p = <real*> j.p + at
+    cdef const real* g = <const real*> j.g + at
+    cdef real* r = <real*> j.r + at
+    cdef real* s = <real*> j.s + at
+    cdef real keep1 = <real> j.keep1, new1 = <real> (1 - j.keep1)
+    cdef real keep2 = <real> j.keep2, new2 = <real> (1 - j.keep2)
+    cdef real lr = <real> j.lr, epsilon = <real> j.epsilon, zero = 0
+    cdef real rate = <real> (j.lr / j.unbias1), unbias2 = <real> (1 / j.unbias2), u
+    cdef Py_ssize_t i
+    if j.kind == SGD:
+        for i in range(n):
+            p[i] -= lr * g[i]
+    elif j.kind == MOMENTUM:
+        for i in range(n):
+            r[i] = keep1 * r[i] - lr * g[i]
+            p[i] += r[i]
+    elif j.kind == NESTEROV:
+        for i in range(n):
+            r[i] = keep1 * r[i] - lr * g[i]
+            p[i] += keep1 * r[i] - lr * g[i]
+    elif j.kind == ADAGRAD:
+        for i in range(n):
+            r[i] += g[i] * g[i]
+            p[i] -= lr * g[i] / _root(r[i] + epsilon)
+    elif j.kind == RMSPROP:
+        for i in range(n):
+            r[i] = keep1 * r[i] + new1 * (g[i] * g[i])
+            p[i] -= lr * g[i] / _root(r[i] + epsilon)
+    elif j.kind == ADADELTA:
+        for i in range(n):
+            r[i] = keep1 * r[i] + new1 * (g[i] * g[i])
+            u = g[i] * _root((s[i] + epsilon) / (r[i] + epsilon))
+            p[i] -= lr * u
+            s[i] = keep1 * s[i] + new1 * (u * u)
+    elif j.kind == ADAM:
+        for i in range(n):
+            r[i] = keep1 * r[i] + new1 * g[i]
+            s[i] = keep2 * s[i] + new2 * (g[i] * g[i])
+            p[i] -= rate * r[i] / (_root(s[i] * unbias2) + epsilon)
+    else:
+        for i in range(n):
+            r[i] = keep1 * r[i] + new1 * g[i]
+            u = -g[i] if g[i] < zero else g[i]
+            s[i] = u if u > keep2 * s[i] or u != u else keep2 * s[i]
+            p[i] -= rate * r[i] / (s[i] + epsilon)
+
+
+cdef void _task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    cdef step_t* j = <step_t*> context
+    cdef Py_ssize_t at = task * CHUNK, n = min(<Py_ssize_t> CHUNK, j.n - at)
+    if j.single:
+        _step(j, at, n, <float*> NULL)
+    else:
+        _step(j, at, n, <double*> NULL)
+
+
+cdef void _run(
+    step_t* j, int kind, real[::1] p, const real[::1] g, real[::1] r, real[::1] s
+) except *:
+    """Set what all steps have, and run. An optimizer with less to remember passes p in its place."""
+    if not g.shape[0] == p.shape[0] == r.shape[0] == s.shape[0]:
+        raise ValueError("optimizer: all arrays must be of one length.")
+    if p.shape[0] == 0:
+        return
+    j.single, j.kind, j.n = real is float, kind, p.shape[0]
+    j.p, j.g, j.r, j.s = &p[0], &g[0], &r[0], &s[0]
+    with nogil:
+        run(_task, j, (j.n + CHUNK - 1) // CHUNK, max_workers())
+
+
+cdef step_t _plan(double lr) noexcept nogil:
+    cdef step_t j
+    memset(&j, 0, sizeof(j))
+    j.lr, j.unbias1, j.unbias2 = lr, 1, 1
+    return j
+
+
+def sgd_step(real[::1] p not None, const real[::1] g not None, double lr):
+    """p -= lr g."""
+    cdef step_t j = _plan(lr)
+    _run(&j, SGD, p, g, p, p)
+
+
+def momentum_step(
+    real[::1] p not None,
+    const real[::1] g not None,
+    real[::1] v not None,
+    double lr,
+    double momentum,
+    bint nesterov,
+):
+    """v = m v - lr g; p += v, or with Nesterov's look ahead p += m v - lr g."""
+    cdef step_t j = _plan(lr)
+    j.keep1 = momentum
+    _run(&j, NESTEROV if nesterov else MOMENTUM, p, g, v, p)
+
+
+def adagrad_step(
+    real[::1] p not None,
+    const real[::1] g not None,
+    real[::1] r not None,
+    double lr,
+    double epsilon,
+):
+    """r += g²; p -= lr g / √(r + ε)."""
+    cdef step_t j = _plan(lr)
+    j.epsilon = epsilon
+    _run(&j, ADAGRAD, p, g, r, p)
+
+
+def rmsprop_step(
+    real[::1] p not None,
+    const real[::1] g not None,
+    real[::1] r not None,
+    double lr,
+    double rho,
+    double epsilon,
+):
+    """r = ρ r + (1-ρ) g²; p -= lr g / √(r + ε)."""
+    cdef step_t j = _plan(lr)
+    j.keep1, j.epsilon = rho, epsilon
+    _run(&j, RMSPROP, p, g, r, p)
+
+
+def adadelta_step(
+    real[::1] p not None,
+    const real[::1] g not None,
+    real[::1] r not None,
+    real[::1] s not None,
+    double lr,
+    double rho,
+    double epsilon,
+):
+    """r = ρ r + (1-ρ) g²; u = g √(s+ε)/√(r+ε); p -= lr u; s = ρ s + (1-ρ) u²."""
+    cdef step_t j = _plan(lr)
+    j.keep1, j.epsilon = rho, epsilon
+    _run(&j, ADADELTA, p, g, r, s)
+
+
+def adam_step(
+    real[::1] p not None,
+    const real[::1] g not None,
+    real[::1] m not None,
+    real[::1] v not None,
+    double lr,
+    double beta1,
+    double beta2,
+    double epsilon,
+    double unbias1,
+    double unbias2,
+):
+    """m, v = moving means of g, g²; p -= lr (m / unbias1) / (√(v / unbias2) + ε)."""
+    cdef step_t j = _plan(lr)
+    j.keep1, j.keep2, j.epsilon, j.unbias1, j.unbias2 = beta1, beta2, epsilon, unbias1, unbias2
+    _run(&j, ADAM, p, g, m, v)
+
+
+def adamax_step(
+    real[::1] p not None,
+    const real[::1] g not None,
+    real[::1] m not None,
+    real[::1] u not None,
+    double lr,
+    double beta1,
+    double beta2,
+    double epsilon,
+    double unbias1,
+):
+    """m = moving mean of g; u = max(β₂ u, |g|); p -= lr (m / unbias1) / (u + ε)."""
+    cdef step_t j = _plan(lr)
+    j.keep1, j.keep2, j.epsilon, j.unbias1 = beta1, beta2, epsilon, unbias1
+    _run(&j, ADAMAX, p, g, m, u)
