@@ -28,9 +28,6 @@ test: install ## Run the tests (ARGS="tests/layers -x")
 test-slow: install ## Run the tests that take minutes: thousands of kills, damaged files, real data
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
-test-slow: install ## Run the tests that take long
-	@$(BIN)/python -m pytest -m slow --durations=0 $(ARGS)
-
 verify: install ## Compare each Cython kernel with its NumPy twin, values and times
 	@$(BIN)/python -m npdl verify
 
