@@ -129,7 +129,6 @@ def keras_schedules():
         ),
     ]:
         schedule = getattr(schedules, name)(**kwargs)
-        # The restarts of Keras fall one step late at some borders, by rounding in float32.
         yield case(name, kwargs, values=[float(schedule(step)) for step in range(30)])
 
 
