@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 
+import npdl
 from npdl import data, utils
 from npdl._ext import kernels, use_backend
 from npdl.data import (
@@ -191,6 +192,45 @@ def test_the_backend_holds_in_the_thread_too():
         assert [*Background(kernels().backend for _ in range(1))] == ["numpy"]
 
 
+@pytest.mark.parametrize("seed", [None, 5])
+def test_a_training_with_a_background_is_resumed_to_the_same_bits(tmp_path, seed):
+    (x, y), _ = npdl.datasets.load_digits()
+    x, y = x[:300], y[:300]
+
+    class Killer(npdl.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.epoch = epoch
+
+        def on_train_batch_end(self, batch, logs=None):
+            if (self.epoch, batch) == (1, 3):
+                raise RuntimeError("killed")
+
+    def train(*callbacks):
+        changes = Augment(Shift(1), Noise(0.1))
+        batches = Background(Batches(x, y, batch_size=50, seed=seed, transform=changes))
+        model.fit(batches, epochs=2, verbose=0, callbacks=list(callbacks))
+        return model.get_weights()
+
+    def make():
+        utils.set_seed(3)
+        model = npdl.Model(
+            [npdl.layers.Flatten(), npdl.layers.Dropout(0.2), npdl.layers.Softmax(10)]
+        )
+        model.compile("scce", "adam")
+        return model
+
+    model = make()
+    wanted = train()
+    model = make()
+    with pytest.raises(RuntimeError, match="killed"):
+        train(npdl.callbacks.BackupAndRestore(tmp_path, save_freq=2), Killer())
+    assert threads() == 0
+    model = make()
+    utils.set_seed(77)  # has no say: the backup knows
+    for got, array in zip(train(npdl.callbacks.BackupAndRestore(tmp_path)), wanted):
+        np.testing.assert_array_equal(got, array)
+
+
 def test_background_wants_an_iterable():
     with pytest.raises(TypeError, match="`source` must be iterable"):
         Background(5)
@@ -289,8 +329,6 @@ def test_buckets_follow_the_seed_and_change_from_epoch_to_epoch(rng):
 
 
 def test_buckets_go_into_a_recurrent_model():
-    import npdl
-
     rows, labels = [[3] * n for n in range(1, 9)], np.arange(8) % 2
     model = npdl.Model([npdl.layers.Embedding(input_size=4, n_out=2), npdl.layers.LSTM(n_out=3)])
     model.compile(loss="mse")

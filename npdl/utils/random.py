@@ -12,7 +12,13 @@ import numpy as np
 from npdl._dtype import get_dtype, set_dtype
 
 __all__ = [
-    *("get_dtype", "get_rng", "get_rng_state", "set_dtype", "set_rng", "set_rng_state", "set_seed")
+    "get_dtype",
+    "get_rng",
+    "get_rng_state",
+    "set_dtype",
+    "set_rng",
+    "set_rng_state",
+    "set_seed",
 ]
 
 _rng = np.random.default_rng()
