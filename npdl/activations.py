@@ -161,7 +161,7 @@ class SoftPlus(_Elementwise):
 
 @register()
 class SoftSign(_Elementwise):
-    """x / (1 + |x|); derivative 1 / (1 + |x|)²."""
+    """``x / (1 + |x|)``; derivative ``1 / (1 + |x|)²``."""
 
     _code = codes.SOFT_SIGN
 
@@ -173,12 +173,12 @@ class _Steep(_Elementwise):
 
 @register()
 class Elliot(_Steep):
-    """0.5 s x / (1 + |s x|) + 0.5, a quick stand-in for the sigmoid (Elliott 1993).
+    """``0.5 s x / (1 + |s x|) + 0.5``, a quick stand-in for the sigmoid (Elliott 1993).
 
     Parameters
     ----------
     steepness : float
-        The factor s. The derivative is 0.5 s / (1 + |s x|)².
+        The factor s. The derivative is ``0.5 s / (1 + |s x|)²``.
     """
 
     _code = codes.ELLIOT
@@ -186,12 +186,12 @@ class Elliot(_Steep):
 
 @register()
 class SymmetricElliot(_Steep):
-    """s x / (1 + |s x|), a quick stand-in for tanh (Elliott 1993).
+    """``s x / (1 + |s x|)``, a quick stand-in for tanh (Elliott 1993).
 
     Parameters
     ----------
     steepness : float
-        The factor s. The derivative is s / (1 + |s x|)².
+        The factor s. The derivative is ``s / (1 + |s x|)²``.
     """
 
     _code = codes.SYMMETRIC_ELLIOT

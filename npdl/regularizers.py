@@ -37,7 +37,7 @@ register = _registry.register
 
 @register("l1_l2")
 class L1L2(Regularizer):
-    """l1 Σ |w| + l2 Σ w².
+    """``l1 Σ |w| + l2 Σ w²``.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class L1L2(Regularizer):
         return float(ones + twos)
 
     def backward(self, weights: np.ndarray) -> np.ndarray:
-        """Return the gradient of `forward`; that of |w| at 0 is 0."""
+        """Return the gradient of `forward`; that of ``|w|`` at 0 is 0."""
         grad = (2 * self.l2) * weights
         if self.l1:
             grad += self.l1 * np.sign(weights)
@@ -65,7 +65,7 @@ class L1L2(Regularizer):
 
 @register()
 class L1(L1L2):
-    """l1 Σ |w| (Tibshirani 1996): weights that are not needed become small together.
+    """``l1 Σ |w|`` (Tibshirani 1996): weights that are not needed become small together.
 
     Parameters
     ----------

@@ -49,7 +49,7 @@ class RootMeanSquaredError(MeanSquaredError):
 
 @register("MAE")
 class MeanAbsoluteError(MeanMetric):
-    """The mean of |y_pred - y_true|, over all elements.
+    """The mean of ``|y_pred - y_true|``, over all elements.
 
     Parameters
     ----------

@@ -26,7 +26,7 @@ class MeanSquaredError(Elementwise):
 
 @register("MAE", "L1Loss")
 class MeanAbsoluteError(Elementwise):
-    """|p - t|, for each element; where p = t, the gradient is 0.
+    """``|p - t|``, for each element; where p = t, the gradient is 0.
 
     Parameters
     ----------
@@ -42,7 +42,9 @@ class MeanAbsoluteError(Elementwise):
 
 @register("huber_loss", "smooth_l1")
 class Huber(Elementwise):
-    """½ (p - t)² up to |p - t| = delta, then the tangent delta (|p - t| - ½ delta) (Huber 1964).
+    """``½ (p - t)²`` up to ``|p - t| = delta``, then the tangent (Huber 1964).
+
+    The tangent is ``delta (|p - t| - ½ delta)``.
 
     Parameters
     ----------

@@ -62,7 +62,7 @@ class Adam(_Moments):
 
 @register()
 class Adamax(_Moments):
-    """m = moving mean of g; u = max(β₂ u, |g|); p -= lr m̂ / (u + ε) (the same, algorithm 2).
+    """m = moving mean of g; u = max(β₂ u, ``|g|``); p -= lr m̂ / (u + ε) (the same, algorithm 2).
 
     Parameters
     ----------

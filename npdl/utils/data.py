@@ -20,7 +20,7 @@ def one_hot(labels: ArrayLike, nb_classes: int | None = None) -> np.ndarray:
 
     Returns
     -------
-    ndarray of `get_dtype()`, shape (*labels.shape, K)
+    ndarray of `get_dtype()`, shape ``(*labels.shape, K)``
 
     Raises
     ------
