@@ -45,8 +45,12 @@ def replacing(path: StrPath) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, target)
-        temporary = None
+            if fcntl is not None:  # while the lock keeps others from sweeping it away
+                os.replace(temporary, target)
+                temporary = None
+        if temporary is not None:
+            os.replace(temporary, target)
+            temporary = None
         _flush_folder(target.parent)
     except OSError as error:
         if error.errno is None:
@@ -83,10 +87,9 @@ def _create(target: Path) -> tuple[Path, BinaryIO]:
     while True:
         temporary = target.with_name(f"{_stem(target)}{secrets.token_hex(4)}.tmp")
         file = temporary.open("xb")
-        _lock(file)
-        if fcntl is None or os.fstat(file.fileno()).st_nlink:
+        if _lock(file) is not False and (fcntl is None or os.fstat(file.fileno()).st_nlink):
             return temporary, file
-        file.close()  # swept away before it was locked
+        file.close()  # swept away before it was locked, or about to be
 
 
 def _sweep(target: Path) -> None:
@@ -94,16 +97,18 @@ def _sweep(target: Path) -> None:
     for left in target.parent.glob(glob.escape(_stem(target)) + "????????.tmp"):
         with contextlib.suppress(OSError), left.open("r+b") as file:
             if fcntl is None or _lock(file):
-                left.unlink()
+                left.unlink(missing_ok=True)
 
 
-def _lock(file: BinaryIO) -> bool:
-    """Lock a file against other processes, if it is free and that is possible."""
-    with contextlib.suppress(OSError):
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-    return False
+def _lock(file: BinaryIO) -> bool | None:
+    """Lock a file against others, if it is free; None where that is not possible."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return False if error.errno in (errno.EAGAIN, errno.EACCES) else None
+    return True
 
 
 def _flush_folder(folder: Path) -> None:
