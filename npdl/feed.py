@@ -342,11 +342,12 @@ class StreamFeed(Feed):
         self.exhausted = count == 0 or (self._wanted is not None and count < self._wanted)
 
     def _begin(self) -> None:
-        self._before = {"rng": get_rng_state(), "source": None}
-        if hasattr(self._source, "get_state"):
-            self._before["source"] = self._source.get_state()
+        self._before = {"rng": get_rng_state(), "source": self._source_state()}
         self._taken = 0
         self._items = self._own = _iterate(self._source)
+
+    def _source_state(self) -> Any:
+        return self._source.get_state() if hasattr(self._source, "get_state") else None
 
     def first(self) -> Batch:
         """The first sample, to try the model with; it will come again."""
@@ -361,17 +362,17 @@ class StreamFeed(Feed):
     def get_state(self) -> dict[str, Any]:
         """Return how many batches were taken, and the states from before the first of them."""
         if self._items is None:
-            return {"taken": 0}
+            return {"taken": 0, "source": self._source_state()}
         return {"taken": self._taken, **self._before}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go to where `get_state` was called, by taking so many batches again."""
         self.close()
+        if state["source"] is not None:
+            self._source.set_state(state["source"])
         if not state["taken"]:
             return
         set_rng_state(state["rng"])
-        if state["source"] is not None:
-            self._source.set_state(state["source"])
         if self._items is None:
             self._begin()
         for _ in range(state["taken"]):

@@ -663,6 +663,7 @@ DATA = {
     "Batches": lambda: (Batches(X, LABELS, batch_size=20), {}),
     "Background": lambda: (Background(Batches(X, LABELS, batch_size=20)), {"steps_per_epoch": 3}),
     "own order": lambda: (OwnOrder(), {}),
+    "seeded": lambda: (Background(Batches(X, LABELS, batch_size=20, seed=3)), {}),
     "generator": lambda: (
         (b for _ in range(9) for b in Batches(X, LABELS, batch_size=20, shuffle=False)),
         {"steps_per_epoch": 4},
@@ -670,7 +671,7 @@ DATA = {
 }
 
 
-@pytest.mark.parametrize("place", [(1, 0), (0, 1), (2, 2), (2, 3)], ids=str)
+@pytest.mark.parametrize("place", [(1, 0), (3, 0), (0, 1), (2, 2), (2, 3)], ids=str)
 @pytest.mark.parametrize("data", DATA)
 def test_training_that_is_resumed_gives_the_same_bits(data, place):
     model, history = training(DATA[data], [])
