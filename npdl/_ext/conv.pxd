@@ -5,7 +5,7 @@ from npdl._ext.winograd cimport winograd_t
 
 cdef enum:
     GROUPS = 8  # of images, for the gradient of the weights
-    PARTS = 4  # of an image, when there are few
+    PARTS = 8  # of an image, when there are few
     PASS_BYTES = 256 * 1024
     SLACK = 64  # numbers that the last vectors of a plane may read beyond it
 

@@ -55,7 +55,7 @@ cdef conv_t _plan(
     j.taps_h, j.taps_w = (j.kh - 1) // j.sh + 1, (j.kw - 1) // j.sw + 1
     j.plane_h, j.plane_w = j.oh + j.taps_h - 1, j.ow + j.taps_w - 1
     j.phases_h, j.phases_w = min(j.sh, j.kh), min(j.sw, j.kw)
-    j.image_step = round_up(j.c * j.phases_h * j.phases_w * j.plane_h * j.plane_w, 16) + SLACK
+    j.image_step = round_up(j.c * j.phases_h * j.phases_w * j.plane_h * j.plane_w, SLACK) + SLACK
     j.span = round_up((j.oh - 1) * j.plane_w + j.ow, lanes(&w[0, 0, 0, 0]))
     j.dz_h, j.dz_w = j.oh + 2 * (j.taps_h - 1), j.ow + 2 * (j.taps_w - 1)
     j.depth = j.c * j.kh * j.kw

@@ -117,19 +117,24 @@ cdef inline void _correlate(
         v += NV
 
 
-cdef inline void _split_image(conv_t* j, const real* x, real* planes) noexcept nogil:
-    """Copy an image into its planes."""
+cdef inline void _split_image(
+    conv_t* j, const real* x, real* planes, Py_ssize_t row0, Py_ssize_t row1
+) noexcept nogil:
+    """Copy an image into its planes, of which it needs the rows row0 to row1."""
     cdef Py_ssize_t c, pu, pv, i, k, row, col, size = j.plane_h * j.plane_w
     cdef Py_ssize_t k0, k1  # columns of the plane that lie in the image
     cdef real* to = planes
     cdef const real* source
-    memset(planes, 0, j.image_step * sizeof(real))
+    memset(planes + j.image_step - 2 * SLACK, 0, 2 * SLACK * sizeof(real))
     for c in range(j.c):
         for pu in range(j.phases_h):
             for pv in range(j.phases_w):
                 k0 = max(0, ceil_div(j.pw - pv, j.sw)) if j.pw > pv else 0
                 k1 = min(j.plane_w, ceil_div(j.w + j.pw - pv, j.sw)) if j.w + j.pw > pv else 0
-                for i in range(j.plane_h):
+                memset(
+                    to + row0 * j.plane_w, 0, (row1 - row0) * j.plane_w * sizeof(real)
+                )
+                for i in range(row0, row1):
                     row = i * j.sh + pu - j.ph
                     if row < 0 or row >= j.h or k1 <= k0:
                         continue
@@ -153,7 +158,9 @@ cdef inline void _forward(conv_t* j, Py_ssize_t task, int worker, const real* _)
         return
     win.width, win.plane, win.row, win.col = j.plane_w, j.oh * j.ow, j.ow, 1
     win.i0, win.i1, win.j0, win.j1 = rows0, rows1, 0, j.ow
-    _split_image(j, <const real*> j.x + n * j.c * j.h * j.w, planes)
+    _split_image(
+        j, <const real*> j.x + n * j.c * j.h * j.w, planes, rows0, rows1 + j.taps_h - 1
+    )
     _correlate(
         j.f, j.depth, <const real*> j.packed, planes, j.offset, &win, y, <const real*> j.bias
     )
@@ -254,7 +261,9 @@ cdef inline void _backward(conv_t* j, Py_ssize_t group, int worker, const real* 
             if j.dx != NULL:
                 _backward_input(j, dz, padded, <real*> j.dx + n * j.c * j.h * j.w)
             _spread_dz(j, dz, spread + s * spread_step, db)
-            _split_image(j, <const real*> j.x + n * j.c * j.h * j.w, planes + s * j.image_step)
+            _split_image(
+                j, <const real*> j.x + n * j.c * j.h * j.w, planes + s * j.image_step, 0, j.plane_h
+            )
             n += 1
         _backward_weights(j, count, planes, spread, dw)
 

@@ -25,13 +25,14 @@ from npdl._ext.winograd_weights cimport (
 )
 
 cdef enum:
+    WINOGRAD_IMAGES = 4  # fewer don't make up for the transform of the filters
     WINOGRAD_CHANNELS = 16  # in and out; with fewer the transforms cost more than they save
 
 
 cdef inline bint winograd_pays(conv_t* j) noexcept nogil:
     """Whether this convolution can run in Winograd's form, and gains by it."""
     return (
-        j.single and j.kh == 3 and j.kw == 3 and j.sh == 1 and j.sw == 1
+        j.single and j.n >= WINOGRAD_IMAGES and j.kh == 3 and j.kw == 3 and j.sh == 1 and j.sw == 1
         and j.c >= WINOGRAD_CHANNELS and j.f >= WINOGRAD_CHANNELS and j.oh >= 4 and j.ow >= 4
         and j.ph <= 2 and j.pw <= 2
     )

@@ -2,7 +2,7 @@
 
 from libc.string cimport memcpy, memset
 from npdl._ext.activation cimport act_span, act_t, parse_act, pull_back_span
-from npdl._ext.gemm cimport MR, product, product_scratch
+from npdl._ext.gemm cimport product, product_scratch
 from npdl._ext.simd cimport real
 from npdl._ext.threads cimport give, max_workers, run, scratch_t, take
 
@@ -60,31 +60,6 @@ cdef void _pull_back_task(void* context, Py_ssize_t task, int worker) noexcept n
         _pull_back_rows(r, n0, n1, <double*> NULL)
 
 
-cdef inline void _few_rows(
-    Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const real* x, const real* w, real* y
-) noexcept nogil:
-    """y (m x n) += x (m x k) w (k x n), for few rows: packing w would cost more than it saves."""
-    cdef Py_ssize_t i, j, q
-    cdef real x0, x1, x2, x3
-    cdef const real* row
-    for i in range(m):
-        q = 0
-        while q + 4 <= k:
-            x0, x1, x2, x3 = x[i * k + q], x[i * k + q + 1], x[i * k + q + 2], x[i * k + q + 3]
-            row = w + q * n
-            for j in range(n):
-                y[i * n + j] += (
-                    x0 * row[j] + x1 * row[n + j] + x2 * row[2 * n + j] + x3 * row[3 * n + j]
-                )
-            q += 4
-        while q < k:
-            x0 = x[i * k + q]
-            row = w + q * n
-            for j in range(n):
-                y[i * n + j] += x0 * row[j]
-            q += 1
-
-
 def dense_forward(
     const real[:, ::1] x not None,
     const real[:, ::1] w not None,
@@ -107,10 +82,7 @@ def dense_forward(
     s = take(product_scratch(n, u, d, &y[0, 0]))
     with nogil:
         _bias_rows(&r, 0, n, &y[0, 0])
-        if n < MR:
-            _few_rows(n, u, d, &x[0, 0], &w[0, 0], &y[0, 0])
-        else:
-            product(n, u, d, &x[0, 0], d, 1, &w[0, 0], u, 1, &y[0, 0], u, True, s.data)
+        product(n, u, d, &x[0, 0], d, 1, &w[0, 0], u, 1, &y[0, 0], u, True, s.data)
         run(_activate_task, &r, (n + ROWS - 1) // ROWS, max_workers())
     give(s)
 

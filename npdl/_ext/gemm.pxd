@@ -31,6 +31,8 @@ cdef enum:
     A_ROWS = 96  # of A to a task: 96 kB, which stay in the level-2 cache
     PANELS = 4  # of B to a task
     MAX_NR = 64  # bound of NR over all builds
+    FEW_COLS = 128  # columns to a task of `few_rows`
+    FEW_SMALL = 40000  # numbers of b below which it runs by itself
     SMALL = 500000  # multiply-adds below which a second thread doesn't pay
 
 
@@ -402,6 +404,63 @@ cdef inline void _multiply_task(void* context, Py_ssize_t task, int worker) noex
         _multiply_block(p, task, <double*> NULL)
 
 
+cdef inline void few_rows(
+    Py_ssize_t m,
+    Py_ssize_t n,
+    Py_ssize_t k,
+    const real* a,
+    Py_ssize_t a_row,
+    const real* b,
+    Py_ssize_t b_row,
+    real* c,
+    Py_ssize_t ldc,
+    bint add,
+) noexcept nogil:
+    """c[i*ldc + j] (+)= Σ_q a[i*a_row + q] · b[q*b_row + j], by whole rows of b.
+
+    For a few rows of a: to pack b would cost more than the product. The columns are shared.
+    """
+    cdef product_t p
+    p.single = real is float
+    p.add = add
+    p.m, p.n, p.k = m, n, k
+    p.a, p.a_row, p.b, p.b_row, p.c, p.ldc = a, a_row, b, b_row, <void*> c, ldc
+    run(_few_task, &p, ceil_div(n, FEW_COLS), 1 if n * k < FEW_SMALL else max_workers())
+
+
+cdef inline void _few_columns(product_t* p, Py_ssize_t task, const real* _) noexcept nogil:
+    cdef Py_ssize_t j0 = task * FEW_COLS, count = min(<Py_ssize_t> FEW_COLS, p.n - j0), i, j, q
+    cdef Py_ssize_t step = p.b_row
+    cdef const real* a
+    cdef const real* b
+    cdef real* c
+    cdef real a0, a1, a2, a3
+    for i in range(p.m):
+        a, c = <const real*> p.a + i * p.a_row, <real*> p.c + i * p.ldc + j0
+        if not p.add:
+            memset(c, 0, count * sizeof(real))
+        q = 0
+        while q + 4 <= p.k:
+            a0, a1, a2, a3 = a[q], a[q + 1], a[q + 2], a[q + 3]
+            b = <const real*> p.b + q * step + j0
+            for j in range(count):
+                c[j] += a0 * b[j] + a1 * b[step + j] + a2 * b[2 * step + j] + a3 * b[3 * step + j]
+            q += 4
+        while q < p.k:
+            a0, b = a[q], <const real*> p.b + q * step + j0
+            for j in range(count):
+                c[j] += a0 * b[j]
+            q += 1
+
+
+cdef inline void _few_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    cdef product_t* p = <product_t*> context
+    if p.single:
+        _few_columns(p, task, <float*> NULL)
+    else:
+        _few_columns(p, task, <double*> NULL)
+
+
 cdef inline void product(
     Py_ssize_t m,
     Py_ssize_t n,
@@ -422,6 +481,9 @@ cdef inline void product(
     cdef Py_ssize_t nr = tile_cols(c), depth = block_depth(k)
     cdef Py_ssize_t b_tasks = ceil_div(ceil_div(n, nr), PANELS), a_tasks = ceil_div(m, A_ROWS)
     cdef int workers = 1 if m * n * k < SMALL else max_workers()
+    if m < MR and a_col == 1 and b_col == 1:
+        few_rows(m, n, k, a, a_row, b, b_row, c, ldc, add)
+        return
     p.single = real is float
     p.add = add
     p.m, p.n, p.k = m, n, k

@@ -14,6 +14,7 @@ from npdl._ext.gemm cimport (
     NV,
     block_depth,
     edge_tile,
+    few_rows,
     pack_panel,
     product,
     round_up,
@@ -24,6 +25,7 @@ from npdl._ext.simd cimport real
 ctypedef struct rnn_t:
     bint single
     int loop  # which of the six
+    bint few  # so few rows that the weights are not packed, and the columns shared
     act_t act, gate_act
     Py_ssize_t n, t, d, u, width  # width: gates * u
     Py_ssize_t block  # rows to a task
@@ -91,8 +93,11 @@ cdef inline void times_panels(
     Py_ssize_t ldc,
     bint add,
 ) noexcept nogil:
-    """c[i*ldc + j] (+)= Σ_k a[i*a_row + k] b[k, j], b from `pack_panels`."""
+    """c[i*ldc + j] (+)= Σ_k a[i*a_row + k] b[k, j], b from `pack_panels`, or if `few` unpacked."""
     cdef Py_ssize_t nr = tile_cols(c), k0 = 0, i, j, length
+    if r.few:
+        few_rows(m, n, depth, a, a_row, packed, r.width, c, ldc, add)
+        return
     while k0 < depth:
         length = min(block_depth(depth), depth - k0)
         j = 0

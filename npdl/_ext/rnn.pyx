@@ -126,6 +126,7 @@ cdef void _run_forward(rnn_t* r, const real* _) except *:
     cdef size_t packed = panels_size(u, r.width, _), hat = panels_size(u, u, _)
     cdef size_t work = product_scratch(r.n * r.t, r.width, r.d, _)
     cdef scratch_t s
+    r.few = r.n < MR
     r.block = round_up(ceil_div(r.n, workers), MR)
     r.rows_step = panels_size(r.block, u, _)
     s = take(packed + hat + work + workers * r.rows_step)
@@ -135,12 +136,16 @@ cdef void _run_forward(rnn_t* r, const real* _) except *:
     panel_tables(r.row_table, r.at_table, _)
     with nogil:
         input_product(r, <real*> (r.h if r.gates == NULL else r.gates))
-        if r.loop == GRU_FORWARD:
+        if r.few:
+            r.packed, r.packed_hat = <void*> w_h, <void*> (w_h + 2 * u)
+            _task(r, 0, 0)
+        elif r.loop == GRU_FORWARD:
             pack_panels(u, 2 * u, w_h, r.width, 1, <real*> r.packed)
             pack_panels(u, u, w_h + 2 * u, r.width, 1, <real*> r.packed_hat)
         else:
             pack_panels(u, r.width, w_h, r.width, 1, <real*> r.packed)
-        run(_task, r, ceil_div(r.n, r.block), workers)
+        if not r.few:
+            run(_task, r, ceil_div(r.n, r.block), workers)
     give(s)
 
 

@@ -36,8 +36,16 @@ static void npdl_run(npdl_task fn, void *context, ptrdiff_t n, int workers) {
 static void npdl_set_threads(int n) { (void)n; }
 static int npdl_get_threads(void) { return 1; }
 static int npdl_threads_init(void) { return 0; }
+#if defined(_WIN32)
+#define WIN32_LEAN_AND_MEAN
+#include <windows.h>
+static SRWLOCK npdl_lock = SRWLOCK_INIT; /* guards the scratch blocks */
+#define NPDL_LOCK() AcquireSRWLockExclusive(&npdl_lock)
+#define NPDL_UNLOCK() ReleaseSRWLockExclusive(&npdl_lock)
+#else
 #define NPDL_LOCK()
 #define NPDL_UNLOCK()
+#endif
 
 #else
 
@@ -57,7 +65,7 @@ static int npdl_threads_init(void) { return 0; }
 static struct {
     pthread_mutex_t lock; /* guards started, the condition and the scratch blocks */
     pthread_cond_t wake;
-    int threads; /* that a job may use, the caller's included */
+    atomic_int threads; /* that a job may use, the caller's included */
     int started; /* workers that exist */
     atomic_int sleeping;
     atomic_flag busy; /* some thread has the pool */
@@ -115,7 +123,7 @@ static void *npdl_worker(void *arg) {
 /* Start the workers that are missing; fewer if the system refuses. */
 static void npdl_start_workers(void) {
     NPDL_LOCK();
-    while (npdl_pool.started < npdl_pool.threads - 1) {
+    while (npdl_pool.started < atomic_load(&npdl_pool.threads) - 1) {
         pthread_t thread;
         if (pthread_create(&thread, NULL, npdl_worker, (void *)(ptrdiff_t)(npdl_pool.started + 1)))
             break;
@@ -126,7 +134,8 @@ static void npdl_start_workers(void) {
 }
 
 static void npdl_run(npdl_task fn, void *context, ptrdiff_t n, int workers) {
-    const int threads = workers < npdl_pool.threads ? workers : npdl_pool.threads;
+    int threads = atomic_load(&npdl_pool.threads); /* once: it may change at any moment */
+    if (threads > workers) threads = workers;
     if (n <= 1 || threads <= 1 || atomic_flag_test_and_set(&npdl_pool.busy)) {
         for (ptrdiff_t i = 0; i < n; i++) fn(context, i, 0);
         return;
@@ -153,9 +162,9 @@ static void npdl_run(npdl_task fn, void *context, ptrdiff_t n, int workers) {
 }
 
 static void npdl_set_threads(int n) {
-    npdl_pool.threads = n < 1 ? 1 : n > NPDL_MAX_THREADS ? NPDL_MAX_THREADS : n;
+    atomic_store(&npdl_pool.threads, n < 1 ? 1 : n > NPDL_MAX_THREADS ? NPDL_MAX_THREADS : n);
 }
-static int npdl_get_threads(void) { return npdl_pool.threads; }
+static int npdl_get_threads(void) { return atomic_load(&npdl_pool.threads); }
 
 static void npdl_before_fork(void) { NPDL_LOCK(); }
 static void npdl_after_fork(void) { NPDL_UNLOCK(); }
