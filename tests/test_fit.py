@@ -280,6 +280,19 @@ def test_buckets_with_masks_train(stepwise):
     assert history.history["acc"][-1] > 0.95
 
 
+def test_masks_reach_prediction():
+    rows = [RNG.normal(size=(n, 2)).astype("f4") for n in (2, 5, 3)]
+    model = Model([LSTM(n_out=3, n_in=2), Softmax(2)])
+    model.compile("scce")
+    alone = np.concatenate([model.predict(row[None]) for row in rows])
+    for padding in ("pre", "post"):
+        x, mask = npdl.data.pad_sequences(rows, padding=padding, return_mask=True)
+        np.testing.assert_allclose(model.predict((x, mask)), alone, rtol=1e-4)
+        np.testing.assert_allclose(model.predict_on_batch((x, mask)), alone, rtol=1e-4)
+        buckets = Buckets(rows, batch_size=9, boundaries=[9], shuffle=False, masks=True)
+        np.testing.assert_allclose(model.predict(buckets), alone, rtol=1e-4)
+
+
 @pytest.mark.parametrize("fused", [True, False])
 def test_a_sample_weight_of_0_leaves_out_and_2_counts_twice(fused):
     one, other = classifier(), classifier()

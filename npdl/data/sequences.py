@@ -99,7 +99,7 @@ class Buckets(Seeded):
     Yields
     ------
     x : ndarray, shape (N, T, ...)
-        Alone if there are no `targets`.
+        Alone if there are no `targets`; with `masks` then as ``((x, mask),)``.
     y : ndarray
         Targets; padded with 0 if there is one for each step.
     weight : ndarray of `get_dtype()`, shape (N, T)
@@ -156,8 +156,8 @@ class Buckets(Seeded):
         rows = [self.sequences[i] for i in index]
         x, mask = pad_sequences(rows, padding=self.padding, value=self.value, return_mask=True)
         inputs = (x, mask) if self.masks else x
-        if self.targets is None:
-            return inputs
+        if self.targets is None:  # a pair of arrays would be taken for samples and targets
+            return (inputs,) if self.masks else inputs
         if not self.stepwise:
             return inputs, np.asarray(self.targets)[index]
         y = pad_sequences([self.targets[i] for i in index], padding=self.padding)
