@@ -12,12 +12,19 @@ from npdl import (
     objectives,
     optimizers,
     regularizers,
+    saving,
     schedules,
     testing,
     utils,
     viz,
 )
-from npdl._ext import use_backend
+from npdl._ext import (
+    get_num_threads,
+    get_precision,
+    set_num_threads,
+    set_precision,
+    use_backend,
+)
 from npdl._version import __version__
 from npdl.config import show_config
 from npdl.diagram import plot_model
@@ -31,6 +38,8 @@ __all__ = [
     "callbacks",
     "data",
     "datasets",
+    "get_num_threads",
+    "get_precision",
     "initializations",
     "layers",
     "load_model",
@@ -40,7 +49,10 @@ __all__ = [
     "optimizers",
     "plot_model",
     "regularizers",
+    "saving",
     "schedules",
+    "set_num_threads",
+    "set_precision",
     "show_config",
     "testing",
     "use_backend",
