@@ -227,8 +227,12 @@ class Model(Network):
             As in `fit`.
         """
         self._require_compiled("predict")
+        check_int("batch_size", batch_size)
+        plain = isinstance(X, np.ndarray) and not (callbacks or verbose or steps is not None)
+        if plain and 0 < X.ndim and len(X) <= batch_size:  # one batch needs no loop
+            return self.predict_on_batch(X)
         data = _Data(X, None, None)
-        feed = data.feed(check_int("batch_size", batch_size), _optional("steps", steps))
+        feed = data.feed(batch_size, _optional("steps", steps))
         self._build_for(feed.first().x)
         with _Shown(verbose) as progress:
             hooks = self._callbacks([*CallbackList(callbacks), *progress], feed, verbose=verbose)

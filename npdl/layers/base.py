@@ -55,11 +55,15 @@ class ParameterView:
     def __init__(self, name: str, field: str = "value") -> None:
         self._name = name
         self._field = field
+        self._place = 0  # where the parameter was found last: layers of a class have it in one place
 
     def __get__(self, layer: Layer | None, owner: type | None = None) -> Any:
         if layer is None:
             return self
-        for parameter in layer.parameters:
+        parameters = layer.parameters
+        if self._place < len(parameters) and parameters[self._place].name == self._name:
+            return getattr(parameters[self._place], self._field)
+        for self._place, parameter in enumerate(parameters):
             if parameter.name == self._name:
                 return getattr(parameter, self._field)
         return None
@@ -317,14 +321,18 @@ class Layer(Configurable):
             What the error message calls the array.
         """
         array = np.asarray(value)
-        if array.dtype.kind not in "buif":
+        dtype = array.dtype
+        if dtype.kind not in "buif":
             rule = f"`{what}` must hold real numbers"
-            raise TypeError(complaint(rule, layer=self.name, dtype=array.dtype.name))
-        if not matches(array.shape, shape):
+            raise TypeError(complaint(rule, layer=self.name, dtype=dtype.name))
+        if array.shape != shape and not matches(array.shape, shape):
             raise self._error(f"`{what}` must have shape {_spelled(shape)}", shape=array.shape)
         if array.size == 0:
             raise self._error(f"`{what}` must not be empty", shape=array.shape)
-        return np.ascontiguousarray(array, self._dtype_for(array))
+        wanted = self._dtype_for(array)
+        if dtype == wanted and array.flags.c_contiguous:
+            return array
+        return np.ascontiguousarray(array, wanted)
 
     def _dtype_for(self, array: NDArray) -> np.dtype:
         """The dtype to compute in: that of the parameters, else the array's own if it is usable."""
@@ -341,11 +349,18 @@ def _spelled(shape: Sequence[Any]) -> str:
 def matches(shape: tuple[int, ...], expected: Sequence[Any]) -> bool:
     """Whether a shape is as expected: sizes, letters for any size, "..." for any axes."""
     if "..." in expected:
-        gap = list(expected).index("...")
-        extra = len(shape) - (len(expected) - 1)
-        if extra < 0:
+        gap = expected.index("...")
+        tail = len(expected) - gap - 1
+        return (
+            len(shape) >= gap + tail
+            and _fit(shape[:gap], expected[:gap])
+            and _fit(shape[len(shape) - tail :], expected[gap + 1 :])
+        )
+    return len(shape) == len(expected) and _fit(shape, expected)
+
+
+def _fit(sizes: Sequence[int], expected: Sequence[Any]) -> bool:
+    for size, want in zip(sizes, expected):
+        if size != want and not isinstance(want, str):
             return False
-        expected = [*expected[:gap], *"x" * extra, *expected[gap + 1 :]]
-    return len(shape) == len(expected) and all(
-        isinstance(want, str) or size == want for size, want in zip(shape, expected)
-    )
+    return True

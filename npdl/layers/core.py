@@ -65,11 +65,11 @@ class Linear(Affine):
 
     def _map(self, input: ArrayLike, act: KernelCode, train: bool) -> tuple[NDArray, NDArray]:
         self._require_built()
-        x = self._array(input, ("N", "...", len(self.W)))
+        w = self.W
+        n_in, n_units = w.shape
+        x = self._array(input, ("N", "...", n_in))
         y = self._buffer("y", (*x.shape[:-1], *self._units), x.dtype, train)
-        kernels().dense_forward(
-            _rows(x, self.W.shape[0]), self.W, self.b, _rows(y, self.W.shape[1]), act
-        )
+        kernels().dense_forward(_rows(x, n_in), w, self.b, _rows(y, n_units), act)
         return x, y
 
     def _map_back(self, x: NDArray, y: NDArray, dy: NDArray, act: KernelCode) -> NDArray | None:
@@ -179,4 +179,4 @@ class Dropout(Layer):
 
 def _rows(array: NDArray, width: int) -> NDArray:
     """`array` as a matrix of rows of this width, a view."""
-    return array.reshape(-1, width)
+    return array if array.ndim == 2 else array.reshape(-1, width)
