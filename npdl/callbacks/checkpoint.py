@@ -149,6 +149,7 @@ class BackupAndRestore(_Saving):
         self,
         backup_dir: StrPath,
         save_freq: str | int = "epoch",
+        *,
         delete_checkpoint: bool = True,
     ) -> None:
         super().__init__(save_freq)
