@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 from numpy.typing import ArrayLike, NDArray
 
-from npdl import activations, graph, metrics, objectives, optimizers, saving, scores
+from npdl import activations, graph, metrics, objectives, optimizers, scores
 from npdl._checks import complaint
 from npdl.feed import loss_weight
 from npdl.layers.base import Layer, Shape
@@ -17,10 +17,11 @@ from npdl.metrics import Metric
 from npdl.objectives import Objective
 from npdl.objectives import SoftmaxCategoricalCrossEntropy as SCCE
 from npdl.optimizers import SGD, Optimizer
+from npdl.storable import Storable
 from npdl.summary import print_summary
 
 
-class Network(saving.Storable):
+class Network(Storable):
     """What `npdl.model.Model` is without data: see there."""
 
     loss: Objective

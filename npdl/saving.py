@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from npdl import _safetensors, _tree, graph
 from npdl import layers as npdl_layers
@@ -50,7 +50,6 @@ for _name in npdl_layers.__all__:
         _layers.register()(getattr(npdl_layers, _name))
 
 C = TypeVar("C", bound=type)
-_scope = custom_objects  # several arguments have the name of the function
 
 
 def register(cls: C | None = None, *, name: str | None = None) -> Any:
@@ -343,113 +342,3 @@ def _origin() -> dict[str, str]:
 
 def _to_text(tree: Any) -> str:
     return json.dumps(tree, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-
-
-class Storable:
-    """What `npdl.model.Model` has to do with files, configurations and copies of its weights."""
-
-    layers: list[Layer]
-    compiled: bool
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What `pickle` and `copy.deepcopy` take: all but a training that is on its way."""
-        return {k: v for k, v in self.__dict__.items() if k != "loop"}
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what the model is made of as JSON types: layers, loss, optimizer, no weights."""
-        return model_config(self._as_model())
-
-    @classmethod
-    def from_json(
-        cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None
-    ) -> Self:
-        """Make a model from the dict that `to_json` returned; its weights are drawn anew.
-
-        Parameters
-        ----------
-        config : dict
-        custom_objects : dict, optional
-            Classes of your own by their names, as far as they are not registered.
-        """
-        model = cls()
-        with _scope(custom_objects):
-            fill_model(model._as_model(), config)
-        return model
-
-    def save(self, path: StrPath) -> None:
-        """Write all of the model to one file, for `npdl.load_model`.
-
-        That is layers, weights, loss, optimizer with its memory, and the state of npdl's random
-        generator, in the layout of safetensors, which other programs read too; no pickle. The file
-        takes the place of an old one in one step, when all of it is on the disk.
-
-        Parameters
-        ----------
-        path : path
-            The exact name of the file; ``.safetensors`` is the usual end.
-        """
-        save_model(self._as_model("save"), path)
-
-    def save_weights(self, path: StrPath) -> None:
-        """Write the weights alone to a safetensors file; see `save`."""
-        save_weights(self._as_model("save_weights"), path)
-
-    def load_weights(self, path: StrPath, strict: bool = True) -> Mismatch:
-        """Read weights from a safetensors file: of `save`, `save_weights` or another program.
-
-        Parameters
-        ----------
-        path : path
-        strict : bool
-            Whether names and shapes must be those of the model. If not, what fits is loaded.
-
-        Returns
-        -------
-        Mismatch
-            The names that did not fit.
-        """
-        return load_weights(self._as_model("load_weights"), read_weights(path), strict)
-
-    def state_dict(self) -> dict[str, NDArray]:
-        """Return copies of `weights`, all arrays by name."""
-        return {name: a.copy() for name, a in self._as_model("state_dict").weights.items()}
-
-    def load_state_dict(self, state_dict: Mapping[str, ArrayLike], strict: bool = True) -> Mismatch:
-        """Take over weights by name.
-
-        Parameters
-        ----------
-        state_dict : dict of array_like
-        strict : bool
-            As for `load_weights`.
-
-        Returns
-        -------
-        Mismatch
-            The names that did not fit.
-        """
-        return load_weights(self._as_model("load_state_dict"), state_dict, strict)
-
-    def get_weights(self) -> list[NDArray]:
-        """Return copies of all arrays in the order of `weights`."""
-        return [array.copy() for array in self._as_model("get_weights").weights.values()]
-
-    def set_weights(self, weights: Sequence[ArrayLike]) -> None:
-        """Take over the arrays that `get_weights` returned.
-
-        Parameters
-        ----------
-        weights : sequence of array_like
-        """
-        model = self._as_model("set_weights")
-        names, weights = list(model.weights), list(weights)
-        if len(weights) != len(names):
-            rule = f"There must be {len(names)} arrays, one for each of {', '.join(names)}"
-            raise ValueError(f"{rule}. Received: {len(weights)}")
-        load_weights(model, dict(zip(names, weights)), strict=True)
-
-    def _as_model(self, what: str | None = None) -> Model:
-        """This model, which must be built for `what`."""
-        if what is not None:
-            self._require_built_for(what)  # type: ignore[attr-defined]
-        return self  # type: ignore[return-value]

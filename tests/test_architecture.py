@@ -22,7 +22,17 @@ LEVELS = [
         *("layers", "metrics", "objectives", "optimizers", "regularizers", "schedules", "utils"),
     },
     {
-        *("_gradients", "callbacks", "diagram", "feed", "graph", "model", "network", "saving"),
+        *(
+            "_gradients",
+            "callbacks",
+            "diagram",
+            "feed",
+            "graph",
+            "model",
+            "network",
+            "saving",
+            "storable",
+        ),
         *("scores", "summary", "testing", "training", "viz"),
     },
     {"datasets", "cli", "demo", "verify"},
