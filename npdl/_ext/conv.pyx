@@ -6,7 +6,7 @@ By direct sums (``conv_direct.pxd``), or where that is faster and allowed in Win
 
 from libc.string cimport memcpy, memset
 from npdl._ext.activation cimport parse_act
-from npdl._ext.conv cimport GROUPS, PARTS, PASS_BYTES, SLACK, aligned, conv_t
+from npdl._ext.conv cimport GROUPS, MOST_BYTES, PARTS, PASS_BYTES, SLACK, aligned, conv_t
 from npdl._ext.conv_direct cimport backward_task, forward_task, pack_for_input, set_offsets
 from npdl._ext.conv_winograd cimport (
     winograd_forward,
@@ -144,7 +144,10 @@ def conv2d_backward(
             winograd_input(&j, <const float*> &w[0, 0, 0, 0])
         winograd_weights(&j, <float*> &dw[0, 0, 0, 0], <float*> &db[0])
         return
-    j.group = ceil_div(j.n, GROUPS)
+    groups = GROUPS
+    while groups > 2 and groups * rows * ldw * <Py_ssize_t> sizeof(real) > MOST_BYTES:
+        groups //= 2
+    j.group = ceil_div(j.n, groups)
     groups = ceil_div(j.n, j.group)
     # as many images to a pass as the level-2 cache holds, so that small ones add up to long sums
     one_image = j.image_step + rows * j.span

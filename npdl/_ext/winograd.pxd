@@ -58,6 +58,8 @@ cdef inline winograd_t winograd_plan(
         waste = (ceil_div(g * tiles, nr) * nr - g * tiles) * ceil_div(n, g)
         if best < 0 or waste < best:
             best, p.group = waste, g
+        if best * 20 <= n * tiles:  # the memory of more images is not worth the last lanes
+            break
     panel_tables(p.row_table, p.at_table, <float*> NULL)
     return p
 

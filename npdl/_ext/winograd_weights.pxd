@@ -23,13 +23,22 @@ from npdl._ext.winograd cimport (
 
 cdef enum:
     TILES = 192  # to a pass, at least: enough terms for a sum to be worth its end
+    MOST_BYTES = 64 * 1024 * 1024  # for dU of all groups
     LD = NV * 16  # dU has rows of whole tiles and whole vectors
+
+
+cdef inline Py_ssize_t sums_size(winograd_t* p) noexcept nogil:
+    """Numbers in dU, with whole tiles of it."""
+    return PLACES * round_up(p.m, MR) * round_up(p.k, LD)
 
 
 cdef inline Py_ssize_t weights_groups(winograd_t* p, Py_ssize_t n, Py_ssize_t most) noexcept nogil:
     """Into how many groups to cut the images, and set how many of one go to a pass."""
     cdef Py_ssize_t tiles = p.tiles_h * p.tiles_w, groups = most, size
-    while groups > 2 and n // groups * tiles < TILES:
+    while groups > 2 and (
+        n // groups * tiles < TILES
+        or groups * sums_size(p) * <Py_ssize_t> sizeof(float) > MOST_BYTES
+    ):
         groups //= 2
     groups = min(groups, n)
     size = ceil_div(n, groups)
@@ -44,11 +53,6 @@ cdef inline Py_ssize_t pass_tiles(winograd_t* p) noexcept nogil:
 cdef inline Py_ssize_t gradient_planes(winograd_t* p) noexcept nogil:
     """Numbers in the padded dy of one image."""
     return p.m * 16 * p.tiles_h * p.tiles_w
-
-
-cdef inline Py_ssize_t sums_size(winograd_t* p) noexcept nogil:
-    """Numbers in dU, with whole tiles of it."""
-    return PLACES * round_up(p.m, MR) * round_up(p.k, LD)
 
 
 cdef inline size_t weights_scratch(winograd_t* p) noexcept nogil:

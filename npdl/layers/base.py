@@ -55,7 +55,7 @@ class ParameterView:
     def __init__(self, name: str, field: str = "value") -> None:
         self._name = name
         self._field = field
-        self._place = 0  # where the parameter was found last: layers of a class have it in one place
+        self._place = 0  # where it was found last: all layers of a class have it there
 
     def __get__(self, layer: Layer | None, owner: type | None = None) -> Any:
         if layer is None:
