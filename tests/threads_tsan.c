@@ -1,0 +1,76 @@
+/* The thread pool of the kernels under ThreadSanitizer: make tsan.
+ *
+ * Callers at once, nested jobs, forks and a changing number of threads; each task writes memory of its
+ * own, and the sums are checked. Prints how many jobs ran. */
+#include <stdint.h>
+#include <stdio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "threads.h"
+
+#define CALLERS 4
+#define TASKS 64
+
+typedef struct {
+    int numbers[TASKS];
+    int nested;
+} job;
+
+static void inner(void *context, ptrdiff_t task, int worker) {
+    (void)worker;
+    ((int *)context)[task]++;
+}
+
+static void outer(void *context, ptrdiff_t task, int worker) {
+    job *j = context;
+    (void)worker;
+    j->numbers[task] = (int)task + 1;
+    if (j->nested) {
+        int counts[3] = {0, 0, 0};
+        npdl_run(inner, counts, 3, 4);
+        if (counts[0] + counts[1] + counts[2] != 3) abort();
+    }
+}
+
+static void *caller(void *arg) {
+    uint32_t random = 12345u + (uint32_t)(uintptr_t)arg;
+    for (int i = 0; i < *(int *)arg; i++) {
+        job j = {{0}, 0};
+        void *start;
+        size_t got;
+        random = random * 1664525u + 1013904223u;
+        const int n = (int)(random >> 16) % (TASKS + 1);
+        j.nested = (random >> 8) % 4 == 0;
+        char *block = npdl_take((random >> 20) + 1, &start, &got);
+        if (!block) abort();
+        block[random >> 20] = 1; /* borrowed memory belongs to one caller */
+        npdl_run(outer, &j, n, 1 + (int)(random >> 10) % 5);
+        npdl_give(start, got);
+        for (int k = 0; k < TASKS; k++)
+            if (j.numbers[k] != (k < n ? k + 1 : 0)) abort();
+        if (i % 97 == 0) npdl_set_threads(1 + (int)(random >> 12) % 5);
+        if (i % 513 == 0) usleep(300); /* let the workers fall asleep */
+    }
+    return NULL;
+}
+
+int main(int argc, char **argv) {
+    int jobs = argc > 1 ? atoi(argv[1]) : 20000;
+    pthread_t threads[CALLERS];
+    if (npdl_threads_init()) return 1;
+    npdl_set_threads(4);
+    for (int i = 0; i < CALLERS; i++) pthread_create(&threads[i], NULL, caller, &jobs);
+    for (int i = 0; i < CALLERS; i++) pthread_join(threads[i], NULL);
+    for (int i = 0; i < 20; i++) { /* a child has a pool of its own */
+        const pid_t child = fork();
+        int status, few = 50;
+        if (child == 0) {
+            caller(&few);
+            _exit(0);
+        }
+        if (child < 0 || waitpid(child, &status, 0) < 0 || status) return 2;
+    }
+    printf("%d callers, %d jobs each, 20 forks: %d threads\n", CALLERS, jobs, npdl_get_threads());
+    return 0;
+}
