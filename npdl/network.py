@@ -31,6 +31,9 @@ class Network(Storable):
     #: Name, metric, and whether sample weights count, of the figures beside the loss.
     figures: list[tuple[str, Metric, bool]]
 
+    #: The names of the trained parameters, collected once for many steps; None out of `training`.
+    _names: list[str] | None = None
+
     def __init__(self, layers: Iterable[Layer] | Layer | None = None) -> None:
         self.layers: list[Layer] = []
         self.compiled = False
@@ -111,8 +114,10 @@ class Network(Storable):
             for layer in self.layers:
                 layer.keep_buffers = True
             lowest.need_input_grad = False
+            self._names = self._trained_names()
             yield
         finally:
+            self._names = None
             lowest.need_input_grad = True
             for layer in self.layers:
                 layer.keep_buffers = False
@@ -237,10 +242,10 @@ class Network(Storable):
 
     def update(self) -> None:
         """Let the optimizer change the parameters, by the gradients of the last `loss_backward`."""
+        names = {}
         if graph.accepts(type(self.optimizer).update, "names"):
-            self.optimizer.update(self.params, self.grads, names=self._trained_names())
-        else:
-            self.optimizer.update(self.params, self.grads)
+            names = {"names": self._names or self._trained_names()}
+        self.optimizer.update(self.params, self.grads, **names)
 
     def finish_training(self) -> None:
         """Let the moving averages, if the optimizer keeps them, take the parameters' places."""
