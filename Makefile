@@ -12,10 +12,11 @@ KERNELS := $(wildcard npdl/_ext/*.pyx npdl/_ext/*.pxd npdl/_ext/*.h)
 HUSHED   = > $(VENV)/log 2>&1 || { cat $(VENV)/log; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow verify bench lint format build clean
+.PHONY: help install demo test test-slow verify bench docs lint format build clean
+.PHONY: asan ubsan tsan clang-test fuzz wheels release-check
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z -]+:.*## / { printf "make %-13s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(VENV)/built ## Make the environment and compile the kernels
 
@@ -34,6 +35,10 @@ verify: install ## Compare each Cython kernel with its NumPy twin, values and ti
 bench: install ## Run the benchmarks (ARGS="--help" tells more)
 	@$(BIN)/python -m benchmarks $(or $(ARGS),kernels)
 
+docs: $(VENV)/docs ## Build the site into docs/_build/html; nothing is compiled for it
+	@$(BIN)/python -m sphinx -b html -W --keep-going -q docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
 lint: $(VENV)/lint ## Check style and types
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
@@ -48,6 +53,30 @@ build: $(VENV)/dist ## Build sdist and wheel into dist/
 	@rm -rf $(OUT)
 	@$(BIN)/python -m build --outdir $(OUT) $(HUSHED)
 	@ls -l $(OUT)
+
+asan ubsan: install ## Run the tests on kernels built with AddressSanitizer, UndefinedBehaviorSanitizer
+	@$(BIN)/python tools/variant.py $@ $(ARGS)
+
+clang-test: install ## Run the tests on kernels built by clang
+	@$(BIN)/python tools/variant.py clang $(ARGS)
+
+tsan: ## Run the pool of threads under ThreadSanitizer
+	@mkdir -p build
+	@gcc -std=c11 -D_GNU_SOURCE -O1 -g -Wall -Wextra -Werror -fsanitize=thread -Inpdl/_ext \
+		tests/threads_tsan.c -o build/threads_tsan -lpthread
+	@# It knows no memory layout as random as that of newer kernels of Linux.
+	@TSAN_OPTIONS=die_after_fork=0 setarch --addr-no-randomize build/threads_tsan $(ARGS)
+
+fuzz: install ## Try drawn arguments on kernels and layers, 60 s for each test (NPDL_FUZZ_SECONDS=600)
+	@NPDL_FUZZ_SECONDS=$(or $(NPDL_FUZZ_SECONDS),60) $(BIN)/python -m pytest tests/test_fuzz.py $(ARGS)
+
+wheels: $(VENV)/wheels ## Build, audit and test wheel and sdist as for a release (ARGS="--help")
+	@$(BIN)/python tools/wheels.py --out $(OUT) $(ARGS)
+
+release-check: $(VENV)/release ## Check version, changelog, sdist, cibuildwheel (ARGS=--final)
+	@$(BIN)/python tools/release_check.py $(ARGS)
+	@for os in linux macos windows; do $(BIN)/cibuildwheel --platform $$os --print-build-identifiers; done
+	@test ! -e .git || PATH="$(BIN):$$PATH" check-manifest
 
 clean: ## Remove what was built, and the environment
 	rm -rf $(VENV) build dist demo npdl.egg-info npdl/_ext/*.so npdl/_ext/*.pyd
@@ -76,6 +105,18 @@ $(VENV)/built: $(KERNELS) setup.py $(VENV)/needs
 
 $(VENV)/lint: pyproject.toml | $(VENV)/made
 	@$(NEEDS) run lint | $(PIP) -r /dev/stdin
+	@touch $@
+
+$(VENV)/docs: pyproject.toml | $(VENV)/made
+	@$(NEEDS) run docs | $(PIP) -r /dev/stdin
+	@touch $@
+
+$(VENV)/release: pyproject.toml | $(VENV)/made
+	@$(NEEDS) build release | $(PIP) -r /dev/stdin
+	@touch $@
+
+$(VENV)/wheels: pyproject.toml $(VENV)/release
+	@$(NEEDS) wheels | $(PIP) -r /dev/stdin
 	@touch $@
 
 $(VENV)/dist: | $(VENV)/made

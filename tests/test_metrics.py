@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from sklearn import metrics as sk
 
 import npdl
 from npdl import metrics
@@ -10,6 +9,7 @@ from npdl._registry import to_json_type
 from npdl.layers import Dense, Linear, SimpleRNN, Softmax
 from npdl.objectives import BCE, SCCE, Hinge
 
+sk = pytest.importorskip("sklearn.metrics")
 RNG = np.random.default_rng(5)
 N, K, T = 83, 4, 6
 LOGITS = RNG.normal(size=(N, K)).astype("f4")

@@ -19,6 +19,7 @@ def requirements(*names: str) -> list[str]:
         "build": table["build-system"]["requires"],
         "run": table["project"]["dependencies"],
         **table["project"]["optional-dependencies"],
+        **table["dependency-groups"],
     }
     return [requirement for name in names for requirement in lists[name]]
 

@@ -9,13 +9,14 @@ import tracemalloc
 
 import numpy as np
 import pytest
-import safetensors
-import safetensors.numpy as reference
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from npdl import _safetensors as own
+
+safetensors = pytest.importorskip("safetensors")
+reference = pytest.importorskip("safetensors.numpy")
 
 
 def build(header, values=b"", length=None):

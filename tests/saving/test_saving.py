@@ -6,11 +6,8 @@ import json
 import pickle
 from pathlib import Path
 
-import joblib
 import numpy as np
 import pytest
-import safetensors
-import safetensors.numpy
 from make_golden import INPUT
 from saving_models import assert_same_weights, make_data, make_model, train
 
@@ -27,6 +24,10 @@ from npdl.utils import (
     set_rng_state,
     set_seed,
 )
+
+joblib = pytest.importorskip("joblib")
+safetensors = pytest.importorskip("safetensors")
+pytest.importorskip("safetensors.numpy")
 
 X = np.linspace(-1, 1, 60, dtype=np.float32).reshape(15, 4)
 LABELS = np.arange(15) % 3

@@ -1,0 +1,96 @@
+"""Run the suite on kernels built in another way: with a sanitizer, or by clang.
+
+python tools/variant.py asan                     AddressSanitizer
+python tools/variant.py ubsan tests/kernels -x   UndefinedBehaviorSanitizer; arguments go to pytest
+python tools/variant.py clang
+
+The build lies in build/<variant>, so that the kernels beside their sources stay what they are, and
+is brought up to date by each run. NPDL_ISAS chooses the instruction sets.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+#: What the copy leaves out.
+IGNORED = shutil.ignore_patterns(
+    *(".*", "build", "dist", "demo", "results", "_build", "*.so", "*.egg-info", "__pycache__")
+)
+
+
+class Variant(NamedTuple):
+    """How to compile, and how to run what was compiled."""
+
+    flags: str = ""
+    compiler: str = "gcc"
+    preload: str = ""  # a library that has to be there before Python is
+    env: Mapping[str, str] = MappingProxyType({})
+
+
+VARIANTS = {
+    "asan": Variant(
+        "-fsanitize=address -fno-omit-frame-pointer",
+        preload="libasan.so",
+        # Python frees little at its end; malloc lets the sanitizer see each of its objects.
+        env={"ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc"},
+    ),
+    "ubsan": Variant(
+        "-fsanitize=undefined -fno-sanitize-recover=all",
+        preload="libubsan.so",
+        env={"UBSAN_OPTIONS": "print_stacktrace=1"},
+    ),
+    "clang": Variant(compiler="clang"),
+}
+
+
+def prepare(name: str, variant: Variant) -> tuple[Path, dict[str, str]]:
+    """Copy the sources, compile them, and return the folder and the variables to run under."""
+    if shutil.which(variant.compiler) is None:
+        sys.exit(f"{variant.compiler} is missing (Debian: apt-get install {variant.compiler})")
+    folder = ROOT / "build" / name
+    shutil.copytree(ROOT, folder, ignore=IGNORED, dirs_exist_ok=True)
+    flags = {
+        "CC": variant.compiler,
+        "LDSHARED": f"{variant.compiler} -shared",
+        "CFLAGS": variant.flags,
+        "LDFLAGS": variant.flags,
+    }
+    env = {**os.environ, "NPDL_REQUIRE_EXT": "1"}
+    build = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
+    done = subprocess.run(
+        build, cwd=folder, env={**env, **flags}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    if done.returncode:
+        sys.exit(done.stdout.decode(errors="replace"))
+    env |= {**variant.env, "PYTHONPATH": str(folder)}
+    if variant.preload:
+        library = subprocess.run(
+            [variant.compiler, f"-print-file-name={variant.preload}"],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
+        env["LD_PRELOAD"] = str(Path(library).resolve())
+    return folder, env
+
+
+def main() -> None:
+    """Build a variant and run pytest on it."""
+    name, *arguments = sys.argv[1:] or [""]
+    if name not in VARIANTS:
+        sys.exit(f"usage: variant.py {{{','.join(VARIANTS)}}} [arguments for pytest]")
+    folder, env = prepare(name, VARIANTS[name])
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+    sys.exit(subprocess.run(command, cwd=folder, env=env).returncode)
+
+
+if __name__ == "__main__":
+    main()
