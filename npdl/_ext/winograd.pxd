@@ -49,7 +49,7 @@ cdef inline winograd_t winograd_plan(
         p.tiles_w += 1
     p.plane_h, p.plane_w = 4 * p.tiles_h + 2, p.tiles_w + 1
     p.unit = 1
-    while p.unit < 8 and p.tiles_w % (2 * p.unit) == 0:
+    while p.unit < 8 and p.tiles_w % (2 * p.unit) == nr % (2 * p.unit) == 0:
         p.unit *= 2
     p.group = 1
     tiles = p.tiles_h * p.tiles_w
@@ -107,10 +107,10 @@ cdef inline void tile_places(
     winograd_t* p, Py_ssize_t start, Py_ssize_t count, Py_ssize_t image, Py_ssize_t wide,
     Py_ssize_t* at,
 ) noexcept nogil:
-    """Where the tiles from `start` on begin in padded planes; lanes beyond `count` repeat the last."""
+    """Where the tiles from `start` on begin in padded planes; beyond `count` the last unit again."""
     cdef Py_ssize_t tiles = p.tiles_h * p.tiles_w, l, t
     for l in range(NV * LANES_F32):
-        t = start + min(l, count - 1)
+        t = start + (l if l < count else count - p.unit + l % p.unit)
         at[l] = t // tiles * image + t % tiles // p.tiles_w * 16 * wide + t % p.tiles_w
 
 
