@@ -45,7 +45,7 @@ cdef inline void _step(step_t* j, Py_ssize_t at, Py_ssize_t n, const real* _) no
     cdef real keep1 = <real> j.keep1, new1 = <real> (1 - j.keep1)
     cdef real keep2 = <real> j.keep2, new2 = <real> (1 - j.keep2)
     cdef real lr = <real> j.lr, epsilon = <real> j.epsilon, zero = 0
-    cdef real rate = <real> (j.lr / j.unbias1), unbias2 = <real> (1 / j.unbias2), u
+    cdef real rate = <real> (j.lr / j.unbias1), unbias2 = <real> (1 / j.unbias2), u, most
     cdef Py_ssize_t i
     if j.kind == SGD:
         for i in range(n):
@@ -81,7 +81,9 @@ cdef inline void _step(step_t* j, Py_ssize_t at, Py_ssize_t n, const real* _) no
         for i in range(n):
             r[i] = keep1 * r[i] + new1 * g[i]
             u = -g[i] if g[i] < zero else g[i]
-            s[i] = u if u > keep2 * s[i] or u != u else keep2 * s[i]
+            most = keep2 * s[i]
+            most = u if u > most else most  # two choices, that vectors can make
+            s[i] = u if u != u else most
             p[i] -= rate * r[i] / (s[i] + epsilon)
 
 
