@@ -2,7 +2,8 @@
 
 A `Call` holds the arguments of one kernel by name. `run` lays each array between guard numbers,
 makes the inputs read-only and fills the outputs with NaN, so that a kernel which reads or writes
-beside its arrays, changes an input or leaves a hole is found out.
+beside its arrays, changes an input or leaves a hole is found out. The arrays that the steps of the
+optimizers change in place are both, and keep what they hold.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from npdl._ext.activation_np import RELU, SIGMOID, TANH
 STEM = {function: stem for stem, functions in PAIRS.items() for function in functions}
 TWINS = {stem: importlib.import_module(f"npdl._ext.{stem}_np") for stem in PAIRS}
 
-#: What each kernel fills.
+#: What each kernel fills, or changes in place.
 FILLED = {
     "activation_forward": ("y",),
     "activation_backward": ("dx",),
@@ -42,7 +43,17 @@ FILLED = {
     "softmax_backward": ("dz",),
     "softmax_xent_forward": ("p", "loss"),
     "softmax_xent_backward": ("dz",),
+    "sgd_step": ("p",),
+    "momentum_step": ("p", "v"),
+    "adagrad_step": ("p", "r"),
+    "rmsprop_step": ("p", "r"),
+    "adadelta_step": ("p", "r", "s"),
+    "adam_step": ("p", "m", "v"),
+    "adamax_step": ("p", "m", "u"),
 }
+
+#: Kernels that read what they fill.
+IN_PLACE = set(PAIRS["optimizer"])
 
 GUARD = 67  # numbers on either side; odd, so that arrays don't start where a cache line does
 
@@ -97,10 +108,10 @@ def run(kernel, call: Call) -> dict[str, np.ndarray]:
         if not isinstance(value, np.ndarray):
             continue
         args[name], memories[name] = guarded(value)
-        if name in FILLED[call.function]:
-            args[name][...] = _sentinel(value.dtype)
-        else:
+        if name not in FILLED[call.function]:
             args[name].flags.writeable = False
+        elif call.function not in IN_PLACE:
+            args[name][...] = _sentinel(value.dtype)
         before[name] = memories[name].copy()
     kernel(*args.values())
     for name, memory in memories.items():
@@ -255,6 +266,27 @@ class Maker:
             ]
         return calls
 
+    def optimizer(self, size: int, lr: float = 0.1, step: int = 3) -> list[Call]:
+        """Step number `step` of every optimizer, after steps that have left something behind."""
+
+        def call(function: str, slots: str, *numbers: float) -> Call:
+            """`slots` "+" holds means of squares, "-" of numbers of either sign."""
+            remembered = (self.random(size) for _ in slots)
+            arrays = (s if sign == "-" else s * s for s, sign in zip(remembered, slots))
+            return self.call(function, self.random(size), self.random(size), *arrays, lr, *numbers)
+
+        unbias1, unbias2 = 1 - 0.9**step, 1 - 0.999**step
+        return [
+            call("sgd_step", ""),
+            call("momentum_step", "-", 0.9, False),
+            call("momentum_step", "-", 0.9, True),
+            call("adagrad_step", "+", 1e-7),
+            call("rmsprop_step", "+", 0.8, 1e-7),
+            call("adadelta_step", "++", 0.7, 1e-6),
+            call("adam_step", "-+", 0.9, 0.999, 1e-8, unbias1, unbias2),
+            call("adamax_step", "-+", 0.9, 0.999, 1e-8, unbias1),
+        ]
+
     def one_of_each(self) -> list[Call]:
         """A call of every kernel, each with shapes that fit nothing else by chance."""
         calls = [
@@ -263,6 +295,7 @@ class Maker:
             *self.conv((3, 2, 7, 5), (4, 2, 3), (2, 1), (1, 2), act=(RELU, 1.0)),
             *self.pool((2, 3, 7, 8), (2, 3), (3, 2)),
             *self.softmax(6, 7),
+            *self.optimizer(13),
         ]
         for cell in ("rnn", "lstm", "gru"):
             calls += self.recurrent(cell, 3, 4, 5, 6, "some")

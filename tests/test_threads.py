@@ -44,9 +44,11 @@ def large_calls(dtype: str) -> list[Call]:
         *make.dense(3, 301, 513),
         *make.conv((7, 5, 13, 11), (19, 3, 2), (2, 1), (1, 1)),
         *make.conv((1, 3, 17, 16), (5, 3, 3)),
+        *make.conv((7, 17, 13, 11), (19, 3, 3), pad=(1, 1)),
         *make.pool((13, 11, 21, 19), (3, 2), (2, 2)),
         *make.softmax(1301, 23),
         *make.softmax(701, 37, dense=True),
+        *make.optimizer(3 * 16384 + 5),
     ]
     for cell in ("rnn", "lstm", "gru"):
         calls += make.recurrent(cell, 29, 7, 31, 37, "some")

@@ -140,6 +140,15 @@ def softmax_cases():
     yield "small", dict(n=9, k=7, scale=1e-30)
 
 
+def optimizer_cases():
+    for size in (0, 1, 2, 3, 7, 8, 15, 16, 17, 31, 37, 16383, 16384, 16385, 40009):
+        yield f"n{size}", dict(size=size)
+    for step in (1, 2, 100_000):
+        yield f"step{step}", dict(size=67, step=step)
+    yield "small-lr", dict(size=67, lr=1e-30)
+    yield "no-lr", dict(size=67, lr=0.0)
+
+
 def recurrent_cases(cell):
     gates = {"rnn": 1, "lstm": 4, "gru": 3}[cell]
     base = dict(cell=cell, n=5, t=4, d=3, u=7)
@@ -176,6 +185,7 @@ GENERATORS = {
     "conv": conv_cases,
     "pool": pool_cases,
     "softmax": softmax_cases,
+    "optimizer": optimizer_cases,
     "rnn": functools.partial(recurrent_cases, "rnn"),
     "lstm": functools.partial(recurrent_cases, "lstm"),
     "gru": functools.partial(recurrent_cases, "gru"),

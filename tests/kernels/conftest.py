@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+
 import numpy as np
 import pytest
 from kernel_calls import PAIRS, Call, built_isas, run
@@ -26,6 +29,16 @@ class Implementation:
         if self.suffix != "np":
             self.poison_scratch()
         return run(getattr(self, call.function), call)
+
+    @contextlib.contextmanager
+    def precision(self, mode: str):
+        """What `npdl.set_precision` does for the active build, in a ``with`` block."""
+        conv = importlib.import_module(f"npdl._ext.conv_{self.suffix}")
+        conv.set_winograd(mode == "fast")
+        try:
+            yield
+        finally:
+            conv.set_winograd(_ext.get_precision() == "fast")
 
     def poison_scratch(self) -> None:
         """Leave bits that are NaN in both formats in the scratch memory that the next call gets."""

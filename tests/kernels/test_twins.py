@@ -6,9 +6,11 @@ float64) on the same numbers, so that the twin in its own format is a candidate 
 
 from __future__ import annotations
 
+import ast
 import functools
 import inspect
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,6 +35,7 @@ from npdl._ext.activation_np import RELU, SIGMOID, TANH
 TOLERANCE = {"float32": 5e-6, "float64": 1e-14}
 
 FUNCTIONS = sorted(FILLED)
+ROOT = Path(__file__).parents[2]
 
 # ------------------------------------------------------------ names and docstrings
 
@@ -44,9 +47,25 @@ def test_table_of_pairs_is_complete():
             name
             for name, thing in vars(TWINS[stem]).items()
             if inspect.isfunction(thing) and thing.__module__ == TWINS[stem].__name__
-            if name.endswith(("_forward", "_backward"))
+            if name.endswith(("_forward", "_backward", "_step"))
         }
         assert public == set(names)
+
+
+@pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="needs the source tree")
+def test_pairs_are_what_setup_builds():
+    tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
+    stems = {
+        node.targets[0].id: ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and node.targets[0].id in ("KERNELS", "SHARED")
+    }
+    assert sorted(stems["KERNELS"]) == sorted(PAIRS)
+    sources = {path.stem for path in (ROOT / "npdl/_ext").glob("*.pyx")}
+    assert sources == {*stems["KERNELS"], *stems["SHARED"]}
+    assert {path.stem for path in (ROOT / "npdl/_ext").glob("*_np.py")} == {
+        f"{stem}_np" for stem in PAIRS
+    }
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -159,6 +178,31 @@ def test_nan_is_the_greatest_in_a_window(implementation, size, step, dtype):
     windows = np.lib.stride_tricks.sliding_window_view(x, (size, size), (2, 3))
     windows = windows[:, :, ::step, ::step]
     np.testing.assert_array_equal(y, windows.max(axis=(4, 5)))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_optimizers_take_any_number_as_their_twins_do(compiled, dtype):
+    """NaN, infinity, the largest and the least numbers, in every array; the others don't mind."""
+    limits = np.finfo(dtype)
+    strange = [np.nan, np.inf, -np.inf, limits.max / 10, limits.min / 10]
+    strange += [limits.tiny, limits.smallest_subnormal, 0.0, -0.0]
+    for call in Maker(dtype).optimizer(16384 + 37):
+        places = np.r_[3 : 3 + len(strange), -len(strange) : 0]
+        others = np.delete(np.arange(16384 + 37), places)
+        clean = compiled.run(call)
+        for name in (n for n, value in call.args.items() if isinstance(value, np.ndarray)):
+            array = call.args[name].copy()
+            array[places] = strange * 2
+            spoilt = Call(call.function, {**call.args, name: array})
+            with np.errstate(all="ignore"):
+                wanted = run(implementation("np", call.function), spoilt)
+            found = compiled.run(spoilt)
+            for slot in wanted:
+                what = f"{call.function}: {slot} for strange {name}"
+                np.testing.assert_allclose(
+                    found[slot], wanted[slot], 2 * TOLERANCE[dtype], TOLERANCE[dtype], err_msg=what
+                )
+                np.testing.assert_array_equal(found[slot][others], clean[slot][others], what)
 
 
 @pytest.mark.parametrize("code", [SIGMOID, TANH, RELU])

@@ -189,6 +189,27 @@ def test_cross_entropy_of_what_is_almost_impossible(backend):
     np.testing.assert_array_equal(loss, [1000, 0])
 
 
+@pytest.mark.parametrize(
+    "function, slots, numbers, p, left",
+    [
+        ("sgd_step", [], [], [-1, 3], []),
+        ("momentum_step", [[2, 0]], [0.5, False], [0, 3], [[-1, 1]]),
+        ("momentum_step", [[2, 0]], [0.5, True], [-1.5, 3.5], [[-1, 1]]),
+        ("adagrad_step", [[9, 12]], [0], [0.6, 2.25], [[25, 16]]),
+        ("rmsprop_step", [[2, 27]], [0.5, 0.5], [1 - 2 / 9.5**0.5, 2.25], [[9, 15.5]]),
+        ("adadelta_step", [[2, 28], [4, 1]], [0.5, 0], [-1 / 3, 2.25], [[9, 16], [50 / 9, 0.625]]),
+        ("adam_step", [[0, 6], [0, 4]], [0.5, 0.75, 1, 0.5, 0.25], [0.6, 1.6], [[2, 2], [4, 4]]),
+        ("adamax_step", [[0, 6], [8, 0]], [0.5, 0.75, 2, 0.5], [0.75, 1.5], [[2, 2], [6, 2]]),
+    ],
+)
+def test_optimizer_steps(backend, function, slots, numbers, p, left):
+    found, g, slots = array([1, 2]), array([4, -2]), [array(slot) for slot in slots]
+    getattr(backend, function)(found, g, *slots, 0.5, *numbers)
+    np.testing.assert_allclose(found, p, rtol=1e-14)
+    for slot, wanted in zip(slots, left, strict=True):
+        np.testing.assert_allclose(slot, wanted, rtol=1e-15)
+
+
 def gates_of(n_gates, **bias):
     """Weights (1 + 1 + 1, n_gates) of one unit that sees its biases alone, then ``x`` and ``h``."""
     w = np.zeros((3, n_gates))
