@@ -18,13 +18,7 @@ from npdl import (
     utils,
     viz,
 )
-from npdl._ext import (
-    get_num_threads,
-    get_precision,
-    set_num_threads,
-    set_precision,
-    use_backend,
-)
+from npdl._ext import get_num_threads, get_precision, set_num_threads, set_precision, use_backend
 from npdl._version import __version__
 from npdl.config import show_config
 from npdl.diagram import plot_model

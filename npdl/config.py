@@ -14,15 +14,12 @@ from npdl._version import __version__
 def configuration() -> dict[str, str]:
     """Version, active kernels, and the machine, as a dict of strings."""
     active = _ext.kernels()
-    rows = {
+    return {
         "npdl": __version__,
         "backend": active.backend + (f" ({active.isa})" if active.isa else ""),
         "available": ", ".join(_ext.available_backends()),
-    }
-    threads = getattr(_ext, "get_num_threads", None)
-    if threads is not None:
-        rows["threads"] = str(threads())
-    return rows | {
+        "threads": str(_ext.get_num_threads()),
+        "precision": _ext.get_precision(),
         "numpy": np.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),

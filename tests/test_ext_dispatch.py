@@ -21,7 +21,13 @@ from npdl import _ext
 from npdl._ext.activation_np import RELU
 
 PACKAGE = Path(npdl.__file__).parent
-VARIABLES = ("NPDL_BACKEND", "NPDL_ISA", "NPDL_NUM_THREADS", "NPDL_REQUIRE_EXT")
+VARIABLES = (
+    "NPDL_BACKEND",
+    "NPDL_ISA",
+    "NPDL_NUM_THREADS",
+    "NPDL_PRECISION",
+    "NPDL_REQUIRE_EXT",
+)
 SHOW = (
     "from npdl import _ext; k = _ext.kernels(); print(k.backend, k.isa, _ext.available_backends())"
 )
@@ -136,6 +142,52 @@ def test_a_bad_number_of_threads_is_an_error(value):
     assert run.end.endswith(f"Received: {value!r}.") or run.end.endswith(f"Received: {value}.")
 
 
+@pytest.mark.parametrize("value, mode", [("fast", "fast"), ("exact", "exact"), ("", "fast")])
+@pytest.mark.parametrize("backend", _ext.available_backends())
+def test_precision_comes_from_the_environment(value, mode, backend):
+    code = "import npdl; print(npdl.get_precision())"
+    run = python(code, NPDL_PRECISION=value, NPDL_BACKEND=backend)
+    assert (run.out, run.err) == (mode, "")
+
+
+@pytest.mark.parametrize("value", ["Fast", "slow", "1"])
+def test_an_unknown_precision_is_an_error(value):
+    run = python(SHOW, NPDL_PRECISION=value)
+    wanted = f"ValueError: The precision must be 'fast' or 'exact'. Received: {value!r}."
+    assert (run.code, run.end) == (1, wanted)
+
+
+# ------------------------------------------------------------ threads and precision
+
+
+def test_threads_and_precision_are_set_at_the_top():
+    for name in ("set_num_threads", "get_num_threads", "set_precision", "get_precision"):
+        assert name in npdl.__all__ and getattr(npdl, name) is getattr(_ext, name)
+
+
+@pytest.fixture
+def _keep_precision():
+    before = npdl.get_precision()
+    yield
+    npdl.set_precision(before)
+
+
+@pytest.mark.usefixtures("_keep_precision")
+def test_precision_is_kept_and_shown():
+    for mode in ("exact", "fast"):
+        npdl.set_precision(mode)
+        assert npdl.get_precision() == shown()["precision"] == mode
+
+
+@pytest.mark.parametrize("mode", ["Fast", "", None, True, 1, b"fast"])
+def test_precision_must_be_one_of_two(mode):
+    before = npdl.get_precision()
+    with pytest.raises(ValueError, match=r"must be 'fast' or 'exact'\. Received: ") as error:
+        npdl.set_precision(mode)
+    assert repr(mode) in str(error.value)
+    assert npdl.get_precision() == before
+
+
 # ------------------------------------------------------------ without the extension
 
 
@@ -173,9 +225,12 @@ def test_not_required_is_not_an_error(pure, value):
     assert python(SHOW, pure, NPDL_REQUIRE_EXT=value).out == "numpy None ('numpy',)"
 
 
-def test_threads_are_no_concern_of_the_twins(pure):
-    code = "from npdl import _ext; _ext.set_num_threads(7); print(_ext.get_num_threads())"
-    assert python(code, pure, NPDL_BACKEND="numpy").out == "1"
+def test_threads_and_precision_are_no_concern_of_the_twins(pure):
+    code = (
+        "import npdl; npdl.set_num_threads(7); npdl.set_precision('exact'); "
+        "print(npdl.get_num_threads(), npdl.get_precision())"
+    )
+    assert python(code, pure, NPDL_BACKEND="numpy").out == "1 exact"
 
 
 def test_a_network_trains_without_the_extension(pure):
