@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 OUT    ?= dist
+SITE   ?= docs/_build/html
 ARGS   ?=
 
 BIN     := $(abspath $(VENV))/bin
@@ -36,8 +37,8 @@ bench: install ## Run the benchmarks (ARGS="--help" tells more)
 	@$(BIN)/python -m benchmarks $(or $(ARGS),kernels)
 
 docs: $(VENV)/docs ## Build the site into docs/_build/html; nothing is compiled for it
-	@$(BIN)/python -m sphinx -b html -W --keep-going -q docs docs/_build/html
-	@echo "docs/_build/html/index.html"
+	@$(BIN)/python -m sphinx -b html -W --keep-going -q docs $(SITE)
+	@echo $(SITE)/index.html
 
 lint: $(VENV)/lint ## Check style and types
 	@$(BIN)/ruff check
@@ -79,7 +80,7 @@ release-check: $(VENV)/release ## Check version, changelog, sdist, cibuildwheel 
 	@test ! -e .git || PATH="$(BIN):$$PATH" check-manifest
 
 clean: ## Remove what was built, and the environment
-	rm -rf $(VENV) build dist demo npdl.egg-info npdl/_ext/*.so npdl/_ext/*.pyd
+	rm -rf $(VENV) build dist demo docs/_build npdl.egg-info npdl/_ext/*.so npdl/_ext/*.pyd
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each of these files says that something was done, and is older than what it depends on if it has
