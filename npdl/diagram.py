@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import inspect
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from xml.sax.saxutils import escape
 
 from npdl._files import replacing
 from npdl._registry import constructor_arguments
@@ -171,7 +171,7 @@ def _svg(entry: str, boxes: list[_Texts], colors: list[str]) -> str:
         parts.append(_arrow(middle, y, y + _GAP))
         y += _GAP
         left, right = _PAD + 16, _PAD + width - 12
-        title = escape(" ".join(text for text in box if text))
+        title = html.escape(" ".join(text for text in box if text), quote=False)
         parts += [
             f"<g><title>{title}</title>",
             f"<rect class='b' x='{_PAD}' y='{y:g}' width='{width:g}' height='{_HEIGHT}' rx='5'/>",
@@ -195,7 +195,7 @@ def _svg(entry: str, boxes: list[_Texts], colors: list[str]) -> str:
 def _text(x: float, y: float, text: str, css: str, more: str = "") -> str:
     if not text:
         return ""
-    return f"<text class='{css}' x='{x:g}' y='{y:g}' {more}>{escape(text)}</text>"
+    return f"<text class='{css}' x='{x:g}' y='{y:g}' {more}>{html.escape(text, quote=False)}</text>"
 
 
 def _arrow(x: float, top: float, bottom: float) -> str:
