@@ -37,7 +37,7 @@ bench: install ## Run the benchmarks (ARGS="--help" tells more)
 	@$(BIN)/python -m benchmarks $(or $(ARGS),kernels)
 
 docs: $(VENV)/docs ## Build the site into docs/_build/html; nothing is compiled for it
-	@$(BIN)/python -m sphinx -b html -W --keep-going -q docs $(SITE)
+	@$(BIN)/python -m sphinx -b html -E -W --keep-going -q docs $(SITE)
 	@echo $(SITE)/index.html
 
 lint: $(VENV)/lint ## Check style and types

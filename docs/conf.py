@@ -116,10 +116,15 @@ def public_names(module):
 
 def list_names(app, what, name, obj, options, lines):
     """Put a table of all names at the head of a module's page."""
-    if what == "module":
-        hidden = options.get("exclude_members") or ()
-        names = [f"   {public}" for public in public_names(obj) if public not in hidden]
-        lines += ["", ".. autosummary::", "", *names, ""]
+    if what != "module":
+        return
+    hidden = options.get("exclude_members") or ()
+    names = [public for public in public_names(obj) if public not in hidden]
+    aliases = {n: getattr(getattr(obj, n), "__name__", n) for n in names}
+    others = [f"`{n}` for `{real}`" for n, real in aliases.items() if n != real]
+    lines += ["", ".. autosummary::", ""]
+    lines += [f"   {n}" for n, real in aliases.items() if n == real]
+    lines += ["", f"Other names: {', '.join(others)}." if others else "", ""]
 
 
 def setup(app):
