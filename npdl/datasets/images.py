@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import tarfile
 import zlib
 from pathlib import Path
 from typing import IO
@@ -262,6 +261,8 @@ def _read_cifar(folder: Path) -> list[tuple[NDArray, NDArray]]:
 def _read_tar(archive: Path, limit: int) -> dict[str, bytes]:
     """The files of the archive, in one pass; nothing is written to the disk."""
     data = {}
+    import tarfile  # takes longer to import than most of npdl
+
     try:
         with tarfile.open(archive) as tar:
             for member in tar:
