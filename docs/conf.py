@@ -120,8 +120,8 @@ def list_names(app, what, name, obj, options, lines):
         return
     hidden = options.get("exclude_members") or ()
     names = [public for public in public_names(obj) if public not in hidden]
-    aliases = {n: getattr(getattr(obj, n), "__name__", n) for n in names}
-    others = [f"`{n}` for `{real}`" for n, real in aliases.items() if n != real]
+    aliases = {n: getattr(getattr(obj, n), "__name__", "") for n in names}  # "": a constant
+    others = [f"`{n}` for `{real}`" for n, real in aliases.items() if real not in (n, "")]
     lines += ["", ".. autosummary::", ""]
     lines += [f"   {n}" for n, real in aliases.items() if n == real]
     lines += ["", f"Other names: {', '.join(others)}." if others else "", ""]
