@@ -260,9 +260,9 @@ def _read_cifar(folder: Path) -> list[tuple[NDArray, NDArray]]:
 
 def _read_tar(archive: Path, limit: int) -> dict[str, bytes]:
     """The files of the archive, in one pass; nothing is written to the disk."""
-    data = {}
     import tarfile  # takes longer to import than most of npdl
 
+    data = {}
     try:
         with tarfile.open(archive) as tar:
             for member in tar:
