@@ -20,8 +20,9 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 HERE = Path("npdl/_ext")
-KERNELS = ["activation", "conv", "dense", "optimizer", "pool", "rnn", "softmax"]  # one build per instruction set
-SHARED = ["cpu", "threads"]  # one build in all
+# One build of these for each instruction set, and one in all of those.
+KERNELS = ["activation", "conv", "dense", "optimizer", "pool", "rnn", "softmax"]
+SHARED = ["cpu", "threads"]
 
 
 def switch(name, default):

@@ -79,7 +79,6 @@ def conv2d_forward(
     cdef size_t filters = aligned(round_up(j.f, MR) * j.depth * sizeof(real))
     cdef int workers = max_workers()
     cdef scratch_t s
-    cdef Py_ssize_t i
     if b.shape[0] != j.f:
         raise ValueError("conv2d_forward: b must have one number for each filter.")
     if j.n == 0:

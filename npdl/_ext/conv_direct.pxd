@@ -1,21 +1,22 @@
 """Convolution by direct sums, with no im2col matrix.
 
-The columns of im2col are shifted copies of the image, so the tile can read them where they are. Each
-image is first copied into *planes*: padded, and split by the phase of the stride, so that the pixel
-(u, v) of all windows is one plane, shifted:
+The columns of im2col are shifted copies of the image, so the tile can read them where they are.
+Each image is first copied into *planes*: padded, and split by the phase of the stride, so that the
+pixel (u, v) of all windows is one plane, shifted:
 
     plane[c, u % SH, v % SW][i + u//SH, j + v//SW] = x[c, i*SH + u - PH, j*SW + v - PW]
 
-In a plane of width WP the window (i, j) stands at q = i*WP + j, and the pixel (c, u, v) of NR windows
-in a row at ``offset[c,u,v] + q``: NR consecutive numbers, row k = (c, u, v) of a panel of B. Positions
-q at which no window stands (j >= OW) are computed for nothing and dropped; they are few.
+In a plane of width WP the window (i, j) stands at q = i*WP + j, and the pixel (c, u, v) of NR
+windows in a row at ``offset[c,u,v] + q``: NR consecutive numbers, row k of a panel of B. Positions
+at which no window stands (j >= OW) are computed for nothing and dropped; they are few.
 
-    forward   y[f, q]       = Σ_k w[f, k] · plane[offset[k] + q]            A: filters, B: the image
-    weights   dw[f, k]      = Σ_q dz[f, q] · plane[offset[k] + q]           lanes along q
-    input     dplane[c, q]  = Σ_{f,a,b} w[f, c, u, v] · dz[f, q - (a, b)]   A: filters, B: dz, padded
+    forward   y[f, q]       = Σ_k w[f, k] · plane[offset[k] + q]           A: filters, B: the image
+    weights   dw[f, k]      = Σ_q dz[f, q] · plane[offset[k] + q]          lanes along q
+    input     dplane[c, q]  = Σ_{f,a,b} w[f, c, u, v] · dz[f, q - (a, b)]  A: filters, B: dz, padded
 
-where (a, b) are the taps of one phase, u = pu + SH*a and v = pv + SW*b. The work is shared by images;
-the weights' gradient by fixed groups of images, whose sums are added in order.
+where k stands for (c, u, v), and (a, b) are the taps of one phase, u = pu + SH*a, v = pv + SW*b.
+The work is shared by images; the weights' gradient by fixed groups of images, whose sums are added
+in order.
 """
 
 from libc.string cimport memcpy, memset
@@ -121,7 +122,7 @@ cdef inline void _split_image(
     conv_t* j, const real* x, real* planes, Py_ssize_t row0, Py_ssize_t row1
 ) noexcept nogil:
     """Copy an image into its planes, of which it needs the rows row0 to row1."""
-    cdef Py_ssize_t c, pu, pv, i, k, row, col, size = j.plane_h * j.plane_w
+    cdef Py_ssize_t c, pu, pv, i, k, row, size = j.plane_h * j.plane_w
     cdef Py_ssize_t k0, k1  # columns of the plane that lie in the image
     cdef real* to = planes
     cdef const real* source
@@ -149,7 +150,7 @@ cdef inline void _split_image(
 
 cdef inline void _forward(conv_t* j, Py_ssize_t task, int worker, const real* _) noexcept nogil:
     """One part of one image."""
-    cdef Py_ssize_t n = task // j.parts, part = task % j.parts, nr = tile_cols(_)
+    cdef Py_ssize_t n = task // j.parts, part = task % j.parts
     cdef Py_ssize_t rows0 = part * j.oh // j.parts, rows1 = (part + 1) * j.oh // j.parts, m
     cdef real* planes = <real*> (j.scratch + worker * j.scratch_step)
     cdef real* y = <real*> j.y + n * j.f * j.oh * j.ow

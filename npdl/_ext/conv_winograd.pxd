@@ -1,4 +1,4 @@
-"""Convolution in Winograd's form: its tasks. The arithmetic: ``winograd.pxd``, ``winograd_weights.pxd``."""
+"""Convolution in Winograd's form: its tasks. For the arithmetic see ``winograd.pxd``."""
 
 from libc.string cimport memset
 from npdl._ext.activation cimport act_span, pull_back_span

@@ -99,7 +99,7 @@ cdef void _task(void* context, Py_ssize_t task, int worker) noexcept nogil:
 cdef void _run(
     step_t* j, int kind, real[::1] p, const real[::1] g, real[::1] r, real[::1] s
 ) except *:
-    """Set what all steps have, and run. An optimizer with less to remember passes p in its place."""
+    """Set what all steps have, and run. Where there is less to remember, p takes its place."""
     if not g.shape[0] == p.shape[0] == r.shape[0] == s.shape[0]:
         raise ValueError("optimizer: all arrays must be of one length.")
     if p.shape[0] == 0:

@@ -1,15 +1,15 @@
-"""Winograd's minimal filtering F(4x4, 3x3): a 3x3 correlation of stride 1 with a quarter of the products.
+"""Winograd's minimal filtering F(4x4, 3x3): a 3x3 correlation with a quarter of the products.
 
 The output is cut into tiles of 4x4, each of which needs 6x6 pixels of the input. With the matrices
-Bᵀ (6x6), G (6x3) and Aᵀ (4x6) of Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks"
-(2015), section 4.3, one tile of one pair of channels is
+Bᵀ (6x6), G (6x3) and Aᵀ (4x6) of Lavin and Gray, "Fast Algorithms for Convolutional Neural
+Networks" (2015), section 4.3, one tile of one pair of channels is
 
     y = Aᵀ [ (G g Gᵀ) ∘ (Bᵀ d B) ] A                      36 products in the place of 144
 
-and the sum over the channels stands inside the bracket: for each of its 36 places, a matrix product of
-the filters with the tiles. NR tiles at a time are the lanes of all vectors, so the transforms are
-arithmetic on vectors, and the products are those of the register tile. float32 alone; the greatest
-error is about 1e-5 of the largest output, ten times that of the direct sum.
+and the sum over the channels stands inside the bracket: for each of its 36 places, a matrix product
+of the filters with the tiles. NR tiles at a time are the lanes of all vectors, so the transforms
+are arithmetic on vectors, and the products are those of the register tile. float32 alone; the
+greatest error is about 1e-5 of the largest output, ten times that of the direct sum.
 """
 
 from libc.string cimport memcpy, memset
@@ -80,8 +80,8 @@ cdef inline void pad_planes(
 ) noexcept nogil:
     """Copy an image into planes[c, row, column % 4, column // 4], zeros around it.
 
-    So the same pixel of neighbouring tiles, four columns apart, lies side by side. `line` is room for
-    a row of the padded image.
+    So the same pixel of neighbouring tiles, four columns apart, lies side by side. `line` is room
+    for a row of the padded image.
     """
     cdef Py_ssize_t c, i, q, cols = min(w, 4 * wide - pw)
     cdef float* to
@@ -98,7 +98,9 @@ cdef inline void pad_planes(
                 to[3 * wide + q] = line[4 * q + 3]
 
 
-cdef inline void pad_image(winograd_t* p, const float* x, float* planes, float* line) noexcept nogil:
+cdef inline void pad_image(
+    winograd_t* p, const float* x, float* planes, float* line
+) noexcept nogil:
     """The padded planes of one input image."""
     pad_planes(x, p.k, p.h, p.w, p.ph, p.pw, p.plane_h, p.plane_w, planes, line)
 
@@ -107,14 +109,16 @@ cdef inline void tile_places(
     winograd_t* p, Py_ssize_t start, Py_ssize_t count, Py_ssize_t image, Py_ssize_t wide,
     Py_ssize_t* at,
 ) noexcept nogil:
-    """Where the tiles from `start` on begin in padded planes; beyond `count` the last unit again."""
+    """Where the tiles from `start` on begin in planes; beyond `count` the last unit again."""
     cdef Py_ssize_t tiles = p.tiles_h * p.tiles_w, l, t
     for l in range(NV * LANES_F32):
         t = start + (l if l < count else count - p.unit + l % p.unit)
         at[l] = t // tiles * image + t % tiles // p.tiles_w * 16 * wide + t % p.tiles_w
 
 
-cdef inline void _filter_line(const f32v* g, Py_ssize_t step, f32v* t, Py_ssize_t to) noexcept nogil:
+cdef inline void _filter_line(
+    const f32v* g, Py_ssize_t step, f32v* t, Py_ssize_t to
+) noexcept nogil:
     # t = G g
     cdef float quarter = 0.25, sixth = 1.0 / 6, twelfth = 1.0 / 12, twentyfourth = 1.0 / 24
     cdef f32v a, b, c, d
@@ -161,7 +165,9 @@ cdef inline void transform_filters(
             j += nr
 
 
-cdef inline void _input_line(const f32v* d, Py_ssize_t step, f32v* t, Py_ssize_t to) noexcept nogil:
+cdef inline void _input_line(
+    const f32v* d, Py_ssize_t step, f32v* t, Py_ssize_t to
+) noexcept nogil:
     # t = Bᵀ d
     cdef float two = 2, four = 4, five = 5
     cdef f32v d0, d1, d2, d3, d4, d5, a, b
@@ -179,7 +185,9 @@ cdef inline void _input_line(const f32v* d, Py_ssize_t step, f32v* t, Py_ssize_t
         t[4 * to + v] = a - b
 
 
-cdef inline void _output_line(const f32v* m, Py_ssize_t step, f32v* y, Py_ssize_t to) noexcept nogil:
+cdef inline void _output_line(
+    const f32v* m, Py_ssize_t step, f32v* y, Py_ssize_t to
+) noexcept nogil:
     # y = Aᵀ m
     cdef float two = 2, four = 4, eight = 8
     cdef f32v a, b, c, d

@@ -4,8 +4,8 @@ From y = Aᵀ [ U ∘ V ] A with U = G g Gᵀ and V = Bᵀ d B follows, for one 
 
     Z = A dy Aᵀ,   dU = Σ_tiles Z ∘ V,   dg = Gᵀ dU G
 
-so each of the 36 places is again a matrix product, Z Vᵀ, whose sum runs over the tiles. The lanes of a
-vector are tiles, hence terms of that sum.
+so each of the 36 places is again a matrix product, Z Vᵀ, whose sum runs over the tiles. The lanes
+of a vector are tiles, hence terms of that sum.
 """
 
 from libc.string cimport memset
@@ -63,7 +63,9 @@ cdef inline size_t weights_scratch(winograd_t* p) noexcept nogil:
     ) * sizeof(float)
 
 
-cdef inline void _gradient_line(const f32v* y, Py_ssize_t step, f32v* z, Py_ssize_t to) noexcept nogil:
+cdef inline void _gradient_line(
+    const f32v* y, Py_ssize_t step, f32v* z, Py_ssize_t to
+) noexcept nogil:
     # z = A y
     cdef float two = 2, four = 4, eight = 8
     cdef f32v a, b, y0, y1, y2, y3
@@ -153,7 +155,9 @@ cdef inline void add_products(
                 )
 
 
-cdef inline void _weight_line(const f32v* u, Py_ssize_t step, f32v* w, Py_ssize_t to) noexcept nogil:
+cdef inline void _weight_line(
+    const f32v* u, Py_ssize_t step, f32v* w, Py_ssize_t to
+) noexcept nogil:
     # w = Gᵀ u
     cdef float quarter = 0.25, sixth = 1.0 / 6, twelfth = 1.0 / 12, twentyfourth = 1.0 / 24
     cdef f32v a = u[step] + u[2 * step], b = u[3 * step] + u[4 * step]
