@@ -11,6 +11,7 @@ is brought up to date by each run. NPDL_ISAS chooses the instruction sets.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -40,12 +41,12 @@ VARIANTS = {
         "-fsanitize=address -fno-omit-frame-pointer",
         preload="libasan.so",
         # Python frees little at its end; malloc lets the sanitizer see each of its objects.
-        env={"ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc"},
+        env={"ASAN_OPTIONS": "detect_leaks=0:log_path={folder}/findings", "PYTHONMALLOC": "malloc"},
     ),
     "ubsan": Variant(
-        "-fsanitize=undefined -fno-sanitize-recover=all",
+        "-fsanitize=undefined",
         preload="libubsan.so",
-        env={"UBSAN_OPTIONS": "print_stacktrace=1"},
+        env={"UBSAN_OPTIONS": "log_path={folder}/findings"},
     ),
     "clang": Variant(compiler="clang"),
 }
@@ -70,7 +71,8 @@ def prepare(name: str, variant: Variant) -> tuple[Path, dict[str, str]]:
     )
     if done.returncode:
         sys.exit(done.stdout.decode(errors="replace"))
-    env |= {**variant.env, "PYTHONPATH": str(folder)}
+    env |= {key: value.replace("{folder}", str(folder)) for key, value in variant.env.items()}
+    env["PYTHONPATH"] = str(folder)
     if variant.preload:
         library = subprocess.run(
             [variant.compiler, f"-print-file-name={variant.preload}"],
@@ -89,7 +91,13 @@ def main() -> None:
         sys.exit(f"usage: variant.py {{{','.join(VARIANTS)}}} [arguments for pytest]")
     folder, env = prepare(name, VARIANTS[name])
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
-    sys.exit(subprocess.run(command, cwd=folder, env=env).returncode)
+    for old in folder.glob("findings.*"):
+        old.unlink()
+    status = subprocess.run(command, cwd=folder, env=env).returncode
+    findings = "".join(path.read_text(errors="replace") for path in folder.glob("findings.*"))
+    errors = sorted(set(re.findall(r"^.*(?:runtime error|ERROR): .*$", findings, re.MULTILINE)))
+    print(f"{name}: {len(errors)} findings", *errors, sep="\n")
+    sys.exit(status or bool(errors))
 
 
 if __name__ == "__main__":
