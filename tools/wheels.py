@@ -224,7 +224,7 @@ def test(wheel: Path, out: Path, wanted: list[str], tests: list[str]) -> None:
             if float(ms) > max(IMPORT_MS, float(own)):
                 sys.exit(f"import npdl takes {ms} ms more than numpy, which takes {own} ms")
             chosen = [f"tests/{name}" for name in tests] or ["tests"]
-            said = run(python, "-m", "pytest", "-q", *chosen, cwd=elsewhere, env=env)
+            said = run(python, "-m", "pytest", *chosen, cwd=elsewhere, env=env)
             version = run(python, "-c", "import platform; print(platform.python_version())")
             result = said.strip().splitlines()[-1]
             say(f"CPython {version.strip()}", f"numpy {numpy}: import {own} + {ms} ms; {result}")
