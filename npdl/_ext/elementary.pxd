@@ -13,6 +13,7 @@ Greatest errors, in units of the last place (ulp) of the exact result, as tests/
 """
 
 from libc.math cimport INFINITY
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 from npdl._ext.simd cimport bits_f32, bits_f64, from_bits_f32, from_bits_f64, real
 
@@ -24,9 +25,9 @@ cdef inline real round_magic(const real* _) noexcept nogil:
 cdef inline real two_to(real t) noexcept nogil:
     """2^(n-1), where t = n + round_magic."""
     if real is float:
-        return from_bits_f32((bits_f32(t) << 23) + (126 << 23))
+        return from_bits_f32(<int32_t> ((<uint32_t> bits_f32(t) + 126) << 23))
     else:
-        return from_bits_f64((bits_f64(t) << 52) + (<long long> 1022 << 52))
+        return from_bits_f64(<int64_t> ((<uint64_t> bits_f64(t) + 1022) << 52))
 
 
 cdef inline real reduce(real x, real n) noexcept nogil:
