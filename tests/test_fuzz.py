@@ -125,8 +125,8 @@ def odd_calls(draw):
     """A call of which up to three arguments were exchanged for something else."""
     call = draw(st.sampled_from(Maker(draw(dtypes)).one_of_each()))
     args = dict(call.args)
+    others = [value for value in args.values() if isinstance(value, np.ndarray)]
     for name in draw(st.sets(st.sampled_from(sorted(args)), min_size=1, max_size=3)):
-        others = [value for value in args.values() if isinstance(value, np.ndarray)]
         args[name] = draw(st.one_of(junk, st.sampled_from(others)))
     return Call(call.function, args)
 
