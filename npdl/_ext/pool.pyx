@@ -7,14 +7,22 @@ one pixel (u, v) of all its windows after the other, in loops that the C compile
 from libc.stdint cimport int32_t
 from libc.string cimport memset
 from npdl._ext.simd cimport real, same_shape
-from npdl._ext.threads cimport max_workers, run, task_t
+from npdl._ext.threads cimport max_workers, run
 
 cdef enum:
     CHUNK = 16384  # pixels to a task
 
 
+cdef enum:
+    MAX
+    MEAN
+    UNMAX
+    UNMEAN
+
+
 ctypedef struct pool_t:
     bint single
+    int kind
     Py_ssize_t images, per_task, h, w, oh, ow, kh, kw, sh, sw
     const void* x  # or dy
     void* y  # or dx
@@ -157,59 +165,30 @@ cdef inline void _unmean_image(pool_t* p, const real* dy, real* dx) noexcept nog
             _unmean_row(dy + i * p.ow, p.w, p.kh, p.kw, p.sw, scale, dx + i * p.sh * p.w, p.ow)
 
 
-# One task of each kernel: some images.
-
-cdef inline void _images(
-    pool_t* p, Py_ssize_t task, bint take_max, bint backward, const real* _
-) noexcept nogil:
+cdef inline void _images(pool_t* p, Py_ssize_t task, const real* _) noexcept nogil:
+    """One task: some images through one of the four loops."""
     cdef Py_ssize_t k, size = p.h * p.w, out = p.oh * p.ow
     cdef const real* x = <const real*> p.x
     cdef real* y = <real*> p.y
     for k in range(task * p.per_task, min(p.images, (task + 1) * p.per_task)):
-        if backward:
-            if take_max:
-                _unmax_image(p, x + k * out, p.argmax + k * out, y + k * size)
-            else:
-                _unmean_image(p, x + k * out, y + k * size)
+        if p.kind == MAX:
+            _max_image(
+                p, x + k * size, y + k * out, NULL if p.argmax == NULL else p.argmax + k * out
+            )
+        elif p.kind == MEAN:
+            _mean_image(p, x + k * size, y + k * out)
+        elif p.kind == UNMAX:
+            _unmax_image(p, x + k * out, p.argmax + k * out, y + k * size)
         else:
-            if take_max:
-                _max_image(
-                    p, x + k * size, y + k * out, NULL if p.argmax == NULL else p.argmax + k * out
-                )
-            else:
-                _mean_image(p, x + k * size, y + k * out)
+            _unmean_image(p, x + k * out, y + k * size)
 
 
-cdef void _max_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+cdef void _task(void* context, Py_ssize_t task, int worker) noexcept nogil:
     cdef pool_t* p = <pool_t*> context
     if p.single:
-        _images(p, task, True, False, <float*> NULL)
+        _images(p, task, <float*> NULL)
     else:
-        _images(p, task, True, False, <double*> NULL)
-
-
-cdef void _mean_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
-    cdef pool_t* p = <pool_t*> context
-    if p.single:
-        _images(p, task, False, False, <float*> NULL)
-    else:
-        _images(p, task, False, False, <double*> NULL)
-
-
-cdef void _unmax_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
-    cdef pool_t* p = <pool_t*> context
-    if p.single:
-        _images(p, task, True, True, <float*> NULL)
-    else:
-        _images(p, task, True, True, <double*> NULL)
-
-
-cdef void _unmean_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
-    cdef pool_t* p = <pool_t*> context
-    if p.single:
-        _images(p, task, False, True, <float*> NULL)
-    else:
-        _images(p, task, False, True, <double*> NULL)
+        _images(p, task, <double*> NULL)
 
 
 cdef pool_t _plan(const real[:, :, :, ::1] image, const real[:, :, :, ::1] pooled) except *:
@@ -243,8 +222,9 @@ cdef void _set_windows(
     p.kh, p.kw, p.sh, p.sw = kh, kw, stride_h, stride_w
 
 
-cdef void _run(task_t task, pool_t* p) noexcept nogil:
-    run(task, p, (p.images + p.per_task - 1) // p.per_task, max_workers())
+cdef void _run(int kind, pool_t* p) noexcept nogil:
+    p.kind = kind
+    run(_task, p, (p.images + p.per_task - 1) // p.per_task, max_workers())
 
 
 def maxpool_forward(
@@ -265,7 +245,7 @@ def maxpool_forward(
         p.x, p.y = &x[0, 0, 0, 0], &y[0, 0, 0, 0]
         p.argmax = NULL if argmax is None else &argmax[0, 0, 0, 0]
         with nogil:
-            _run(_max_task, &p)
+            _run(MAX, &p)
 
 
 def maxpool_backward(
@@ -277,11 +257,12 @@ def maxpool_backward(
     cdef pool_t p = _plan(dx, dy)
     if not same_shape(argmax.shape, dy.shape, 4):
         raise ValueError("maxpool_backward: dy and argmax must have one shape.")
-    dx[...] = 0
-    if p.images:
+    if not p.images:
+        dx[...] = 0
+    else:
         p.x, p.y, p.argmax = &dy[0, 0, 0, 0], &dx[0, 0, 0, 0], <int32_t*> &argmax[0, 0, 0, 0]
         with nogil:
-            _run(_unmax_task, &p)
+            _run(UNMAX, &p)
         if p.bad:
             raise ValueError("maxpool_backward: argmax must lie inside the image.")
 
@@ -300,7 +281,7 @@ def meanpool_forward(
     if p.images:
         p.x, p.y = &x[0, 0, 0, 0], &y[0, 0, 0, 0]
         with nogil:
-            _run(_mean_task, &p)
+            _run(MEAN, &p)
 
 
 def meanpool_backward(
@@ -317,6 +298,6 @@ def meanpool_backward(
     if p.images:
         p.x, p.y = &dy[0, 0, 0, 0], &dx[0, 0, 0, 0]
         with nogil:
-            _run(_unmean_task, &p)
+            _run(UNMEAN, &p)
     else:
         dx[...] = 0
