@@ -36,8 +36,3 @@ ctypedef struct conv_t:
     char* scratch
     size_t scratch_step  # bytes of it to a worker
     winograd_t winograd
-
-
-cdef inline size_t aligned(size_t size) noexcept nogil:
-    """`size`, rounded up to whole cache lines."""
-    return (size + 63) // 64 * 64

@@ -6,7 +6,7 @@ By direct sums (``conv_direct.pxd``), or where that is faster and allowed in Win
 
 from libc.string cimport memcpy, memset
 from npdl._ext.activation cimport parse_act
-from npdl._ext.conv cimport GROUPS, MOST_BYTES, PARTS, PASS_BYTES, SLACK, aligned, conv_t
+from npdl._ext.conv cimport GROUPS, MOST_BYTES, PARTS, PASS_BYTES, SLACK, conv_t
 from npdl._ext.conv_direct cimport backward_task, forward_task, pack_for_input, set_offsets
 from npdl._ext.conv_winograd cimport (
     winograd_forward,
@@ -14,9 +14,9 @@ from npdl._ext.conv_winograd cimport (
     winograd_pays,
     winograd_weights,
 )
-from npdl._ext.gemm cimport MR, NV, ceil_div, lanes, round_up
-from npdl._ext.simd cimport real, same_shape
-from npdl._ext.threads cimport give, max_workers, run, scratch_t, take
+from npdl._ext.simd cimport MR, NV, real, same_shape
+from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
+from npdl._ext.tile cimport ceil_div, lanes, round_up
 
 cdef bint winograd_allowed = True
 

@@ -23,18 +23,8 @@ from libc.string cimport memcpy, memset
 from npdl._ext.activation cimport act_span, pull_back_span
 from npdl._ext.conv cimport SLACK, conv_t
 from npdl._ext.elementary cimport sum_of
-from npdl._ext.gemm cimport (
-    MAX_NR,
-    MR,
-    NV,
-    ceil_div,
-    dot_tile,
-    lanes,
-    round_up,
-    tile,
-    tile_cols,
-)
-from npdl._ext.simd cimport real
+from npdl._ext.simd cimport MR, NV, real
+from npdl._ext.tile cimport MAX_NR, ceil_div, dot_tile, lanes, round_up, tile, tile_cols
 
 # Where the results of positions go: those with i0 <= i < i1, j0 <= j < j1, to
 # out[m*plane + i*row + j*col].

@@ -2,10 +2,10 @@
 
 from libc.string cimport memset
 from npdl._ext.activation cimport act_span, pull_back_span
-from npdl._ext.conv cimport GROUPS, aligned, conv_t
+from npdl._ext.conv cimport GROUPS, conv_t
 from npdl._ext.elementary cimport sum_of
-from npdl._ext.gemm cimport ceil_div
-from npdl._ext.threads cimport give, max_workers, run, scratch_t, take
+from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
+from npdl._ext.tile cimport ceil_div
 from npdl._ext.winograd cimport (
     PLACES,
     correlate_3x3,

@@ -1,10 +1,10 @@
 """Fully connected product with its bias and activation. Contract: ``dense_np.py``."""
 
-from libc.string cimport memcpy, memset
-from npdl._ext.activation cimport act_span, act_t, parse_act, pull_back_span
-from npdl._ext.gemm cimport product, product_scratch
+from libc.string cimport memset
+from npdl._ext.activation cimport LINEAR, act_span, act_t, parse_act, pull_back_span
+from npdl._ext.gemm cimport product, product_of, product_scratch, product_t
 from npdl._ext.simd cimport real
-from npdl._ext.threads cimport give, max_workers, run, scratch_t, take
+from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
 
 cdef enum:
     ROWS = 16  # of an elementwise task
@@ -14,32 +14,30 @@ ctypedef struct rows_t:
     bint single
     act_t act
     Py_ssize_t n, units
-    const void* b  # bias
     const void* dy
     void* y
     void* dz
 
 
-cdef inline void _bias_rows(rows_t* r, Py_ssize_t n0, Py_ssize_t n1, real* _) noexcept nogil:
-    # y = b, in every row
-    cdef Py_ssize_t n
-    for n in range(n0, n1):
-        memcpy(<real*> r.y + n * r.units, r.b, r.units * sizeof(real))
+cdef inline void _activate_part(
+    rows_t* r, Py_ssize_t i0, Py_ssize_t i1, Py_ssize_t j0, Py_ssize_t j1, real* _
+) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef real* y
+    for i in range(i0, i1):
+        y = <real*> r.y + i * r.units + j0
+        act_span(r.act, y, y, j1 - j0)
 
 
-cdef inline void _activate_rows(rows_t* r, Py_ssize_t n0, Py_ssize_t n1, real* _) noexcept nogil:
-    # y = f(y)
-    cdef real* y = <real*> r.y + n0 * r.units
-    act_span(r.act, y, y, (n1 - n0) * r.units)
-
-
-cdef void _activate_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+cdef void _activate(
+    void* context, Py_ssize_t i0, Py_ssize_t i1, Py_ssize_t j0, Py_ssize_t j1
+) noexcept nogil:
+    """y = f(y), in a part of y that was just summed."""
     cdef rows_t* r = <rows_t*> context
-    cdef Py_ssize_t n0 = task * ROWS, n1 = min(r.n, n0 + ROWS)
     if r.single:
-        _activate_rows(r, n0, n1, <float*> NULL)
+        _activate_part(r, i0, i1, j0, j1, <float*> NULL)
     else:
-        _activate_rows(r, n0, n1, <double*> NULL)
+        _activate_part(r, i0, i1, j0, j1, <double*> NULL)
 
 
 cdef inline void _pull_back_rows(rows_t* r, Py_ssize_t n0, Py_ssize_t n1, real* _) noexcept nogil:
@@ -69,7 +67,9 @@ def dense_forward(
 ):
     """y = f(x w + b)."""
     cdef Py_ssize_t n = x.shape[0], d = x.shape[1], u = w.shape[1]
+    cdef int workers = max_workers()
     cdef rows_t r
+    cdef product_t p
     cdef scratch_t s
     if not (w.shape[0] == d and b.shape[0] == u and y.shape[0] == n and y.shape[1] == u):
         raise ValueError("dense_forward: the shapes of x, w, b and y do not fit.")
@@ -77,13 +77,14 @@ def dense_forward(
         raise ValueError("dense_forward: only the batch may be empty.")
     if n == 0:
         return
-    r.single, r.act, r.n, r.units = real is float, parse_act(act), n, u
-    r.b, r.y = &b[0], &y[0, 0]
-    s = take(product_scratch(n, u, d, &y[0, 0]))
+    r.single, r.act, r.units, r.y = real is float, parse_act(act), u, &y[0, 0]
+    p = product_of(n, u, d, &x[0, 0], d, 1, &w[0, 0], u, 1, &y[0, 0], u, False)
+    p.bias = &b[0]
+    if r.act.code != LINEAR:
+        p.finish, p.context = _activate, &r
+    s = take(product_scratch(&p, workers))
     with nogil:
-        _bias_rows(&r, 0, n, &y[0, 0])
-        product(n, u, d, &x[0, 0], d, 1, &w[0, 0], u, 1, &y[0, 0], u, True, s.data)
-        run(_activate_task, &r, (n + ROWS - 1) // ROWS, max_workers())
+        product(&p, s.data, workers)
     give(s)
 
 
@@ -99,10 +100,12 @@ def dense_backward(
 ):
     """Gradients of `dense_forward`."""
     cdef Py_ssize_t n = x.shape[0], d = x.shape[1], u = w.shape[1], i, j
+    cdef int workers = max_workers()
+    cdef size_t own = 0
     cdef rows_t r
+    cdef product_t weights, inputs
     cdef scratch_t s
-    cdef real* dz
-    cdef char* rest
+    cdef const real* dz
     if not (
         w.shape[0] == d == dw.shape[0]
         and dw.shape[1] == u == db.shape[0]
@@ -119,21 +122,26 @@ def dense_backward(
         return
     r.single, r.act, r.n, r.units = real is float, parse_act(act), n, u
     r.y, r.dy = <void*> &y[0, 0], &dy[0, 0]
-    s = take(
-        n * u * sizeof(real) + 64
-        + max(product_scratch(n, d, u, &dw[0, 0]), product_scratch(d, u, n, &dw[0, 0]))
-    )
-    dz = <real*> s.data
-    r.dz = dz
-    rest = s.data + (n * u * sizeof(real) + 63) // 64 * 64
+    # dw = xᵀ dz, dx = dz wᵀ
+    dz = &dy[0, 0]  # with a linear activation
+    weights = product_of(d, u, n, &x[0, 0], 1, d, dz, u, 1, &dw[0, 0], u, False)
+    inputs = product_of(n, d, u, dz, u, 1, &w[0, 0], 1, u, &dw[0, 0], d, False)
+    if r.act.code != LINEAR:
+        own = aligned(n * u * sizeof(real))
+    s = take(own + max(product_scratch(&weights, workers), product_scratch(&inputs, workers)))
+    if r.act.code != LINEAR:
+        r.dz = s.data
+        dz = <real*> r.dz
+        weights.b = inputs.a = dz
     with nogil:
-        run(_pull_back_task, &r, (n + ROWS - 1) // ROWS, max_workers())
+        if r.act.code != LINEAR:
+            run(_pull_back_task, &r, (n + ROWS - 1) // ROWS, workers)
         memset(&db[0], 0, u * sizeof(real))
         for i in range(n):
             for j in range(u):
                 db[j] += dz[i * u + j]
-        # dw = xᵀ dz, dx = dz wᵀ
-        product(d, u, n, &x[0, 0], 1, d, dz, u, 1, &dw[0, 0], u, False, rest)
+        product(&weights, s.data + own, workers)
         if dx is not None:
-            product(n, d, u, dz, u, 1, &w[0, 0], 1, u, &dx[0, 0], d, False, rest)
+            inputs.c = &dx[0, 0]
+            product(&inputs, s.data + own, workers)
     give(s)

@@ -8,19 +8,10 @@ packed once for a whole call; the rows of the state are read where they lie.
 from libc.stdint cimport uint8_t
 from libc.string cimport memcpy, memset
 from npdl._ext.activation cimport act_t
-from npdl._ext.gemm cimport (
-    K_BLOCK,
-    MR,
-    NV,
-    block_depth,
-    edge_tile,
-    few_rows,
-    pack_panel,
-    product,
-    round_up,
-    tile_cols,
-)
-from npdl._ext.simd cimport real
+from npdl._ext.gemm cimport product, product_of, product_t
+from npdl._ext.simd cimport MR, real
+from npdl._ext.threads cimport aligned, max_workers, run
+from npdl._ext.tile cimport panel_tile, round_up, tile_cols
 
 ctypedef struct rnn_t:
     bint single
@@ -49,36 +40,16 @@ ctypedef struct rnn_t:
     # scratch
     void* packed  # weights of the state
     void* packed_hat  # GRU: those of h∘r
+    void* design  # the rows [1, x, state before the step]
+    Py_ssize_t gate  # which gate the state is multiplied by in it, or -1
     char* work  # for `product`, and one column block to a worker
     char* rows
     size_t rows_step
-    Py_ssize_t row_table[K_BLOCK]
-    Py_ssize_t at_table[NV]
 
 
 cdef inline size_t panels_size(Py_ssize_t depth, Py_ssize_t n, const real* _) noexcept nogil:
     """Bytes of a packed matrix of depth x n, rounded up to whole cache lines."""
-    return (depth * round_up(n, tile_cols(_)) * sizeof(real) + 63) // 64 * 64
-
-
-cdef inline void pack_panels(
-    Py_ssize_t depth,
-    Py_ssize_t n,
-    const real* b,
-    Py_ssize_t b_row,
-    Py_ssize_t b_col,
-    real* out,
-) noexcept nogil:
-    """b[k*b_row + j*b_col], a block of rows after the other, in panels of NR columns."""
-    cdef Py_ssize_t nr = tile_cols(out), k0 = 0, j0, length
-    while k0 < depth:
-        length = min(block_depth(depth), depth - k0)
-        j0 = 0
-        while j0 < n:
-            pack_panel(b + k0 * b_row + j0 * b_col, b_row, b_col, length, min(nr, n - j0), out)
-            out += length * nr
-            j0 += nr
-        k0 += length
+    return aligned(depth * round_up(n, tile_cols(_)) * sizeof(real))
 
 
 cdef inline void times_panels(
@@ -93,26 +64,22 @@ cdef inline void times_panels(
     Py_ssize_t ldc,
     bint add,
 ) noexcept nogil:
-    """c[i*ldc + j] (+)= Σ_k a[i*a_row + k] b[k, j], b from `pack_panels`, or if `few` unpacked."""
-    cdef Py_ssize_t nr = tile_cols(c), k0 = 0, i, j, length
+    """c[i*ldc + j] (+)= Σ_k a[i*a_row + k] b[k, j], b from `pack_all`, or if `few` unpacked."""
+    cdef product_t p
+    cdef Py_ssize_t nr = tile_cols(c), i, j = 0
     if r.few:
-        few_rows(m, n, depth, a, a_row, packed, r.width, c, ldc, add)
+        p = product_of(m, n, depth, a, a_row, 1, packed, r.width, 1, c, ldc, add)
+        product(&p, NULL, max_workers())
         return
-    while k0 < depth:
-        length = min(block_depth(depth), depth - k0)
-        j = 0
-        while j < n:
-            i = 0
-            while i < m:
-                edge_tile(
-                    length, a + i * a_row + k0, a_row, packed, r.row_table, r.at_table,
-                    c + i * ldc + j, ldc, min(<Py_ssize_t> MR, m - i), min(nr, n - j),
-                    add or k0 > 0,
-                )
-                i += MR
-            packed += length * nr
-            j += nr
-        k0 += length
+    while j < n:
+        i = 0
+        while i < m:
+            panel_tile(
+                depth, a + i * a_row, a_row, 1, packed + j * depth, c + i * ldc + j, ldc,
+                min(<Py_ssize_t> MR, m - i), min(nr, n - j), add,
+            )
+            i += MR
+        j += nr
 
 
 cdef inline const real* state_before(
@@ -137,46 +104,62 @@ cdef inline void add_to(const real* x, real* y, Py_ssize_t n) noexcept nogil:
         y[j] += x[j]
 
 
-cdef inline void input_product(rnn_t* r, real* z) noexcept nogil:
-    """z = x w_x over all N*T rows: the part of every step that knows no time order."""
-    product(
+cdef inline product_t input_product(rnn_t* r, real* z) noexcept nogil:
+    """z = b + x w_x over all N*T rows: the part of every step that knows no time order."""
+    cdef product_t p = product_of(
         r.n * r.t, r.width, r.d, <const real*> r.x, r.d, 1, <const real*> r.w + r.width, r.width, 1,
-        z, r.width, False, r.work,
+        z, r.width, False,
     )
+    p.bias = r.w
+    return p
 
 
-cdef inline void design_matrix(rnn_t* r, const real* gate, real* m) noexcept nogil:
-    """The rows [1, x, h] (or [1, x, h∘gate]) of all steps, h being the state before the step."""
-    cdef Py_ssize_t n, t, j, length = 1 + r.d + r.u
+cdef inline void _design_rows(rnn_t* r, Py_ssize_t n, const real* _) noexcept nogil:
+    cdef Py_ssize_t t, j, length = 1 + r.d + r.u
+    cdef real* m = <real*> r.design + n * r.t * length
     cdef const real* h
-    for n in range(r.n):
-        for t in range(r.t):
-            h = state_before(<const real*> r.h, <const real*> r.h0, n, t, r)
-            m[0] = 1
-            memcpy(m + 1, <const real*> r.x + (n * r.t + t) * r.d, r.d * sizeof(real))
-            if gate == NULL:
-                memcpy(m + 1 + r.d, h, r.u * sizeof(real))
-            else:
-                for j in range(r.u):
-                    m[1 + r.d + j] = h[j] * gate[(n * r.t + t) * r.width + j]
-            m += length
+    cdef const real* gate
+    for t in range(r.t):
+        h = state_before(<const real*> r.h, <const real*> r.h0, n, t, r)
+        m[0] = 1
+        memcpy(m + 1, <const real*> r.x + (n * r.t + t) * r.d, r.d * sizeof(real))
+        if r.gate < 0:
+            memcpy(m + 1 + r.d, h, r.u * sizeof(real))
+        else:
+            gate = <const real*> r.gates + (n * r.t + t) * r.width + r.gate * r.u
+            for j in range(r.u):
+                m[1 + r.d + j] = h[j] * gate[j]
+        m += length
 
 
-cdef inline void weight_product(
-    rnn_t* r, const real* m, Py_ssize_t col, Py_ssize_t cols
+cdef inline void _design_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    cdef rnn_t* r = <rnn_t*> context
+    if r.single:
+        _design_rows(r, task, <float*> NULL)
+    else:
+        _design_rows(r, task, <double*> NULL)
+
+
+cdef inline void design_matrix(rnn_t* r, Py_ssize_t gate, int workers) noexcept nogil:
+    """The rows [1, x, h] (or [1, x, h∘gate]) of all steps, h being the state before the step."""
+    r.gate = gate
+    run(_design_task, r, r.n, workers)
+
+
+cdef inline product_t weight_product(
+    rnn_t* r, Py_ssize_t col, Py_ssize_t cols, const real* _
 ) noexcept nogil:
-    """dw[:, col : col+cols] = mᵀ dz[:, col : col+cols]: bias, w_x and w_h in one product."""
+    """dw[:, col : col+cols] = designᵀ dz[:, col : col+cols]: bias, w_x and w_h in one product."""
     cdef Py_ssize_t length = 1 + r.d + r.u
-    product(
-        length, cols, r.n * r.t, m, 1, length, <const real*> r.dz + col, r.width, 1,
-        <real*> r.dw + col, r.width, False, r.work,
+    return product_of(
+        length, cols, r.n * r.t, <const real*> r.design, 1, length, <const real*> r.dz + col,
+        r.width, 1, <real*> r.dw + col, r.width, False,
     )
 
 
-cdef inline void input_gradient(rnn_t* r, const real* _) noexcept nogil:
+cdef inline product_t input_gradient(rnn_t* r, const real* _) noexcept nogil:
     """dx = dz w_xᵀ."""
-    if r.dx != NULL:
-        product(
-            r.n * r.t, r.d, r.width, <const real*> r.dz, r.width, 1,
-            <const real*> r.w + r.width, 1, r.width, <real*> r.dx, r.d, False, r.work,
-        )
+    return product_of(
+        r.n * r.t, r.d, r.width, <const real*> r.dz, r.width, 1,
+        <const real*> r.w + r.width, 1, r.width, <real*> r.dx, r.d, False,
+    )

@@ -3,12 +3,11 @@
 from libc.stdint cimport uint8_t
 from libc.string cimport memset
 from npdl._ext.activation cimport parse_act
-from npdl._ext.gemm cimport MR, ceil_div, panel_tables, product_scratch, round_up
+from npdl._ext.gemm cimport pack_all, product, product_scratch, product_t
 from npdl._ext.rnn cimport (
     design_matrix,
     input_gradient,
     input_product,
-    pack_panels,
     panels_size,
     rnn_t,
     weight_product,
@@ -21,8 +20,9 @@ from npdl._ext.rnn_loops cimport (
     rnn_loop,
     rnn_loop_back,
 )
-from npdl._ext.simd cimport real
-from npdl._ext.threads cimport give, max_workers, run, scratch_t, take
+from npdl._ext.simd cimport MR, real
+from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
+from npdl._ext.tile cimport ceil_div, round_up
 
 cdef enum:
     RNN_FORWARD
@@ -123,9 +123,10 @@ cdef void _run_forward(rnn_t* r, const real* _) except *:
     cdef int workers = max_workers()
     cdef Py_ssize_t u = r.u
     cdef const real* w_h = <const real*> r.w + (1 + r.d) * r.width
-    cdef size_t packed = panels_size(u, r.width, _), hat = panels_size(u, u, _)
-    cdef size_t work = product_scratch(r.n * r.t, r.width, r.d, _)
+    cdef size_t packed = panels_size(u, r.width, _), hat = panels_size(u, u, _), work
+    cdef product_t inputs = input_product(r, <real*> (r.h if r.gates == NULL else r.gates))
     cdef scratch_t s
+    work = aligned(product_scratch(&inputs, workers))
     r.few = r.n < MR
     r.block = round_up(ceil_div(r.n, workers), MR)
     r.rows_step = panels_size(r.block, u, _)
@@ -133,17 +134,16 @@ cdef void _run_forward(rnn_t* r, const real* _) except *:
     r.packed, r.packed_hat = s.data, s.data + packed
     r.work = s.data + packed + hat
     r.rows = r.work + work
-    panel_tables(r.row_table, r.at_table, _)
     with nogil:
-        input_product(r, <real*> (r.h if r.gates == NULL else r.gates))
+        product(&inputs, r.work, workers)
         if r.few:
             r.packed, r.packed_hat = <void*> w_h, <void*> (w_h + 2 * u)
             _task(r, 0, 0)
         elif r.loop == GRU_FORWARD:
-            pack_panels(u, 2 * u, w_h, r.width, 1, <real*> r.packed)
-            pack_panels(u, u, w_h + 2 * u, r.width, 1, <real*> r.packed_hat)
+            pack_all(2 * u, u, w_h, r.width, 1, <real*> r.packed, workers)
+            pack_all(u, u, w_h + 2 * u, r.width, 1, <real*> r.packed_hat, workers)
         else:
-            pack_panels(u, r.width, w_h, r.width, 1, <real*> r.packed)
+            pack_all(r.width, u, w_h, r.width, 1, <real*> r.packed, workers)
         if not r.few:
             run(_task, r, ceil_div(r.n, r.block), workers)
     give(s)
@@ -152,40 +152,37 @@ cdef void _run_forward(rnn_t* r, const real* _) except *:
 cdef void _run_backward(rnn_t* r, const real* _) except *:
     """The loop back through time, which leaves dz; then dw and dx from all of it."""
     cdef int workers = max_workers()
-    cdef Py_ssize_t u = r.u, length = 1 + r.d + u
+    cdef Py_ssize_t u = r.u, reset = 2 * u if r.loop == GRU_BACKWARD else r.width
     cdef const real* w_h = <const real*> r.w + (1 + r.d) * r.width
     cdef size_t packed = panels_size(r.width, u, _), hat = panels_size(u, u, _)
-    cdef size_t dz = panels_size(r.n * r.t, r.width, _), design = panels_size(r.n * r.t, length, _)
-    cdef size_t work = max(
-        product_scratch(length, r.width, r.n * r.t, _),
-        product_scratch(r.n * r.t, r.d, r.width, _),
-    )
-    cdef real* m
+    cdef size_t dz = panels_size(r.n * r.t, r.width, _), work
+    cdef size_t design = panels_size(r.n * r.t, 1 + r.d + u, _)
+    cdef product_t weights = weight_product(r, 0, reset, _), last, inputs = input_gradient(r, _)
     cdef scratch_t s
+    work = aligned(max(product_scratch(&weights, workers), product_scratch(&inputs, workers)))
     r.block = round_up(ceil_div(r.n, workers), MR)
     r.rows_step = panels_size(2 * r.block + 1, u, _)
     s = take(packed + hat + dz + design + work + workers * r.rows_step)
     r.packed, r.packed_hat = s.data, s.data + packed
     r.dz = s.data + packed + hat
-    m = <real*> (s.data + packed + hat + dz)
+    r.design = s.data + packed + hat + dz
     r.work = s.data + packed + hat + dz + design
     r.rows = r.work + work
-    panel_tables(r.row_table, r.at_table, _)
     with nogil:
+        pack_all(u, reset, w_h, 1, r.width, <real*> r.packed, workers)
         if r.loop == GRU_BACKWARD:
-            pack_panels(2 * u, u, w_h, 1, r.width, <real*> r.packed)
-            pack_panels(u, u, w_h + 2 * u, 1, r.width, <real*> r.packed_hat)
-        else:
-            pack_panels(r.width, u, w_h, 1, r.width, <real*> r.packed)
+            pack_all(u, u, w_h + reset, 1, r.width, <real*> r.packed_hat, workers)
         run(_task, r, ceil_div(r.n, r.block), workers)
-        design_matrix(r, <const real*> NULL, m)
+        design_matrix(r, -1, workers)
+        weights = weight_product(r, 0, reset, _)
+        product(&weights, r.work, workers)
         if r.loop == GRU_BACKWARD:
-            weight_product(r, m, 0, 2 * u)
-            design_matrix(r, <const real*> r.gates + u, m)  # the columns of ĥ saw h∘r
-            weight_product(r, m, 2 * u, u)
-        else:
-            weight_product(r, m, 0, r.width)
-        input_gradient(r, _)
+            design_matrix(r, 1, workers)  # the columns of ĥ saw h∘r
+            last = weight_product(r, reset, u, _)
+            product(&last, r.work, workers)
+        if r.dx != NULL:
+            inputs = input_gradient(r, _)
+            product(&inputs, r.work, workers)
     give(s)
 
 

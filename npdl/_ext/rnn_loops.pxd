@@ -9,11 +9,10 @@ from npdl._ext.simd cimport real
 
 cdef inline void rnn_loop(rnn_t* r, Py_ssize_t n0, Py_ssize_t n1, real* _) noexcept nogil:
     cdef real* h = <real*> r.h
-    cdef const real* bias = <const real*> r.w
     cdef const real* before
     cdef Py_ssize_t u = r.u, n, t
     for t in range(r.t):
-        # z = x w_x (already in h) + h_before w_h
+        # z = b + x w_x (already in h) + h_before w_h
         times_panels(
             r, n1 - n0, u, u, state_before(h, <const real*> r.h0, n0, t, r), state_step(t, r),
             <const real*> r.packed, h + (n0 * r.t + t) * u, r.t * u, True,
@@ -21,7 +20,6 @@ cdef inline void rnn_loop(rnn_t* r, Py_ssize_t n0, Py_ssize_t n1, real* _) noexc
         for n in range(n0, n1):
             before = state_before(h, <const real*> r.h0, n, t, r)
             if active(r, n, t):
-                add_to(bias, h + (n * r.t + t) * u, u)
                 act_span(r.act, h + (n * r.t + t) * u, h + (n * r.t + t) * u, u)
             else:
                 memcpy(h + (n * r.t + t) * u, before, u * sizeof(real))
@@ -72,7 +70,7 @@ cdef inline void lstm_loop(rnn_t* r, Py_ssize_t n0, Py_ssize_t n1, real* _) noex
     cdef real* z
     cdef const real* c_before
     for t in range(r.t):
-        # z = x w_x (already in gates) + h_before w_h
+        # z = b + x w_x (already in gates) + h_before w_h
         times_panels(
             r, n1 - n0, 4 * u, u, state_before(<real*> r.h, <const real*> r.h0, n0, t, r),
             state_step(t, r), <const real*> r.packed, gates + (n0 * r.t + t) * 4 * u, r.t * 4 * u,
@@ -81,9 +79,8 @@ cdef inline void lstm_loop(rnn_t* r, Py_ssize_t n0, Py_ssize_t n1, real* _) noex
         for n in range(n0, n1):
             h, c = <real*> r.h + (n * r.t + t) * u, <real*> r.c + (n * r.t + t) * u
             c_before = state_before(<real*> r.c, <const real*> r.c0, n, t, r)
-            # i, f, o = σ(z + b), g = act(z + b)
+            # i, f, o = σ(z), g = act(z)
             z = gates + (n * r.t + t) * 4 * u
-            add_to(<const real*> r.w, z, 4 * u)
             act_span(r.gate_act, z, z, 3 * u)
             act_span(r.act, z + 3 * u, z + 3 * u, u)
             if not active(r, n, t):
@@ -162,9 +159,8 @@ cdef inline void gru_loop(
     cdef real* z
     cdef real* h
     cdef const real* before
-    cdef const real* bias = <const real*> r.w
     for t in range(r.t):
-        # z, r = σ(x w_x (already in gates) + h w_zr + b)
+        # z, r = σ(b + x w_x (already in gates) + h w_zr)
         times_panels(
             r, n1 - n0, 2 * u, u, state_before(<real*> r.h, <const real*> r.h0, n0, t, r),
             state_step(t, r), <const real*> r.packed, gates + (n0 * r.t + t) * 3 * u, r.t * 3 * u,
@@ -173,11 +169,10 @@ cdef inline void gru_loop(
         for n in range(n0, n1):
             z = gates + (n * r.t + t) * 3 * u
             before = state_before(<real*> r.h, <const real*> r.h0, n, t, r)
-            add_to(bias, z, 3 * u)
             act_span(r.gate_act, z, z, 2 * u)
             for j in range(u):
                 reset[(n - n0) * u + j] = before[j] * z[u + j]
-        # ĥ = act(x w_x + (h∘r) w_hat + b)
+        # ĥ = act(b + x w_x + (h∘r) w_hat)
         times_panels(
             r, n1 - n0, u, u, reset, u, <const real*> r.packed_hat,
             gates + (n0 * r.t + t) * 3 * u + 2 * u, r.t * 3 * u, True,

@@ -14,6 +14,10 @@ cdef void run(task_t fn, void* context, Py_ssize_t n, int workers) noexcept nogi
 # What to pass as `workers`. It may change from one call to the next.
 cdef int max_workers() noexcept nogil
 
+cdef inline size_t aligned(size_t bytes) noexcept nogil:
+    """Bytes, rounded up to whole cache lines."""
+    return (bytes + 63) // 64 * 64
+
 # A block of at least `size` bytes, not cleared. To be given back.
 cdef scratch_t take(size_t size) except *
 cdef void give(scratch_t block) noexcept nogil

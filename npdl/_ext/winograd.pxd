@@ -13,8 +13,8 @@ greatest error is about 1e-5 of the largest output, ten times that of the direct
 """
 
 from libc.string cimport memcpy, memset
-from npdl._ext.gemm cimport K_BLOCK, MR, NV, ceil_div, edge_tile, panel_tables, tile_cols
-from npdl._ext.simd cimport LANES_F32, f32v
+from npdl._ext.simd cimport LANES_F32, MR, NV, f32v
+from npdl._ext.tile cimport ceil_div, panel_tile
 
 cdef enum:
     PLACES = 36
@@ -31,8 +31,6 @@ ctypedef struct winograd_t:
     Py_ssize_t group  # images at a time
     const float* filters  # [36][m][k], transformed
     const float* bias  # [m] or NULL
-    Py_ssize_t row_table[K_BLOCK]
-    Py_ssize_t at_table[NV]
 
 
 cdef inline winograd_t winograd_plan(
@@ -60,7 +58,6 @@ cdef inline winograd_t winograd_plan(
             best, p.group = waste, g
         if best * 20 <= n * tiles:  # the memory of more images is not worth the last lanes
             break
-    panel_tables(p.row_table, p.at_table, <float*> NULL)
     return p
 
 
@@ -302,7 +299,7 @@ cdef inline void correlate_3x3(
     cdef Py_ssize_t rows[NV * 16]
     cdef Py_ssize_t cols[NV * 16]
     cdef Py_ssize_t nr = NV * LANES_F32, tiles = p.tiles_h * p.tiles_w, area = p.oh * p.ow
-    cdef Py_ssize_t start, count, l, t, n, e, m, m0, k0, depth, block
+    cdef Py_ssize_t start, count, l, t, n, e, m, m0, block
     cdef float* v = <float*> scratch
     cdef float* products = v + PLACES * p.k * nr
     cdef f32v* room = <f32v*> (products + PLACES * BLOCK * nr)
@@ -322,16 +319,11 @@ cdef inline void correlate_3x3(
             block = min(<Py_ssize_t> BLOCK, p.m - m0)
             for e in range(PLACES):
                 for m in range(ceil_div(block, MR)):
-                    k0 = 0
-                    while k0 < p.k:
-                        depth = min(<Py_ssize_t> K_BLOCK, p.k - k0)
-                        edge_tile(
-                            depth, p.filters + (e * p.m + m0 + m * MR) * p.k + k0, p.k,
-                            v + (e * p.k + k0) * nr, p.row_table, p.at_table,
-                            products + (e * BLOCK + m * MR) * nr, nr,
-                            min(<Py_ssize_t> MR, block - m * MR), nr, k0 > 0,
-                        )
-                        k0 += K_BLOCK
+                    panel_tile(
+                        p.k, p.filters + (e * p.m + m0 + m * MR) * p.k, p.k, 1, v + e * p.k * nr,
+                        products + (e * BLOCK + m * MR) * nr, nr,
+                        min(<Py_ssize_t> MR, block - m * MR), nr, False,
+                    )
             for m in range(block):
                 _transform_output(
                     p, <f32v*> products + m * NV, BLOCK * NV, to, rows, cols, count,

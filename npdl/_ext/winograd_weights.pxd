@@ -9,8 +9,8 @@ of a vector are tiles, hence terms of that sum.
 """
 
 from libc.string cimport memset
-from npdl._ext.gemm cimport MR, NV, ceil_div, dot_tile, round_up
-from npdl._ext.simd cimport LANES_F32, f32v
+from npdl._ext.simd cimport LANES_F32, MR, NV, f32v
+from npdl._ext.tile cimport ceil_div, dot_tile, round_up
 from npdl._ext.winograd cimport (
     PLACES,
     _gather_unit,

@@ -1,0 +1,294 @@
+"""The register tiles, of which every product is made.
+
+A tile computes MR x NR numbers, each a sum over k, and keeps them in registers:
+
+                    b   row k: NR numbers (NV vectors)
+                  +-----------+
+        a col k   |           |      for k:  load the NV vectors of b[k]
+        MR        | acc[i][j] |              for i:  acc[i] += a[i,k] * b[k]
+        numbers   |           |
+                  +-----------+
+
+`panel_tile` reads b from a *packed panel*, in which row k follows row k-1. Where row k of b starts,
+and vector j of it, `tile` reads from two short tables; so it serves the shifted pixels of an image.
+"""
+
+from libc.string cimport memcpy, memset
+from npdl._ext.simd cimport LANES_F32, LANES_F64, MR, NV, f32v, f64v, opaque, real
+
+ctypedef fused vec:
+    f32v
+    f64v
+
+cdef enum:
+    MAX_NR = 64  # bound of NR over all builds
+
+
+cdef inline Py_ssize_t tile_cols(const real* _) noexcept nogil:
+    """NR: columns of the register tile."""
+    if real is float:
+        return NV * LANES_F32
+    else:
+        return NV * LANES_F64
+
+
+cdef inline Py_ssize_t ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
+    return (a + b - 1) // b
+
+
+cdef inline Py_ssize_t round_up(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
+    return ceil_div(a, b) * b
+
+
+cdef inline Py_ssize_t lanes(const real* _) noexcept nogil:
+    """Numbers in a vector."""
+    if real is float:
+        return LANES_F32
+    else:
+        return LANES_F64
+
+
+cdef inline void _sums(
+    bint packed,
+    Py_ssize_t depth,
+    const real* a,
+    const Py_ssize_t* a_at,
+    Py_ssize_t a_step,
+    const real* b,
+    const Py_ssize_t* b_row,
+    const Py_ssize_t* b_at,
+    real* c,
+    Py_ssize_t ldc,
+    bint add,
+    vec* _,
+) noexcept nogil:
+    """Both forms of the tile; each has a function of its own, for which `packed` is a constant."""
+    cdef vec acc[MR][NV]
+    cdef vec row[NV]
+    cdef vec zero
+    cdef vec* c_i
+    cdef real a_ik
+    cdef Py_ssize_t i, j, k
+    memset(&zero, 0, sizeof(zero))
+    for i in range(MR):
+        for j in range(NV):
+            acc[i][j] = zero
+    for k in range(depth):
+        for j in range(NV):
+            if packed:
+                row[j] = (<const vec*> (b + j * lanes(a)))[0]
+            else:
+                row[j] = (<const vec*> (b + b_row[k] + b_at[j]))[0]
+        if packed:
+            b += NV * lanes(a)
+        for i in range(MR):
+            a_ik = a[a_at[i] + k * a_step]
+            for j in range(NV):
+                if (real is float and vec is f32v) or (real is double and vec is f64v):
+                    acc[i][j] = acc[i][j] + a_ik * row[j]
+    for i in range(MR):
+        c_i = <vec*> (c + i * ldc)
+        for j in range(NV):
+            if add:
+                c_i[j] = c_i[j] + acc[i][j]
+            else:
+                c_i[j] = acc[i][j]
+
+
+cdef inline void _tile(
+    Py_ssize_t depth,
+    const real* a,
+    const Py_ssize_t* a_at,
+    const real* b,
+    const Py_ssize_t* b_row,
+    const Py_ssize_t* b_at,
+    real* c,
+    Py_ssize_t ldc,
+    bint add,
+    vec* _,
+) noexcept nogil:
+    _sums(False, depth, a, a_at, 1, b, b_row, b_at, c, ldc, add, _)
+
+
+cdef inline void _panel_tile(
+    Py_ssize_t depth,
+    const real* a,
+    const Py_ssize_t* a_at,
+    Py_ssize_t a_step,
+    const real* b,
+    real* c,
+    Py_ssize_t ldc,
+    bint add,
+    vec* _,
+) noexcept nogil:
+    _sums(True, depth, a, a_at, a_step, b, NULL, NULL, c, ldc, add, _)
+
+
+ctypedef void (*tile_f32)(
+    Py_ssize_t, const float*, const Py_ssize_t*, const float*, const Py_ssize_t*,
+    const Py_ssize_t*, float*, Py_ssize_t, bint, f32v*
+) noexcept nogil
+ctypedef void (*tile_f64)(
+    Py_ssize_t, const double*, const Py_ssize_t*, const double*, const Py_ssize_t*,
+    const Py_ssize_t*, double*, Py_ssize_t, bint, f64v*
+) noexcept nogil
+ctypedef void (*panel_f32)(
+    Py_ssize_t, const float*, const Py_ssize_t*, Py_ssize_t, const float*, float*, Py_ssize_t,
+    bint, f32v*
+) noexcept nogil
+ctypedef void (*panel_f64)(
+    Py_ssize_t, const double*, const Py_ssize_t*, Py_ssize_t, const double*, double*, Py_ssize_t,
+    bint, f64v*
+) noexcept nogil
+
+
+cdef inline void tile(
+    Py_ssize_t depth,
+    const real* a,
+    const Py_ssize_t* a_at,
+    const real* b,
+    const Py_ssize_t* b_row,
+    const Py_ssize_t* b_at,
+    real* c,
+    Py_ssize_t ldc,
+    bint add,
+) noexcept nogil:
+    """c[i*ldc + j*LANES + l] (+)= Σ_k a[a_at[i] + k] · b[b_row[k] + b_at[j] + l].
+
+    For all MR x NV vectors of the tile, l being the lane. Reads and writes whole vectors.
+    """
+    if real is float:
+        (<tile_f32> opaque(<void*> &_tile[float, f32v]))(
+            depth, a, a_at, b, b_row, b_at, c, ldc, add, NULL
+        )
+    else:
+        (<tile_f64> opaque(<void*> &_tile[double, f64v]))(
+            depth, a, a_at, b, b_row, b_at, c, ldc, add, NULL
+        )
+
+
+cdef inline void panel_tile(
+    Py_ssize_t depth,
+    const real* a,
+    Py_ssize_t a_row,
+    Py_ssize_t a_step,
+    const real* b,
+    real* c,
+    Py_ssize_t ldc,
+    Py_ssize_t rows,
+    Py_ssize_t cols,
+    bint add,
+) noexcept nogil:
+    """c[i*ldc + j] (+)= Σ_k a[i*a_row + k*a_step] · b[k*NR + j]  for i < rows, j < cols."""
+    cdef real out[MR * MAX_NR]
+    cdef Py_ssize_t a_at[MR]
+    cdef Py_ssize_t i, j, nr = tile_cols(c), ldo = ldc
+    cdef bint whole = rows == MR and cols == nr
+    cdef real* to = c if whole else out
+    for i in range(MR):
+        a_at[i] = (i if i < rows else rows - 1) * a_row  # a short tile repeats its last row
+    if not whole:
+        ldo = nr
+    if real is float:
+        (<panel_f32> opaque(<void*> &_panel_tile[float, f32v]))(
+            depth, a, a_at, a_step, b, to, ldo, add and whole, NULL
+        )
+    else:
+        (<panel_f64> opaque(<void*> &_panel_tile[double, f64v]))(
+            depth, a, a_at, a_step, b, to, ldo, add and whole, NULL
+        )
+    if whole:
+        return
+    for i in range(rows):  # the part of the tile that lies inside C
+        for j in range(cols):
+            if add:
+                c[i * ldc + j] += out[i * nr + j]
+            else:
+                c[i * ldc + j] = out[i * nr + j]
+
+
+cdef inline void _dot_tile(
+    Py_ssize_t count,
+    Py_ssize_t span,
+    const real* a,
+    Py_ssize_t a_row,
+    Py_ssize_t a_step,
+    const real* b,
+    const Py_ssize_t* b_at,
+    Py_ssize_t b_step,
+    real* c,
+    Py_ssize_t ldc,
+    vec* _,
+) noexcept nogil:
+    cdef vec acc[MR][NV]
+    cdef vec row[NV]
+    cdef vec a_i
+    cdef vec parts[MR * NV]
+    cdef real* numbers
+    cdef Py_ssize_t i, j, _n, q, half
+    memset(&a_i, 0, sizeof(a_i))
+    for i in range(MR):
+        for j in range(NV):
+            acc[i][j] = a_i
+    for _n in range(count):
+        q = 0
+        while q < span:
+            for j in range(NV):
+                row[j] = (<const vec*> (b + b_at[j] + q))[0]
+            for i in range(MR):
+                a_i = (<const vec*> (a + i * a_row + q))[0]
+                for j in range(NV):
+                    if (real is float and vec is f32v) or (real is double and vec is f64v):
+                        acc[i][j] = acc[i][j] + a_i * row[j]
+            q += lanes(a)
+        a += a_step
+        b += b_step
+    for i in range(MR):
+        for j in range(NV):
+            parts[i * NV + j] = acc[i][j]
+    numbers = <real*> parts
+    half = lanes(a)
+    while half > 1:  # add the upper half of every vector to its lower half
+        half //= 2
+        for i in range(MR * NV):
+            for q in range(half):
+                numbers[i * lanes(a) + q] += numbers[i * lanes(a) + half + q]
+    for i in range(MR):
+        for j in range(NV):
+            c[i * ldc + j] += numbers[(i * NV + j) * lanes(a)]
+
+
+ctypedef void (*dot_f32)(
+    Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, const float*,
+    const Py_ssize_t*, Py_ssize_t, float*, Py_ssize_t, f32v*
+) noexcept nogil
+ctypedef void (*dot_f64)(
+    Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, Py_ssize_t, const double*,
+    const Py_ssize_t*, Py_ssize_t, double*, Py_ssize_t, f64v*
+) noexcept nogil
+
+
+cdef inline void dot_tile(
+    Py_ssize_t count,
+    Py_ssize_t span,
+    const real* a,
+    Py_ssize_t a_row,
+    Py_ssize_t a_step,
+    const real* b,
+    const Py_ssize_t* b_at,
+    Py_ssize_t b_step,
+    real* c,
+    Py_ssize_t ldc,
+) noexcept nogil:
+    """c[i,j] += Σ_{n,q} a[n*a_step + i*a_row + q] · b[n*b_step + b_at[j] + q]  for MR x NV numbers.
+
+    Here the lanes of a vector are terms of one sum; `span`, the bound of q, is a multiple of them.
+    """
+    if real is float:
+        (<dot_f32> opaque(<void*> &_dot_tile[float, f32v]))(
+            count, span, a, a_row, a_step, b, b_at, b_step, c, ldc, NULL
+        )
+    else:
+        (<dot_f64> opaque(<void*> &_dot_tile[double, f64v]))(
+            count, span, a, a_row, a_step, b, b_at, b_step, c, ldc, NULL
+        )
