@@ -21,7 +21,18 @@ from setuptools.command.build_ext import build_ext
 
 HERE = Path("npdl/_ext")
 # One build of these for each instruction set, and one in all of those.
-KERNELS = ["activation", "conv", "dense", "optimizer", "pool", "rnn", "softmax"]
+KERNELS = [
+    "activation",
+    "conv",
+    "dense",
+    "dropout",
+    "embedding",
+    "norm",
+    "optimizer",
+    "pool",
+    "rnn",
+    "softmax",
+]
 SHARED = ["cpu", "threads"]
 
 

@@ -71,6 +71,28 @@ def _dense(make: _Maker, n: int, d: int, u: int) -> Iterator[Case]:
     yield Case("dense_backward", (x, w, y, make.random(n, u), *grads, _RELU))
 
 
+def _dropout(make: _Maker, size: int) -> Iterator[Case]:
+    mask = np.full(size, 255, np.uint8)
+    yield make.filled("dropout_forward", make.random(size), 12345, 0.3, make.blank(size), mask)
+    yield Case("dropout_backward", (make.random(size), mask, 0.3, make.blank(size)))
+
+
+def _embedding(make: _Maker, rows: int, width: int, n: int) -> Iterator[Case]:
+    index = make.rng.integers(0, rows, n)
+    yield Case("embedding_backward", (index, make.random(n, width), make.blank(rows, width)))
+
+
+def _norm(make: _Maker, outer: int, channels: int, inner: int) -> Iterator[Case]:
+    shape, epsilon = (outer, channels, inner), 1e-3
+    x, gamma, beta = make.random(*shape), make.random(channels), make.random(channels)
+    mean, var = make.blank(channels), make.blank(channels)
+    yield make.filled("norm_forward", x, gamma, beta, epsilon, make.blank(*shape), mean, var)
+    grads = make.blank(*shape), make.blank(channels), make.blank(channels)
+    yield Case("norm_backward", (x, gamma, mean, var, epsilon, make.random(*shape), *grads))
+    fixed = x, gamma, beta, mean, var, epsilon, make.blank(*shape)
+    yield Case("norm_fixed_forward", fixed)
+
+
 def _conv(
     make: _Maker,
     image: tuple[int, int, int, int],
@@ -184,6 +206,9 @@ def cases(dtype: str, size: str) -> Iterator[Case]:
     if size == "usual":
         yield from _activation(make, 200_000)
         yield from _dense(make, 64, 784, 256)
+        yield from _dropout(make, 200_000)
+        yield from _embedding(make, 5000, 64, 2000)
+        yield from _norm(make, 64, 32, 196)
         yield from _conv(make, (32, 16, 16, 16), (32, 3, 3), (1, 1), (1, 1))
         yield from _pool(make, (64, 32, 16, 16), (2, 2), (2, 2))
         yield from _rnn(make, 32, 32, 64, 64)
@@ -194,6 +219,12 @@ def cases(dtype: str, size: str) -> Iterator[Case]:
         raise ValueError(f"size must be 'odd' or 'usual'. Received: size={size!r}.")
     for length in (1, 37):
         yield from _activation(make, length)
+    for length in (1, 37, 16411):
+        yield from _dropout(make, length)
+    for table in [(1, 1, 1), (17, 11, 101)]:
+        yield from _embedding(make, *table)
+    for shape in [(37, 67, 1), (5, 3, 7), (3, 2, 521)]:
+        yield from _norm(make, *shape)
     for shape in [(1, 1, 1), (7, 5, 3), (13, 67, 31)]:
         yield from _dense(make, *shape)
     yield from _conv(make, (1, 1, 1, 1), (1, 1, 1), (1, 1), (0, 0))

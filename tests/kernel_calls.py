@@ -29,6 +29,12 @@ FILLED = {
     "conv2d_backward": ("dx", "dw", "db"),
     "dense_forward": ("y",),
     "dense_backward": ("dx", "dw", "db"),
+    "dropout_forward": ("y", "mask"),
+    "dropout_backward": ("dx",),
+    "embedding_backward": ("dtable",),
+    "norm_forward": ("y", "mean", "var"),
+    "norm_fixed_forward": ("y",),
+    "norm_backward": ("dx", "dgamma", "dbeta"),
     "maxpool_forward": ("y", "argmax"),
     "maxpool_backward": ("dx",),
     "meanpool_forward": ("y",),
@@ -171,6 +177,31 @@ class Maker:
             self.call("dense_backward", x, w, y, dy, *grads, act),
         ]
 
+    def dropout(self, size: int, p: float = 0.3, seed: int = 2**63 + 5) -> list[Call]:
+        mask = np.zeros(size, np.uint8)
+        return [
+            self.filled("dropout_forward", self.random(size), seed, p, self.empty(size), mask),
+            self.call("dropout_backward", self.random(size), mask, p, self.empty(size)),
+        ]
+
+    def embedding(self, rows: int, width: int, n: int) -> list[Call]:
+        """`rows` of the table, each `width` long; `n` of them were looked up."""
+        index, grad = self.rng.integers(0, rows, n), self.random(n, width)
+        return [self.call("embedding_backward", index, grad, self.empty(rows, width))]
+
+    def norm(self, shape, dx: bool = True) -> list[Call]:
+        """`shape` (O, C, I)."""
+        x, dy = self.random(*shape, scale=2) + self.dtype.type(0.5), self.random(*shape)
+        gamma, beta, mean, spread = (self.random(shape[1]) for _ in range(4))
+        found, epsilon = (self.empty(shape[1]), self.empty(shape[1])), 1e-3
+        grads = self.empty(*shape) if dx else None, self.empty(shape[1]), self.empty(shape[1])
+        fixed = x, gamma, beta, mean, spread * spread, epsilon, self.empty(*shape)
+        return [
+            self.filled("norm_forward", x, gamma, beta, epsilon, self.empty(*shape), *found),
+            self.call("norm_backward", x, gamma, *found, epsilon, dy, *grads),
+            self.call("norm_fixed_forward", *fixed),
+        ]
+
     def conv(
         self, x, w, stride=(1, 1), pad=(0, 0), out=None, act=(SIGMOID, 1.0), dx: bool = True
     ) -> list[Call]:
@@ -292,6 +323,9 @@ class Maker:
         calls = [
             *self.activation(11),
             *self.dense(6, 7, 9),
+            *self.dropout(11),
+            *self.embedding(5, 7, 9),
+            *self.norm((4, 5, 6)),
             *self.conv((3, 2, 7, 5), (4, 2, 3), (2, 1), (1, 2), act=(RELU, 1.0)),
             *self.pool((2, 3, 7, 8), (2, 3), (3, 2)),
             *self.softmax(6, 7),

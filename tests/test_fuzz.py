@@ -78,11 +78,20 @@ def good_calls(draw):
     """Calls of a family of kernels with arguments that fit each other."""
     make = Maker(draw(dtypes))
     make.rng = np.random.default_rng(draw(st.integers(0, 99)))
-    kind = draw(st.sampled_from(["activation", "dense", "conv", "pool", "softmax", "recurrent"]))
+    kinds = "activation", "dense", "dropout", "embedding", "norm", "softmax", "recurrent"
+    kind = draw(st.sampled_from([*kinds, "conv", "pool"]))
     if kind == "activation":
         return make.activation(draw(st.integers(0, 20_000)), draw(acts))
     if kind == "dense":
         return make.dense(draw(size), draw(size), draw(size), draw(acts), draw(st.booleans()))
+    if kind == "dropout":
+        p, seed = draw(st.floats(0, 0.99)), draw(st.integers(0, 2**64 - 1))
+        return make.dropout(draw(st.integers(0, 20_000)), p, seed)
+    if kind == "embedding":
+        return make.embedding(draw(size), draw(size), draw(st.integers(0, 300)))
+    if kind == "norm":  # of two numbers, rounding is all that is left
+        inner = st.one_of(st.integers(3, 70), st.integers(500, 1100))
+        return make.norm((draw(few), draw(size), draw(inner)), draw(st.booleans()))
     if kind == "softmax":
         return make.softmax(draw(size), draw(size), draw(st.sampled_from([1, 5, 80])))
     if kind == "recurrent":

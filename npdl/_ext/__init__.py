@@ -37,6 +37,9 @@ PAIRS = {
     "activation": ("activation_forward", "activation_backward"),
     "conv": ("conv2d_forward", "conv2d_backward"),
     "dense": ("dense_forward", "dense_backward"),
+    "dropout": ("dropout_forward", "dropout_backward"),
+    "embedding": ("embedding_backward",),
+    "norm": ("norm_forward", "norm_fixed_forward", "norm_backward"),
     "optimizer": (
         "sgd_step",
         "momentum_step",

@@ -48,6 +48,45 @@ def dense_cases():
         yield name, dict(n=19, d=5, u=7, act=act)
 
 
+def dropout_cases():
+    for size in (0, 1, 2, 3, 7, 8, 31, 37, 2047, 2048, 2049, 16383, 16384, 16385, 40009):
+        yield f"n{size}", dict(size=size)
+    for p, seed in itertools.product((0.0, 0.5, 1 - 2**-40), (0, 1, 2**64 - 1)):
+        yield f"p{p:.1f}-seed{seed}", dict(size=2 * 16384 + 77, p=p, seed=seed)
+
+
+def embedding_cases():
+    yield "ones", dict(rows=1, width=1, n=1)
+    for width in EDGES:
+        yield f"d{width}", dict(rows=7, width=width, n=20)
+    for rows, width, n in [(5, 3, 0), (3, 5, 400), (1, 9, 50), (1000, 7, 5), (300, 130, 999)]:
+        yield f"v{rows}-d{width}-n{n}", dict(rows=rows, width=width, n=n)
+
+
+def norm_cases():
+    def case(*shape, **options):
+        return "x".join(map(str, shape)), dict(shape=shape, **options)
+
+    for channels in EDGES:
+        yield case(9, channels, 1)
+    for inner in (2, 3, 7, 15, 16, 17, 63, 64, 65, 511, 512, 513, 1023, 1024, 1025, 2049):
+        yield case(5, 3, inner)
+    for outer in (1, 3, 4, 5, 31, 32, 33, 34, 35, 64, 65):
+        yield case(outer, 2, 40)
+        yield case(outer, 2, 519)
+    for channels in (31, 32, 33, 63, 64, 65, 129):  # around the columns of a task
+        yield case(35, channels, 1)
+        yield case(6, channels, 2)
+    yield case(67, 3, 1500)
+    yield case(9001, 2, 1)
+    yield case(1, 5, 1)  # one number: nothing is left of it
+    for empty in [(0, 3, 4), (0, 3, 600), (4, 3, 0)]:
+        yield case(*empty)
+    for shape in [(7, 5, 3), (3, 2, 600)]:
+        label, options = case(*shape, dx=False)
+        yield label + "-no-dx", options
+
+
 def conv_cases():
     def case(x, w, stride=(1, 1), pad=(0, 0), **options):
         words = ["x".join(map(str, v)) for v in (x, w)]
@@ -182,6 +221,9 @@ def recurrent_cases(cell):
 GENERATORS = {
     "activation": activation_cases,
     "dense": dense_cases,
+    "dropout": dropout_cases,
+    "embedding": embedding_cases,
+    "norm": norm_cases,
     "conv": conv_cases,
     "pool": pool_cases,
     "softmax": softmax_cases,

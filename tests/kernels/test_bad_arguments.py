@@ -36,9 +36,11 @@ main(sys.argv[1], int(sys.argv[2]))
 """
 PATIENCE = 3  # seconds that a call may take
 
+HAS_DX = ("conv", "dense", "norm", "rnn")
+
 #: Arguments that may be None.
 OPTIONAL = {
-    *((f, "dx") for f in FILLED if f.endswith("backward") and STEM[f] in ("conv", "dense", "rnn")),
+    *((f, "dx") for f in FILLED if f.endswith("backward") and STEM[f] in HAS_DX),
     *((f, name) for f in FILLED if STEM[f] == "rnn" for name in ("mask", "dh", "dhn", "dcn")),
     ("maxpool_forward", "argmax"),
 }
@@ -46,6 +48,7 @@ OPTIONAL = {
 #: Axes whose length no other argument fixes: the shape of y is the caller's choice in a
 #: convolution, and a pooled image may be larger than its windows reach.
 FREE = {
+    ("embedding_backward", "dtable"): (0,),
     ("conv2d_forward", "x"): (2, 3),
     ("conv2d_forward", "w"): (2, 3),
     ("conv2d_forward", "y"): (2, 3),
@@ -117,7 +120,7 @@ def bad_calls(function: str, dtype: str):
         elif not isinstance(value, bool):  # anything is true or false
             for what, thing in BAD_NUMBERS.items():
                 yield label(name, what), wrong(thing)
-            if not name.startswith("pad"):
+            if not name.startswith("pad") and name != "seed":
                 yield label(name, "0"), wrong(0)
                 yield label(name, "huge"), wrong(2**62)  # its double overflows
             if "pool" in function:
@@ -128,6 +131,14 @@ def bad_calls(function: str, dtype: str):
             outside = argmax.copy()
             outside[1, 2, 0, 1] = place
             yield f"argmax {place}", Call(function, dict(dy=dy, argmax=outside, dx=dx))
+    if "dropout" in function:
+        for number in (-0.1, 1.0, 1.5, np.inf, np.nan):
+            yield f"p {number}", Call(function, {**call.args, "p": number})
+    if function == "embedding_backward":
+        for number in (-1, len(call.args["dtable"]), -(2**63), 2**63 - 1):
+            index = call.args["index"].copy()
+            index[-1] = number
+            yield f"index {number}", Call(function, {**call.args, "index": index})
     if "xent" in function:
         width = call.args["p"].shape[1]
         for number in (-1, width, -(2**63), 2**63 - 1):
@@ -230,5 +241,7 @@ def test_messages_name_the_value_and_its_range(compiled):
     t[3] = 7
     with pytest.raises(ValueError, match=r"label 7 is outside \[0, 7\)"):
         compiled.softmax_xent_forward(z, t, p, loss)
+    with pytest.raises(ValueError, match=r"index 7 is outside \[0, 7\)"):
+        compiled.embedding_backward(t, z, make.empty(7, 7))
     with pytest.raises(ValueError, match="Unknown activation code 8"):
         compiled.activation_forward(z.ravel(), p.ravel(), (8, 1.0))

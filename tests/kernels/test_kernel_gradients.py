@@ -65,6 +65,18 @@ def test_activation_gradients(kernels, act):
     check_gradients(kernels, *Maker("float64").activation(9, act), {"y": "dy"})
 
 
+@pytest.mark.parametrize("dx", [True, False], ids=["dx", "no-dx"])
+@pytest.mark.parametrize("shape", [(5, 3, 1), (3, 2, 4), (2, 1, 515)], ids=str)
+def test_norm_gradients(kernels, shape, dx):
+    forward, backward, _ = Maker("float64").norm(shape, dx)
+    check_gradients(kernels, forward, backward, {"y": "dy"})
+
+
+@pytest.mark.parametrize("p", [0.0, 0.4])
+def test_dropout_gradients(kernels, p):
+    check_gradients(kernels, *Maker("float64").dropout(17, p), {"y": "dy"})
+
+
 @pytest.mark.parametrize(
     "stride, pad, out",
     [

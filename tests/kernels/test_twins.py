@@ -107,7 +107,7 @@ def calls_and_references(case: str, dtype: str) -> list[tuple[Call, dict[str, np
 def assert_close(found: np.ndarray, wanted: np.ndarray, tolerance: float, what: str = "") -> None:
     """Differences are counted relative to the largest value of the array; integers are equal."""
     assert found.shape == wanted.shape
-    if found.dtype.kind == "i":
+    if found.dtype.kind in "iu":
         np.testing.assert_array_equal(found, wanted)
         return
     assert np.isfinite(wanted).all(), what

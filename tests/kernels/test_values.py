@@ -278,3 +278,89 @@ def test_gru_mixes_old_and_new(backend):
     mask = np.array([[0, 1, 0]], np.uint8)
     backend.gru_forward(x, w, array([[4]]), mask, h, gates, NO_ACT, NO_ACT)
     np.testing.assert_array_equal(h.ravel(), [4, 0.75 * 8 + 1, 7])
+
+
+def test_normalisation(backend):
+    x = array([[[1, 3], [0, 0]], [[5, 7], [0, 8]]])  # two channels of four numbers
+    y, mean, var = like(x), np.empty(2), np.empty(2)
+    gamma, beta = array([1, 4]), array([0, 10])
+    backend.norm_forward(x, gamma, beta, 4, y, mean, var)
+    np.testing.assert_allclose(mean, [4, 2], rtol=1e-15)
+    np.testing.assert_allclose(var, [5, 12], rtol=1e-15)
+    wanted = [[[-1, -1 / 3], [8, 8]], [[1 / 3, 1], [8, 16]]]
+    np.testing.assert_allclose(y, wanted, rtol=1e-14)
+    y[...] = np.nan
+    backend.norm_fixed_forward(x, gamma, beta, mean, var, 4, y)
+    np.testing.assert_allclose(y, wanted, rtol=1e-14)
+    dy, dx, dgamma, dbeta = np.zeros_like(x), like(x), np.empty(2), np.empty(2)
+    dy[0, 0, 0] = 9
+    backend.norm_backward(x, gamma, mean, var, 4, dy, dx, dgamma, dbeta)
+    np.testing.assert_allclose(dgamma, [-9, 0], rtol=1e-14)
+    np.testing.assert_allclose(dbeta, [9, 0], rtol=1e-14)
+    # (dy - 9/4 + x̂ 9/4) / 3
+    np.testing.assert_allclose(dx[:, 0].ravel(), [1.5, -1, -0.5, 0], rtol=1e-13, atol=1e-15)
+    np.testing.assert_array_equal(dx[:, 1], 0)
+
+
+@pytest.mark.parametrize("shape", [(100_000, 3, 1), (5000, 2, 25), (40, 3, 3000), (1, 2, 120_000)])
+def test_normalisation_sums_many_numbers_exactly(backend, shape):
+    """100,000 numbers that lie far from 0, in float32: the variance loses nothing to the mean."""
+    x = np.random.default_rng(3).normal(50, 1, shape).astype(np.float32)
+    one, zero = np.ones(shape[1], np.float32), np.zeros(shape[1], np.float32)
+    y, mean, var = like(x), np.empty_like(one), np.empty_like(one)
+    backend.norm_forward(x, one, zero, 1e-6, y, mean, var)
+    exact = x.astype(float)
+    tolerance = 3e-7 if backend.backend == "cython" else 1e-4
+    np.testing.assert_allclose(mean, exact.mean(axis=(0, 2)), rtol=tolerance)
+    np.testing.assert_allclose(var, exact.var(axis=(0, 2)), rtol=tolerance)
+    dgamma, dbeta, dy = like(one), like(one), np.abs(x - 50)
+    backend.norm_backward(x, one, mean, var, 1e-6, dy, None, dgamma, dbeta)
+    np.testing.assert_allclose(dbeta, dy.sum(axis=(0, 2), dtype=float), rtol=tolerance)
+
+
+def test_dropout(backend):
+    x, dy = np.arange(1.0, 100_001), np.full(100_000, 3.0)
+    y, dx, mask = like(x), like(x), np.full(100_000, 7, np.uint8)
+    backend.dropout_forward(x, 99, 0.25, y, mask)
+    assert set(mask) == {0, 1}
+    assert mask.mean() == pytest.approx(0.75, abs=0.006)  # 4 standard deviations
+    np.testing.assert_allclose(y, x * mask / 0.75, rtol=1e-15)
+    backend.dropout_backward(dy, mask, 0.25, dx)
+    np.testing.assert_array_equal(dx, 4 * mask)
+    again = np.empty_like(mask)
+    backend.dropout_forward(x, 100, 0.25, y, again)
+    assert np.corrcoef(mask, again)[0, 1] == pytest.approx(0, abs=0.013)
+
+
+def test_dropout_draws_what_it_always_drew(backend):
+    """A training that is resumed, elsewhere or later, relies on it."""
+    mask, y = np.empty(20_000, np.uint8), np.empty(20_000, np.float32)
+    backend.dropout_forward(np.ones(20_000, np.float32), 2024, 0.5, y, mask)
+    assert np.packbits(mask[:64]).tobytes().hex() == "6d8f8100067385e2"
+    assert np.packbits(mask[16384:][:64]).tobytes().hex() == "b620a281f6536b8a"
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_dropout_looks_random(backend, p):
+    """Neighbours in a row, in a column, in the next chunk know nothing of each other."""
+    n = 1 << 20
+    x, y, mask = np.ones(n, np.float32), np.empty(n, np.float32), np.empty(n, np.uint8)
+    backend.dropout_forward(x, 5, p, y, mask)
+    rest = (mask - (1 - p)) / np.sqrt(p * (1 - p))
+    assert abs(rest.sum()) < 4 * n**0.5
+    for lag in (1, 2, 3, 4, 7, 8, 16, 24, 28, 32, 64, 100, 128, 512, 1024, 4096, 16384, 32768):
+        assert abs((rest[lag:] * rest[:-lag]).sum()) < 4.5 * n**0.5, lag
+    counts = np.bincount(np.packbits(mask), minlength=256)
+    ones = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1)
+    wanted = n / 8 * (1 - p) ** ones * p ** (8 - ones)
+    often = wanted > 5
+    chi2 = ((counts - wanted) ** 2 / wanted)[often].sum()
+    assert abs(chi2 - often.sum()) < 5 * (2 * often.sum()) ** 0.5
+
+
+def test_embedding_backward(backend):
+    dy, dtable = array([[1, 2], [10, 20], [100, 200], [1000, 2000]]), np.full((4, 2), np.nan)
+    backend.embedding_backward(np.array([2, 0, 2, 2]), dy, dtable)
+    np.testing.assert_array_equal(dtable, [[10, 20], [0, 0], [1101, 2202], [0, 0]])
+    backend.embedding_backward(np.array([], np.int64), np.empty((0, 2)), dtable)
+    np.testing.assert_array_equal(dtable, 0)

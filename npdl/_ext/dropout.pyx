@@ -1,0 +1,114 @@
+"""Dropout, with random numbers of its own. Contract, and how they are made: ``dropout_np.py``."""
+
+from cpython.number cimport PyNumber_Index
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from npdl._ext.simd cimport real
+from npdl._ext.threads cimport max_workers, run
+
+cdef enum:
+    CHUNK = 16384  # numbers to a task, and to a pair of keys
+    BLOCK = 2048  # whose mask is read again while it is near
+
+
+ctypedef struct drop_t:
+    bint single
+    bint backward
+    Py_ssize_t n
+    uint64_t seed
+    uint32_t limit
+    double scale
+    const void* x
+    void* y
+    uint8_t* mask
+
+
+cdef inline uint64_t _keys(uint64_t seed, Py_ssize_t chunk) noexcept nogil:
+    cdef uint64_t z = seed + <uint64_t> (chunk + 1) * <uint64_t> 0x9E3779B97F4A7C15
+    z = (z ^ (z >> 30)) * <uint64_t> 0xBF58476D1CE4E5B9
+    z = (z ^ (z >> 27)) * <uint64_t> 0x94D049BB133111EB
+    return z ^ (z >> 31)
+
+
+cdef inline void _draw(
+    uint32_t key0, uint32_t key1, uint32_t limit, uint8_t* mask, Py_ssize_t n
+) noexcept nogil:
+    cdef uint32_t h
+    cdef Py_ssize_t i
+    for i in range(n):
+        h = key0 + <uint32_t> i
+        h = (h ^ (h >> 16)) * <uint32_t> 0x7FEB352D
+        h = (h ^ (h >> 15) ^ key1) * <uint32_t> 0x846CA68B
+        mask[i] = h >= limit
+
+
+cdef inline void _scale(
+    const real* x, const uint8_t* mask, real scale, real* y, Py_ssize_t n
+) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        y[i] = x[i] * (<real> (<int> mask[i]) * scale)
+
+
+cdef inline void _chunk(drop_t* j, Py_ssize_t task, const real* _) noexcept nogil:
+    cdef uint64_t keys = _keys(j.seed, task)
+    cdef Py_ssize_t at = task * CHUNK, end = min(j.n, at + CHUNK), k = at, n
+    while k < end:
+        n = min(<Py_ssize_t> BLOCK, end - k)
+        if not j.backward:
+            _draw(
+                <uint32_t> keys + <uint32_t> (k - at), <uint32_t> (keys >> 32), j.limit,
+                j.mask + k, n,
+            )
+        _scale(
+            <const real*> j.x + k, <const uint8_t*> j.mask + k, <real> j.scale, <real*> j.y + k, n
+        )
+        k += BLOCK
+
+
+cdef void _task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    cdef drop_t* j = <drop_t*> context
+    if j.single:
+        _chunk(j, task, <const float*> NULL)
+    else:
+        _chunk(j, task, <const double*> NULL)
+
+
+cdef void _run(
+    drop_t* j, const real[::1] x, double p, real[::1] y, const uint8_t[::1] mask
+) except *:
+    if not x.shape[0] == y.shape[0] == mask.shape[0]:
+        raise ValueError("dropout: all arrays must be of one length.")
+    if not 0 <= p < 1:
+        raise ValueError(f"dropout: p must be in [0, 1), not {p}.")
+    if x.shape[0] == 0:
+        return
+    j.single, j.n = real is float, x.shape[0]
+    j.limit, j.scale = <uint32_t> (p * 4294967296.0), 1 / (1 - p)
+    j.x, j.y, j.mask = &x[0], &y[0], <uint8_t*> &mask[0]
+    with nogil:
+        run(_task, j, (j.n + CHUNK - 1) // CHUNK, max_workers())
+
+
+def dropout_forward(
+    const real[::1] x not None,
+    seed,
+    double p,
+    real[::1] y not None,
+    uint8_t[::1] mask not None,
+):
+    """y = x / (1 - p) where a number is kept, else 0 x."""
+    cdef drop_t j
+    j.backward, j.seed = False, PyNumber_Index(seed)
+    _run(&j, x, p, y, mask)
+
+
+def dropout_backward(
+    const real[::1] dy not None,
+    const uint8_t[::1] mask not None,
+    double p,
+    real[::1] dx not None,
+):
+    """dx = dy / (1 - p) where a number was kept, else 0 dy."""
+    cdef drop_t j
+    j.backward, j.seed = True, 0
+    _run(&j, dy, p, dx, mask)

@@ -1,0 +1,101 @@
+"""Gradient of a table whose rows were looked up. Contract: ``embedding_np.py``.
+
+The gradient of each row is summed where it lies and written once: the places are first sorted by the
+row that they lead to, by counting, so that a task has its own rows and the places of each in order.
+"""
+
+from libc.stdint cimport int64_t
+from libc.string cimport memcpy, memset
+from npdl._ext.simd cimport real
+from npdl._ext.threads cimport give, max_workers, run, scratch_t, take
+
+cdef enum:
+    CHUNK = 16384  # numbers to a task
+
+
+ctypedef struct table_t:
+    bint single
+    Py_ssize_t n, rows, width, per_task
+    const int64_t* index
+    const void* dy
+    void* dtable
+    Py_ssize_t* first  # of each row in `places`, and of the row behind the last
+    Py_ssize_t* places
+
+
+cdef inline void _sort(table_t* t) noexcept nogil:
+    """Fill `first` and `places`."""
+    cdef Py_ssize_t i, v
+    memset(t.first, 0, (t.rows + 1) * sizeof(Py_ssize_t))
+    for i in range(t.n):
+        t.first[t.index[i]] += 1
+    for v in range(t.rows):
+        t.first[v + 1] += t.first[v]
+    for i in range(t.n - 1, -1, -1):
+        v = t.index[i]
+        t.first[v] -= 1
+        t.places[t.first[v]] = i
+
+
+cdef inline void _sum_row(table_t* t, Py_ssize_t v, const real* _) noexcept nogil:
+    cdef Py_ssize_t d = t.width, k = t.first[v], end = t.first[v + 1], i
+    cdef real* row = <real*> t.dtable + v * d
+    cdef const real* a
+    cdef const real* b
+    if k == end:
+        memset(row, 0, d * sizeof(real))
+        return
+    memcpy(row, <const real*> t.dy + t.places[k] * d, d * sizeof(real))
+    k += 1
+    while k + 2 <= end:
+        a = <const real*> t.dy + t.places[k] * d
+        b = <const real*> t.dy + t.places[k + 1] * d
+        for i in range(d):
+            row[i] = row[i] + a[i] + b[i]
+        k += 2
+    if k < end:
+        a = <const real*> t.dy + t.places[k] * d
+        for i in range(d):
+            row[i] += a[i]
+
+
+cdef void _sum_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    cdef table_t* t = <table_t*> context
+    cdef Py_ssize_t v
+    for v in range(task * t.per_task, min(t.rows, (task + 1) * t.per_task)):
+        if t.single:
+            _sum_row(t, v, <const float*> NULL)
+        else:
+            _sum_row(t, v, <const double*> NULL)
+
+
+def embedding_backward(
+    const int64_t[::1] index not None,
+    const real[:, ::1] dy not None,
+    real[:, ::1] dtable not None,
+):
+    """dtable[v] = Σ dy[n] over all n with index[n] = v."""
+    cdef table_t t
+    cdef scratch_t s
+    cdef Py_ssize_t i
+    t.single, t.n = real is float, index.shape[0]
+    t.rows, t.width = dtable.shape[0], dtable.shape[1]
+    if not (dy.shape[0] == t.n and dy.shape[1] == t.width):
+        raise ValueError("embedding_backward: dy must have a row for each index, as dtable's are.")
+    if t.rows == 0 or t.width == 0:
+        raise ValueError("embedding_backward: only the index may be empty.")
+    for i in range(t.n):
+        if not 0 <= index[i] < t.rows:
+            raise ValueError(f"embedding_backward: index {index[i]} is outside [0, {t.rows}).")
+    if t.n == 0:
+        dtable[...] = 0
+        return
+    t.index, t.dy, t.dtable = &index[0], &dy[0, 0], &dtable[0, 0]
+    t.per_task = max(1, CHUNK // t.width)
+    s = take((t.rows + 1 + t.n) * sizeof(Py_ssize_t))
+    t.first = <Py_ssize_t*> s.data
+    t.places = t.first + t.rows + 1
+    with nogil:
+        _sort(&t)
+        run(_sum_task, &t, (t.rows + t.per_task - 1) // t.per_task, max_workers())
+    give(s)

@@ -1,0 +1,503 @@
+"""Batch normalisation. Contract: ``norm_np.py``.
+
+A task takes one channel, or some that lie side by side, through all passes, so that no sum crosses
+tasks and the later passes find the numbers in a near cache:
+
+    long channels, I >= LONG      one channel: O spans of I numbers, summed along the span
+    short ones                    a block of columns of the matrix (O, C I), summed downwards; then
+                                  the I columns of a channel are put together
+
+Numbers are summed in their own format over PIECE numbers of a span, in LANES sums, or over ROWS rows
+of a column; these sums are then added in double. The mean and the squared distances from it are
+those of such a part first, read twice while it is near, and then of parts put together (Chan 1979).
+"""
+
+from libc.math cimport sqrt
+from libc.string cimport memset
+from npdl._ext.simd cimport real, same_shape
+from npdl._ext.threads cimport max_workers, run
+
+cdef enum:
+    LONG = 512  # also the most columns that a task may have
+    PIECE = 1024
+    LANES = 32
+    ROWS = 32
+    WIDTH = 64  # columns to a task, or one channel
+
+cdef enum:
+    FORWARD
+    FIXED
+    BACKWARD
+
+
+ctypedef struct norm_t:
+    bint single
+    int kind
+    Py_ssize_t outer, channels, inner, per_task
+    double epsilon
+    const void* x
+    const void* dy
+    const void* gamma
+    const void* beta
+    void* mean  # read only, as is var, but in a forward pass that finds them
+    void* var
+    void* out  # y or dx
+    void* dgamma
+    void* dbeta
+
+
+ctypedef struct channel_t:
+    double mean
+    double m2  # Σ (x - mean)²
+    double dy  # Σ dy
+    double dx  # Σ dy (x - mean)
+
+
+ctypedef struct affine_t:
+    # forward:  y = (x - mean) scale + shift
+    # backward: dx = (dy - shift - (x - mean) slope) scale
+    double mean, scale, shift, slope
+
+
+# ------------------------------------------------------------ a span of numbers
+
+
+cdef inline double _fold(real* s) noexcept nogil:
+    """Σ of LANES sums, pairwise."""
+    cdef int i
+    for i in range(16):
+        s[i] += s[i + 16]
+    for i in range(8):
+        s[i] += s[i + 8]
+    for i in range(4):
+        s[i] += s[i + 4]
+    return <double> (s[0] + s[2]) + <double> (s[1] + s[3])
+
+
+cdef inline double _sum(const real* x, Py_ssize_t n) noexcept nogil:
+    """Σ x."""
+    cdef real s[LANES]
+    cdef real zero = 0
+    cdef Py_ssize_t i, k = 0
+    if n < 2 * LANES:
+        for i in range(LANES):
+            s[i] = zero
+    else:
+        for i in range(LANES):
+            s[i] = x[i] + x[i + LANES]
+        k = 2 * LANES
+    while k + LANES <= n:
+        for i in range(LANES):
+            s[i] += x[k + i]
+        k += LANES
+    for i in range(n - k):
+        s[i] += x[k + i]
+    return _fold(s)
+
+
+cdef inline double _products(
+    const real* x, const real* y, Py_ssize_t n, real mean_x, real mean_y
+) noexcept nogil:
+    """Σ (x - mean_x) (y - mean_y)."""
+    cdef real s[LANES]
+    cdef real zero = 0
+    cdef Py_ssize_t i, k = 0
+    if n < LANES:
+        for i in range(LANES):
+            s[i] = zero
+    else:
+        for i in range(LANES):
+            s[i] = (x[i] - mean_x) * (y[i] - mean_y)
+        k = LANES
+    while k + LANES <= n:
+        for i in range(LANES):
+            s[i] += (x[k + i] - mean_x) * (y[k + i] - mean_y)
+        k += LANES
+    for i in range(n - k):
+        s[i] += (x[k + i] - mean_x) * (y[k + i] - mean_y)
+    return _fold(s)
+
+
+cdef inline void _sum_spans(
+    norm_t* j, Py_ssize_t c, double mean, channel_t* sums, const real* _
+) noexcept nogil:
+    """What is asked for of channel c: its mean and m2, or sums of dy, piece by piece."""
+    cdef const real* x
+    cdef const real* dy
+    cdef Py_ssize_t o, k, n
+    cdef double count = 0, total, part, delta
+    cdef real zero = 0
+    memset(sums, 0, sizeof(channel_t))
+    for o in range(j.outer):
+        x = <const real*> j.x + (o * j.channels + c) * j.inner
+        dy = <const real*> j.dy + (o * j.channels + c) * j.inner
+        k = 0
+        while k < j.inner:
+            n = min(<Py_ssize_t> PIECE, j.inner - k)
+            if j.kind == BACKWARD:
+                sums.dy += _sum(dy + k, n)
+                sums.dx += _products(x + k, dy + k, n, <real> mean, zero)
+            else:
+                total = count + n
+                part = _sum(x + k, n) / n
+                delta = part - sums.mean
+                sums.mean += delta * (n / total)
+                sums.m2 += _products(x + k, x + k, n, <real> part, <real> part)
+                sums.m2 += delta * delta * (count * n / total)
+                count = total
+            k += PIECE
+
+
+cdef inline void _map_spans(norm_t* j, Py_ssize_t c, affine_t* a, const real* _) noexcept nogil:
+    cdef real mean = <real> a.mean, scale = <real> a.scale
+    cdef real shift = <real> a.shift, slope = <real> a.slope
+    cdef const real* x
+    cdef const real* dy
+    cdef real* out
+    cdef Py_ssize_t o, i, at
+    for o in range(j.outer):
+        at = (o * j.channels + c) * j.inner
+        x, dy, out = <const real*> j.x + at, <const real*> j.dy + at, <real*> j.out + at
+        if j.kind == BACKWARD:
+            for i in range(j.inner):
+                out[i] = (dy[i] - shift - (x[i] - mean) * slope) * scale
+        else:
+            for i in range(j.inner):
+                out[i] = (x[i] - mean) * scale + shift
+
+
+# ------------------------------------------------------------ a block of columns
+
+
+cdef inline void _sum_rows(
+    const real* x, Py_ssize_t n, Py_ssize_t step, Py_ssize_t w, real* s
+) noexcept nogil:
+    """s = Σ of n rows of w numbers, `step` apart."""
+    cdef const real* b
+    cdef const real* c
+    cdef const real* d
+    cdef Py_ssize_t i, k
+    memset(s, 0, w * sizeof(real))
+    for i in range(n // 4):
+        b, c, d = x + step, x + 2 * step, x + 3 * step
+        for k in range(w):
+            s[k] += (x[k] + b[k]) + (c[k] + d[k])
+        x += 4 * step
+    for i in range(n % 4):
+        for k in range(w):
+            s[k] += x[k]
+        x += step
+
+
+cdef inline void _square_rows(
+    const real* x, Py_ssize_t n, Py_ssize_t step, Py_ssize_t w, const real* mean, real* s
+) noexcept nogil:
+    """s = Σ (x - mean)² over n rows."""
+    cdef const real* b
+    cdef Py_ssize_t i, k
+    memset(s, 0, w * sizeof(real))
+    for i in range(n // 2):
+        b = x + step
+        for k in range(w):
+            s[k] += (x[k] - mean[k]) * (x[k] - mean[k]) + (b[k] - mean[k]) * (b[k] - mean[k])
+        x += 2 * step
+    if n % 2:
+        for k in range(w):
+            s[k] += (x[k] - mean[k]) * (x[k] - mean[k])
+
+
+cdef inline void _product_rows(
+    const real* x, const real* dy, Py_ssize_t n, Py_ssize_t step, Py_ssize_t w,
+    const real* mean, real* s,
+) noexcept nogil:
+    """s = Σ dy (x - mean) over n rows."""
+    cdef const real* b
+    cdef const real* db
+    cdef Py_ssize_t i, k
+    memset(s, 0, w * sizeof(real))
+    for i in range(n // 2):
+        b, db = x + step, dy + step
+        for k in range(w):
+            s[k] += dy[k] * (x[k] - mean[k]) + db[k] * (b[k] - mean[k])
+        x += 2 * step
+        dy += 2 * step
+    if n % 2:
+        for k in range(w):
+            s[k] += dy[k] * (x[k] - mean[k])
+
+
+cdef inline void _column_moments(
+    norm_t* j, Py_ssize_t at, Py_ssize_t w, double* mean, double* m2, const real* _
+) noexcept nogil:
+    """Mean and m2 of w columns from column `at` on."""
+    cdef real s[LONG]
+    cdef real q[LONG]
+    cdef Py_ssize_t step = j.channels * j.inner, o = 0, n, k
+    cdef const real* x
+    cdef real rows
+    cdef double total, share, cross, delta
+    memset(mean, 0, w * sizeof(double))
+    memset(m2, 0, w * sizeof(double))
+    while o < j.outer:
+        n = min(<Py_ssize_t> ROWS, j.outer - o)
+        x, rows = <const real*> j.x + o * step + at, <real> n
+        _sum_rows(x, n, step, w, s)
+        for k in range(w):
+            s[k] /= rows
+        _square_rows(x, n, step, w, s, q)
+        total = o + n
+        share, cross = n / total, o * (n / total)
+        for k in range(w):
+            delta = s[k] - mean[k]
+            mean[k] += delta * share
+            m2[k] += q[k] + delta * delta * cross
+        o += ROWS
+
+
+cdef inline void _column_sums(
+    norm_t* j, Py_ssize_t at, Py_ssize_t w, const real* mean, double* sum_dy, double* sum_dx
+) noexcept nogil:
+    """Σ dy and Σ dy (x - mean) of w columns."""
+    cdef real s[LONG]
+    cdef Py_ssize_t step = j.channels * j.inner, o = 0, n, k
+    cdef const real* x
+    cdef const real* dy
+    memset(sum_dy, 0, w * sizeof(double))
+    memset(sum_dx, 0, w * sizeof(double))
+    while o < j.outer:
+        n = min(<Py_ssize_t> ROWS, j.outer - o)
+        x, dy = <const real*> j.x + o * step + at, <const real*> j.dy + o * step + at
+        _sum_rows(dy, n, step, w, s)
+        for k in range(w):
+            sum_dy[k] += s[k]
+        _product_rows(x, dy, n, step, w, mean, s)
+        for k in range(w):
+            sum_dx[k] += s[k]
+        o += ROWS
+
+
+cdef inline double _total(const double* x, Py_ssize_t n) noexcept nogil:
+    """Σ x, in eight sums."""
+    cdef double s[8]
+    cdef Py_ssize_t i, k = 0
+    if n == 1:
+        return x[0]
+    for i in range(8):
+        s[i] = 0
+    while k + 8 <= n:
+        for i in range(8):
+            s[i] += x[k + i]
+        k += 8
+    for i in range(n - k):
+        s[i] += x[k + i]
+    return ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]))
+
+
+cdef inline void _join_moments(
+    Py_ssize_t n, Py_ssize_t rows, double* mean, double* m2, channel_t* sums
+) noexcept nogil:
+    """Mean and m2 of a channel, of those of its n columns of so many rows. Spoils m2."""
+    cdef Py_ssize_t k
+    sums.mean = _total(mean, n) / n
+    for k in range(n):
+        m2[k] += (mean[k] - sums.mean) * (mean[k] - sums.mean) * rows
+    sums.m2 = _total(m2, n)
+
+
+cdef inline void _map_columns(
+    norm_t* j, Py_ssize_t at, Py_ssize_t w, const real* mean, const real* scale,
+    const real* shift, const real* slope,
+) noexcept nogil:
+    cdef Py_ssize_t step = j.channels * j.inner, o, k
+    cdef const real* x
+    cdef const real* dy
+    cdef real* out
+    for o in range(j.outer):
+        x, dy = <const real*> j.x + o * step + at, <const real*> j.dy + o * step + at
+        out = <real*> j.out + o * step + at
+        if j.kind == BACKWARD:
+            for k in range(w):
+                out[k] = (dy[k] - shift[k] - (x[k] - mean[k]) * slope[k]) * scale[k]
+        else:
+            for k in range(w):
+                out[k] = (x[k] - mean[k]) * scale[k] + shift[k]
+
+
+# ------------------------------------------------------------ a channel
+
+
+cdef inline void _finish(
+    norm_t* j, Py_ssize_t c, const channel_t* sums, affine_t* a, const real* _
+) noexcept nogil:
+    """Write what is known of channel c, and set how its numbers are mapped."""
+    cdef double count = <double> j.outer * j.inner, inverse
+    if j.kind == FORWARD:
+        (<real*> j.mean)[c] = <real> sums.mean
+        (<real*> j.var)[c] = <real> (sums.m2 / count)
+    inverse = 1 / sqrt((<real*> j.var)[c] + j.epsilon)
+    a.mean = (<real*> j.mean)[c]
+    a.scale = (<const real*> j.gamma)[c] * inverse
+    if j.kind != BACKWARD:
+        a.shift, a.slope = (<const real*> j.beta)[c], 0
+        return
+    (<real*> j.dgamma)[c] = <real> (sums.dx * inverse)
+    (<real*> j.dbeta)[c] = <real> sums.dy
+    a.shift, a.slope = sums.dy / count, sums.dx * inverse * inverse / count
+
+
+cdef inline void _spans(norm_t* j, Py_ssize_t c, const real* _) noexcept nogil:
+    """All passes over a long channel."""
+    cdef channel_t sums
+    cdef affine_t a
+    if j.kind != FIXED:
+        _sum_spans(j, c, (<real*> j.mean)[c], &sums, _)
+    _finish(j, c, &sums, &a, _)
+    if j.out != NULL:
+        _map_spans(j, c, &a, _)
+
+
+cdef inline void _columns(norm_t* j, Py_ssize_t c0, Py_ssize_t c1, const real* _) noexcept nogil:
+    """All passes over the columns of channels c0 to c1."""
+    cdef double one[LONG]
+    cdef double other[LONG]
+    cdef real mean[LONG]
+    cdef real scale[LONG]
+    cdef real shift[LONG]
+    cdef real slope[LONG]
+    cdef Py_ssize_t at = c0 * j.inner, w = (c1 - c0) * j.inner, c, k = 0, i
+    cdef channel_t sums
+    cdef affine_t a
+    if j.kind == FORWARD:
+        _column_moments(j, at, w, one, other, _)
+    elif j.kind == BACKWARD:
+        for k in range(w):
+            mean[k] = (<real*> j.mean)[c0 + k // j.inner]
+        _column_sums(j, at, w, <const real*> mean, one, other)
+    for c in range(c0, c1):
+        k = (c - c0) * j.inner
+        if j.kind == FORWARD:
+            _join_moments(j.inner, j.outer, one + k, other + k, &sums)
+        elif j.kind == BACKWARD:
+            sums.dy, sums.dx = _total(one + k, j.inner), _total(other + k, j.inner)
+        _finish(j, c, &sums, &a, _)
+        for i in range(k, k + j.inner):
+            mean[i], scale[i] = <real> a.mean, <real> a.scale
+            shift[i], slope[i] = <real> a.shift, <real> a.slope
+    if j.out != NULL:
+        _map_columns(
+            j, at, w, <const real*> mean, <const real*> scale, <const real*> shift,
+            <const real*> slope,
+        )
+
+
+cdef void _task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    cdef norm_t* j = <norm_t*> context
+    cdef Py_ssize_t c0 = task * j.per_task, c1 = min(j.channels, c0 + j.per_task)
+    if j.inner >= LONG:
+        if j.single:
+            _spans(j, c0, <const float*> NULL)
+        else:
+            _spans(j, c0, <const double*> NULL)
+    else:
+        if j.single:
+            _columns(j, c0, c1, <const float*> NULL)
+        else:
+            _columns(j, c0, c1, <const double*> NULL)
+
+
+cdef void _run(norm_t* j) noexcept nogil:
+    run(_task, j, (j.channels + j.per_task - 1) // j.per_task, max_workers())
+
+
+cdef bint _plan(
+    norm_t* j, int kind, const real[:, :, ::1] x, const real[::1] gamma, const real[::1] mean,
+    const real[::1] var, double epsilon,
+) except -1:
+    """Set what all passes have; False where there is no number to normalise."""
+    memset(j, 0, sizeof(norm_t))
+    if not gamma.shape[0] == x.shape[1] == mean.shape[0] == var.shape[0]:
+        raise ValueError("norm: there must be one number for each channel.")
+    if x.shape[1] == 0:
+        raise ValueError("norm: there must be at least one channel.")
+    j.single, j.kind, j.epsilon = real is float, kind, epsilon
+    j.outer, j.channels, j.inner = x.shape[0], x.shape[1], x.shape[2]
+    if j.outer == 0 or j.inner == 0:
+        return False
+    j.per_task = max(1, WIDTH // j.inner)
+    j.x, j.gamma, j.mean, j.var = &x[0, 0, 0], &gamma[0], <void*> &mean[0], <void*> &var[0]
+    j.dy = j.x  # something to point at
+    return True
+
+
+def norm_forward(
+    const real[:, :, ::1] x not None,
+    const real[::1] gamma not None,
+    const real[::1] beta not None,
+    double epsilon,
+    real[:, :, ::1] y not None,
+    real[::1] mean not None,
+    real[::1] var not None,
+):
+    """y = gamma (x - mean) / √(var + ε) + beta, with the statistics of x."""
+    cdef norm_t j
+    cdef bint some = _plan(&j, FORWARD, x, gamma, mean, var, epsilon)
+    if not (same_shape(y.shape, x.shape, 3) and beta.shape[0] == x.shape[1]):
+        raise ValueError("norm_forward: the shapes of x, y and beta do not fit.")
+    if not some:
+        mean[...] = 0
+        var[...] = 0
+        return
+    j.beta, j.out = &beta[0], &y[0, 0, 0]
+    with nogil:
+        _run(&j)
+
+
+def norm_fixed_forward(
+    const real[:, :, ::1] x not None,
+    const real[::1] gamma not None,
+    const real[::1] beta not None,
+    const real[::1] mean not None,
+    const real[::1] var not None,
+    double epsilon,
+    real[:, :, ::1] y not None,
+):
+    """y = gamma (x - mean) / √(var + ε) + beta, with statistics that are given."""
+    cdef norm_t j
+    cdef bint some = _plan(&j, FIXED, x, gamma, mean, var, epsilon)
+    if not (same_shape(y.shape, x.shape, 3) and beta.shape[0] == x.shape[1]):
+        raise ValueError("norm_fixed_forward: the shapes of x, y and beta do not fit.")
+    if some:
+        j.beta, j.out = &beta[0], &y[0, 0, 0]
+        with nogil:
+            _run(&j)
+
+
+def norm_backward(
+    const real[:, :, ::1] x not None,
+    const real[::1] gamma not None,
+    const real[::1] mean not None,
+    const real[::1] var not None,
+    double epsilon,
+    const real[:, :, ::1] dy not None,
+    real[:, :, ::1] dx,
+    real[::1] dgamma not None,
+    real[::1] dbeta not None,
+):
+    """Gradients of `norm_forward`."""
+    cdef norm_t j
+    cdef bint some = _plan(&j, BACKWARD, x, gamma, mean, var, epsilon)
+    if not (
+        same_shape(dy.shape, x.shape, 3)
+        and (dx is None or same_shape(dx.shape, x.shape, 3))
+        and dgamma.shape[0] == x.shape[1] == dbeta.shape[0]
+    ):
+        raise ValueError("norm_backward: the shapes of x and the gradients do not fit.")
+    if not some:
+        dgamma[...] = 0
+        dbeta[...] = 0
+        return
+    j.dy, j.dgamma, j.dbeta = &dy[0, 0, 0], &dgamma[0], &dbeta[0]
+    if dx is not None:
+        j.out = &dx[0, 0, 0]
+    with nogil:
+        _run(&j)

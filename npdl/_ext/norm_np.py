@@ -1,0 +1,80 @@
+"""Batch normalisation: the NumPy twin of ``norm.pyx``.
+
+An input of any shape comes as (O, C, I): C channels, each of which is normalised over the M = O I
+numbers that it has along the axes before and behind it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def norm_forward(x, gamma, beta, epsilon, y, mean, var):
+    """y = gamma (x - mean) / √(var + ε) + beta, with the statistics of x itself.
+
+    Parameters
+    ----------
+    x : ndarray, shape (O, C, I)
+        Read only, as are `gamma` and `beta`. O or I may be 0; the statistics are then 0.
+    gamma, beta : ndarray, shape (C,)
+    epsilon : float
+    y : ndarray, shape (O, C, I)
+        Filled, as are `mean` and `var`.
+    mean, var : ndarray, shape (C,)
+        Mean of each channel, and the mean of the squared distances from it.
+    """
+    if x.size == 0:
+        mean[...] = 0
+        var[...] = 0
+        return
+    mean[...] = x.mean(axis=(0, 2))
+    centred = x - mean[:, None]
+    var[...] = np.square(centred).mean(axis=(0, 2))
+    y[...] = centred * (gamma / np.sqrt(var + epsilon))[:, None] + beta[:, None]
+
+
+def norm_fixed_forward(x, gamma, beta, mean, var, epsilon, y):
+    """y = gamma (x - mean) / √(var + ε) + beta, with statistics that are given.
+
+    Parameters
+    ----------
+    x : ndarray, shape (O, C, I)
+        Read only, as is all else but `y`.
+    gamma, beta, mean, var : ndarray, shape (C,)
+    epsilon : float
+    y : ndarray, shape (O, C, I)
+        Filled.
+    """
+    y[...] = (x - mean[:, None]) * (gamma / np.sqrt(var + epsilon))[:, None] + beta[:, None]
+
+
+def norm_backward(x, gamma, mean, var, epsilon, dy, dx, dgamma, dbeta):
+    """Gradients of `norm_forward`; the statistics depend on x too.
+
+    ::
+
+        x̂ = (x - mean) / √(var + ε),   dbeta = Σ dy,   dgamma = Σ dy x̂
+        dx = gamma / √(var + ε) (dy - dbeta / M - x̂ dgamma / M)
+
+    Parameters
+    ----------
+    x : ndarray, shape (O, C, I)
+        Read only, as are `gamma`, `mean`, `var` and `dy`.
+    gamma : ndarray, shape (C,)
+    mean, var : ndarray, shape (C,)
+        What the forward pass left.
+    epsilon : float
+    dy : ndarray, shape (O, C, I)
+    dx : ndarray, shape (O, C, I), or None
+        Filled; None where nobody needs it.
+    dgamma, dbeta : ndarray, shape (C,)
+        Filled, not added to.
+    """
+    inverse = 1 / np.sqrt(var + epsilon)
+    centred = x - mean[:, None]
+    dgamma[...] = (dy * centred).sum(axis=(0, 2)) * inverse
+    dbeta[...] = dy.sum(axis=(0, 2))
+    if dx is not None and x.size:
+        share = gamma.size / x.size  # 1 / M
+        slope = (dgamma * inverse * share)[:, None]
+        dx[...] = (dy - (dbeta * share)[:, None] - centred * slope) * (gamma * inverse)[:, None]
