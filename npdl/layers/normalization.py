@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from npdl import initializations
 from npdl._checks import check_int, check_number
+from npdl._ext import kernels
 from npdl.layers.base import Layer, ParameterView, Shape
 
 
@@ -66,14 +68,12 @@ class BatchNormal(Layer):
         self.add_parameter("running_var", np.ones(shape), trainable=False)
         return in_shape
 
-    def _geometry(self, n_axes: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The axes to average over, and the shape that spreads a parameter over the input."""
+    def _channels(self, x: NDArray) -> NDArray:
+        """`x` as (axes before, entries that are normalized apart, axes behind), a view."""
         if self.axis == 0:
-            return (0,), self.gamma.shape
-        kept = self.axis % n_axes
-        spread = [1] * n_axes
-        spread[kept] = len(self.gamma)
-        return tuple(a for a in range(n_axes) if a != kept), tuple(spread)
+            return x.reshape(len(x), -1, 1)
+        kept = self.axis % x.ndim
+        return x.reshape(math.prod(x.shape[:kept]), x.shape[kept], -1)
 
     def forward(self, input: ArrayLike, train: bool = True) -> NDArray:
         """Return the normalized input.
@@ -86,23 +86,19 @@ class BatchNormal(Layer):
         """
         self._require_built()
         x = self._array(input, _expected(self.out_shape))
-        axes, spread = self._geometry(x.ndim)
-        gamma, beta = self.gamma.reshape(spread), self.beta.reshape(spread)
+        y = self._buffer("y", x.shape, x.dtype, train)
+        gamma, beta = self.gamma.reshape(-1), self.beta.reshape(-1)
+        running = self.running_mean.reshape(-1), self.running_var.reshape(-1)
+        channels = self._channels(x), gamma, beta
         if not train:
-            scale = gamma / np.sqrt(self.running_var.reshape(spread) + self.epsilon)
-            return (x - self.running_mean.reshape(spread)) * scale + beta
-        mean = x.mean(axis=axes)
-        xhat = np.subtract(x, mean.reshape(spread), out=self._buffer("xhat", x.shape, x.dtype))
-        y = np.square(xhat, out=self._buffer("y", x.shape, x.dtype))
-        var = y.mean(axis=axes)
-        inverse = 1 / np.sqrt(var + self.epsilon)
-        xhat *= inverse.reshape(spread)
-        np.multiply(xhat, gamma, out=y)
-        y += beta
-        for running, batch in (self.running_mean, mean), (self.running_var, var):
-            running *= self.momentum
-            running += (1 - self.momentum) * batch
-        self._cache = xhat, inverse
+            kernels().norm_fixed_forward(*channels, *running, self.epsilon, self._channels(y))
+            return y
+        batch = [self._buffer(key, gamma.shape, x.dtype) for key in ("mean", "var")]
+        kernels().norm_forward(*channels, self.epsilon, self._channels(y), *batch)
+        for mean, new in zip(running, batch):
+            mean *= self.momentum
+            mean += (1 - self.momentum) * new
+        self._cache = x, *batch
         return y
 
     def backward(self, pre_grad: ArrayLike) -> NDArray | None:
@@ -112,20 +108,20 @@ class BatchNormal(Layer):
 
             dx = gamma / sqrt(var + epsilon) * (dy - Σ dy / M - xhat Σ (dy xhat) / M)
         """
-        xhat, inverse = self._remembered()
-        dy = self._array(pre_grad, xhat.shape, "pre_grad")
-        axes, spread = self._geometry(xhat.ndim)
-        dx = self._buffer("dx", xhat.shape, xhat.dtype)
-        np.multiply(dy, xhat, out=dx)
-        np.sum(dx, axis=axes, out=self.dgamma)
-        np.sum(dy, axis=axes, out=self.dbeta)
-        if not self.need_input_grad:
-            return None
-        share = self.gamma.size / xhat.size  # 1 / M
-        np.multiply(xhat, (self.dgamma * share).reshape(spread), out=dx)
-        np.subtract(dy, dx, out=dx)
-        dx -= (self.dbeta * share).reshape(spread)
-        dx *= (self.gamma * inverse).reshape(spread)
+        x, mean, var = self._remembered()
+        dy = self._array(pre_grad, x.shape, "pre_grad")
+        dx = self._input_buffer(x)
+        kernels().norm_backward(
+            self._channels(x),
+            self.gamma.reshape(-1),
+            mean,
+            var,
+            self.epsilon,
+            self._channels(dy),
+            None if dx is None else self._channels(dx),
+            self.dgamma.reshape(-1),
+            self.dbeta.reshape(-1),
+        )
         return dx
 
 
