@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from npdl import initializations, regularizers
 from npdl._checks import complaint, float_array
+from npdl._ext import kernels
 from npdl._registry import constructor_arguments, to_json_type
 from npdl.layers.base import Layer, ParameterView, Shape, matches
 
@@ -126,14 +127,15 @@ class Embedding(Layer):
             raise self._error(
                 "`input` must have shape (N, ...) and not be empty", shape=index.shape
             )
-        outside = (index < 0) | (index >= len(table))
-        if outside.any():
+        rows = index.astype(np.int64, order="C", copy=train)
+        if rows.min() < 0 or rows.max() >= len(table):
+            outside = (index < 0) | (index >= len(table))
             rule = f"`input` must lie in [0, {len(table)})"
             raise self._error(rule, index=index[outside][0].item())
         y = self._buffer("y", (*index.shape, table.shape[1]), table.dtype, train)
-        np.take(table, index, axis=0, out=y, mode="clip")  # any other mode goes through a buffer
+        np.take(table, rows, axis=0, out=y, mode="clip")  # any other mode goes through a buffer
         if train:
-            self._cache = index.copy(), y.shape
+            self._cache = rows, y.shape
         return y
 
     def backward(self, pre_grad: ArrayLike) -> None:
@@ -141,8 +143,8 @@ class Embedding(Layer):
 
         A row that was looked up several times gets the sum of its gradients.
         """
-        index, y_shape = self._remembered()
+        rows, y_shape = self._remembered()
         dy = self._array(pre_grad, y_shape, "pre_grad")
         if self.dembed_words is not None:
-            self.dembed_words.fill(0)
-            np.add.at(self.dembed_words, index, dy)
+            width = y_shape[-1]
+            kernels().embedding_backward(rows.reshape(-1), dy.reshape(-1, width), self.dembed_words)
