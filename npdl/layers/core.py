@@ -142,6 +142,9 @@ class Dropout(Layer):
     In training, each value is set to 0 with probability `p`, and the others are scaled by
     ``1 / (1 - p)``, so that the mean is kept. At prediction the output is the input itself.
 
+    Each training pass draws one number from npdl's generator. Which values are dropped follows
+    from it and from their places alone, on every machine and backend.
+
     Parameters
     ----------
     p : float in [0, 1)
@@ -163,20 +166,29 @@ class Dropout(Layer):
         x = self._array(input, ("N", "..."))
         if not train:
             return x
-        factor = self._buffer("factor", x.shape, x.dtype)
-        np.greater_equal(get_rng().random(x.shape, np.float32), self.p, out=factor)
-        factor *= 1 / (1 - self.p)
-        self._cache = (factor,)
-        return np.multiply(x, factor, out=self._buffer("y", x.shape, x.dtype))
+        y = self._buffer("y", x.shape, x.dtype)
+        mask = self._buffer("mask", x.shape, np.uint8)
+        seed = int(get_rng().integers(2**64, dtype=np.uint64))
+        kernels().dropout_forward(_flat(x), seed, self.p, _flat(y), _flat(mask))
+        self._cache = mask, x.dtype
+        return y
 
     def backward(self, pre_grad: ArrayLike) -> NDArray | None:
         """Return the gradient in the input: that of the kept values, scaled likewise."""
-        (factor,) = self._remembered()
-        dy = self._array(pre_grad, factor.shape, "pre_grad")
-        dx = self._input_buffer(factor)
-        return None if dx is None else np.multiply(dy, factor, out=dx)
+        mask, dtype = self._remembered()
+        dy = self._array(pre_grad, mask.shape, "pre_grad").astype(dtype, copy=False)
+        if not self.need_input_grad:
+            return None
+        dx = self._buffer("dx", mask.shape, dtype)
+        kernels().dropout_backward(_flat(dy), _flat(mask), self.p, _flat(dx))
+        return dx
 
 
 def _rows(array: NDArray, width: int) -> NDArray:
     """`array` as a matrix of rows of this width, a view."""
     return array if array.ndim == 2 else array.reshape(-1, width)
+
+
+def _flat(array: NDArray) -> NDArray:
+    """`array` with one axis, a view."""
+    return array.reshape(-1)
