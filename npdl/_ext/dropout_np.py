@@ -20,8 +20,10 @@ CHUNK = 16384
 def draw(seed, p, n):
     """1 where a number is kept and 0 where it is dropped, for n numbers: bytes."""
     z = np.arange(1, -(-n // CHUNK) + 1, dtype=np.uint64) * 0x9E3779B97F4A7C15 + np.uint64(seed)
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9
-    z = (z ^ z >> 27) * 0x94D049BB133111EB
+    z ^= z >> 30
+    z *= 0xBF58476D1CE4E5B9
+    z ^= z >> 27
+    z *= 0x94D049BB133111EB
     z ^= z >> 31
     key0, key1 = z.astype(np.uint32)[:, None], (z >> 32).astype(np.uint32)[:, None]
     h = key0 + np.arange(min(n, CHUNK), dtype=np.uint32)

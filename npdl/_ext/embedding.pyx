@@ -1,7 +1,8 @@
 """Gradient of a table whose rows were looked up. Contract: ``embedding_np.py``.
 
-The gradient of each row is summed where it lies and written once: the places are first sorted by the
-row that they lead to, by counting, so that a task has its own rows and the places of each in order.
+The gradient of each row is summed where it lies and written once: the places are first sorted by
+the row that they lead to, by counting, so that a task has its own rows and the places of each in
+order.
 """
 
 from libc.stdint cimport int64_t

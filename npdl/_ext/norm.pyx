@@ -7,9 +7,10 @@ tasks and the later passes find the numbers in a near cache:
     short ones                    a block of columns of the matrix (O, C I), summed downwards; then
                                   the I columns of a channel are put together
 
-Numbers are summed in their own format over PIECE numbers of a span, in LANES sums, or over ROWS rows
-of a column; these sums are then added in double. The mean and the squared distances from it are
-those of such a part first, read twice while it is near, and then of parts put together (Chan 1979).
+Numbers are summed in their own format over PIECE numbers of a span, in LANES sums, or over ROWS
+rows of a column; these sums are then added in double. The mean and the squared distances from it
+are those of such a part first, read twice while it is near, and then of parts put together (Chan,
+Golub and LeVeque 1979).
 """
 
 from libc.math cimport sqrt
@@ -176,14 +177,14 @@ cdef inline void _sum_rows(
     cdef const real* b
     cdef const real* c
     cdef const real* d
-    cdef Py_ssize_t i, k
+    cdef Py_ssize_t _, k
     memset(s, 0, w * sizeof(real))
-    for i in range(n // 4):
+    for _ in range(n // 4):
         b, c, d = x + step, x + 2 * step, x + 3 * step
         for k in range(w):
             s[k] += (x[k] + b[k]) + (c[k] + d[k])
         x += 4 * step
-    for i in range(n % 4):
+    for _ in range(n % 4):
         for k in range(w):
             s[k] += x[k]
         x += step
@@ -194,9 +195,9 @@ cdef inline void _square_rows(
 ) noexcept nogil:
     """s = Σ (x - mean)² over n rows."""
     cdef const real* b
-    cdef Py_ssize_t i, k
+    cdef Py_ssize_t _, k
     memset(s, 0, w * sizeof(real))
-    for i in range(n // 2):
+    for _ in range(n // 2):
         b = x + step
         for k in range(w):
             s[k] += (x[k] - mean[k]) * (x[k] - mean[k]) + (b[k] - mean[k]) * (b[k] - mean[k])
@@ -213,9 +214,9 @@ cdef inline void _product_rows(
     """s = Σ dy (x - mean) over n rows."""
     cdef const real* b
     cdef const real* db
-    cdef Py_ssize_t i, k
+    cdef Py_ssize_t _, k
     memset(s, 0, w * sizeof(real))
-    for i in range(n // 2):
+    for _ in range(n // 2):
         b, db = x + step, dy + step
         for k in range(w):
             s[k] += dy[k] * (x[k] - mean[k]) + db[k] * (b[k] - mean[k])
@@ -370,8 +371,10 @@ cdef inline void _columns(norm_t* j, Py_ssize_t c0, Py_ssize_t c1, const real* _
     if j.kind == FORWARD:
         _column_moments(j, at, w, one, other, _)
     elif j.kind == BACKWARD:
-        for k in range(w):
-            mean[k] = (<real*> j.mean)[c0 + k // j.inner]
+        for c in range(c0, c1):
+            for i in range(j.inner):
+                mean[k + i] = (<real*> j.mean)[c]
+            k += j.inner
         _column_sums(j, at, w, <const real*> mean, one, other)
     for c in range(c0, c1):
         k = (c - c0) * j.inner

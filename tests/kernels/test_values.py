@@ -318,6 +318,20 @@ def test_normalisation_sums_many_numbers_exactly(backend, shape):
     np.testing.assert_allclose(dbeta, dy.sum(axis=(0, 2), dtype=float), rtol=tolerance)
 
 
+@pytest.mark.parametrize("shape", [(9, 5, 1), (4, 5, 7), (3, 5, 600)])
+def test_a_nan_stays_in_its_channel(backend, shape):
+    x = np.random.default_rng(3).normal(size=shape)
+    x[1, 2, -1] = np.nan
+    one, zero, y = np.ones(5), np.zeros(5), np.empty(shape)
+    mean, var, dx, dgamma, dbeta = np.empty(5), np.empty(5), np.empty(shape), np.empty(5), zero + 7
+    backend.norm_forward(x, one, zero, 1e-6, y, mean, var)
+    backend.norm_backward(x, one, mean, var, 1e-6, np.cos(y), dx, dgamma, dbeta)
+    spoilt = np.arange(5) == 2
+    for found in (y, dx, mean[:, None], var[:, None], dgamma[:, None], dbeta[:, None]):
+        nan = np.isnan(found).any(axis=(0, 2) if found.ndim == 3 else 1)
+        np.testing.assert_array_equal(nan, spoilt)
+
+
 def test_dropout(backend):
     x, dy = np.arange(1.0, 100_001), np.full(100_000, 3.0)
     y, dx, mask = like(x), like(x), np.full(100_000, 7, np.uint8)
