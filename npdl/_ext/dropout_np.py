@@ -68,5 +68,5 @@ def dropout_backward(dy, mask, p, dx):
     dx : ndarray, shape (n,)
         Filled.
     """
-    factor = np.multiply(mask, 1 / (1 - p), dtype=dx.dtype)
-    np.multiply(dy, factor, out=dx)
+    np.multiply(mask, 1 / (1 - p), out=dx, dtype=dx.dtype)
+    dx *= dy

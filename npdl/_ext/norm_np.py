@@ -28,9 +28,10 @@ def norm_forward(x, gamma, beta, epsilon, y, mean, var):
         var[...] = 0
         return
     mean[...] = x.mean(axis=(0, 2))
-    centred = x - mean[:, None]
-    var[...] = np.square(centred).mean(axis=(0, 2))
-    y[...] = centred * (gamma / np.sqrt(var + epsilon))[:, None] + beta[:, None]
+    np.subtract(x, mean[:, None], out=y)
+    var[...] = np.square(y).mean(axis=(0, 2))
+    y *= (gamma / np.sqrt(var + epsilon))[:, None]
+    y += beta[:, None]
 
 
 def norm_fixed_forward(x, gamma, beta, mean, var, epsilon, y):
@@ -45,7 +46,9 @@ def norm_fixed_forward(x, gamma, beta, mean, var, epsilon, y):
     y : ndarray, shape (O, C, I)
         Filled.
     """
-    y[...] = (x - mean[:, None]) * (gamma / np.sqrt(var + epsilon))[:, None] + beta[:, None]
+    np.subtract(x, mean[:, None], out=y)
+    y *= (gamma / np.sqrt(var + epsilon))[:, None]
+    y += beta[:, None]
 
 
 def norm_backward(x, gamma, mean, var, epsilon, dy, dx, dgamma, dbeta):
@@ -72,9 +75,11 @@ def norm_backward(x, gamma, mean, var, epsilon, dy, dx, dgamma, dbeta):
     """
     inverse = 1 / np.sqrt(var + epsilon)
     centred = x - mean[:, None]
-    dgamma[...] = (dy * centred).sum(axis=(0, 2)) * inverse
+    dgamma[...] = np.multiply(dy, centred, out=dx).sum(axis=(0, 2)) * inverse
     dbeta[...] = dy.sum(axis=(0, 2))
     if dx is not None and x.size:
         share = gamma.size / x.size  # 1 / M
-        slope = (dgamma * inverse * share)[:, None]
-        dx[...] = (dy - (dbeta * share)[:, None] - centred * slope) * (gamma * inverse)[:, None]
+        np.multiply(centred, (dgamma * inverse * share)[:, None], out=dx)
+        np.subtract(dy, dx, out=dx)
+        dx -= (dbeta * share)[:, None]
+        dx *= (gamma * inverse)[:, None]
