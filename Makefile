@@ -40,11 +40,12 @@ docs: $(VENV)/docs ## Build the site into docs/_build/html; nothing is compiled 
 	@$(BIN)/python -m sphinx -b html -E -W --keep-going -q docs $(SITE)
 	@echo $(SITE)/index.html
 
-lint: $(VENV)/lint ## Check style and types
+lint: $(VENV)/lint ## Check style, types and spelling
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@PATH="$(BIN):$$PATH" cython-lint npdl
 	@$(BIN)/mypy
+	@$(BIN)/codespell
 
 format: $(VENV)/lint ## Mend the style, as far as that goes by itself
 	@$(BIN)/ruff check --fix
