@@ -65,9 +65,16 @@ def config_name(value: Any) -> str:
     return name
 
 
+#: Where a word begins within a class name: "Soft|Plus", "Batch|LSTM", "Top|K|Accuracy".
+_WORDS = re.compile(
+    r"(?<=[a-z0-9])(?=[A-Z][a-z]|[A-Z]{3})"
+    r"|(?<=[a-z])(?=[A-Z][A-Z][a-z])|(?<=[a-z][A-Z])(?=[A-Z][a-z])"  # a word of one letter
+)
+
+
 def snake_case(name: str) -> str:
     """Return a class name in snake case: "SoftPlus" as "soft_plus", "BatchLSTM" as "batch_lstm"."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z]|[A-Z]{3})", "_", name).lower()
+    return re.sub(_WORDS, "_", name).lower()
 
 
 def _key(name: str) -> str:

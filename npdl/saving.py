@@ -98,11 +98,21 @@ def model_config(
     }
     if model.compiled:
         config |= {
-            name: to_json_type(getattr(model, name))
+            name: _compiled_config(name, getattr(model, name))
             for name in COMPILED
             if getattr(model, name) is not None
         }
     return config
+
+
+def _compiled_config(name: str, value: Any) -> Any:
+    if name == "loss" and not hasattr(value, "get_config"):  # any object with forward and backward
+        raise TypeError(
+            f"A loss must be a subclass of npdl.objectives.Objective, or have get_config() and be "
+            f"registered with npdl.saving.register, for its model to be saved; save_weights needs "
+            f"none of this. Received: loss={type(value).__name__}"
+        )
+    return to_json_type(value)
 
 
 def fill_model(model: Model, config: dict[str, Any]) -> None:

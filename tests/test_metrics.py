@@ -283,6 +283,12 @@ def test_get_by_name(name, cls, called):
     assert type(metric) is cls and metric.name == called
 
 
+def test_an_object_is_called_by_its_class():
+    assert metrics.TopKAccuracy(3).name == "top_k_accuracy"
+    assert metrics.ConfusionMatrix().name == "confusion_matrix"
+    assert metrics.TopKAccuracy(3, name="top_3").name == "top_3"
+
+
 @pytest.mark.parametrize(
     "metric",
     ["f1", metrics.Precision(average=None, threshold=0.2, name="mine"), metrics.AUC("PR"), "top_k"],

@@ -20,6 +20,10 @@ CAMEL = {
     "GRU": "gru",
     "RMSprop": "rmsprop",
     "NesterovMomentum": "nesterov_momentum",
+    "TopKAccuracy": "top_k_accuracy",
+    "SparseTopKCategoricalAccuracy": "sparse_top_k_categorical_accuracy",
+    "R2Score": "r2_score",
+    "AUC": "auc",
 }
 
 MODULES = [activations, initializations, objectives, optimizers, regularizers]

@@ -121,6 +121,7 @@ class TopKAccuracy(MeanMetric):
     ----------
     k : int
     name : str, optional
+        By default ``"top_k_accuracy"``.
     """
 
     def __init__(self, k: int = 5, name: str | None = None) -> None:
