@@ -1,10 +1,11 @@
 """npdl: train convolutional and recurrent networks on the CPU you already have."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from npdl import (
     activations,
     callbacks,
-    data,
-    datasets,
     initializations,
     layers,
     metrics,
@@ -14,16 +15,17 @@ from npdl import (
     regularizers,
     saving,
     schedules,
-    testing,
     utils,
-    viz,
 )
 from npdl._ext import get_num_threads, get_precision, set_num_threads, set_precision, use_backend
 from npdl._version import __version__
-from npdl.config import show_config
-from npdl.diagram import plot_model
 from npdl.model import Model
 from npdl.saving import load_model
+
+if TYPE_CHECKING:
+    from npdl import data, datasets, testing, viz
+    from npdl.config import show_config
+    from npdl.diagram import plot_model
 
 __all__ = [
     "Model",
@@ -53,3 +55,21 @@ __all__ = [
     "utils",
     "viz",
 ]
+
+#: What not every program needs is imported when it is first used: modules, functions of modules.
+_LATER = ("data", "datasets", "testing", "viz")
+_LATER_FROM = {"plot_model": "diagram", "show_config": "config"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return importlib.import_module(f"npdl.{name}")  # which makes it an attribute
+    if name in _LATER_FROM:
+        found = getattr(importlib.import_module(f"npdl.{_LATER_FROM[name]}"), name)
+        globals()[name] = found
+        return found
+    raise AttributeError(f"module 'npdl' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import operator
+import os
 import sys
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -146,7 +146,7 @@ def weights_like(shape: tuple[int, ...], sample_weight: Any) -> np.ndarray:
     return weights.reshape(weights.shape + (1,) * (len(shape) - weights.ndim))
 
 
-_PACKAGE = str(Path(__file__).parent)
+_PACKAGE = os.path.dirname(__file__)
 
 
 def warn(message: str) -> None:

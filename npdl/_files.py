@@ -1,21 +1,24 @@
-"""Files that are there as a whole or not at all."""
+"""Files that are there as a whole or not at all.
+
+What takes long to import, and only a save needs, is imported by the save.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import glob
 import os
-import secrets
 import stat
 from collections.abc import Iterator
-from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 try:
     import fcntl
 except ImportError:  # Windows, where an open file can't be deleted and needs no lock
     fcntl = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 StrPath = str | os.PathLike[str]
 
@@ -33,6 +36,8 @@ def replacing(path: StrPath) -> Iterator[BinaryIO]:
     OSError
         Of the kind that the system reports: a full disk, a read-only folder, ...
     """
+    from pathlib import Path
+
     target = Path(os.path.realpath(path))  # a link stays a link
     temporary = None
     try:
@@ -84,6 +89,8 @@ def _stem(target: Path) -> str:
 
 def _create(target: Path) -> tuple[Path, BinaryIO]:
     """A new file beside `target`, locked as long as it is open."""
+    import secrets
+
     while True:
         temporary = target.with_name(f"{_stem(target)}{secrets.token_hex(4)}.tmp")
         file = temporary.open("xb")
@@ -94,6 +101,8 @@ def _create(target: Path) -> tuple[Path, BinaryIO]:
 
 def _sweep(target: Path) -> None:
     """Remove what processes that were killed have left."""
+    import glob
+
     for left in target.parent.glob(glob.escape(_stem(target)) + "????????.tmp"):
         with contextlib.suppress(OSError), left.open("r+b") as file:
             if fcntl is None or _lock(file):

@@ -13,7 +13,6 @@ and may come from anybody: all that it says is checked before a byte is allocate
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import stat
@@ -60,6 +59,8 @@ def write(path: StrPath, tensors: Mapping[str, NDArray], metadata: Mapping[str, 
     ValueError
         If the header would be longer than `MAX_HEADER`.
     """
+    import json
+
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
     names = sorted(tensors, key=lambda name: (-_RANK[_dtype_name(name, tensors[name])], name))
@@ -164,6 +165,8 @@ def parse(text: str) -> Any:
     ValueError
         Whatever is wrong.
     """
+    import json
+
     try:
         return json.loads(text, object_pairs_hook=_pairs, parse_constant=_constant)
     except RecursionError:

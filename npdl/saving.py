@@ -10,7 +10,6 @@ two are further tensors, see `npdl._tree`.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -351,4 +350,6 @@ def _origin() -> dict[str, str]:
 
 
 def _to_text(tree: Any) -> str:
+    import json
+
     return json.dumps(tree, ensure_ascii=False, allow_nan=False, separators=(",", ":"))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from npdl import graph
 from npdl.layers.base import Layer, Shape
@@ -15,8 +14,7 @@ if TYPE_CHECKING:
     from npdl.network import Network
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One layer.
 
     Attributes

@@ -75,11 +75,32 @@ def test_numpy_is_the_only_dependency(path, unit):
     assert others <= ({"matplotlib"} if unit in ("callbacks", "demo", "viz") else set())
 
 
+def says(code):
+    """What a fresh interpreter prints."""
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
 def test_import_is_light():
-    heavy = ("matplotlib", "scipy", "npdl.demo")
-    code = f"import sys, npdl; print([m for m in {heavy} if m in sys.modules])"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "[]"
+    heavy = {
+        *("matplotlib", "scipy", "npdl.demo", "npdl.datasets", "npdl.testing", "npdl.viz"),
+        *("argparse", "csv", "gzip", "html", "json", "numpy.random", "secrets"),
+    }
+    # What numpy, or a hook of this environment, imports by itself does not count.
+    code = "import numpy, sys; old = {*sys.modules}; import npdl; print(*{*sys.modules} - old)"
+    found = {*says(code).split()}
+    assert "npdl.layers" in found and not found & heavy
+
+
+@pytest.mark.parametrize("module", ["npdl", "npdl.callbacks"])
+def test_what_is_imported_later_is_there(module):
+    there = "all(hasattr(m, n) for n in m.__all__), {*m.__all__} <= {*dir(m)}"
+    assert says(f"import {module} as m; print({there})") == "True True"
+    star = f"from {module} import *; import {module} as m; print({{*m.__all__}} <= {{*dir()}})"
+    assert says(star) == "True"
+    with pytest.raises(AttributeError, match=f"module '{module}' has no attribute 'nothing'"):
+        _ = importlib.import_module(module).nothing
 
 
 # name of a class or function: its arguments in order; "..." where further ones may follow

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import math
 import os
-from pathlib import Path
 
 
-def _cgroup_quota(root: Path = Path("/sys/fs/cgroup")) -> float:
+def _numbers(file: str) -> list[str]:
+    with open(file) as opened:
+        return opened.read().split()
+
+
+def _cgroup_quota(root: str | os.PathLike[str] = "/sys/fs/cgroup") -> float:
     """Cores that the control group of this process may keep busy; infinity if there is no limit."""
     try:
-        quota, period = (root / "cpu.max").read_text().split()
+        quota, period = _numbers(f"{root}/cpu.max")
         return math.inf if quota == "max" else int(quota) / int(period)
     except (OSError, ValueError):
         pass
     try:  # version 1
-        quota_us = int((root / "cpu/cpu.cfs_quota_us").read_text())
-        period_us = int((root / "cpu/cpu.cfs_period_us").read_text())
+        (quota_us,) = map(int, _numbers(f"{root}/cpu/cpu.cfs_quota_us"))
+        (period_us,) = map(int, _numbers(f"{root}/cpu/cpu.cfs_period_us"))
         return quota_us / period_us if quota_us > 0 else math.inf
     except (OSError, ValueError, ZeroDivisionError):
         return math.inf

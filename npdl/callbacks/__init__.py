@@ -1,14 +1,19 @@
 """Callbacks: what `Model.fit` calls on its way, with the hooks and names of Keras."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from npdl.callbacks.averaging import SwapEMAWeights
 from npdl.callbacks.base import Callback, CallbackList
-from npdl.callbacks.checkpoint import BackupAndRestore, ModelCheckpoint
 from npdl.callbacks.history import History
 from npdl.callbacks.lambdas import LambdaCallback
-from npdl.callbacks.loggers import CSVLogger, TensorBoard
 from npdl.callbacks.monitor import Monitor
 from npdl.callbacks.rates import LearningRateScheduler, ReduceLROnPlateau
 from npdl.callbacks.stopping import EarlyStopping, TerminateOnNaN
+
+if TYPE_CHECKING:
+    from npdl.callbacks.checkpoint import BackupAndRestore, ModelCheckpoint
+    from npdl.callbacks.loggers import CSVLogger, TensorBoard
 
 __all__ = [
     "BackupAndRestore",
@@ -26,3 +31,23 @@ __all__ = [
     "TensorBoard",
     "TerminateOnNaN",
 ]
+
+#: Those that write files, by their modules, which are imported when they are first used.
+_LATER = {
+    "BackupAndRestore": "checkpoint",
+    "CSVLogger": "loggers",
+    "ModelCheckpoint": "checkpoint",
+    "TensorBoard": "loggers",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'npdl.callbacks' has no attribute {name!r}")
+    found = getattr(importlib.import_module(f"npdl.callbacks.{_LATER[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

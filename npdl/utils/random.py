@@ -21,11 +21,15 @@ __all__ = [
     "set_seed",
 ]
 
-_rng = np.random.default_rng()
+#: Made when it is first asked for: numpy.random takes as long to import as most of npdl.
+_rng: np.random.Generator | None = None
 
 
 def get_rng() -> np.random.Generator:
     """Return the generator that every random number of npdl comes from."""
+    global _rng
+    if _rng is None:
+        _rng = np.random.default_rng()
     return _rng
 
 
@@ -63,7 +67,7 @@ def set_seed(seed: int | None) -> None:
 
 def get_rng_state() -> dict[str, Any]:
     """Return where the generator stands, for `set_rng_state`: numbers, texts and arrays."""
-    bits = _rng.bit_generator
+    bits = get_rng().bit_generator
     state: dict[str, Any] = dict(bits.state)
     seeds = bits.seed_seq
     if isinstance(seeds, np.random.SeedSequence):  # what `Generator.spawn` counts on
@@ -90,7 +94,9 @@ def set_rng_state(state: dict[str, Any]) -> None:
 def _generator(state: dict[str, Any]) -> np.random.Generator:
     try:
         state = dict(state)
-        make = _BIT_GENERATORS[state["bit_generator"]]
+        if state["bit_generator"] not in _BIT_GENERATORS:
+            raise ValueError(f"there is no bit generator {state['bit_generator']!r}")
+        make = getattr(np.random, state["bit_generator"])
         seeds = state.pop("seed_sequence", None)
         if seeds is not None and not 0 < seeds["pool_size"] <= 64:
             raise ValueError("the pool of seeds is too large")
@@ -106,10 +112,4 @@ def _generator(state: dict[str, Any]) -> np.random.Generator:
     return np.random.Generator(bits)
 
 
-_BIT_GENERATORS: dict[str, Any] = {
-    cls.__name__: cls
-    for cls in (
-        *(np.random.MT19937, np.random.PCG64, np.random.PCG64DXSM),
-        *(np.random.Philox, np.random.SFC64),
-    )
-}
+_BIT_GENERATORS = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
