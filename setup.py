@@ -114,7 +114,7 @@ class BuildExt(build_ext):
             )
             for ours, theirs in zip(extensions, done, strict=True):
                 ours.sources[:] = theirs.sources
-                ours.depends[:] = [*theirs.depends, *headers]
+                ours.depends[:] = [*theirs.depends, *headers, "setup.py"]  # it has the flags
         super().run()
 
 

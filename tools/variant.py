@@ -5,7 +5,8 @@ python tools/variant.py ubsan tests/kernels -x   UndefinedBehaviorSanitizer; arg
 python tools/variant.py clang
 
 The build lies in build/<variant>, so that the kernels beside their sources stay what they are, and
-is brought up to date by each run. NPDL_ISAS chooses the instruction sets.
+is brought up to date by each run; one that was made with other flags is made anew. NPDL_ISAS
+chooses the instruction sets.
 """
 
 from __future__ import annotations
@@ -57,13 +58,17 @@ def prepare(name: str, variant: Variant) -> tuple[Path, dict[str, str]]:
     if shutil.which(variant.compiler) is None:
         sys.exit(f"{variant.compiler} is missing (Debian: apt-get install {variant.compiler})")
     folder = ROOT / "build" / name
-    shutil.copytree(ROOT, folder, ignore=IGNORED, dirs_exist_ok=True)
     flags = {
         "CC": variant.compiler,
         "LDSHARED": f"{variant.compiler} -shared",
         "CFLAGS": variant.flags,
         "LDFLAGS": variant.flags,
     }
+    stamp, how = folder / "made-with", f"{flags}, Python {sys.version}\n"
+    if folder.exists() and not (stamp.exists() and stamp.read_text() == how):
+        shutil.rmtree(folder)
+    shutil.copytree(ROOT, folder, ignore=IGNORED, dirs_exist_ok=True)
+    stamp.write_text(how)
     env = {**os.environ, "NPDL_REQUIRE_EXT": "1"}
     build = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
     done = subprocess.run(
