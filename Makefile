@@ -14,7 +14,7 @@ HUSHED   = > $(VENV)/log 2>&1 || { cat $(VENV)/log; exit 1; }
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow verify bench docs lint format build clean
-.PHONY: asan ubsan tsan clang-test fuzz wheels release-check
+.PHONY: asan ubsan tsan clang-test fuzz wheels reproducible release-check
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z -]+:.*## / { printf "make %-13s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,8 @@ format: $(VENV)/lint ## Mend the style, as far as that goes by itself
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
+# All files in an archive are as old as the last commit.
+build: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2> /dev/null || echo 1700000000)
 build: $(VENV)/dist ## Build sdist and wheel into dist/
 	@rm -rf $(OUT)
 	@$(BIN)/python -m build --outdir $(OUT) $(HUSHED)
@@ -74,6 +76,9 @@ fuzz: install ## Try drawn arguments on kernels and layers, 60 s for each test (
 
 wheels: $(VENV)/wheels ## Build, audit and test wheel and sdist as for a release (ARGS="--help")
 	@$(BIN)/python tools/wheels.py --out $(OUT) $(ARGS)
+
+reproducible: $(VENV)/release ## Build the last commit twice, and compare sdist and wheel byte by byte
+	@$(BIN)/python tools/reproducible.py
 
 release-check: $(VENV)/release ## Check version, changelog, sdist, cibuildwheel (ARGS=--final)
 	@$(BIN)/python tools/release_check.py $(ARGS)

@@ -8,16 +8,22 @@ NPDL_REQUIRE_EXT : "1" makes a kernel that does not compile an error. Otherwise 
     without it and says so at import.
 NPDL_LIMITED_API : "0" builds for this one CPython instead of the stable ABI.
 NPDL_BUILD_JOBS : compilers to run at once. Default: the cores of this machine.
+SOURCE_DATE_EPOCH : the time of all files in sdist and wheel, seconds since 1970. With it, the same
+    sources and tools give the same bytes.
 """
 
+import gzip
 import os
 import platform
 import sys
 import sysconfig
+import tarfile
+from contextlib import nullcontext
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.sdist import sdist
 
 HERE = Path("npdl/_ext")
 # One build of these for each instruction set, and one in all of those.
@@ -118,8 +124,31 @@ class BuildExt(build_ext):
         super().run()
 
 
+class SDist(sdist):
+    """With SOURCE_DATE_EPOCH, writes down no time, owner or permission of this machine."""
+
+    def make_archive(self, base_name, format, root_dir=None, base_dir=None, **kwargs):
+        time = os.environ.get("SOURCE_DATE_EPOCH")
+        if not time or format != "gztar":
+            return super().make_archive(base_name, format, root_dir, base_dir, **kwargs)
+        name = f"{base_name}.tar.gz"
+        with (
+            open(name, "wb") as file,
+            gzip.GzipFile("", "wb", mtime=int(time), fileobj=file) as packed,
+            tarfile.open(mode="w", fileobj=packed) as archive,
+        ):
+            for path in sorted(Path(root_dir or "").glob(f"{base_dir}/**/*")):
+                member = archive.gettarinfo(path, path.relative_to(root_dir or ""))
+                member.mtime, member.mode = int(time), 0o755 if member.isdir() else 0o644
+                member.uid = member.gid = 0
+                member.uname = member.gname = ""
+                with path.open("rb") if member.isfile() else nullcontext() as content:
+                    archive.addfile(member, content)
+        return name
+
+
 setup(
     ext_modules=[e for extensions in BUILDS.values() for e in extensions],
-    cmdclass={"build_ext": BuildExt},
+    cmdclass={"build_ext": BuildExt, "sdist": SDist},
     options={"bdist_wheel": {"py_limited_api": "cp311"}} if LIMITED else {},
 )
