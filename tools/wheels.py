@@ -3,7 +3,7 @@
 python tools/wheels.py                  all of it (make wheels)
 python tools/wheels.py --pythons 3.13   test on one CPython alone
 python tools/wheels.py --tests layers   run a part of the suite: tests/layers
-python tools/wheels.py --arch aarch64   cross-build and audit a wheel that can't run here
+python tools/wheels.py --arch aarch64   cross-build and audit a wheel, and test it under emulation
 
 ``zig cc`` compiles, for a glibc as old as `GLIBC`: so the wheel gets a manylinux tag without a
 container. Releases come from ``.github/workflows/wheels.yml``; this makes their like on one
@@ -22,6 +22,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import emulate
 from elftools.elf.elffile import ELFFile
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -253,6 +254,9 @@ def main() -> None:
     audit(out, wheel)
     if args.arch == "x86_64":
         test(wheel, out, args.pythons, args.tests)
+    else:
+        for what, said in emulate.test(wheel, [f"tests/{name}" for name in args.tests]):
+            say("emulated", f"{what}: {said}")
 
 
 if __name__ == "__main__":
