@@ -2,7 +2,10 @@
 
 python tools/wheels.py                  all of it (make wheels)
 python tools/wheels.py --pythons 3.13   test on one CPython alone
+python tools/wheels.py --numpys oldest  test with the oldest NumPy of each alone
 python tools/wheels.py --tests layers   run a part of the suite: tests/layers
+python tools/wheels.py -k "fit or GRU"  run what these words are in
+python tools/wheels.py --built          test what was built before
 python tools/wheels.py --arch aarch64   cross-build and audit a wheel, and test it under emulation
 
 ``zig cc`` compiles, for a glibc as old as `GLIBC`: so the wheel gets a manylinux tag without a
@@ -30,7 +33,7 @@ WORK = ROOT / "build" / "wheels"
 GLIBC = "2.17"  # what zig aims at
 NEWEST_GLIBC = (2, 28)  # what the finished wheel may ask for: manylinux_2_28
 MAX_SIZE = 3_000_000
-IMPORT_MS = 60  # that npdl may add to the import of numpy, where that takes no longer itself
+IMPORT_MS = 60  # of the CPU that npdl may add to the import of numpy, where that takes no longer
 
 #: As CC: aims zig at an old glibc, spells instruction sets its way, and drops the paths of the
 #: Python that happens to build.
@@ -167,9 +170,10 @@ def audit(out: Path, wheel: Path) -> None:
 
 
 def interpreters(wanted: list[str]) -> list[Path]:
-    """Every CPython from 3.11 on that PATH or pyenv has, one of each minor version."""
+    """Every CPython from 3.11 on that PATH, pyenv or uv has, one of each minor version."""
     folders = [Path(folder) for folder in os.environ["PATH"].split(os.pathsep)]
-    folders += sorted(Path.home().glob(".pyenv/versions/*/bin"), reverse=True)
+    for pattern in (".pyenv/versions/*/bin", ".local/share/uv/python/cpython-*/bin"):
+        folders += sorted(Path.home().glob(pattern), reverse=True)
     found: dict[int, Path] = {}
     for minor in range(11, 30):
         for candidate in (folder / f"python3.{minor}" for folder in folders):
@@ -206,16 +210,22 @@ print(of_npdl, of_numpy, npdl.__file__, numpy.__version__)
 """
 
 
-def test(wheel: Path, out: Path, wanted: list[str], tests: list[str]) -> None:
+def test(wheel: Path, out: Path, args: argparse.Namespace) -> None:
     """Run the suite on every CPython, with the oldest numpy that it has and with the newest."""
+    chosen = [f"tests/{name}" for name in args.tests] or ["tests"]
+    chosen += ["-k", args.k] if args.k else []
     elsewhere = WORK / "elsewhere"
     shutil.rmtree(elsewhere, ignore_errors=True)
     shutil.copytree(ROOT / "tests", elsewhere / "tests")
     shutil.copy(ROOT / "pyproject.toml", elsewhere)
     env = {"NPDL_REQUIRE_EXT": "1", "NPDL_DIST": str(out), "PYTHONPATH": ""}
-    for interpreter in interpreters(wanted):
-        oldest = (f"numpy=={major}.{minor}.0" for major in (2, 3) for minor in range(20))
-        for requirements in (oldest, ["numpy"]):
+    found = interpreters(args.pythons)
+    if not found:
+        sys.exit(f"none of these CPythons was found: {' '.join(args.pythons) or 'any'}")
+    oldest = [f"numpy=={major}.{minor}.0" for major in (2, 3) for minor in range(20)]
+    numpys = {"oldest": oldest, "newest": ["numpy"]}
+    for interpreter in found:
+        for requirements in (numpys[name] for name in args.numpys):
             venv = WORK / "venv"
             python = next(filter(None, (fill(venv, interpreter, wheel, n) for n in requirements)))
             times = [run(python, "-c", TIMES, cwd=elsewhere, env=env) for _ in range(5)]
@@ -224,7 +234,6 @@ def test(wheel: Path, out: Path, wanted: list[str], tests: list[str]) -> None:
                 sys.exit(f"the wheel is not what was tested: {place}")
             if float(ms) > max(IMPORT_MS, float(own)):
                 sys.exit(f"import npdl takes {ms} ms more than numpy, which takes {own} ms")
-            chosen = [f"tests/{name}" for name in tests] or ["tests"]
             said = run(python, "-m", "pytest", *chosen, cwd=elsewhere, env=env)
             version = run(python, "-c", "import platform; print(platform.python_version())")
             result = said.strip().splitlines()[-1]
@@ -237,8 +246,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "dist", help="folder to fill")
     parser.add_argument("--arch", default="x86_64", choices=["x86_64", "aarch64"])
     parser.add_argument("--pythons", nargs="*", default=[], help='e.g. "3.13"; all by default')
+    both = ["oldest", "newest"]
+    parser.add_argument("--numpys", nargs="+", default=both, choices=both, help="both by default")
     parser.add_argument("--built", action="store_true", help="take the wheel that is there")
     parser.add_argument("--tests", nargs="*", default=[], help="below tests/; all by default")
+    parser.add_argument("-k", help="for pytest")
     args = parser.parse_args()
     out = args.out.resolve()
     if args.built:
@@ -253,7 +265,7 @@ def main() -> None:
     check_contents(wheel)
     audit(out, wheel)
     if args.arch == "x86_64":
-        test(wheel, out, args.pythons, args.tests)
+        test(wheel, out, args)
     else:
         for what, said in emulate.test(wheel, [f"tests/{name}" for name in args.tests]):
             say("emulated", f"{what}: {said}")
