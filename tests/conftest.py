@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
+# NumPy reads it at import. Its BLAS keeps a core busy waiting for the next product of the twins,
+# which costs a machine that has other work a quarter of the time. Another value stays.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 
