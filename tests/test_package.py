@@ -116,6 +116,20 @@ def test_sdist_has_all_that_git_has_but_for_its_own_files(sdist):
     assert wanted - set(sdist) == set()
 
 
+@pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="needs the source tree")
+def test_sdist_has_the_same_bytes_each_time(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    first, second = (
+        next(run_setup(tmp_path_factory, "sdist", "--dist-dir").glob("*.tar.gz")) for _ in range(2)
+    )
+    assert first.read_bytes() == second.read_bytes()
+    with tarfile.open(first) as archive:
+        members = archive.getmembers()
+    assert len(members) > 200
+    assert {(m.mtime, m.uid, m.gid, m.uname, m.gname) for m in members} == {(1.7e9, 0, 0, "", "")}
+    assert {m.mode for m in members} == {0o644, 0o755}
+
+
 def test_sdist_has_nothing_that_was_made(sdist):
     for name in sdist:
         assert Path(name).suffix not in (".so", ".pyd", ".pyc"), name
