@@ -79,14 +79,15 @@ def run(layers: Iterable[Layer], x: ArrayLike, train: bool, mask: NDArray | None
     """
     for layer in layers:
         # A layer of the user's own need not know about training, nor about masks.
-        options = {"train": train} if accepts(type(layer).forward, "train") else {}
-        if mask is None:
-            x = layer.forward(x, **options)
+        takes_train, takes_mask = _options(type(layer).forward)
+        if takes_train and mask is None:
+            x = layer.forward(x, train=train)
             continue
-        if accepts(type(layer).forward, "mask"):
-            options["mask"] = mask  # type: ignore[assignment]
+        options: dict[str, Any] = {"train": train} if takes_train else {}
+        if takes_mask and mask is not None:
+            options["mask"] = mask
         x = layer.forward(x, **options)
-        mask = steps_mask(mask, x.shape)
+        mask = None if mask is None else steps_mask(mask, x.shape)
     return np.asarray(x)
 
 
@@ -95,6 +96,12 @@ def run_back(layers: Sequence[Layer], grad: ArrayLike | None) -> NDArray | None:
     for layer in reversed(layers):
         grad = layer.backward(grad)  # type: ignore[arg-type]
     return None if grad is None else np.asarray(grad)
+
+
+@functools.cache
+def _options(forward: Callable[..., Any]) -> tuple[bool, bool]:
+    """Whether the forward of a layer takes the arguments `train` and `mask`."""
+    return accepts(forward, "train"), accepts(forward, "mask")
 
 
 @functools.cache

@@ -6,6 +6,7 @@ learns lives in one list of `Parameter`; `params` and `grads` are views of that 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,9 @@ from npdl._checks import check_int, complaint
 from npdl._registry import Configurable, snake_case
 from npdl.regularizers import Regularizer
 from npdl.utils.random import get_dtype
+
+#: The kinds of dtype that hold real numbers.
+_REAL = "buif"
 
 #: A shape whose unknown axes, the sample axis above all, are None.
 Shape = tuple[int | None, ...]
@@ -321,18 +325,18 @@ class Layer(Configurable):
             What the error message calls the array.
         """
         array = np.asarray(value)
-        dtype = array.dtype
-        if dtype.kind not in "buif":
+        if not _acceptable(array.dtype, array.shape, tuple(shape)):
+            raise self._unacceptable(array, shape, what)
+        return np.ascontiguousarray(array, self._dtype_for(array))
+
+    def _unacceptable(self, array: NDArray, shape: Sequence[Any], what: str) -> Exception:
+        """What `_array` raises, the first fault first."""
+        if array.dtype.kind not in _REAL:
             rule = f"`{what}` must hold real numbers"
-            raise TypeError(complaint(rule, layer=self.name, dtype=dtype.name))
-        if array.shape != shape and not matches(array.shape, shape):
-            raise self._error(f"`{what}` must have shape {_spelled(shape)}", shape=array.shape)
-        if array.size == 0:
-            raise self._error(f"`{what}` must not be empty", shape=array.shape)
-        wanted = self._dtype_for(array)
-        if dtype == wanted and array.flags.c_contiguous:
-            return array
-        return np.ascontiguousarray(array, wanted)
+            return TypeError(complaint(rule, layer=self.name, dtype=array.dtype.name))
+        if not matches(array.shape, shape):
+            return self._error(f"`{what}` must have shape {_spelled(shape)}", shape=array.shape)
+        return self._error(f"`{what}` must not be empty", shape=array.shape)
 
     def _dtype_for(self, array: NDArray) -> np.dtype:
         """The dtype to compute in: that of the parameters, else the array's own if it is usable."""
@@ -364,3 +368,9 @@ def _fit(sizes: Sequence[int], expected: Sequence[Any]) -> bool:
         if size != want and not isinstance(want, str):
             return False
     return True
+
+
+@functools.lru_cache(1024)  # the same few come again at each step
+def _acceptable(dtype: np.dtype, shape: tuple[int, ...], expected: tuple[Any, ...]) -> bool:
+    """Whether an array holds numbers, is of a shape as expected, and not empty."""
+    return dtype.kind in _REAL and 0 not in shape and matches(shape, expected)
