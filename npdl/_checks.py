@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from npdl._dtype import get_dtype
+from npdl._dtype import FLOATS, get_dtype
 
 
 def complaint(rule: str, *, layer: str | None = None, **received: Any) -> str:
@@ -78,11 +78,13 @@ def check_same_shape(name: str, array: np.ndarray, other: str, reference: np.nda
 def float_array(values: Any, name: str = "input") -> np.ndarray:
     """Return `values` C-ordered, float32 or float64; what is neither becomes `get_dtype()`."""
     array = np.asarray(values)
-    if array.dtype.kind not in "fiub":
-        raise TypeError(complaint(f"`{name}` must be an array of numbers", dtype=array.dtype.name))
-    dtype = array.dtype.newbyteorder("=")
-    if dtype not in (np.float32, np.float64):
-        dtype = get_dtype()
+    dtype = array.dtype
+    if dtype not in FLOATS:
+        if dtype.kind not in "fiub":
+            raise TypeError(complaint(f"`{name}` must be an array of numbers", dtype=dtype.name))
+        dtype = dtype.newbyteorder("=")
+        if dtype not in FLOATS:
+            dtype = get_dtype()
     return np.asarray(array, dtype, order="C")
 
 
@@ -118,7 +120,7 @@ def label_array(labels: Any, nb_classes: int | None = None, name: str = "labels"
     outside = array < 0
     if nb_classes is not None:
         outside |= array >= nb_classes
-    if outside.any():
+    if np.count_nonzero(outside):  # quicker than any()
         top = "inf" if nb_classes is None else nb_classes
         rule = f"`{name}` must lie in [0, {top})"
         raise ValueError(complaint(rule, label=array[outside][0].item()))

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import DTypeLike
 
+#: What npdl computes in, in the machine's byte order.
+FLOATS = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
+
 _dtype: np.dtype = np.dtype(np.float32)
 
 
@@ -31,6 +34,6 @@ def set_dtype(dtype: DTypeLike) -> None:
         new = np.dtype(dtype)
     except TypeError:
         new = None
-    if dtype is None or new not in (np.float32, np.float64):
+    if dtype is None or new not in FLOATS:
         raise ValueError(f"`dtype` must be float32 or float64. Received: dtype={dtype!r}")
     _dtype = new

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,7 +77,6 @@ class LogitsCache(NamedTuple):
     probabilities: np.ndarray
     targets: np.ndarray
     factors: float | np.ndarray
-    shape: tuple[int, ...]
 
 
 @register("SCCE", "categorical_cross_entropy", "sparse_categorical_cross_entropy", "cross_entropy")
@@ -123,16 +123,16 @@ class SoftmaxCategoricalCrossEntropy(Clipped, Rowwise):
         return np.asarray(targets) == self.ignore_class
 
     def _check(self, outputs, targets):
-        ignored = self._ignored(np.asarray(outputs), targets)
-        if ignored is not None:
-            targets = np.where(ignored, 0, targets)
+        if self.ignore_class is not None:
+            ignored = self._ignored(np.asarray(outputs), targets)
+            targets = targets if ignored is None else np.where(ignored, 0, targets)
         p, t = super()._check(outputs, targets)
         s = self.label_smoothing
         return p, (1 - s) * self._rows(p, t) + s / p.shape[-1] if s else t
 
     def _values(self, p, t):
         if self.from_logits:
-            return self._softmax(p, t)[2].reshape(p.shape[:-1])
+            return self._softmax(p, t)[1]
         if t.ndim < p.ndim:
             chosen = np.take_along_axis(p, t[..., None], -1)[..., 0]
             return -np.log(self._clip(chosen))
@@ -140,8 +140,7 @@ class SoftmaxCategoricalCrossEntropy(Clipped, Rowwise):
 
     def _slopes(self, p, t):
         if self.from_logits:
-            probabilities, t, _ = self._softmax(p, t)
-            return self.backward_logits(LogitsCache(probabilities, t, 1.0, p.shape))
+            return self.backward_logits(LogitsCache(self._softmax(p, t)[0], t, 1.0))
         if t.ndim < p.ndim:
             grad = np.zeros_like(p)
             chosen = np.take_along_axis(p, t[..., None], -1)
@@ -152,13 +151,11 @@ class SoftmaxCategoricalCrossEntropy(Clipped, Rowwise):
         return grad
 
     @staticmethod
-    def _softmax(z: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Probabilities, targets and losses, row by row."""
-        rows = z.reshape(-1, z.shape[-1])
-        t = t.reshape(-1) if t.ndim < z.ndim else t.reshape(rows.shape)
-        p, loss = np.empty_like(rows), np.empty(len(rows), rows.dtype)
-        kernels().softmax_xent_forward(rows, t, p, loss)
-        return p, t, loss
+    def _softmax(z: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities, and the loss of each item."""
+        p, loss = np.empty(z.shape, z.dtype), np.empty(z.shape[:-1], z.dtype)
+        kernels().softmax_xent_forward(*_by_rows(z, t, p, loss))
+        return p, loss
 
     def forward_logits(
         self, logits: ArrayLike, targets: ArrayLike, sample_weight: ArrayLike | None = None
@@ -181,9 +178,8 @@ class SoftmaxCategoricalCrossEntropy(Clipped, Rowwise):
         """
         z, t = self._check(logits, targets)
         factors = self._factors(z, targets, sample_weight)
-        p, t, loss = self._softmax(z, t)
-        value = self._reduce(loss.reshape(z.shape[:-1]), factors)
-        return value, p.reshape(z.shape), LogitsCache(p, t, factors, z.shape)
+        p, loss = self._softmax(z, t)
+        return self._reduce(loss, factors), p, LogitsCache(p, t, factors)
 
     def backward_logits(self, cache: LogitsCache) -> np.ndarray:
         """Return the gradient of the loss in the logits.
@@ -193,11 +189,19 @@ class SoftmaxCategoricalCrossEntropy(Clipped, Rowwise):
         cache : LogitsCache
             From `forward_logits`.
         """
-        p, factors = cache.probabilities, cache.factors
-        weighted = isinstance(factors, np.ndarray)
-        dloss = np.ravel(factors) if weighted else np.full(len(p), factors, p.dtype)
-        dz = np.empty_like(p)
-        kernels().softmax_xent_backward(p, cache.targets, dloss, dz)
-        if weighted:
+        p, t, factors = cache
+        dloss, dz = np.empty(p.shape[:-1], p.dtype), np.empty(p.shape, p.dtype)
+        dloss[...] = factors
+        kernels().softmax_xent_backward(*_by_rows(p, t, dloss, dz))
+        if isinstance(factors, np.ndarray):
             dz[dloss == 0] = 0  # nan times 0 is nan
-        return dz.reshape(cache.shape)
+        return dz
+
+
+def _by_rows(p: np.ndarray, t: np.ndarray, *others: np.ndarray) -> Iterable[np.ndarray]:
+    """The same arrays with one axis of items, as the kernels take them; views."""
+    arrays = p, t, *others
+    if p.ndim == 2:
+        return arrays
+    n = p.shape[:-1]
+    return [a.reshape(-1) if a.shape == n else a.reshape(-1, p.shape[-1]) for a in arrays]
