@@ -16,6 +16,7 @@ from npdl.layers.core import Dense
 from npdl.metrics import Metric
 from npdl.objectives import Objective
 from npdl.objectives import SoftmaxCategoricalCrossEntropy as SCCE
+from npdl.objectives.crossentropy import LogitsCache
 from npdl.optimizers import SGD, Optimizer
 from npdl.storable import Storable
 from npdl.summary import print_summary
@@ -207,8 +208,8 @@ class Network(Storable):
     def loss_backward(self, cache: Any) -> None:
         """Fill the gradients of all parameters, from what `loss_forward` left."""
         layers = self.layers[self._lowest :]
-        if self._fused:
-            *layers, head = layers
+        if isinstance(cache, LogitsCache):
+            head = layers.pop()
             grad = head.backward_linear(self.loss.backward_logits(cache))  # type: ignore[attr-defined]
         else:
             outputs, targets, weight = cache
@@ -242,10 +243,11 @@ class Network(Storable):
 
     def update(self) -> None:
         """Let the optimizer change the parameters, by the gradients of the last `loss_backward`."""
-        names = {}
         if graph.accepts(type(self.optimizer).update, "names"):
-            names = {"names": self._names or self._trained_names()}
-        self.optimizer.update(self.params, self.grads, **names)
+            names = self._names or self._trained_names()
+            self.optimizer.update(self.params, self.grads, names=names)
+        else:
+            self.optimizer.update(self.params, self.grads)
 
     def finish_training(self) -> None:
         """Let the moving averages, if the optimizer keeps them, take the parameters' places."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from npdl import schedules
 from npdl._checks import check_int, check_number, complaint
+from npdl._dtype import FLOATS
 from npdl._ext import kernels, optimizer_np
 from npdl._registry import Configurable, Registry
 from npdl.optimizers import clipping
@@ -287,11 +288,12 @@ class Optimizer(Configurable):
     def _slots_of(self, name: Hashable, p: np.ndarray) -> Slots:
         if name not in self._slots:
             self._slots[name] = {slot: np.zeros_like(p) for slot in self.slot_names}
-        for slot in self._slots[name].values():
+        slots = self._slots[name]
+        for slot in slots.values():
             if slot.shape != p.shape or slot.dtype != p.dtype:
                 rule = f"Parameter {name!r} must stay {slot.dtype} of shape {slot.shape}"
                 raise ValueError(complaint(rule, dtype=p.dtype.name, shape=p.shape))
-        return self._slots[name]
+        return slots
 
 
 #: What Keras calls the arguments that have another name here.
@@ -321,7 +323,7 @@ def _check_lists(params: list, grads: list, names: list) -> None:
     if len(set(names)) < len(names):
         raise ValueError(complaint("Each parameter must have a name of its own", names=names))
     for name, p, g in zip(names, params, grads):
-        if not isinstance(p, np.ndarray) or p.dtype not in (np.float32, np.float64):
+        if not isinstance(p, np.ndarray) or p.dtype not in FLOATS:
             rule = f"Parameter {name!r} must be an array of float32 or float64"
             raise TypeError(complaint(rule, dtype=getattr(p, "dtype", type(p).__name__)))
         if g.shape != p.shape:
@@ -337,8 +339,12 @@ def fused(step: str, arrays: Sequence[np.ndarray], *numbers: float) -> None:
     """Run a step kernel, such as ``"adam_step"``, over p, g and the slots, all of one shape."""
     p, g, *slots = arrays
     every = [p, np.ascontiguousarray(g, p.dtype), *slots]
-    if all(a.flags.c_contiguous for a in every):
-        getattr(kernels(), step)(*(a.reshape(-1) for a in every), *numbers)
+    flat = []
+    for a in every:
+        if a.flags.c_contiguous:
+            flat.append(a.ravel())
+    if len(flat) == len(every):
+        getattr(kernels(), step)(*flat, *numbers)
     else:
         getattr(optimizer_np, step)(*every, *numbers)
 
