@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from npdl._checks import check_number
-from npdl.optimizers.base import Optimizer, blend, fused, register
+from npdl.optimizers.base import Fused, Optimizer, blend, register
 
 
 class _Moments(Optimizer):
@@ -40,7 +40,7 @@ class _Moments(Optimizer):
 
 
 @register()
-class Adam(_Moments):
+class Adam(Fused, _Moments):
     """m, v = moving means of g, g²; p -= lr m̂ / (√v̂ + ε) (Kingma and Ba 2014, algorithm 1).
 
     Parameters
@@ -54,14 +54,15 @@ class Adam(_Moments):
 
     slot_names = ("mean", "square")
 
-    def _step(self, p, g, slots, lr):
+    _kernel = "adam_step", "mean", "square"
+
+    def _numbers(self, lr):
         unbias = self._unbias(self.beta1), self._unbias(self.beta2)
-        arrays = (p, g, slots["mean"], slots["square"])
-        fused("adam_step", arrays, lr, self.beta1, self.beta2, self.epsilon, *unbias)
+        return lr, self.beta1, self.beta2, self.epsilon, *unbias
 
 
 @register()
-class Adamax(_Moments):
+class Adamax(Fused, _Moments):
     """m = moving mean of g; u = max(β₂ u, ``|g|``); p -= lr m̂ / (u + ε) (the same, algorithm 2).
 
     Parameters
@@ -76,10 +77,10 @@ class Adamax(_Moments):
 
     slot_names = ("mean", "greatest")
 
-    def _step(self, p, g, slots, lr):
-        arrays = (p, g, slots["mean"], slots["greatest"])
-        unbias = self._unbias(self.beta1)
-        fused("adamax_step", arrays, lr, self.beta1, self.beta2, self.epsilon, unbias)
+    _kernel = "adamax_step", "mean", "greatest"
+
+    def _numbers(self, lr):
+        return lr, self.beta1, self.beta2, self.epsilon, self._unbias(self.beta1)
 
 
 @register()

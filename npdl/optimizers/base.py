@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,27 @@ from npdl._registry import Configurable, Registry
 from npdl.optimizers import clipping
 
 Slots = dict[str, np.ndarray]
+
+
+class Plan(NamedTuple):
+    """What an update finds out about its parameters, and the next ones need not find out again."""
+
+    params: list[np.ndarray]
+    names: list[Hashable]
+    #: What is remembered of all parameters, and of each of these.
+    memory: dict[Hashable, Slots]
+    slots: list[Slots]
+    #: What `Optimizer._flattened` returned for each.
+    flat: list[Any]
+
+    def holds(self, params: list, names: list, memory: dict[Hashable, Slots]) -> bool:
+        """Whether these are the same objects as then."""
+        return (
+            memory is self.memory
+            and names == self.names
+            and len(params) == len(self.params)
+            and all(map(operator.is_, params, self.params))
+        )
 
 
 class Optimizer(Configurable):
@@ -116,6 +138,10 @@ class Optimizer(Configurable):
         self._pending = 0
         self._slots: dict[Hashable, Slots] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What `pickle` and `copy.deepcopy` take: all but the parameters themselves."""
+        return {k: v for k, v in self.__dict__.items() if k != "_plan"}
+
     @property
     def current_lr(self) -> float:
         """The rate of the next step."""
@@ -156,14 +182,23 @@ class Optimizer(Configurable):
         """
         params, grads = list(params), [np.asarray(g) for g in grads]
         names = list(range(len(params)) if names is None else names)
-        _check_lists(params, grads, names)
+        if not len(params) == len(grads) == len(names):
+            rule = "Parameters, gradients and names must be equal in number"
+            counts = f"{len(params)}, {len(grads)} and {len(names)}"
+            raise ValueError(f"{rule}. Received: {counts}")
+        plan = self._plan
+        if plan is None or not plan.holds(params, names, self._slots):
+            plan = None
+            _check_params(params, names)
+        _check_grads(params, grads, names)
         if self.swapped:
             raise RuntimeError(
                 "The averages are in the places of the parameters. Call swap_averages() before "
                 "the training goes on."
             )
-        slots = [self._slots_of(name, p) for name, p in zip(names, params)]
-        if self.gradient_accumulation_steps and not self._accumulate(grads, slots):
+        if plan is None:
+            plan = self._plan = self._planned(params, names)
+        if self.gradient_accumulation_steps and not self._accumulate(grads, plan.slots):
             return
         grads = self._clipped(grads)
         lr = self.current_lr
@@ -171,11 +206,10 @@ class Optimizer(Configurable):
             for name, p in zip(names, params):
                 if not self._is_excluded(name):
                     p *= 1 - lr * self.weight_decay
-        for p, g, slot in zip(params, grads, slots):
-            self._step(p, g, slot, lr)
+        self._steps(plan, grads, lr)
         self.iterations += 1
         if self.use_ema:
-            self._average(params, slots)
+            self._average(params, plan.slots)
 
     def _clipped(self, grads: list[np.ndarray]) -> list[np.ndarray]:
         if self.clip > 0:
@@ -278,12 +312,27 @@ class Optimizer(Configurable):
         self.swapped = bool(state.get("swapped", False))
         self._slots = _copy(state["slots"])
 
+    _plan: Plan | None = None
+
     #: Names of the arrays that a subclass remembers for each parameter; they start at zero.
     slot_names: tuple[str, ...] = ()
 
     def _step(self, p: np.ndarray, g: np.ndarray, slots: Slots, lr: float) -> None:
         """Change `p` in place, and the arrays in `slots`; `g` is read only."""
         raise NotImplementedError(f"{type(self).__name__} must define _step(p, g, slots, lr).")
+
+    def _steps(self, plan: Plan, grads: list[np.ndarray], lr: float) -> None:
+        """`_step` for all parameters."""
+        for p, g, slots in zip(plan.params, grads, plan.slots):
+            self._step(p, g, slots, lr)
+
+    def _planned(self, params: list[np.ndarray], names: list[Hashable]) -> Plan:
+        slots = [self._slots_of(name, p) for name, p in zip(names, params)]
+        flat = [self._flattened(p, own) for p, own in zip(params, slots)]
+        return Plan(params, names, self._slots, slots, flat)
+
+    def _flattened(self, p: np.ndarray, slots: Slots) -> Any:
+        """What a subclass needs for each step of a parameter beside it and its slots."""
 
     def _slots_of(self, name: Hashable, p: np.ndarray) -> Slots:
         if name not in self._slots:
@@ -315,17 +364,17 @@ def _copy(slots: dict[Hashable, Slots]) -> dict[Hashable, Slots]:
     return {name: {k: v.copy() for k, v in own.items()} for name, own in slots.items()}
 
 
-def _check_lists(params: list, grads: list, names: list) -> None:
-    if not len(params) == len(grads) == len(names):
-        rule = "Parameters, gradients and names must be equal in number"
-        counts = f"{len(params)}, {len(grads)} and {len(names)}"
-        raise ValueError(f"{rule}. Received: {counts}")
+def _check_params(params: list, names: list) -> None:
     if len(set(names)) < len(names):
         raise ValueError(complaint("Each parameter must have a name of its own", names=names))
-    for name, p, g in zip(names, params, grads):
+    for name, p in zip(names, params):
         if not isinstance(p, np.ndarray) or p.dtype not in FLOATS:
             rule = f"Parameter {name!r} must be an array of float32 or float64"
             raise TypeError(complaint(rule, dtype=getattr(p, "dtype", type(p).__name__)))
+
+
+def _check_grads(params: list, grads: list, names: list) -> None:
+    for name, p, g in zip(names, params, grads):
         if g.shape != p.shape:
             rule = f"The gradient of parameter {name!r} must have shape {p.shape}"
             raise ValueError(complaint(rule, shape=g.shape))
@@ -335,18 +384,44 @@ _registry = Registry("optimizer", Optimizer)
 register = _registry.register
 
 
-def fused(step: str, arrays: Sequence[np.ndarray], *numbers: float) -> None:
-    """Run a step kernel, such as ``"adam_step"``, over p, g and the slots, all of one shape."""
-    p, g, *slots = arrays
-    every = [p, np.ascontiguousarray(g, p.dtype), *slots]
-    flat = []
-    for a in every:
-        if a.flags.c_contiguous:
-            flat.append(a.ravel())
-    if len(flat) == len(every):
-        getattr(kernels(), step)(*flat, *numbers)
-    else:
-        getattr(optimizer_np, step)(*every, *numbers)
+class Fused(Optimizer):
+    """Base of those whose step is one kernel.
+
+    A subclass defines `_kernel` and `_numbers`; or a `_step` of its own, which is then called.
+    """
+
+    #: The name of the kernel, and the names of the slots that it takes after p and g.
+    _kernel: ClassVar[tuple[str, ...]] = ()
+
+    def _numbers(self, lr: float) -> tuple[float, ...]:
+        """What the kernel takes after the arrays, in this step the same for all parameters."""
+        raise NotImplementedError(f"{type(self).__name__} must define _numbers(lr).")
+
+    def _step(self, p: np.ndarray, g: np.ndarray, slots: Slots, lr: float) -> None:
+        step, *names = self._kernel
+        g, flat = np.ascontiguousarray(g, p.dtype), self._flattened(p, slots)
+        if flat is None:
+            own = [slots[name] for name in names]
+            getattr(optimizer_np, step)(p, g, *own, *self._numbers(lr))
+        else:
+            getattr(kernels(), step)(flat[0], g.ravel(), *flat[1:], *self._numbers(lr))
+
+    def _steps(self, plan: Plan, grads: list[np.ndarray], lr: float) -> None:
+        if type(self)._step is not Fused._step:
+            super()._steps(plan, grads, lr)
+            return
+        step, numbers = getattr(kernels(), self._kernel[0]), self._numbers(lr)
+        for p, g, slots, flat in zip(plan.params, grads, plan.slots, plan.flat):
+            if flat is None:
+                self._step(p, g, slots, lr)
+            else:
+                step(flat[0], np.ascontiguousarray(g, p.dtype).ravel(), *flat[1:], *numbers)
+
+    def _flattened(self, p: np.ndarray, slots: Slots) -> list[np.ndarray] | None:
+        """The arrays that the kernel changes as vectors, views; None where they can't be that."""
+        arrays = [p, *(slots[name] for name in self._kernel[1:])]
+        contiguous = all(a.flags.c_contiguous for a in arrays)
+        return [a.reshape(-1) for a in arrays] if contiguous else None
 
 
 def blend(mean: np.ndarray, keep: float, new: np.ndarray) -> np.ndarray:

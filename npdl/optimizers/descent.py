@@ -7,18 +7,20 @@ from typing import Any
 import numpy as np
 
 from npdl._checks import check_number
-from npdl.optimizers.base import Optimizer, blend, fused, register
+from npdl.optimizers.base import Fused, Optimizer, blend, register
 
 
 @register()
-class SGD(Optimizer):
+class SGD(Fused):
     """p -= lr g (stochastic gradient descent)."""
 
-    def _step(self, p, g, slots, lr):
-        fused("sgd_step", (p, g), lr)
+    _kernel = ("sgd_step",)
+
+    def _numbers(self, lr):
+        return (lr,)
 
 
-class _Moving(Optimizer):
+class _Moving(Fused):
     """With a velocity v, which each step turns into m v - lr g.
 
     Parameters
@@ -30,6 +32,7 @@ class _Moving(Optimizer):
     """
 
     slot_names = ("velocity",)
+    _kernel = "momentum_step", "velocity"
 
     def __init__(self, momentum: float = 0.9, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -38,9 +41,8 @@ class _Moving(Optimizer):
     #: Whether the step looks ahead, by the velocity after it.
     _nesterov = False
 
-    def _step(self, p, g, slots, lr):
-        v = slots["velocity"]
-        fused("momentum_step", (p, g, v), lr, self.momentum, self._nesterov)
+    def _numbers(self, lr):
+        return lr, self.momentum, self._nesterov
 
 
 @register()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from npdl._checks import check_number
-from npdl.optimizers.base import Optimizer, fused, register
+from npdl.optimizers.base import Fused, register
 
 
 @register()
-class Adagrad(Optimizer):
+class Adagrad(Fused):
     """r += g²; p -= lr g / √(r + ε) (Duchi et al. 2011).
 
     Parameters
@@ -25,11 +25,13 @@ class Adagrad(Optimizer):
         super().__init__(*args, **kwargs)
         self.epsilon = check_number("epsilon", epsilon, "(0, inf)")
 
-    def _step(self, p, g, slots, lr):
-        fused("adagrad_step", (p, g, slots["square"]), lr, self.epsilon)
+    _kernel = "adagrad_step", "square"
+
+    def _numbers(self, lr):
+        return lr, self.epsilon
 
 
-class _MeanSquare(Optimizer):
+class _MeanSquare(Fused):
     """With the moving mean square r = ρ r + (1-ρ) g²."""
 
     slot_names: tuple[str, ...] = ("square",)
@@ -38,6 +40,9 @@ class _MeanSquare(Optimizer):
         super().__init__(*args, **kwargs)
         self.rho = check_number("rho", rho, "[0, 1)")
         self.epsilon = check_number("epsilon", epsilon, "(0, inf)")
+
+    def _numbers(self, lr):
+        return lr, self.rho, self.epsilon
 
 
 @register()
@@ -51,8 +56,7 @@ class RMSprop(_MeanSquare):
         Arguments of `Optimizer`.
     """
 
-    def _step(self, p, g, slots, lr):
-        fused("rmsprop_step", (p, g, slots["square"]), lr, self.rho, self.epsilon)
+    _kernel = "rmsprop_step", "square"
 
 
 @register()
@@ -68,6 +72,4 @@ class Adadelta(_MeanSquare):
 
     slot_names = ("square", "step_square")
 
-    def _step(self, p, g, slots, lr):
-        arrays = (p, g, slots["square"], slots["step_square"])
-        fused("adadelta_step", arrays, lr, self.rho, self.epsilon)
+    _kernel = "adadelta_step", "square", "step_square"
