@@ -117,9 +117,13 @@ def label_array(labels: Any, nb_classes: int | None = None, name: str = "labels"
             raise ValueError(
                 complaint(f"`{name}` must be whole numbers", label=array[bad][0].item())
             )
-    outside = array < 0
-    if nb_classes is not None:
-        outside |= array >= nb_classes
+    if nb_classes is not None and array.dtype == np.int64:
+        # One comparison for both ends: as unsigned numbers the negative ones are the greatest.
+        outside = array.view(np.uint64) >= nb_classes
+    else:
+        outside = array < 0
+        if nb_classes is not None:
+            outside |= array >= nb_classes
     if np.count_nonzero(outside):  # quicker than any()
         top = "inf" if nb_classes is None else nb_classes
         rule = f"`{name}` must lie in [0, {top})"

@@ -32,8 +32,10 @@ class Network(Storable):
     #: Name, metric, and whether sample weights count, of the figures beside the loss.
     figures: list[tuple[str, Metric, bool]]
 
-    #: The names of the trained parameters, collected once for many steps; None out of `training`.
+    #: The names of the trained parameters, and the index of the lowest layer that learns, found
+    #: once for many steps; None out of `training`.
     _names: list[str] | None = None
+    _lowest: int | None = None
 
     def __init__(self, layers: Iterable[Layer] | Layer | None = None) -> None:
         self.layers: list[Layer] = []
@@ -110,21 +112,21 @@ class Network(Storable):
     @contextlib.contextmanager
     def training(self) -> Iterator[None]:
         """Let the layers keep their arrays from step to step, and leave out needless gradients."""
-        lowest = self.layers[self._lowest]
+        index = self._lowest_learning()
+        lowest = self.layers[index]
         try:
             for layer in self.layers:
                 layer.keep_buffers = True
             lowest.need_input_grad = False
-            self._names = self._trained_names()
+            self._names, self._lowest = self._trained_names(), index
             yield
         finally:
-            self._names = None
+            self._names = self._lowest = None
             lowest.need_input_grad = True
             for layer in self.layers:
                 layer.keep_buffers = False
 
-    @property
-    def _lowest(self) -> int:
+    def _lowest_learning(self) -> int:
         """Index of the lowest layer that learns: no gradient is needed below it."""
         learning = (i for i, layer in enumerate(self.layers) if layer.params)
         return next(learning, len(self.layers) - 1)
@@ -207,7 +209,8 @@ class Network(Storable):
 
     def loss_backward(self, cache: Any) -> None:
         """Fill the gradients of all parameters, from what `loss_forward` left."""
-        layers = self.layers[self._lowest :]
+        lowest = self._lowest_learning() if self._lowest is None else self._lowest
+        layers = self.layers[lowest:]
         if isinstance(cache, LogitsCache):
             head = layers.pop()
             grad = head.backward_linear(self.loss.backward_logits(cache))  # type: ignore[attr-defined]

@@ -24,7 +24,8 @@ class Storable:
 
     def __getstate__(self) -> dict[str, Any]:
         """What `pickle` and `copy.deepcopy` take: all but a training that is on its way."""
-        return {k: v for k, v in self.__dict__.items() if k not in ("loop", "_names")}
+        passing = ("loop", "_names", "_lowest")
+        return {k: v for k, v in self.__dict__.items() if k not in passing}
 
     def to_json(self) -> dict[str, Any]:
         """Return what the model is made of as JSON types: layers, loss, optimizer, no weights."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -56,20 +56,26 @@ class ParameterView:
     ``layer.W`` and ``layer.dW``. The attribute is None until the layer is built.
     """
 
-    def __init__(self, name: str, field: str = "value") -> None:
+    def __init__(self, name: str, field: Literal["value", "grad"] = "value") -> None:
         self._name = name
-        self._field = field
+        self._is_grad = field == "grad"
         self._place = 0  # where it was found last: all layers of a class have it there
 
     def __get__(self, layer: Layer | None, owner: type | None = None) -> Any:
         if layer is None:
             return self
-        parameters = layer.parameters
-        if self._place < len(parameters) and parameters[self._place].name == self._name:
-            return getattr(parameters[self._place], self._field)
+        parameters, place = layer.parameters, self._place
+        parameter = parameters[place] if place < len(parameters) else None
+        if parameter is None or parameter.name != self._name:
+            parameter = self._find(parameters)
+            if parameter is None:
+                return None
+        return parameter.grad if self._is_grad else parameter.value
+
+    def _find(self, parameters: Sequence[Parameter]) -> Parameter | None:
         for self._place, parameter in enumerate(parameters):
             if parameter.name == self._name:
-                return getattr(parameter, self._field)
+                return parameter
         return None
 
     def __set__(self, layer: Layer, value: ArrayLike) -> None:

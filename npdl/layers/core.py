@@ -66,25 +66,21 @@ class Linear(Affine):
     def _map(self, input: ArrayLike, act: KernelCode, train: bool) -> tuple[NDArray, NDArray]:
         self._require_built()
         w = self.W
-        n_in, n_units = w.shape
-        x = self._array(input, ("N", "...", n_in))
-        y = self._buffer("y", (*x.shape[:-1], *self._units), x.dtype, train)
-        kernels().dense_forward(_rows(x, n_in), w, self.b, _rows(y, n_units), act)
+        x = rows = self._array(input, ("N", "...", w.shape[0]))
+        y = y_rows = self._buffer("y", x.shape[:-1] + self._units, x.dtype, train)
+        if y.ndim > 2:
+            rows, y_rows = _rows(w, x, y)
+        kernels().dense_forward(rows, w, self.b, y_rows, act)
         return x, y
 
     def _map_back(self, x: NDArray, y: NDArray, dy: NDArray, act: KernelCode) -> NDArray | None:
-        n_in, n_units = self.W.shape
-        dx = self._input_buffer(x)
-        kernels().dense_backward(
-            _rows(x, n_in),
-            self.W,
-            _rows(y, n_units),
-            _rows(dy, n_units),
-            None if dx is None else _rows(dx, n_in),
-            self.dW,
-            self.db,
-            act,
-        )
+        w = self.W
+        dx = dx_rows = self._input_buffer(x)
+        if y.ndim > 2:
+            x, y = _rows(w, x, y)
+            dy = dy.reshape(y.shape)
+            dx_rows = None if dx is None else dx.reshape(x.shape)
+        kernels().dense_backward(x, w, y, dy, dx_rows, self.dW, self.db, act)
         return dx
 
 
@@ -184,9 +180,10 @@ class Dropout(Layer):
         return dx
 
 
-def _rows(array: NDArray, width: int) -> NDArray:
-    """`array` as a matrix of rows of this width, a view."""
-    return array if array.ndim == 2 else array.reshape(-1, width)
+def _rows(w: NDArray, x: NDArray, y: NDArray) -> tuple[NDArray, NDArray]:
+    """Input and output as matrices, of a row for each product with `w`; views."""
+    n_in, n_units = w.shape
+    return x.reshape(-1, n_in), y.reshape(-1, n_units)
 
 
 def _flat(array: NDArray) -> NDArray:
