@@ -11,7 +11,7 @@ from npdl._checks import check_int, check_pair
 from npdl._ext import kernels
 from npdl.activations import KernelCode
 from npdl.layers._affine import Affine
-from npdl.layers._windows import n_windows, same_padding
+from npdl.layers._windows import SIDES, windows
 from npdl.layers.base import Shape
 
 
@@ -83,38 +83,31 @@ class Convolution(Affine):
         declared = None if self.in_shape is None else self.in_shape[1]
         channels = self._size(in_shape, 1, "input_shape[-3]", declared)
         self._add_weights((self.nb_filter, channels, *self.filter_size), self.nb_filter, self.init)
-        rows, cols = (
-            None if size is None else self._geometry(size, axis)[0]
-            for axis, size in enumerate(in_shape[2:])
-        )
-        return None, self.nb_filter, rows, cols
+        counts, _ = self._windows(in_shape[2:])
+        return None, self.nb_filter, *counts
 
-    def _geometry(self, size: int, axis: int) -> tuple[int, int]:
-        """Number of windows along an axis of the image (0: down, 1: right), and zeros before it."""
-        window, stride = self.filter_size[axis], self.stride[axis]
-        if self.padding == "same":
-            before, pad = same_padding(size, window, stride)
-        else:
-            before = 0 if isinstance(self.padding, str) else self.padding[axis]
-            pad = 2 * before
-        count = n_windows(size, window, stride, pad)
-        if count < 1:
-            rule = f"The filter must fit into the image, {size} pixels {('high', 'wide')[axis]}"
+    def _windows(self, size: Shape) -> tuple[Shape, tuple[int, int]]:
+        """Number of windows along the axes of an image of this size, and zeros before them."""
+        counts, before = windows(size, self.filter_size, self.stride, self.padding)
+        if 0 in counts:
+            axis = counts.index(0)
+            rule = f"The filter must fit into the image, {size[axis]} pixels {SIDES[axis]}"
             raise self._error(rule, filter_size=self.filter_size)
-        return count, before
+        return counts, before
 
     def _map(self, input: ArrayLike, act: KernelCode, train: bool) -> tuple[NDArray, NDArray]:
         self._require_built()
-        x = self._array(input, ("N", self.W.shape[1], "H", "W"))
-        (rows, top), (cols, left) = self._geometry(x.shape[2], 0), self._geometry(x.shape[3], 1)
-        y = self._buffer("y", (len(x), self.nb_filter, rows, cols), x.dtype, train)
-        kernels().conv2d_forward(x, self.W, self.b, y, *self.stride, top, left, act)
+        w = self.W
+        x = self._array(input, ("N", w.shape[1], "H", "W"))
+        counts, before = self._windows(x.shape[2:])
+        y = self._buffer("y", (len(x), self.nb_filter, *counts), x.dtype, train)  # type: ignore[arg-type]
+        kernels().conv2d_forward(x, w, self.b, y, *self.stride, *before, act)
         return x, y
 
     def _map_back(self, x: NDArray, y: NDArray, dy: NDArray, act: KernelCode) -> NDArray | None:
         dx = self._input_buffer(x)
-        top, left = self._geometry(x.shape[2], 0)[1], self._geometry(x.shape[3], 1)[1]
+        _, before = self._windows(x.shape[2:])
         kernels().conv2d_backward(
-            x, self.W, y, dy, dx, self.dW, self.db, *self.stride, top, left, act
+            x, self.W, y, dy, dx, self.dW, self.db, *self.stride, *before, act
         )
         return dx

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from npdl._checks import check_pair
 from npdl._ext import kernels
-from npdl.layers._windows import n_windows
+from npdl.layers._windows import SIDES, windows
 from npdl.layers.base import Layer, Shape
 
 
@@ -40,19 +40,16 @@ class Pooling(Layer):
     def build(self, in_shape: Shape) -> Shape:
         """Return the shape of the output; there are no parameters."""
         self._rank(in_shape, 3, 4)
-        rows, cols = (
-            None if size is None else self._count(size, axis)
-            for axis, size in enumerate(in_shape[-2:])
-        )
-        return (*in_shape[:-2], rows, cols)
+        return (*in_shape[:-2], *self._counts(in_shape[-2:]))
 
-    def _count(self, size: int, axis: int) -> int:
-        """Number of windows along an axis of the image (0: down, 1: right)."""
-        count = n_windows(size, self.pool_size[axis], self.stride[axis])
-        if count < 1:
-            rule = f"The window must fit into the image, {size} pixels {('high', 'wide')[axis]}"
+    def _counts(self, size: Shape) -> Shape:
+        """Number of windows along the axes of an image of this size."""
+        counts, _ = windows(size, self.pool_size, self.stride)
+        if 0 in counts:
+            axis = counts.index(0)
+            rule = f"The window must fit into the image, {size[axis]} pixels {SIDES[axis]}"
             raise self._error(rule, pool_size=self.pool_size)
-        return count
+        return counts
 
     def forward(self, input: ArrayLike, train: bool = True) -> NDArray:
         """Return the pooled images.
@@ -66,8 +63,8 @@ class Pooling(Layer):
         array = np.asarray(input)
         axes = ("N", "H", "W") if array.ndim == 3 else ("N", "C", "H", "W")
         x = self._array(array, axes)
-        rows, cols = self._count(x.shape[-2], 0), self._count(x.shape[-1], 1)
-        y = self._buffer("y", (*x.shape[:-2], rows, cols), x.dtype, train)
+        y_shape = x.shape[:-2] + self._counts(x.shape[-2:])
+        y = self._buffer("y", y_shape, x.dtype, train)  # type: ignore[arg-type]
         winners = self._pool(_images(x), _images(y), train)
         if train:
             self._cache = x.shape, y.shape, winners
