@@ -39,13 +39,12 @@ def check_number(name: str, value: Any, interval: str, *, layer: str | None = No
 
 def check_int(name: str, value: Any, low: int = 1, *, layer: str | None = None) -> int:
     """Return `value` as an int that is at least `low`."""
+    whole = hasattr(value, "__index__") and not isinstance(value, bool)
+    if whole and (number := operator.index(value)) >= low:
+        return number
     rule = f"`{name}` must be an integer >= {low}"
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(complaint(rule, layer=layer, **{name: value}))
-    number = operator.index(value)
-    if number < low:
-        raise ValueError(complaint(rule, layer=layer, **{name: value}))
-    return number
+    error = ValueError if whole else TypeError
+    raise error(complaint(rule, layer=layer, **{name: value}))
 
 
 def check_pair(name: str, value: Any, low: int = 1, *, layer: str | None = None) -> tuple[int, int]:

@@ -235,13 +235,13 @@ class Softmax(_Remembering):
         if z.ndim == 0 or z.shape[-1] == 0:
             rule = "The input of softmax must have shape (..., K), K >= 1"
             raise ValueError(complaint(rule, shape=z.shape))
-        p = np.empty_like(z)
+        p = np.empty(z.shape, z.dtype)
         kernels().softmax_forward(_rows(z), _rows(p))
         return p
 
 
 def _rows(array: np.ndarray) -> np.ndarray:
-    return array.reshape(-1, array.shape[-1])
+    return array if array.ndim == 2 else array.reshape(-1, array.shape[-1])
 
 
 def get(activation: Any) -> Activation:

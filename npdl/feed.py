@@ -57,6 +57,8 @@ def as_samples(name: str, values: ArrayLike) -> NDArray:
 def as_inputs(X: Any) -> tuple[NDArray, NDArray | None]:
     """Samples and mask of an input: an array, ``(x, mask)``, or ``{"input": x, "mask": mask}``."""
     mask = None
+    if isinstance(X, np.ndarray):
+        return as_samples("X", X), None
     if isinstance(X, Mapping):
         if "input" not in X or not X.keys() <= {"input", "mask"}:
             raise ValueError(

@@ -60,8 +60,7 @@ class Flatten(Reshaping):
         if len(shape) < self.outdim:
             raise self._error(f"The input must have at least {self.outdim} axes", shape=shape)
         tail = shape[self.outdim - 1 :]
-        known = [size for size in tail if size is not None]
-        return (*shape[: self.outdim - 1], math.prod(known) if len(known) == len(tail) else None)
+        return (*shape[: self.outdim - 1], None if None in tail else math.prod(tail))
 
 
 class DimShuffle(Reshaping):

@@ -135,7 +135,7 @@ class Objective(Configurable):
         if self.reduction == "none":
             return values
         # Summed in float64, so that the mean of many float32 values is not off by their number.
-        return float(values.sum(dtype=np.float64) * factor)
+        return float(np.add.reduce(values, axis=None, dtype=np.float64)) * factor
 
 
 def _multiplied(values: np.ndarray, factors: np.ndarray) -> np.ndarray:
