@@ -261,10 +261,10 @@ class ArrayFeed(Feed):
         for array, room in zip(self.data, self._rooms):
             if array is None:
                 parts.append(None)
-            elif room is None:  # np.take would copy all of it
+            elif room is None:  # `take` would copy all of it
                 parts.append(array[index])
             else:
-                parts.append(np.take(array, index, axis=0, out=room[: len(index)], mode="clip"))
+                parts.append(array.take(index, 0, room[: len(index)], "clip"))
         return Batch(*parts)  # type: ignore[arg-type]
 
     def first(self) -> Batch:
