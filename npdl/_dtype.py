@@ -34,6 +34,6 @@ def set_dtype(dtype: DTypeLike) -> None:
         new = np.dtype(dtype)
     except TypeError:
         new = None
-    if dtype is None or new not in FLOATS:
+    if dtype is None or new is None or new not in FLOATS:
         raise ValueError(f"`dtype` must be float32 or float64. Received: dtype={dtype!r}")
     _dtype = new

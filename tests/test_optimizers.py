@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import numpy as np
@@ -325,6 +326,62 @@ def test_slots_are_kept_arrays(cls):
     after = {(n, k): s for n, own in optimizer._slots.items() for k, s in own.items()}
     assert all(after[key] is before[key] for key in after)
     assert len(after) == len(before) == 2 * len(cls.slot_names)
+
+
+@each_class
+def test_other_arrays_of_the_same_names_are_noticed(cls):
+    optimizer, first = cls(), [np.ones((2, 3)), np.ones(4)]
+    for step in gradients()[:2]:
+        optimizer.update(first, step, ["a", "b"])
+    second = [p.copy() for p in first]
+    for params in (second, [first[0], second[1]], second[::-1]):
+        before = [p.copy() for p in (*first, *second)]
+        names = ["b", "a"] if params[0].ndim == 1 else ["a", "b"]
+        optimizer.update(params, [np.ones(p.shape) for p in params], names)
+        for p, old in zip((*first, *second), before, strict=True):
+            assert (p != old).any() == any(p is q for q in params)
+
+
+@each_class
+def test_a_state_set_between_two_steps_counts(cls):
+    grads = gradients()
+    want = list(run(cls(), grads, ["a", "b"]))
+    optimizer, params = cls(), [np.ones((2, 3)), np.ones(4)]
+    optimizer.update(params, grads[0], ["a", "b"])
+    state, values = optimizer.get_state(), [p.copy() for p in params]
+    optimizer.update(params, grads[3], ["a", "b"])
+    optimizer.set_state(state)
+    for p, value in zip(params, values):
+        p[...] = value
+    for step in grads[1:]:
+        optimizer.update(params, step, ["a", "b"])
+    for p, last in zip(params, want[-1]):
+        np.testing.assert_array_equal(p, last)
+
+
+@each_class
+def test_a_copy_changes_its_own_arrays(cls):
+    optimizer, params = cls(), [np.ones((2, 3)), np.ones(4)]
+    for step in gradients()[:2]:
+        optimizer.update(params, step)
+    other, copies = copy.deepcopy((optimizer, params))
+    assert other._plan is None
+    before = [p.copy() for p in params]
+    other.update(copies, gradients()[2])
+    for p, q, old in zip(params, copies, before, strict=True):
+        np.testing.assert_array_equal(p, old)
+        assert (q != old).all()
+
+
+def test_a_step_of_ones_own_on_top_of_a_kernel():
+    class Halved(SGD):
+        def _step(self, p, g, slots, lr):
+            assert p.ndim == 2
+            super()._step(p, g / 2, slots, lr)
+
+    for p in (np.ones((2, 3)), np.ones((3, 2)).T):  # the kernel takes it, the twin takes it
+        Halved(lr=1.0).update([p], [np.ones((2, 3))])
+        assert (p == 0.5).all()
 
 
 @each_class

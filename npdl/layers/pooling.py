@@ -64,7 +64,7 @@ class Pooling(Layer):
         axes = ("N", "H", "W") if array.ndim == 3 else ("N", "C", "H", "W")
         x = self._array(array, axes)
         y_shape = x.shape[:-2] + self._counts(x.shape[-2:])
-        y = self._buffer("y", y_shape, x.dtype, train)  # type: ignore[arg-type]
+        y = self._buffer("y", y_shape, x.dtype, train)
         winners = self._pool(_images(x), _images(y), train)
         if train:
             self._cache = x.shape, y.shape, winners

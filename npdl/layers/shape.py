@@ -60,7 +60,8 @@ class Flatten(Reshaping):
         if len(shape) < self.outdim:
             raise self._error(f"The input must have at least {self.outdim} axes", shape=shape)
         tail = shape[self.outdim - 1 :]
-        return (*shape[: self.outdim - 1], None if None in tail else math.prod(tail))
+        size = None if None in tail else math.prod(tail)  # type: ignore[arg-type]
+        return (*shape[: self.outdim - 1], size)
 
 
 class DimShuffle(Reshaping):
