@@ -343,6 +343,19 @@ def test_other_arrays_of_the_same_names_are_noticed(cls):
 
 
 @each_class
+@pytest.mark.parametrize("form", [np.asarray, np.asfortranarray, np.float32])
+def test_the_same_arrays_and_others_make_the_same_steps(cls, form):
+    kept, other = cls(), cls()
+    p, q, g = np.ones((2, 3)), np.ones((2, 3)), form(np.zeros((2, 3)))
+    for i, (step, _) in enumerate(gradients()):
+        g[...] = step
+        kept.clip = other.clip = 0.1 if i == 3 else -1
+        kept.update([p], [g])
+        other.update([q], [g.copy()])
+        np.testing.assert_array_equal(p, q)
+
+
+@each_class
 def test_a_state_set_between_two_steps_counts(cls):
     grads = gradients()
     want = list(run(cls(), grads, ["a", "b"]))

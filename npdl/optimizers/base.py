@@ -19,23 +19,24 @@ Slots = dict[str, np.ndarray]
 
 
 class Plan(NamedTuple):
-    """What an update finds out about its parameters, and the next ones need not find out again."""
+    """What an update finds out about its arrays, and the next one need not find out again."""
 
     params: list[np.ndarray]
+    grads: list[np.ndarray]
     names: list[Hashable]
     #: What is remembered of all parameters, and of each of these.
     memory: dict[Hashable, Slots]
     slots: list[Slots]
     #: What `Optimizer._flattened` returned for each.
-    flat: list[Any]
+    flat: list[list[np.ndarray] | None]
 
-    def holds(self, params: list, names: list, memory: dict[Hashable, Slots]) -> bool:
-        """Whether these are the same objects as then."""
+    def holds(self, params: list, grads: list, names: list, memory: dict[Hashable, Slots]) -> bool:
+        """Whether these are the same objects as then; the lists are of one length."""
         return (
             memory is self.memory
             and names == self.names
-            and len(params) == len(self.params)
             and all(map(operator.is_, params, self.params))
+            and all(map(operator.is_, grads, self.grads))
         )
 
 
@@ -180,24 +181,23 @@ class Optimizer(Configurable):
         ValueError
             If lengths or shapes differ, or a name returns with an array of another shape or dtype.
         """
-        params, grads = list(params), [np.asarray(g) for g in grads]
+        params, grads = list(params), list(map(np.asarray, grads))
         names = list(range(len(params)) if names is None else names)
         if not len(params) == len(grads) == len(names):
             rule = "Parameters, gradients and names must be equal in number"
             counts = f"{len(params)}, {len(grads)} and {len(names)}"
             raise ValueError(f"{rule}. Received: {counts}")
         plan = self._plan
-        if plan is None or not plan.holds(params, names, self._slots):
+        if plan is None or not plan.holds(params, grads, names, self._slots):
             plan = None
-            _check_params(params, names)
-        _check_grads(params, grads, names)
+            _check_arrays(params, grads, names)
         if self.swapped:
             raise RuntimeError(
                 "The averages are in the places of the parameters. Call swap_averages() before "
                 "the training goes on."
             )
         if plan is None:
-            plan = self._plan = self._planned(params, names)
+            plan = self._plan = self._planned(params, grads, names)
         if self.gradient_accumulation_steps and not self._accumulate(grads, plan.slots):
             return
         grads = self._clipped(grads)
@@ -326,13 +326,16 @@ class Optimizer(Configurable):
         for p, g, slots in zip(plan.params, grads, plan.slots):
             self._step(p, g, slots, lr)
 
-    def _planned(self, params: list[np.ndarray], names: list[Hashable]) -> Plan:
+    def _planned(
+        self, params: list[np.ndarray], grads: list[np.ndarray], names: list[Hashable]
+    ) -> Plan:
         slots = [self._slots_of(name, p) for name, p in zip(names, params)]
-        flat = [self._flattened(p, own) for p, own in zip(params, slots)]
-        return Plan(params, names, self._slots, slots, flat)
+        flat = [self._flattened(*arrays) for arrays in zip(params, grads, slots)]
+        return Plan(params, grads.copy(), names, self._slots, slots, flat)
 
-    def _flattened(self, p: np.ndarray, slots: Slots) -> Any:
-        """What a subclass needs for each step of a parameter beside it and its slots."""
+    def _flattened(self, p: np.ndarray, g: np.ndarray, slots: Slots) -> list[np.ndarray] | None:
+        """The arrays as a kernel takes them, if there is one, and they can be that."""
+        return None
 
     def _slots_of(self, name: Hashable, p: np.ndarray) -> Slots:
         if name not in self._slots:
@@ -364,17 +367,13 @@ def _copy(slots: dict[Hashable, Slots]) -> dict[Hashable, Slots]:
     return {name: {k: v.copy() for k, v in own.items()} for name, own in slots.items()}
 
 
-def _check_params(params: list, names: list) -> None:
+def _check_arrays(params: list, grads: list, names: list) -> None:
     if len(set(names)) < len(names):
         raise ValueError(complaint("Each parameter must have a name of its own", names=names))
-    for name, p in zip(names, params):
+    for name, p, g in zip(names, params, grads):
         if not isinstance(p, np.ndarray) or p.dtype not in FLOATS:
             rule = f"Parameter {name!r} must be an array of float32 or float64"
             raise TypeError(complaint(rule, dtype=getattr(p, "dtype", type(p).__name__)))
-
-
-def _check_grads(params: list, grads: list, names: list) -> None:
-    for name, p, g in zip(names, params, grads):
         if g.shape != p.shape:
             rule = f"The gradient of parameter {name!r} must have shape {p.shape}"
             raise ValueError(complaint(rule, shape=g.shape))
@@ -398,30 +397,32 @@ class Fused(Optimizer):
         raise NotImplementedError(f"{type(self).__name__} must define _numbers(lr).")
 
     def _step(self, p: np.ndarray, g: np.ndarray, slots: Slots, lr: float) -> None:
-        step, *names = self._kernel
-        g, flat = np.ascontiguousarray(g, p.dtype), self._flattened(p, slots)
+        (step, *names), numbers = self._kernel, self._numbers(lr)
+        g = np.ascontiguousarray(g, p.dtype)
+        flat = self._flattened(p, g, slots)
         if flat is None:
-            own = [slots[name] for name in names]
-            getattr(optimizer_np, step)(p, g, *own, *self._numbers(lr))
+            getattr(optimizer_np, step)(p, g, *(slots[name] for name in names), *numbers)
         else:
-            getattr(kernels(), step)(flat[0], g.ravel(), *flat[1:], *self._numbers(lr))
+            getattr(kernels(), step)(*flat, *numbers)
 
     def _steps(self, plan: Plan, grads: list[np.ndarray], lr: float) -> None:
         if type(self)._step is not Fused._step:
             super()._steps(plan, grads, lr)
             return
         step, numbers = getattr(kernels(), self._kernel[0]), self._numbers(lr)
-        for p, g, slots, flat in zip(plan.params, grads, plan.slots, plan.flat):
-            if flat is None:
+        for p, g, planned, slots, flat in zip(
+            plan.params, grads, plan.grads, plan.slots, plan.flat
+        ):
+            if flat is None or g is not planned:  # clipped, say
                 self._step(p, g, slots, lr)
             else:
-                step(flat[0], np.ascontiguousarray(g, p.dtype).ravel(), *flat[1:], *numbers)
+                step(*flat, *numbers)
 
-    def _flattened(self, p: np.ndarray, slots: Slots) -> list[np.ndarray] | None:
-        """The arrays that the kernel changes as vectors, views; None where they can't be that."""
-        arrays = [p, *(slots[name] for name in self._kernel[1:])]
-        contiguous = all(a.flags.c_contiguous for a in arrays)
-        return [a.reshape(-1) for a in arrays] if contiguous else None
+    def _flattened(self, p: np.ndarray, g: np.ndarray, slots: Slots) -> list[np.ndarray] | None:
+        arrays = [p, g, *(slots[name] for name in self._kernel[1:])]
+        if g.dtype == p.dtype and all(a.flags.c_contiguous for a in arrays):
+            return [a.reshape(-1) for a in arrays]  # views
+        return None
 
 
 def blend(mean: np.ndarray, keep: float, new: np.ndarray) -> np.ndarray:
