@@ -252,11 +252,11 @@ class Network(Storable):
 
     def update(self) -> None:
         """Let the optimizer change the parameters, by the gradients of the last `loss_backward`."""
+        params, grads = self.params, self.grads
         if graph.accepts(type(self.optimizer).update, "names"):
-            names = self._names or self._trained_names()
-            self.optimizer.update(self.params, self.grads, names=names)
+            self.optimizer.update(params, grads, names=self._names or self._trained_names())
         else:
-            self.optimizer.update(self.params, self.grads)
+            self.optimizer.update(params, grads)
 
     def finish_training(self) -> None:
         """Let the moving averages, if the optimizer keeps them, take the parameters' places."""
