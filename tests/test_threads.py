@@ -246,12 +246,8 @@ def test_multiprocessing_with_fork():
         assert pool.map_async(_bits_of_first, range(4)).get(timeout=20) == [wanted] * 4
 
 
-@needs_cython
-def test_a_process_ends_while_workers_sleep_or_spin():
-    code = (
-        "import numpy as np\nfrom npdl import _ext\n_ext.set_num_threads(4)\n"
-        "x = np.ones(100_000)\n_ext.kernels().activation_forward(x, x, (2, 1.0))\nprint(x[0])"
-    )
+def output_of(code: str) -> str:
+    """What a program prints in a process of its own."""
     run = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"PYTHONPATH": str(Path(npdl.__file__).parents[1])},
@@ -260,7 +256,25 @@ def test_a_process_ends_while_workers_sleep_or_spin():
         timeout=20,
     )
     assert run.returncode == 0, run.stderr
-    assert float(run.stdout) == pytest.approx(np.tanh(1))
+    return run.stdout
+
+
+@needs_cython
+def test_a_process_ends_while_workers_sleep_or_spin():
+    code = (
+        "import numpy as np\nfrom npdl import _ext\n_ext.set_num_threads(4)\n"
+        "x = np.ones(100_000)\n_ext.kernels().activation_forward(x, x, (2, 1.0))\nprint(x[0])"
+    )
+    assert float(output_of(code)) == pytest.approx(np.tanh(1))
+
+
+@needs_cython
+def test_the_first_kernel_of_a_process_may_need_no_scratch():
+    code = (
+        "import numpy as np\nfrom npdl.layers import Dense\nlayer = Dense(3, 2, init='ones')\n"
+        "layer.connect_to()\nprint(layer.forward(np.zeros((1, 2)), train=False).sum())"
+    )
+    assert float(output_of(code)) == 0
 
 
 # --------------------------------------------------------------- how many of them

@@ -202,7 +202,7 @@ static char *npdl_take(size_t size, void **start, size_t *got) {
         *got = npdl_blocks[npdl_n_blocks].size;
     }
     NPDL_UNLOCK();
-    if (*got < size) {
+    if (!*start || *got < size) {
         free(*start);
         *start = malloc(size + NPDL_ALIGN);
         *got = *start ? size : 0;
