@@ -265,8 +265,11 @@ class Maker:
             *(self.empty(n, u) for _ in range(1 + lstm)),  # dh0, dc0
             *acts,
         )
-        back.args.update(dict.fromkeys(set(without) & set(back.args)))
-        return [self.filled(f"{cell}_forward", *inputs, *acts), back]
+        forward = self.filled(f"{cell}_forward", *inputs, *acts)
+        kept = {"c", "gates"} & set(without)  # by a forward pass alone
+        forward.args.update(dict.fromkeys(kept))
+        back.args.update(dict.fromkeys((set(without) - kept) & set(back.args)))
+        return [forward, back]
 
     def masks(self, kind: str | None, n: int, t: int) -> np.ndarray | None:
         if kind is None:

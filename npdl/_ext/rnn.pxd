@@ -1,8 +1,11 @@
 """What the three recurrent loops share: a job, products with packed weights, the weights' gradient.
 
 A sequence depends on no other, so the batch is split into blocks of rows, and each block walks
-through all time steps by itself: no step waits for another thread. The weights of the state are
-packed once for a whole call; the rows of the state are read where they lie.
+through all time steps by itself: no step waits for another thread. A step forward is one product of
+the rows [1, x, h] with all the weights, which are packed once for a whole call; what it makes is
+still in the cache when its activations follow. (To take the product with x out of the loop, for all
+steps at once, was slower: its result had to come back from memory. For a row or three it is done,
+since then it is the weights that come from memory.)
 """
 
 from libc.stdint cimport uint8_t
@@ -17,8 +20,10 @@ ctypedef struct rnn_t:
     bint single
     int loop  # which of the six
     bint few  # so few rows that the weights are not packed, and the columns shared
+    bint whole  # z of all steps is kept, in `gates` or h
     act_t act, gate_act
-    Py_ssize_t n, t, d, u, width  # width: gates * u
+    Py_ssize_t n, t, d, u
+    Py_ssize_t width, length  # gates * u, and 1 + d + u: the columns and rows of w
     Py_ssize_t block  # rows to a task
     const uint8_t* mask
     const void* x
@@ -40,7 +45,7 @@ ctypedef struct rnn_t:
     # scratch
     void* packed  # weights of the state
     void* packed_hat  # GRU: those of h∘r
-    void* design  # the rows [1, x, state before the step]
+    void* design  # the rows [1, x, h] of all steps
     Py_ssize_t gate  # which gate the state is multiplied by in it, or -1
     char* work  # for `product`, and one column block to a worker
     char* rows
@@ -53,7 +58,6 @@ cdef inline size_t panels_size(Py_ssize_t depth, Py_ssize_t n, const real* _) no
 
 
 cdef inline void times_panels(
-    rnn_t* r,
     Py_ssize_t m,
     Py_ssize_t n,
     Py_ssize_t depth,
@@ -64,13 +68,8 @@ cdef inline void times_panels(
     Py_ssize_t ldc,
     bint add,
 ) noexcept nogil:
-    """c[i*ldc + j] (+)= Σ_k a[i*a_row + k] b[k, j], b from `pack_all`, or if `few` unpacked."""
-    cdef product_t p
+    """c[i*ldc + j] (+)= Σ_k a[i*a_row + k] b[k, j], b from `pack_all`."""
     cdef Py_ssize_t nr = tile_cols(c), i, j = 0
-    if r.few:
-        p = product_of(m, n, depth, a, a_row, 1, packed, r.width, 1, c, ldc, add)
-        product(&p, NULL, max_workers())
-        return
     while j < n:
         i = 0
         while i < m:
@@ -89,11 +88,6 @@ cdef inline const real* state_before(
     return first + n * r.u if t == 0 else state + (n * r.t + t - 1) * r.u
 
 
-cdef inline Py_ssize_t state_step(Py_ssize_t t, rnn_t* r) noexcept nogil:
-    """From one row of the state before step t to the next."""
-    return r.u if t == 0 else r.t * r.u
-
-
 cdef inline bint active(rnn_t* r, Py_ssize_t n, Py_ssize_t t) noexcept nogil:
     return r.mask == NULL or r.mask[n * r.t + t] != 0
 
@@ -104,8 +98,51 @@ cdef inline void add_to(const real* x, real* y, Py_ssize_t n) noexcept nogil:
         y[j] += x[j]
 
 
+cdef inline void _row(rnn_t* r, Py_ssize_t n, Py_ssize_t t, real* row) noexcept nogil:
+    """[1, x, h] of one step of one sequence, h being the state before the step."""
+    row[0] = 1
+    memcpy(row + 1, <const real*> r.x + (n * r.t + t) * r.d, r.d * sizeof(real))
+    memcpy(
+        row + 1 + r.d, state_before(<const real*> r.h, <const real*> r.h0, n, t, r),
+        r.u * sizeof(real),
+    )
+
+
+cdef inline void step_rows(
+    rnn_t* r, Py_ssize_t n0, Py_ssize_t n1, Py_ssize_t t, real* rows
+) noexcept nogil:
+    """The rows of one step, of some sequences."""
+    cdef Py_ssize_t n
+    for n in range(n0, n1):
+        _row(r, n, t, rows + (n - n0) * r.length)
+
+
+cdef inline void step_product(
+    rnn_t* r,
+    Py_ssize_t m,
+    Py_ssize_t col,
+    Py_ssize_t cols,
+    const real* rows,
+    const void* packed,
+    real* z,
+    Py_ssize_t z_step,
+) noexcept nogil:
+    """z[:, col : col+cols] = b + x w_x + h w_h, for the rows of a step."""
+    cdef product_t p
+    if r.few:  # b + x w_x is there already
+        p = product_of(
+            m, cols, r.u, rows + 1 + r.d, r.length, 1,
+            <const real*> r.w + (1 + r.d) * r.width + col, r.width, 1, z + col, z_step, True,
+        )
+        product(&p, NULL, max_workers())
+    else:
+        times_panels(
+            m, cols, r.length, rows, r.length, <const real*> packed, z + col, z_step, False
+        )
+
+
 cdef inline product_t input_product(rnn_t* r, real* z) noexcept nogil:
-    """z = b + x w_x over all N*T rows: the part of every step that knows no time order."""
+    """z = b + x w_x, over all N*T rows."""
     cdef product_t p = product_of(
         r.n * r.t, r.width, r.d, <const real*> r.x, r.d, 1, <const real*> r.w + r.width, r.width, 1,
         z, r.width, False,
@@ -115,21 +152,16 @@ cdef inline product_t input_product(rnn_t* r, real* z) noexcept nogil:
 
 
 cdef inline void _design_rows(rnn_t* r, Py_ssize_t n, const real* _) noexcept nogil:
-    cdef Py_ssize_t t, j, length = 1 + r.d + r.u
-    cdef real* m = <real*> r.design + n * r.t * length
-    cdef const real* h
+    cdef Py_ssize_t t, j
+    cdef real* row = <real*> r.design + n * r.t * r.length
     cdef const real* gate
     for t in range(r.t):
-        h = state_before(<const real*> r.h, <const real*> r.h0, n, t, r)
-        m[0] = 1
-        memcpy(m + 1, <const real*> r.x + (n * r.t + t) * r.d, r.d * sizeof(real))
-        if r.gate < 0:
-            memcpy(m + 1 + r.d, h, r.u * sizeof(real))
-        else:
+        _row(r, n, t, row)
+        if r.gate >= 0:
             gate = <const real*> r.gates + (n * r.t + t) * r.width + r.gate * r.u
             for j in range(r.u):
-                m[1 + r.d + j] = h[j] * gate[j]
-        m += length
+                row[1 + r.d + j] *= gate[j]
+        row += r.length
 
 
 cdef inline void _design_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
@@ -141,7 +173,7 @@ cdef inline void _design_task(void* context, Py_ssize_t task, int worker) noexce
 
 
 cdef inline void design_matrix(rnn_t* r, Py_ssize_t gate, int workers) noexcept nogil:
-    """The rows [1, x, h] (or [1, x, h∘gate]) of all steps, h being the state before the step."""
+    """The rows [1, x, h], or with a gate [1, x, h∘gate], of all steps."""
     r.gate = gate
     run(_design_task, r, r.n, workers)
 
@@ -150,9 +182,8 @@ cdef inline product_t weight_product(
     rnn_t* r, Py_ssize_t col, Py_ssize_t cols, const real* _
 ) noexcept nogil:
     """dw[:, col : col+cols] = designᵀ dz[:, col : col+cols]: bias, w_x and w_h in one product."""
-    cdef Py_ssize_t length = 1 + r.d + r.u
     return product_of(
-        length, cols, r.n * r.t, <const real*> r.design, 1, length, <const real*> r.dz + col,
+        r.length, cols, r.n * r.t, <const real*> r.design, 1, r.length, <const real*> r.dz + col,
         r.width, 1, <real*> r.dw + col, r.width, False,
     )
 

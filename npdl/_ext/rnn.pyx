@@ -38,11 +38,11 @@ cdef inline void _block(rnn_t* r, Py_ssize_t task, int worker, real* _) noexcept
     cdef Py_ssize_t n0 = task * r.block, n1 = min(r.n, n0 + r.block)
     cdef real* rows = <real*> (r.rows + worker * r.rows_step)
     if r.loop == RNN_FORWARD:
-        rnn_loop(r, n0, n1, _)
+        rnn_loop(r, n0, n1, rows, _)
     elif r.loop == RNN_BACKWARD:
         rnn_loop_back(r, n0, n1, rows, _)
     elif r.loop == LSTM_FORWARD:
-        lstm_loop(r, n0, n1, _)
+        lstm_loop(r, n0, n1, rows, _)
     elif r.loop == LSTM_BACKWARD:
         lstm_loop_back(r, n0, n1, rows, _)
     elif r.loop == GRU_FORWARD:
@@ -75,10 +75,10 @@ cdef rnn_t _plan(
     memset(&r, 0, sizeof(r))
     r.single, r.act, r.gate_act, r.loop = real is float, parse_act(act), parse_act(gate_act), loop
     r.n, r.t, r.d, r.u = x.shape[0], x.shape[1], x.shape[2], h.shape[2]
-    r.width = n_gates * r.u
+    r.width, r.length = n_gates * r.u, 1 + r.d + r.u
     if r.t == 0 or r.d == 0 or r.u == 0:
         raise ValueError("rnn: only the batch may be empty.")
-    if w.shape[0] != 1 + r.d + r.u or w.shape[1] != r.width:
+    if w.shape[0] != r.length or w.shape[1] != r.width:
         raise ValueError("rnn: w must have the shape (1 + D + U, gates * U).")
     if h.shape[0] != r.n or h.shape[1] != r.t or h0.shape[0] != r.n or h0.shape[1] != r.u:
         raise ValueError("rnn: the shapes of x, h0 and h do not fit.")
@@ -105,7 +105,7 @@ cdef void _set_state_gradients(
         raise ValueError("rnn: dhn must have the shape (N, U).")
     if dx is not None and not (dx.shape[0] == r.n and dx.shape[1] == r.t and dx.shape[2] == r.d):
         raise ValueError("rnn: dx must have the shape (N, T, D).")
-    if dw.shape[0] != 1 + r.d + r.u or dw.shape[1] != r.width:
+    if dw.shape[0] != r.length or dw.shape[1] != r.width:
         raise ValueError("rnn: dw must have the shape of w.")
     if dh0.shape[0] != r.n or dh0.shape[1] != r.u:
         raise ValueError("rnn: dh0 must have the shape (N, U).")
@@ -119,32 +119,40 @@ cdef void _set_state_gradients(
 
 
 cdef void _run_forward(rnn_t* r, const real* _) except *:
-    """The input product, then the loop over time."""
+    """The loop over time."""
     cdef int workers = max_workers()
-    cdef Py_ssize_t u = r.u
-    cdef const real* w_h = <const real*> r.w + (1 + r.d) * r.width
-    cdef size_t packed = panels_size(u, r.width, _), hat = panels_size(u, u, _), work
-    cdef product_t inputs = input_product(r, <real*> (r.h if r.gates == NULL else r.gates))
+    cdef Py_ssize_t u = r.u, hat = u if r.loop == GRU_FORWARD else 0
+    cdef const real* w = <const real*> r.w
+    cdef size_t packed = 0, packed_hat = 0, work = 0, z = 0
+    cdef product_t inputs
     cdef scratch_t s
-    work = aligned(product_scratch(&inputs, workers))
     r.few = r.n < MR
+    r.whole = r.gates != NULL or r.few
     r.block = round_up(ceil_div(r.n, workers), MR)
-    r.rows_step = panels_size(r.block, u, _)
-    s = take(packed + hat + work + workers * r.rows_step)
+    r.rows_step = panels_size(r.block, r.length + r.width + u, _)  # rows, z and c of a step
+    if r.few:
+        if r.gates == NULL and r.loop != RNN_FORWARD:
+            z = panels_size(r.n * r.t, r.width, _)
+        inputs = input_product(r, <real*> NULL)
+        work = aligned(product_scratch(&inputs, workers))
+    else:
+        packed = panels_size(r.length, r.width - hat, _)
+        packed_hat = panels_size(r.length, hat, _)
+    s = take(packed + packed_hat + work + z + workers * r.rows_step)
     r.packed, r.packed_hat = s.data, s.data + packed
-    r.work = s.data + packed + hat
-    r.rows = r.work + work
+    r.work = s.data + packed + packed_hat
+    if z:
+        r.gates = r.work + work
+    r.rows = r.work + work + z
     with nogil:
-        product(&inputs, r.work, workers)
         if r.few:
-            r.packed, r.packed_hat = <void*> w_h, <void*> (w_h + 2 * u)
+            inputs = input_product(r, <real*> (r.h if r.loop == RNN_FORWARD else r.gates))
+            product(&inputs, r.work, workers)
             _task(r, 0, 0)
-        elif r.loop == GRU_FORWARD:
-            pack_all(2 * u, u, w_h, r.width, 1, <real*> r.packed, workers)
-            pack_all(u, u, w_h + 2 * u, r.width, 1, <real*> r.packed_hat, workers)
         else:
-            pack_all(r.width, u, w_h, r.width, 1, <real*> r.packed, workers)
-        if not r.few:
+            pack_all(r.width - hat, r.length, w, r.width, 1, <real*> r.packed, workers)
+            if hat:
+                pack_all(hat, r.length, w + 2 * u, r.width, 1, <real*> r.packed_hat, workers)
             run(_task, r, ceil_div(r.n, r.block), workers)
     give(s)
 
@@ -156,7 +164,7 @@ cdef void _run_backward(rnn_t* r, const real* _) except *:
     cdef const real* w_h = <const real*> r.w + (1 + r.d) * r.width
     cdef size_t packed = panels_size(r.width, u, _), hat = panels_size(u, u, _)
     cdef size_t dz = panels_size(r.n * r.t, r.width, _), work
-    cdef size_t design = panels_size(r.n * r.t, 1 + r.d + u, _)
+    cdef size_t design = panels_size(r.n * r.t, r.length, _)
     cdef product_t weights = weight_product(r, 0, reset, _), last, inputs = input_gradient(r, _)
     cdef scratch_t s
     work = aligned(max(product_scratch(&weights, workers), product_scratch(&inputs, workers)))
@@ -221,6 +229,8 @@ def rnn_backward(
 
 
 cdef void _set_gates(rnn_t* r, const real[:, :, ::1] gates) except *:
+    if gates is None:
+        return
     if not (gates.shape[0] == r.n and gates.shape[1] == r.t and gates.shape[2] == r.width):
         raise ValueError("rnn: gates must have the shape (N, T, gates * U).")
     if r.n:
@@ -228,13 +238,13 @@ cdef void _set_gates(rnn_t* r, const real[:, :, ::1] gates) except *:
 
 
 cdef void _set_cell(rnn_t* r, const real[:, ::1] c0, const real[:, :, ::1] c) except *:
-    if not (
-        c0.shape[0] == r.n and c0.shape[1] == r.u
-        and c.shape[0] == r.n and c.shape[1] == r.t and c.shape[2] == r.u
-    ):
-        raise ValueError("lstm: c0 must have the shape (N, U), c the shape (N, T, U).")
+    if c0.shape[0] != r.n or c0.shape[1] != r.u:
+        raise ValueError("lstm: c0 must have the shape (N, U).")
+    if c is not None and not (c.shape[0] == r.n and c.shape[1] == r.t and c.shape[2] == r.u):
+        raise ValueError("lstm: c must have the shape (N, T, U).")
     if r.n:
-        r.c0, r.c = &c0[0, 0], <void*> &c[0, 0, 0]
+        r.c0 = &c0[0, 0]
+        r.c = NULL if c is None else <void*> &c[0, 0, 0]
 
 
 def lstm_forward(
@@ -244,8 +254,8 @@ def lstm_forward(
     const real[:, ::1] c0 not None,
     const uint8_t[:, ::1] mask,
     real[:, :, ::1] h not None,
-    real[:, :, ::1] c not None,
-    real[:, :, ::1] gates not None,
+    real[:, :, ::1] c,
+    real[:, :, ::1] gates,
     act,
     gate_act,
 ):
@@ -297,7 +307,7 @@ def gru_forward(
     const real[:, ::1] h0 not None,
     const uint8_t[:, ::1] mask,
     real[:, :, ::1] h not None,
-    real[:, :, ::1] gates not None,
+    real[:, :, ::1] gates,
     act,
     gate_act,
 ):

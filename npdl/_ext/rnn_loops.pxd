@@ -1,28 +1,38 @@
 """The six loops over time, for one block of rows n0 to n1 of the batch. Formulas: ``rnn_np.py``."""
 
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memmove, memset
 from npdl._ext.activation cimport act_span, pull_back_span
-from npdl._ext.rnn cimport active, add_to, rnn_t, state_before, state_step, times_panels
+from npdl._ext.rnn cimport (
+    active,
+    add_to,
+    rnn_t,
+    state_before,
+    step_product,
+    step_rows,
+    times_panels,
+)
 from npdl._ext.simd cimport real
 
 # ---------------------------------------------------------------------------------------- SimpleRNN
 
-cdef inline void rnn_loop(rnn_t* r, Py_ssize_t n0, Py_ssize_t n1, real* _) noexcept nogil:
-    cdef real* h = <real*> r.h
-    cdef const real* before
+cdef inline void rnn_loop(
+    rnn_t* r, Py_ssize_t n0, Py_ssize_t n1, real* rows, real* _
+) noexcept nogil:
     cdef Py_ssize_t u = r.u, n, t
+    cdef real* h
     for t in range(r.t):
-        # z = b + x w_x (already in h) + h_before w_h
-        times_panels(
-            r, n1 - n0, u, u, state_before(h, <const real*> r.h0, n0, t, r), state_step(t, r),
-            <const real*> r.packed, h + (n0 * r.t + t) * u, r.t * u, True,
+        step_rows(r, n0, n1, t, rows)
+        step_product(
+            r, n1 - n0, 0, u, rows, r.packed, <real*> r.h + (n0 * r.t + t) * u, r.t * u
         )
         for n in range(n0, n1):
-            before = state_before(h, <const real*> r.h0, n, t, r)
+            h = <real*> r.h + (n * r.t + t) * u
             if active(r, n, t):
-                act_span(r.act, h + (n * r.t + t) * u, h + (n * r.t + t) * u, u)
+                act_span(r.act, h, h, u)
             else:
-                memcpy(h + (n * r.t + t) * u, before, u * sizeof(real))
+                memcpy(
+                    h, state_before(<real*> r.h, <const real*> r.h0, n, t, r), u * sizeof(real)
+                )
 
 
 cdef inline void _start_gradient(
@@ -54,7 +64,7 @@ cdef inline void rnn_loop_back(
             else:  # what passes the step by stays in d
                 memset(dz + at, 0, u * sizeof(real))
         times_panels(
-            r, n1 - n0, u, u, dz + (n0 * r.t + t) * u, r.t * u, <const real*> r.packed,
+            n1 - n0, u, u, dz + (n0 * r.t + t) * u, r.t * u, <const real*> r.packed,
             dstate, u, True,
         )
     memcpy(<real*> r.dh0 + n0 * u, dstate, (n1 - n0) * u * sizeof(real))
@@ -62,37 +72,45 @@ cdef inline void rnn_loop_back(
 
 # --------------------------------------------------------------------------------------------- LSTM
 
-cdef inline void lstm_loop(rnn_t* r, Py_ssize_t n0, Py_ssize_t n1, real* _) noexcept nogil:
+cdef inline void lstm_loop(
+    rnn_t* r, Py_ssize_t n0, Py_ssize_t n1, real* rows, real* _
+) noexcept nogil:
     cdef Py_ssize_t u = r.u, n, t, j
-    cdef real* gates = <real*> r.gates
+    cdef Py_ssize_t z_step = r.t * 4 * u if r.whole else 4 * u
+    cdef real* room = rows + r.block * r.length
+    cdef real* cells = room + r.block * 4 * u
+    cdef real* z = room
     cdef real* h
     cdef real* c
-    cdef real* z
     cdef const real* c_before
     for t in range(r.t):
-        # z = b + x w_x (already in gates) + h_before w_h
-        times_panels(
-            r, n1 - n0, 4 * u, u, state_before(<real*> r.h, <const real*> r.h0, n0, t, r),
-            state_step(t, r), <const real*> r.packed, gates + (n0 * r.t + t) * 4 * u, r.t * 4 * u,
-            True,
-        )
+        step_rows(r, n0, n1, t, rows)
+        if r.whole:
+            z = <real*> r.gates + (n0 * r.t + t) * 4 * u
+        step_product(r, n1 - n0, 0, 4 * u, rows, r.packed, z, z_step)
         for n in range(n0, n1):
-            h, c = <real*> r.h + (n * r.t + t) * u, <real*> r.c + (n * r.t + t) * u
-            c_before = state_before(<real*> r.c, <const real*> r.c0, n, t, r)
+            h = <real*> r.h + (n * r.t + t) * u
+            if r.c == NULL:
+                c = cells + (n - n0) * u
+                c_before = <const real*> r.c0 + n * u if t == 0 else c
+            else:
+                c = <real*> r.c + (n * r.t + t) * u
+                c_before = state_before(<real*> r.c, <const real*> r.c0, n, t, r)
             # i, f, o = σ(z), g = act(z)
-            z = gates + (n * r.t + t) * 4 * u
             act_span(r.gate_act, z, z, 3 * u)
             act_span(r.act, z + 3 * u, z + 3 * u, u)
-            if not active(r, n, t):
+            if active(r, n, t):
+                # c' = f∘c + i∘g, h' = o∘act(c')
+                for j in range(u):
+                    c[j] = z[u + j] * c_before[j] + z[j] * z[3 * u + j]
+                act_span(r.act, c, h, u)
+                for j in range(u):
+                    h[j] *= z[2 * u + j]
+            else:
                 memcpy(h, state_before(<real*> r.h, <const real*> r.h0, n, t, r), u * sizeof(real))
-                memcpy(c, c_before, u * sizeof(real))
-                continue
-            # c' = f∘c + i∘g, h' = o∘act(c')
-            for j in range(u):
-                c[j] = z[u + j] * c_before[j] + z[j] * z[3 * u + j]
-            act_span(r.act, c, h, u)
-            for j in range(u):
-                h[j] *= z[2 * u + j]
+                memmove(c, c_before, u * sizeof(real))
+            z += z_step
+        z = room
 
 
 cdef inline void _lstm_row_backward(
@@ -142,7 +160,7 @@ cdef inline void lstm_loop_back(
             else:
                 memset(dz + at * 4 * u, 0, 4 * u * sizeof(real))
         times_panels(
-            r, n1 - n0, u, 4 * u, dz + (n0 * r.t + t) * 4 * u, r.t * 4 * u, <const real*> r.packed,
+            n1 - n0, u, 4 * u, dz + (n0 * r.t + t) * 4 * u, r.t * 4 * u, <const real*> r.packed,
             dh, u, True,
         )
     memcpy(<real*> r.dh0 + n0 * u, dh, (n1 - n0) * u * sizeof(real))
@@ -152,33 +170,32 @@ cdef inline void lstm_loop_back(
 # ---------------------------------------------------------------------------------------------- GRU
 
 cdef inline void gru_loop(
-    rnn_t* r, Py_ssize_t n0, Py_ssize_t n1, real* reset, real* _
+    rnn_t* r, Py_ssize_t n0, Py_ssize_t n1, real* rows, real* _
 ) noexcept nogil:
     cdef Py_ssize_t u = r.u, n, t, j
-    cdef real* gates = <real*> r.gates
+    cdef Py_ssize_t z_step = r.t * 3 * u if r.whole else 3 * u
+    cdef real* room = rows + r.block * r.length
+    cdef real* first = room
     cdef real* z
     cdef real* h
+    cdef real* state
     cdef const real* before
     for t in range(r.t):
-        # z, r = σ(b + x w_x (already in gates) + h w_zr)
-        times_panels(
-            r, n1 - n0, 2 * u, u, state_before(<real*> r.h, <const real*> r.h0, n0, t, r),
-            state_step(t, r), <const real*> r.packed, gates + (n0 * r.t + t) * 3 * u, r.t * 3 * u,
-            True,
-        )
+        step_rows(r, n0, n1, t, rows)
+        if r.whole:
+            first = <real*> r.gates + (n0 * r.t + t) * 3 * u
+        # z, r = σ(b + x w_x + h w_zr)
+        step_product(r, n1 - n0, 0, 2 * u, rows, r.packed, first, z_step)
         for n in range(n0, n1):
-            z = gates + (n * r.t + t) * 3 * u
-            before = state_before(<real*> r.h, <const real*> r.h0, n, t, r)
+            z = first + (n - n0) * z_step
+            state = rows + (n - n0) * r.length + 1 + r.d  # h, becomes h∘r
             act_span(r.gate_act, z, z, 2 * u)
             for j in range(u):
-                reset[(n - n0) * u + j] = before[j] * z[u + j]
+                state[j] *= z[u + j]
         # ĥ = act(b + x w_x + (h∘r) w_hat)
-        times_panels(
-            r, n1 - n0, u, u, reset, u, <const real*> r.packed_hat,
-            gates + (n0 * r.t + t) * 3 * u + 2 * u, r.t * 3 * u, True,
-        )
+        step_product(r, n1 - n0, 2 * u, u, rows, r.packed_hat, first, z_step)
         for n in range(n0, n1):
-            z = gates + (n * r.t + t) * 3 * u
+            z = first + (n - n0) * z_step
             h = <real*> r.h + (n * r.t + t) * u
             before = state_before(<real*> r.h, <const real*> r.h0, n, t, r)
             act_span(r.act, z + 2 * u, z + 2 * u, u)
@@ -221,7 +238,7 @@ cdef inline void gru_loop_back(
             pull_back_span(r.act, g + 2 * u, dz + 2 * u, dz + 2 * u, u)
         # ĥ = act(x w_x + (h∘r) w_hat + b)
         times_panels(
-            r, n1 - n0, u, u, <const real*> r.dz + (n0 * r.t + t) * 3 * u + 2 * u, r.t * 3 * u,
+            n1 - n0, u, u, <const real*> r.dz + (n0 * r.t + t) * 3 * u + 2 * u, r.t * 3 * u,
             <const real*> r.packed_hat, dreset, u, False,
         )
         for n in range(n0, n1):
@@ -237,7 +254,7 @@ cdef inline void gru_loop_back(
             pull_back_span(r.gate_act, g + u, dz + u, dz + u, u)
         # z, r = σ(x w_x + h w_zr + b)
         times_panels(
-            r, n1 - n0, u, 2 * u, <const real*> r.dz + (n0 * r.t + t) * 3 * u, r.t * 3 * u,
+            n1 - n0, u, 2 * u, <const real*> r.dz + (n0 * r.t + t) * 3 * u, r.t * 3 * u,
             <const real*> r.packed, dh, u, True,
         )
     memcpy(<real*> r.dh0 + n0 * u, dh, (n1 - n0) * u * sizeof(real))

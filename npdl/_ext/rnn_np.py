@@ -14,12 +14,13 @@ of the state; its columns are the gates, U each, in the order that stands here a
                 h' = (1-z)∘ĥ + z∘h
 
 σ stands for the gate activation. A step whose mask is 0 keeps the state as it was, and its output
-is the kept state. The input product x w_x knows no time order: it is one product over all N*T rows.
-So is the gradient of the weights, at the end: the loop back through time leaves only dz, the
+is the kept state. The input product x w_x knows no time order: here it is one product over all N*T
+rows. So is the gradient of the weights, at the end: the loop back through time leaves only dz, the
 gradient of every pre-activation.
 
 Letters: N samples, T steps, D features in, U units, G gates. All arrays are C-ordered, of one
-dtype; `mask` is uint8. What a forward pass fills (h, c, gates) its backward pass reads.
+dtype; `mask` is uint8. What a forward pass fills (h, c, gates) its backward pass reads; without a
+backward pass, c and gates need not be kept.
 """
 
 from __future__ import annotations
@@ -149,9 +150,9 @@ def lstm_forward(x, w, h0, c0, mask, h, c, gates, act, gate_act):
         Output and cell state before the first step.
     mask : ndarray of uint8, shape (N, T), or None
     h, c : ndarray, shape (N, T, U)
-        Filled.
-    gates : ndarray, shape (N, T, 4*U)
-        Filled with i, f, o, g after their activations.
+        Filled; `c` may be None where nobody needs it.
+    gates : ndarray, shape (N, T, 4*U), or None
+        Filled with i, f, o, g after their activations; None where nobody needs them.
     act, gate_act : tuple (code, steepness), or an activation object
         Of g and of the output; of i, f and o.
     """
@@ -161,11 +162,14 @@ def lstm_forward(x, w, h0, c0, mask, h, c, gates, act, gate_act):
     for t in range(x.shape[1]):
         zi, zf, zo, zg = _gates(z[:, t] + h_t @ w_h, 4)
         i, f, o, g = apply(gate_act, zi), apply(gate_act, zf), apply(gate_act, zo), apply(act, zg)
-        gates[:, t] = np.concatenate([i, f, o, g], axis=1)
         c_new = f * c_t + i * g
         h_t = _keep(mask, t, o * apply(act, c_new), h_t)
         c_t = _keep(mask, t, c_new, c_t)
-        h[:, t], c[:, t] = h_t, c_t
+        h[:, t] = h_t
+        if c is not None:
+            c[:, t] = c_t
+        if gates is not None:
+            gates[:, t] = np.concatenate([i, f, o, g], axis=1)
 
 
 def lstm_backward(x, w, h0, c0, mask, h, c, gates, dh, dhn, dcn, dx, dw, dh0, dc0, act, gate_act):
@@ -234,8 +238,8 @@ def gru_forward(x, w, h0, mask, h, gates, act, gate_act):
     mask : ndarray of uint8, shape (N, T), or None
     h : ndarray, shape (N, T, U)
         Filled.
-    gates : ndarray, shape (N, T, 3*U)
-        Filled with z, r, ĥ after their activations.
+    gates : ndarray, shape (N, T, 3*U), or None
+        Filled with z, r, ĥ after their activations; None where nobody needs them.
     act, gate_act : tuple (code, steepness), or an activation object
         Of ĥ; of z and r.
     """
@@ -248,7 +252,8 @@ def gru_forward(x, w, h0, mask, h, gates, act, gate_act):
         z_in, r_in = _gates(xw[:, t, : 2 * units] + state @ w_zr, 2)
         z, r = apply(gate_act, z_in), apply(gate_act, r_in)
         hat = apply(act, xw[:, t, 2 * units :] + (state * r) @ w_hat)
-        gates[:, t] = np.concatenate([z, r, hat], axis=1)
+        if gates is not None:
+            gates[:, t] = np.concatenate([z, r, hat], axis=1)
         state = _keep(mask, t, (1 - z) * hat + z * state, state)
         h[:, t] = state
 

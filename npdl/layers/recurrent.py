@@ -170,8 +170,8 @@ class Recurrent(Layer):
         ]
         # What the forward kernel fills and the backward kernel reads: h, [c], [gates].
         widths = [units] * self._n_states + [self._n_gates * units] * (self._n_gates > 1)
-        filled = [
-            self._buffer(f"filled{k}", (n, t, width), x.dtype, train)
+        filled: list[Any] = [
+            self._buffer(f"filled{k}", (n, t, width), x.dtype, train) if train or k == 0 else None
             for k, width in enumerate(widths)
         ]
         module, acts = self._kernels()

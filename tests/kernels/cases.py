@@ -209,6 +209,11 @@ def recurrent_cases(cell):
     for count in range(1, len(optional) + 1):
         for without in itertools.combinations(optional, count):
             yield "no-" + "-".join(without), dict(base, mask="some", without=without)
+    forward_alone = {"rnn": [], "gru": [("gates",)], "lstm": [("gates",), ("c",), ("c", "gates")]}
+    for without in forward_alone[cell]:
+        for n, mask in itertools.product((1, 3, 5, 33), (None, "some")):
+            label = f"no-{'-'.join(without)}-n{n}-{mask}"
+            yield label, dict(base, n=n, t=6, mask=mask, without=without)
     for name, act in ACTIVATIONS.items():
         yield f"act-{name}", dict(base, act=act)
         if gates > 1:

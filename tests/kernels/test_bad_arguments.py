@@ -40,6 +40,8 @@ HAS_DX = ("conv", "dense", "norm", "rnn")
 
 #: Arguments that may be None.
 OPTIONAL = {
+    *(("lstm_forward", name) for name in ("c", "gates")),
+    ("gru_forward", "gates"),
     *((f, "dx") for f in FILLED if f.endswith("backward") and STEM[f] in HAS_DX),
     *((f, name) for f in FILLED if STEM[f] == "rnn" for name in ("mask", "dh", "dhn", "dcn")),
     ("maxpool_forward", "argmax"),
