@@ -5,7 +5,8 @@ from npdl._ext.winograd cimport winograd_t
 
 cdef enum:
     GROUPS = 8  # of images, for the gradient of the weights
-    PARTS = 8  # of an image, when there are few
+    PARTS = 8  # of an image, about, when there are few
+    COPIES = 4  # tasks that make the planes of one, then
     MOST_BYTES = 64 * 1024 * 1024  # for the sums of all groups
     PASS_BYTES = 256 * 1024
     SLACK = 64  # numbers that the last vectors of a plane may read beyond it
@@ -21,7 +22,8 @@ ctypedef struct conv_t:
     Py_ssize_t span  # positions, rounded up to whole vectors
     Py_ssize_t dz_h, dz_w  # a plane of dz, padded by taps - 1 all round
     Py_ssize_t depth  # C*KH*KW
-    Py_ssize_t parts  # forward: of an image
+    Py_ssize_t row_parts, filter_parts, part_rows  # forward: of an image, to share it
+    bint shared  # one copy of each image for all its parts
     Py_ssize_t group, together  # backward: images of a task, and of one pass of it
     const void* x
     const void* bias
@@ -30,7 +32,8 @@ ctypedef struct conv_t:
     void* dx
     Py_ssize_t* offset  # [C*KH*KW], and NV more
     Py_ssize_t* dx_offset  # [F*taps], of the phase that is worked on
-    void* packed  # filters
+    const void* filters  # w
+    void* packed  # filters as the gradient of the input needs them
     void* dw  # [group][F][C*KH*KW], both rounded up
     void* db  # [group][F]
     char* scratch

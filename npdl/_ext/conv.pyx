@@ -4,10 +4,17 @@ By direct sums (``conv_direct.pxd``), or where that is faster and allowed in Win
 (``conv_winograd.pxd``).
 """
 
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 from npdl._ext.activation cimport parse_act
-from npdl._ext.conv cimport GROUPS, MOST_BYTES, PARTS, PASS_BYTES, SLACK, conv_t
-from npdl._ext.conv_direct cimport backward_task, forward_task, pack_for_input, set_offsets
+from npdl._ext.conv cimport COPIES, GROUPS, MOST_BYTES, PASS_BYTES, SLACK, conv_t
+from npdl._ext.conv_direct cimport (
+    backward_task,
+    copy_task,
+    forward_task,
+    pack_for_input,
+    set_offsets,
+    set_parts,
+)
 from npdl._ext.conv_winograd cimport (
     winograd_forward,
     winograd_input,
@@ -76,7 +83,6 @@ def conv2d_forward(
     """y = f(b + w * x)."""
     cdef conv_t j = _plan(x, w, y, stride_h, stride_w, pad_h, pad_w, act)
     cdef size_t offsets = aligned((j.depth + NV) * sizeof(Py_ssize_t))
-    cdef size_t filters = aligned(round_up(j.f, MR) * j.depth * sizeof(real))
     cdef int workers = max_workers()
     cdef scratch_t s
     if b.shape[0] != j.f:
@@ -84,19 +90,20 @@ def conv2d_forward(
     if j.n == 0:
         return
     j.x, j.bias, j.y = &x[0, 0, 0, 0], &b[0], &y[0, 0, 0, 0]
+    j.filters = &w[0, 0, 0, 0]
     if winograd_allowed and winograd_pays(&j):
         winograd_forward(&j, <const float*> &w[0, 0, 0, 0])
         return
-    j.parts = 1 if j.n >= PARTS else PARTS
+    set_parts(&j, lanes(&w[0, 0, 0, 0]))
     j.scratch_step = aligned(j.image_step * sizeof(real))
-    s = take(offsets + filters + workers * j.scratch_step)
+    s = take(offsets + (j.n if j.shared else workers) * j.scratch_step)
     j.offset = <Py_ssize_t*> s.data
-    j.packed = s.data + offsets
-    j.scratch = s.data + offsets + filters
+    j.scratch = s.data + offsets
     with nogil:
         set_offsets(&j)
-        memcpy(j.packed, &w[0, 0, 0, 0], j.f * j.depth * sizeof(real))
-        run(forward_task, &j, j.n * j.parts, workers)
+        if j.shared:
+            run(copy_task, &j, j.n * COPIES, workers)
+        run(forward_task, &j, j.n * j.row_parts * j.filter_parts, workers)
     give(s)
 
 

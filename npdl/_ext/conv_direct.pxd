@@ -21,7 +21,7 @@ in order.
 
 from libc.string cimport memcpy, memset
 from npdl._ext.activation cimport act_span, pull_back_span
-from npdl._ext.conv cimport SLACK, conv_t
+from npdl._ext.conv cimport COPIES, PARTS, SLACK, conv_t
 from npdl._ext.elementary cimport sum_of
 from npdl._ext.simd cimport MR, NV, real
 from npdl._ext.tile cimport MAX_NR, ceil_div, dot_tile, lanes, round_up, tile, tile_cols
@@ -97,7 +97,7 @@ cdef inline void _correlate(
             )
         for i in range(ceil_div(m, MR)):
             for s in range(MR):
-                a_at[s] = (i * MR + s) * depth
+                a_at[s] = min(i * MR + s, m - 1) * depth
             tile(depth, packed, a_at, planes, offset, at, block, tile_cols(out), False)
             for j in range(min(<Py_ssize_t> NV, total - v)):
                 _store(
@@ -109,23 +109,23 @@ cdef inline void _correlate(
 
 
 cdef inline void _split_image(
-    conv_t* j, const real* x, real* planes, Py_ssize_t row0, Py_ssize_t row1
+    conv_t* j, const real* x, real* planes, Py_ssize_t c0, Py_ssize_t c1
 ) noexcept nogil:
-    """Copy an image into its planes, of which it needs the rows row0 to row1."""
+    """Copy the channels c0 to c1 of an image into their planes, zeros around them."""
     cdef Py_ssize_t c, pu, pv, i, k, row, size = j.plane_h * j.plane_w
+    cdef Py_ssize_t per_channel = j.phases_h * j.phases_w * size, used = j.c * per_channel
     cdef Py_ssize_t k0, k1  # columns of the plane that lie in the image
-    cdef real* to = planes
+    cdef real* to = planes + c0 * per_channel
     cdef const real* source
-    memset(planes + j.image_step - 2 * SLACK, 0, 2 * SLACK * sizeof(real))
-    for c in range(j.c):
+    memset(to, 0, (c1 - c0) * per_channel * sizeof(real))
+    if c1 == j.c:
+        memset(planes + used, 0, (j.image_step - used) * sizeof(real))
+    for c in range(c0, c1):
         for pu in range(j.phases_h):
             for pv in range(j.phases_w):
                 k0 = max(0, ceil_div(j.pw - pv, j.sw)) if j.pw > pv else 0
                 k1 = min(j.plane_w, ceil_div(j.w + j.pw - pv, j.sw)) if j.w + j.pw > pv else 0
-                memset(
-                    to + row0 * j.plane_w, 0, (row1 - row0) * j.plane_w * sizeof(real)
-                )
-                for i in range(row0, row1):
+                for i in range(j.plane_h):
                     row = i * j.sh + pu - j.ph
                     if row < 0 or row >= j.h or k1 <= k0:
                         continue
@@ -138,27 +138,57 @@ cdef inline void _split_image(
                 to += size
 
 
+cdef inline void set_parts(conv_t* j, Py_ssize_t width) noexcept nogil:
+    """How few images are shared: by rows that fill whole tiles of `width` columns, and filters."""
+    cdef Py_ssize_t unit = 1 if ceil_div(j.ow, width) % NV == 0 else NV
+    j.shared = j.n < PARTS
+    j.part_rows, j.row_parts, j.filter_parts = j.oh, 1, 1
+    if j.shared:
+        j.part_rows = round_up(ceil_div(j.oh, PARTS), unit)
+        j.row_parts = ceil_div(j.oh, j.part_rows)
+        j.filter_parts = max(1, min(ceil_div(j.f, MR), PARTS // j.row_parts))
+
+
+cdef inline void _copy(conv_t* j, Py_ssize_t task, const real* _) noexcept nogil:
+    """Some channels of an image into the planes that its parts share."""
+    cdef Py_ssize_t n = task // COPIES, part = task % COPIES
+    _split_image(
+        j, <const real*> j.x + n * j.c * j.h * j.w, <real*> (j.scratch + n * j.scratch_step),
+        part * j.c // COPIES, (part + 1) * j.c // COPIES,
+    )
+
+
+cdef inline void copy_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    cdef conv_t* j = <conv_t*> context
+    if j.single:
+        _copy(j, task, <float*> NULL)
+    else:
+        _copy(j, task, <double*> NULL)
+
+
 cdef inline void _forward(conv_t* j, Py_ssize_t task, int worker, const real* _) noexcept nogil:
-    """One part of one image."""
-    cdef Py_ssize_t n = task // j.parts, part = task % j.parts
-    cdef Py_ssize_t rows0 = part * j.oh // j.parts, rows1 = (part + 1) * j.oh // j.parts, m
-    cdef real* planes = <real*> (j.scratch + worker * j.scratch_step)
+    """Some filters on some rows of one image."""
+    cdef Py_ssize_t parts = j.row_parts * j.filter_parts, n = task // parts
+    cdef Py_ssize_t row = task % parts % j.row_parts * j.part_rows, m
+    cdef Py_ssize_t block = ceil_div(ceil_div(j.f, MR), j.filter_parts) * MR
+    cdef Py_ssize_t f0 = task % parts // j.row_parts * block, f1 = min(j.f, f0 + block)
+    cdef real* planes = <real*> (j.scratch + (n if j.shared else worker) * j.scratch_step)
     cdef real* y = <real*> j.y + n * j.f * j.oh * j.ow
     cdef window_t win
-    if rows0 == rows1:
+    if f0 >= f1:
         return
     win.width, win.plane, win.row, win.col = j.plane_w, j.oh * j.ow, j.ow, 1
-    win.i0, win.i1, win.j0, win.j1 = rows0, rows1, 0, j.ow
-    _split_image(
-        j, <const real*> j.x + n * j.c * j.h * j.w, planes, rows0, rows1 + j.taps_h - 1
-    )
+    win.i0, win.i1, win.j0, win.j1 = row, min(j.oh, row + j.part_rows), 0, j.ow
+    if not j.shared:
+        _split_image(j, <const real*> j.x + n * j.c * j.h * j.w, planes, 0, j.c)
     _correlate(
-        j.f, j.depth, <const real*> j.packed, planes, j.offset, &win, y, <const real*> j.bias
+        f1 - f0, j.depth, <const real*> j.filters + f0 * j.depth, planes, j.offset, &win,
+        y + f0 * win.plane, <const real*> j.bias + f0,
     )
-    for m in range(j.f):
+    for m in range(f0, f1):
         act_span(
-            j.act, y + m * win.plane + rows0 * j.ow, y + m * win.plane + rows0 * j.ow,
-            (rows1 - rows0) * j.ow,
+            j.act, y + m * win.plane + row * j.ow, y + m * win.plane + row * j.ow,
+            (win.i1 - row) * j.ow,
         )
 
 
@@ -253,7 +283,7 @@ cdef inline void _backward(conv_t* j, Py_ssize_t group, int worker, const real* 
                 _backward_input(j, dz, padded, <real*> j.dx + n * j.c * j.h * j.w)
             _spread_dz(j, dz, spread + s * spread_step, db)
             _split_image(
-                j, <const real*> j.x + n * j.c * j.h * j.w, planes + s * j.image_step, 0, j.plane_h
+                j, <const real*> j.x + n * j.c * j.h * j.w, planes + s * j.image_step, 0, j.c
             )
             n += 1
         _backward_weights(j, count, planes, spread, dw)
@@ -292,11 +322,13 @@ cdef inline void pack_for_input(conv_t* j, const real* w, real* packed) noexcept
 
 
 cdef inline void set_offsets(conv_t* j) noexcept nogil:
-    cdef Py_ssize_t c, u, v, k = 0, plane
-    for c in range(j.c):
-        for u in range(j.kh):
-            for v in range(j.kw):
-                plane = (c * j.phases_h + u % j.sh) * j.phases_w + v % j.sw
-                j.offset[k] = (plane * j.plane_h + u // j.sh) * j.plane_w + v // j.sw
-                k += 1
-    memset(j.offset + k, 0, NV * sizeof(Py_ssize_t))  # the last tile may be short
+    cdef Py_ssize_t u, v, k = 0, plane, taps = j.kh * j.kw
+    cdef Py_ssize_t per_channel = j.phases_h * j.phases_w * j.plane_h * j.plane_w
+    for u in range(j.kh):
+        for v in range(j.kw):
+            plane = u % j.sh * j.phases_w + v % j.sw
+            j.offset[k] = (plane * j.plane_h + u // j.sh) * j.plane_w + v // j.sw
+            k += 1
+    for k in range(taps, j.depth):
+        j.offset[k] = j.offset[k - taps] + per_channel
+    memset(j.offset + j.depth, 0, NV * sizeof(Py_ssize_t))  # the last tile may be short

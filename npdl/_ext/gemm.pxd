@@ -22,7 +22,7 @@ cdef enum:
     A_ROWS = 96  # of a task: 192 kB of A, which stay there too
     GRAIN = 100000  # multiply-adds that a task has at least, of several panels if need be
     PACKED = 4  # panels of B to a task that packs
-    FEW_COLS = 128  # columns to a task for a few rows
+    FEW_COLS = 64  # columns to a task for a few rows, or a multiple
     FEW_SMALL = 40000  # numbers of B below which they run by themselves
     SMALL = 300000  # multiply-adds below which a second thread doesn't pay
 
@@ -48,7 +48,7 @@ ctypedef struct product_t:
     bint few  # rows: so few that to pack b would cost more than the product
     bint alone  # one block of rows: tasks pack their panels
     bint in_place  # A is not packed
-    Py_ssize_t a_tasks, panels, group  # group: panels to a task
+    Py_ssize_t a_tasks, panels, group  # group: panels to a task (columns, if few)
     Py_ssize_t k0, k1, depth  # the values of k that are worked on, and those of a block
     void* packed_a
     void* packed_b
@@ -116,7 +116,8 @@ cdef inline void product(product_t* p, char* scratch, int workers) noexcept nogi
     cdef Py_ssize_t nr = tile_cols(<float*> NULL) if p.single else tile_cols(<double*> NULL)
     workers = threads_for(p, workers)
     if p.few:
-        run(_few_task, p, ceil_div(p.n, FEW_COLS), workers)
+        p.group = round_up(ceil_div(p.n, workers), FEW_COLS)
+        run(_few_task, p, ceil_div(p.n, p.group), workers)
         return
     p.packed_b = scratch
     if p.alone:
@@ -300,33 +301,45 @@ cdef inline void _multiply_task(void* context, Py_ssize_t task, int worker) noex
 
 
 cdef inline void _few_columns(product_t* p, Py_ssize_t task, const real* _) noexcept nogil:
-    """FEW_COLS columns of C, by whole rows of b."""
-    cdef Py_ssize_t j0 = task * FEW_COLS, count = min(<Py_ssize_t> FEW_COLS, p.n - j0), i, j, q
+    """Some columns of C, by whole rows of b."""
+    cdef Py_ssize_t j0 = task * p.group, count = min(p.group, p.n - j0), i, j, q
     cdef Py_ssize_t step = p.b_row
     cdef const real* a
     cdef const real* b
     cdef real* c
-    cdef real a0, a1, a2, a3
     if p.bias != NULL:
         start(p, 0, p.m, j0, count, _)
     for i in range(p.m):
-        a, c = <const real*> p.a + i * p.a_row, <real*> p.c + i * p.ldc + j0
+        c = <real*> p.c + i * p.ldc + j0
         if not p.add and p.bias == NULL:
             memset(c, 0, count * sizeof(real))
         q = 0
-        while q + 4 <= p.k:
-            a0, a1, a2, a3 = a[q], a[q + 1], a[q + 2], a[q + 3]
-            b = <const real*> p.b + q * step + j0
-            for j in range(count):
-                c[j] += a0 * b[j] + a1 * b[step + j] + a2 * b[2 * step + j] + a3 * b[3 * step + j]
-            q += 4
         while q < p.k:
-            a0, b = a[q], <const real*> p.b + q * step + j0
-            for j in range(count):
-                c[j] += a0 * b[j]
-            q += 1
+            a = <const real*> p.a + i * p.a_row + q
+            b = <const real*> p.b + q * step + j0
+            if q + 8 <= p.k:  # c is read and written once for eight rows
+                _add_eight(a, b, step, c, count)
+                q += 8
+            else:
+                for j in range(count):
+                    c[j] += a[0] * b[j]
+                q += 1
     if p.finish != NULL:
         p.finish(p.context, 0, p.m, j0, j0 + count)
+
+
+cdef inline void _add_eight(
+    const real* a, const real* b, Py_ssize_t step, real* c, Py_ssize_t count
+) noexcept nogil:
+    """c += a b, b of eight rows."""
+    cdef real a0 = a[0], a1 = a[1], a2 = a[2], a3 = a[3], a4 = a[4], a5 = a[5], a6 = a[6], a7 = a[7]
+    cdef const real* b4 = b + 4 * step
+    cdef Py_ssize_t j
+    for j in range(count):
+        c[j] += (
+            a0 * b[j] + a1 * b[step + j] + a2 * b[2 * step + j] + a3 * b[3 * step + j]
+            + a4 * b4[j] + a5 * b4[step + j] + a6 * b4[2 * step + j] + a7 * b4[3 * step + j]
+        )
 
 
 cdef inline void _few_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
