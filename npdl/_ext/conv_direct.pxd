@@ -33,12 +33,11 @@ ctypedef struct window_t:
 
 
 cdef inline void _store(
-    const real* block, Py_ssize_t rows, Py_ssize_t q, Py_ssize_t count, window_t* win, real* out,
-    const real* bias,
+    const real* block, Py_ssize_t rows, Py_ssize_t i, Py_ssize_t j, Py_ssize_t count,
+    window_t* win, real* out, const real* bias,
 ) noexcept nogil:
-    """Scatter one vector of each row of a tile, positions q to q + count, and add the bias."""
-    cdef Py_ssize_t nr = tile_cols(out), done = 0, i = q // win.width, j = q % win.width
-    cdef Py_ssize_t m, s, lo, hi, length
+    """Scatter one vector of each row of a tile, from the position (i, j) on, and add the bias."""
+    cdef Py_ssize_t nr = tile_cols(out), done = 0, m, s, lo, hi, length
     cdef real* to
     cdef const real* source
     cdef real shift
@@ -81,6 +80,8 @@ cdef inline void _correlate(
     """
     cdef real block[MR * MAX_NR]
     cdef Py_ssize_t at[NV]
+    cdef Py_ssize_t row[NV]
+    cdef Py_ssize_t col[NV]
     cdef Py_ssize_t a_at[MR]
     cdef Py_ssize_t width = lanes(out), rows = win.i1 - win.i0, cols = win.j1 - win.j0
     cdef Py_ssize_t per_row = ceil_div(cols, width), v, i, j, s
@@ -92,18 +93,21 @@ cdef inline void _correlate(
     while v < total:
         for j in range(NV):
             s = min(v + j, total - 1)
-            at[j] = win.i0 * win.width + win.j0 + (
-                s // per_row * win.width + s % per_row * width if by_row else s * width
-            )
+            if by_row:
+                row[j], col[j] = win.i0 + s // per_row, win.j0 + s % per_row * width
+            else:
+                s = win.j0 + s * width
+                row[j], col[j] = win.i0 + s // win.width, s % win.width
+            at[j] = row[j] * win.width + col[j]
         for i in range(ceil_div(m, MR)):
             for s in range(MR):
                 a_at[s] = min(i * MR + s, m - 1) * depth
             tile(depth, packed, a_at, planes, offset, at, block, tile_cols(out), False)
             for j in range(min(<Py_ssize_t> NV, total - v)):
                 _store(
-                    block + j * width, min(<Py_ssize_t> MR, m - i * MR), at[j],
-                    min(width, win.j1 - at[j] % win.width) if by_row else width,
-                    win, out + i * MR * win.plane, NULL if bias == NULL else bias + i * MR,
+                    block + j * width, min(<Py_ssize_t> MR, m - i * MR), row[j], col[j],
+                    min(width, win.j1 - col[j]) if by_row else width, win,
+                    out + i * MR * win.plane, NULL if bias == NULL else bias + i * MR,
                 )
         v += NV
 
