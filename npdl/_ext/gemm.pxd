@@ -15,7 +15,7 @@ After Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication"
 from libc.string cimport memcpy, memset
 from npdl._ext.simd cimport MR, real
 from npdl._ext.threads cimport run
-from npdl._ext.tile cimport ceil_div, panel_tile, round_up, tile_cols
+from npdl._ext.tile cimport ceil_div, round_up, tile_cols, times_panel
 
 cdef enum:
     K_BLOCK = 512  # a panel of B (48 kB) stays in the level-2 cache
@@ -251,9 +251,9 @@ cdef inline void _multiply(
 ) noexcept nogil:
     cdef Py_ssize_t nr = tile_cols(_), across = ceil_div(p.panels, p.group)
     cdef Py_ssize_t i0 = task // across * A_ROWS, i1 = min(p.m, i0 + A_ROWS)
-    cdef Py_ssize_t s0 = task % across * p.group, i, j, k, s, cols, depth
+    cdef Py_ssize_t s0 = task % across * p.group, j, k, s, cols, depth
+    cdef const real* a
     cdef real* panel
-    cdef real* c
     cdef bint add
     for s in range(s0, min(p.panels, s0 + p.group)):
         j = s * nr
@@ -272,20 +272,14 @@ cdef inline void _multiply(
                 )
             else:
                 panel = <real*> p.packed_b + j * depth
-            i = i0
-            while i < i1:
-                c = <real*> p.c + i * p.ldc + j
-                if p.in_place:
-                    panel_tile(
-                        depth, <const real*> p.a + i * p.a_row + k, p.a_row, 1, panel, c, p.ldc,
-                        min(<Py_ssize_t> MR, i1 - i), cols, add,
-                    )
-                else:
-                    panel_tile(
-                        depth, <const real*> p.packed_a + i * depth, 1, MR, panel, c, p.ldc,
-                        min(<Py_ssize_t> MR, i1 - i), cols, add,
-                    )
-                i += MR
+            if p.in_place:
+                a = <const real*> p.a + i0 * p.a_row + k
+            else:
+                a = <const real*> p.packed_a + i0 * depth
+            times_panel(
+                i1 - i0, cols, depth, a, p.a_row, not p.in_place, panel,
+                <real*> p.c + i0 * p.ldc + j, p.ldc, add,
+            )
             add = True
             k += depth
         if p.finish != NULL and p.k1 == p.k:

@@ -12,9 +12,9 @@ from libc.stdint cimport uint8_t
 from libc.string cimport memcpy, memset
 from npdl._ext.activation cimport act_t
 from npdl._ext.gemm cimport product, product_of, product_t
-from npdl._ext.simd cimport MR, real
+from npdl._ext.simd cimport real
 from npdl._ext.threads cimport aligned, max_workers, run
-from npdl._ext.tile cimport panel_tile, round_up, tile_cols
+from npdl._ext.tile cimport round_up, tile_cols, times_panel
 
 ctypedef struct rnn_t:
     bint single
@@ -69,15 +69,11 @@ cdef inline void times_panels(
     bint add,
 ) noexcept nogil:
     """c[i*ldc + j] (+)= Σ_k a[i*a_row + k] b[k, j], b from `pack_all`."""
-    cdef Py_ssize_t nr = tile_cols(c), i, j = 0
+    cdef Py_ssize_t nr = tile_cols(c), j = 0
     while j < n:
-        i = 0
-        while i < m:
-            panel_tile(
-                depth, a + i * a_row, a_row, 1, packed + j * depth, c + i * ldc + j, ldc,
-                min(<Py_ssize_t> MR, m - i), min(nr, n - j), add,
-            )
-            i += MR
+        times_panel(
+            m, min(nr, n - j), depth, a, a_row, False, packed + j * depth, c + j, ldc, add
+        )
         j += nr
 
 

@@ -9,7 +9,7 @@ A tile computes MR x NR numbers, each a sum over k, and keeps them in registers:
         numbers   |           |
                   +-----------+
 
-`panel_tile` reads b from a *packed panel*, in which row k follows row k-1. Where row k of b starts,
+`panel_tiles` reads b from a *packed panel*, in which row k follows row k-1. Where row k of b starts,
 and vector j of it, `tile` reads from two short tables; so it serves the shifted pixels of an image.
 """
 
@@ -110,18 +110,24 @@ cdef inline void _tile(
     _sums(False, depth, a, a_at, 1, b, b_row, b_at, c, ldc, add, _)
 
 
-cdef inline void _panel_tile(
+cdef inline void _panel_tiles(
+    Py_ssize_t tiles,
     Py_ssize_t depth,
     const real* a,
     const Py_ssize_t* a_at,
     Py_ssize_t a_step,
+    Py_ssize_t a_tile,
     const real* b,
     real* c,
     Py_ssize_t ldc,
     bint add,
     vec* _,
 ) noexcept nogil:
-    _sums(True, depth, a, a_at, a_step, b, NULL, NULL, c, ldc, add, _)
+    cdef Py_ssize_t i
+    for i in range(tiles):
+        _sums(
+            True, depth, a + i * a_tile, a_at, a_step, b, NULL, NULL, c + i * MR * ldc, ldc, add, _
+        )
 
 
 ctypedef void (*tile_f32)(
@@ -133,12 +139,12 @@ ctypedef void (*tile_f64)(
     const Py_ssize_t*, double*, Py_ssize_t, bint, f64v*
 ) noexcept nogil
 ctypedef void (*panel_f32)(
-    Py_ssize_t, const float*, const Py_ssize_t*, Py_ssize_t, const float*, float*, Py_ssize_t,
-    bint, f32v*
+    Py_ssize_t, Py_ssize_t, const float*, const Py_ssize_t*, Py_ssize_t, Py_ssize_t, const float*,
+    float*, Py_ssize_t, bint, f32v*
 ) noexcept nogil
 ctypedef void (*panel_f64)(
-    Py_ssize_t, const double*, const Py_ssize_t*, Py_ssize_t, const double*, double*, Py_ssize_t,
-    bint, f64v*
+    Py_ssize_t, Py_ssize_t, const double*, const Py_ssize_t*, Py_ssize_t, Py_ssize_t, const double*,
+    double*, Py_ssize_t, bint, f64v*
 ) noexcept nogil
 
 
@@ -167,44 +173,75 @@ cdef inline void tile(
         )
 
 
-cdef inline void panel_tile(
+cdef inline void panel_tiles(
+    Py_ssize_t tiles,
     Py_ssize_t depth,
     const real* a,
-    Py_ssize_t a_row,
+    const Py_ssize_t* a_at,
     Py_ssize_t a_step,
+    Py_ssize_t a_tile,
     const real* b,
     real* c,
     Py_ssize_t ldc,
-    Py_ssize_t rows,
-    Py_ssize_t cols,
     bint add,
 ) noexcept nogil:
-    """c[i*ldc + j] (+)= Σ_k a[i*a_row + k*a_step] · b[k*NR + j]  for i < rows, j < cols."""
-    cdef real out[MR * MAX_NR]
-    cdef Py_ssize_t a_at[MR]
-    cdef Py_ssize_t i, j, nr = tile_cols(c), ldo = ldc
-    cdef bint whole = rows == MR and cols == nr
-    cdef real* to = c if whole else out
-    for i in range(MR):
-        a_at[i] = (i if i < rows else rows - 1) * a_row  # a short tile repeats its last row
-    if not whole:
-        ldo = nr
+    """c[i*ldc + j] (+)= Σ_k a[a_at[i] + k*a_step] · b[k*NR + j], for all of a tile.
+
+    Then for as many tiles below it as `tiles` tells, each with its a `a_tile` numbers further on.
+    """
     if real is float:
-        (<panel_f32> opaque(<void*> &_panel_tile[float, f32v]))(
-            depth, a, a_at, a_step, b, to, ldo, add and whole, NULL
+        (<panel_f32> opaque(<void*> &_panel_tiles[float, f32v]))(
+            tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, add, NULL
         )
     else:
-        (<panel_f64> opaque(<void*> &_panel_tile[double, f64v]))(
-            depth, a, a_at, a_step, b, to, ldo, add and whole, NULL
+        (<panel_f64> opaque(<void*> &_panel_tiles[double, f64v]))(
+            tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, add, NULL
         )
-    if whole:
-        return
-    for i in range(rows):  # the part of the tile that lies inside C
+
+
+cdef inline void times_panel(
+    Py_ssize_t m,
+    Py_ssize_t cols,
+    Py_ssize_t depth,
+    const real* a,
+    Py_ssize_t a_row,
+    bint a_packed,
+    const real* b,
+    real* c,
+    Py_ssize_t ldc,
+    bint add,
+) noexcept nogil:
+    """c[i*ldc + j] (+)= Σ_k a[i, k] · b[k*NR + j]  for i < m, j < cols.
+
+    a[i, k] stands at i*a_row + k; or if it is packed, MR rows one after the other, in each the MR
+    numbers of one k side by side.
+    """
+    cdef real out[MR * MAX_NR]
+    cdef Py_ssize_t a_at[MR]
+    cdef Py_ssize_t nr = tile_cols(c), whole = m // MR if cols == nr else 0, i = whole * MR, j
+    cdef Py_ssize_t row = 1 if a_packed else a_row, step = MR if a_packed else 1
+    cdef Py_ssize_t a_tile = MR * depth if a_packed else MR * a_row
+    for j in range(MR):
+        a_at[j] = j * row
+    panel_tiles(whole, depth, a, a_at, step, a_tile, b, c, ldc, add)
+    while i < m:  # tiles of which a part lies inside C
+        for j in range(MR):
+            a_at[j] = min(j, m - i - 1) * row  # a short tile repeats its last row
+        panel_tiles(1, depth, a + i // MR * a_tile, a_at, step, 0, b, out, nr, False)
+        _store_rows(out, c + i * ldc, ldc, min(<Py_ssize_t> MR, m - i), cols, add)
+        i += MR
+
+
+cdef inline void _store_rows(
+    const real* tile_out, real* c, Py_ssize_t ldc, Py_ssize_t rows, Py_ssize_t cols, bint add
+) noexcept nogil:
+    cdef Py_ssize_t i, j, nr = tile_cols(c)
+    for i in range(rows):
         for j in range(cols):
             if add:
-                c[i * ldc + j] += out[i * nr + j]
+                c[i * ldc + j] += tile_out[i * nr + j]
             else:
-                c[i * ldc + j] = out[i * nr + j]
+                c[i * ldc + j] = tile_out[i * nr + j]
 
 
 cdef inline void _dot_tile(

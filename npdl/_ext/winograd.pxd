@@ -13,8 +13,8 @@ greatest error is about 1e-5 of the largest output, ten times that of the direct
 """
 
 from libc.string cimport memcpy, memset
-from npdl._ext.simd cimport LANES_F32, MR, NV, f32v
-from npdl._ext.tile cimport ceil_div, panel_tile
+from npdl._ext.simd cimport LANES_F32, NV, f32v
+from npdl._ext.tile cimport ceil_div, times_panel
 
 cdef enum:
     PLACES = 36
@@ -318,12 +318,10 @@ cdef inline void correlate_3x3(
         while m0 < p.m:
             block = min(<Py_ssize_t> BLOCK, p.m - m0)
             for e in range(PLACES):
-                for m in range(ceil_div(block, MR)):
-                    panel_tile(
-                        p.k, p.filters + (e * p.m + m0 + m * MR) * p.k, p.k, 1, v + e * p.k * nr,
-                        products + (e * BLOCK + m * MR) * nr, nr,
-                        min(<Py_ssize_t> MR, block - m * MR), nr, False,
-                    )
+                times_panel(
+                    block, nr, p.k, p.filters + (e * p.m + m0) * p.k, p.k, False, v + e * p.k * nr,
+                    products + e * BLOCK * nr, nr, False,
+                )
             for m in range(block):
                 _transform_output(
                     p, <f32v*> products + m * NV, BLOCK * NV, to, rows, cols, count,
