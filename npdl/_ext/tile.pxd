@@ -9,8 +9,9 @@ A tile computes MR x NR numbers, each a sum over k, and keeps them in registers:
         numbers   |           |
                   +-----------+
 
-`panel_tiles` reads b from a *packed panel*, in which row k follows row k-1. Where row k of b starts,
-and vector j of it, `tile` reads from two short tables; so it serves the shifted pixels of an image.
+`panel_tiles` reads b from a *packed panel*, in which row k follows row k-1. Where row k of b
+starts, and vector j of it, `tile` reads from two short tables; so it serves the shifted pixels of an
+image.
 """
 
 from libc.string cimport memcpy, memset
