@@ -31,12 +31,32 @@
 #  endif
 typedef float npdl_f32v __attribute__((vector_size(NPDL_VB), aligned(4), may_alias));
 typedef double npdl_f64v __attribute__((vector_size(NPDL_VB), aligned(8), may_alias));
+typedef float npdl_f32q __attribute__((vector_size(16)));
+typedef double npdl_f64q __attribute__((vector_size(16)));
+
+/* The sum of the lanes, 16 bytes at a time. */
+static inline float npdl_sum_f32(npdl_f32v x) {
+    npdl_f32q part[NPDL_VB / 16];
+    memcpy(part, &x, sizeof(x));
+    for (int n = NPDL_VB / 32; n; n /= 2)
+        for (int i = 0; i < n; i++) part[i] += part[n + i];
+    return (part[0][0] + part[0][2]) + (part[0][1] + part[0][3]);
+}
+static inline double npdl_sum_f64(npdl_f64v x) {
+    npdl_f64q part[NPDL_VB / 16];
+    memcpy(part, &x, sizeof(x));
+    for (int n = NPDL_VB / 32; n; n /= 2)
+        for (int i = 0; i < n; i++) part[i] += part[n + i];
+    return part[0][0] + part[0][1];
+}
 #else /* a compiler without vector types: "vectors" of one number, and a tile of plain loops */
 #  define NPDL_VB 8
 #  define NPDL_MR 4
 #  define NPDL_NV 4
 typedef double npdl_f64v;
 typedef float npdl_f32v;
+static inline float npdl_sum_f32(npdl_f32v x) { return x; }
+static inline double npdl_sum_f64(npdl_f64v x) { return x; }
 #endif
 
 #define NPDL_LANES_F32 ((int)(sizeof(npdl_f32v) / sizeof(float)))

@@ -12,6 +12,8 @@ cdef extern from "simd.h":
         LANES_F32 "NPDL_LANES_F32"
         LANES_F64 "NPDL_LANES_F64"
     void* opaque "npdl_opaque"(void* function) noexcept nogil
+    float sum_f32 "npdl_sum_f32"(f32v x) noexcept nogil  # of the lanes
+    double sum_f64 "npdl_sum_f64"(f64v x) noexcept nogil
     int32_t bits_f32 "npdl_bits_f32"(float x) noexcept nogil
     int64_t bits_f64 "npdl_bits_f64"(double x) noexcept nogil
     float from_bits_f32 "npdl_from_bits_f32"(int32_t i) noexcept nogil

@@ -10,12 +10,23 @@ A tile computes MR x NR numbers, each a sum over k, and keeps them in registers:
                   +-----------+
 
 `panel_tiles` reads b from a *packed panel*, in which row k follows row k-1. Where row k of b
-starts, and vector j of it, `tile` reads from two short tables; so it serves the shifted pixels of an
-image.
+starts, and vector j of it, `tile` reads from two short tables; so it serves the shifted pixels of
+an image.
 """
 
 from libc.string cimport memcpy, memset
-from npdl._ext.simd cimport LANES_F32, LANES_F64, MR, NV, f32v, f64v, opaque, real
+from npdl._ext.simd cimport (
+    LANES_F32,
+    LANES_F64,
+    MR,
+    NV,
+    f32v,
+    f64v,
+    opaque,
+    real,
+    sum_f32,
+    sum_f64,
+)
 
 ctypedef fused vec:
     f32v
@@ -261,9 +272,7 @@ cdef inline void _dot_tile(
     cdef vec acc[MR][NV]
     cdef vec row[NV]
     cdef vec a_i
-    cdef vec parts[MR * NV]
-    cdef real* numbers
-    cdef Py_ssize_t i, j, _n, q, half
+    cdef Py_ssize_t i, j, _n, q
     memset(&a_i, 0, sizeof(a_i))
     for i in range(MR):
         for j in range(NV):
@@ -283,17 +292,10 @@ cdef inline void _dot_tile(
         b += b_step
     for i in range(MR):
         for j in range(NV):
-            parts[i * NV + j] = acc[i][j]
-    numbers = <real*> parts
-    half = lanes(a)
-    while half > 1:  # add the upper half of every vector to its lower half
-        half //= 2
-        for i in range(MR * NV):
-            for q in range(half):
-                numbers[i * lanes(a) + q] += numbers[i * lanes(a) + half + q]
-    for i in range(MR):
-        for j in range(NV):
-            c[i * ldc + j] += numbers[(i * NV + j) * lanes(a)]
+            if real is float and vec is f32v:
+                c[i * ldc + j] += sum_f32(acc[i][j])
+            elif real is double and vec is f64v:
+                c[i * ldc + j] += sum_f64(acc[i][j])
 
 
 ctypedef void (*dot_f32)(

@@ -80,12 +80,15 @@ cdef inline void pad_planes(
     So the same pixel of neighbouring tiles, four columns apart, lies side by side. `line` is room
     for a row of the padded image.
     """
-    cdef Py_ssize_t c, i, q, cols = min(w, 4 * wide - pw)
+    cdef Py_ssize_t c, i, q, cols = min(w, 4 * wide - pw), rows = min(h, plane_h - ph)
     cdef float* to
-    memset(planes, 0, channels * plane_h * 4 * wide * sizeof(float))
     memset(line, 0, 4 * wide * sizeof(float))
     for c in range(channels):
-        for i in range(min(h, plane_h - ph)):
+        to = planes + c * plane_h * 4 * wide
+        memset(to, 0, ph * 4 * wide * sizeof(float))
+        to += (ph + rows) * 4 * wide
+        memset(to, 0, (plane_h - ph - rows) * 4 * wide * sizeof(float))
+        for i in range(rows):
             memcpy(line + pw, x + (c * h + i) * w, cols * sizeof(float))
             to = planes + (c * plane_h + ph + i) * 4 * wide
             for q in range(wide):
