@@ -20,6 +20,7 @@ from npdl._ext.tile cimport ceil_div, round_up, tile_cols, times_panel
 cdef enum:
     K_BLOCK = 512  # a panel of B (48 kB) stays in the level-2 cache
     A_ROWS = 96  # of a task: 192 kB of A, which stay there too
+    A_BYTES = 262144  # of A, that stay there while a thread goes from panel to panel
     GRAIN = 100000  # multiply-adds that a task has at least, of several panels if need be
     PACKED = 4  # panels of B to a task that packs
     FEW_COLS = 64  # columns to a task for a few rows, or a multiple
@@ -112,19 +113,22 @@ cdef inline size_t product_scratch(product_t* p, int workers) noexcept nogil:
 
 cdef inline void product(product_t* p, char* scratch, int workers) noexcept nogil:
     """Compute it, on up to `workers` threads."""
-    cdef Py_ssize_t tasks = p.a_tasks * ceil_div(p.panels, p.group)
+    cdef Py_ssize_t size = sizeof(float) if p.single else sizeof(double), tasks
     cdef Py_ssize_t nr = tile_cols(<float*> NULL) if p.single else tile_cols(<double*> NULL)
     workers = threads_for(p, workers)
     if p.few:
         p.group = round_up(ceil_div(p.n, workers), FEW_COLS)
         run(_few_task, p, ceil_div(p.n, p.group), workers)
         return
+    if p.alone and p.m * p.k * size > A_BYTES:  # to be read as seldom as can be
+        p.group = ceil_div(p.panels, workers)
+    tasks = p.a_tasks * ceil_div(p.panels, p.group)
     p.packed_b = scratch
     if p.alone:
         p.k0, p.k1 = 0, p.k
         run(_multiply_task, p, tasks, workers)
         return
-    p.packed_a = scratch + p.panels * nr * p.depth * (sizeof(float) if p.single else sizeof(double))
+    p.packed_a = scratch + p.panels * nr * p.depth * size
     p.k0 = 0
     while p.k0 < p.k:
         p.k1 = min(p.k, p.k0 + p.depth)
@@ -254,16 +258,14 @@ cdef inline void _multiply(
     cdef Py_ssize_t s0 = task % across * p.group, j, k, s, cols, depth
     cdef const real* a
     cdef real* panel
-    cdef bint add
-    for s in range(s0, min(p.panels, s0 + p.group)):
-        j = s * nr
-        cols = min(nr, p.n - j)
-        add = p.add or p.bias != NULL or p.k0 > 0
-        if p.bias != NULL and p.k0 == 0:
-            start(p, i0, i1, j, cols, _)
-        k = p.k0
-        while k < p.k1:
-            depth = min(p.depth, p.k1 - k)
+    k = p.k0
+    while k < p.k1:
+        depth = min(p.depth, p.k1 - k)
+        for s in range(s0, min(p.panels, s0 + p.group)):
+            j = s * nr
+            cols = min(nr, p.n - j)
+            if p.bias != NULL and k == 0:
+                start(p, i0, i1, j, cols, _)
             if p.alone:
                 panel = <real*> p.packed_b + worker * p.depth * nr
                 pack_panels(
@@ -278,12 +280,11 @@ cdef inline void _multiply(
                 a = <const real*> p.packed_a + i0 * depth
             times_panel(
                 i1 - i0, cols, depth, a, p.a_row, not p.in_place, panel,
-                <real*> p.c + i0 * p.ldc + j, p.ldc, add,
+                <real*> p.c + i0 * p.ldc + j, p.ldc, p.add or p.bias != NULL or k > 0,
             )
-            add = True
-            k += depth
-        if p.finish != NULL and p.k1 == p.k:
-            p.finish(p.context, i0, i1, j, j + cols)
+        k += depth
+    if p.finish != NULL and k == p.k:
+        p.finish(p.context, i0, i1, s0 * nr, min(p.n, (s0 + p.group) * nr))
 
 
 cdef inline void _multiply_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
