@@ -4,6 +4,7 @@ The N*C images are independent and shared among the threads. An output row is co
 one pixel (u, v) of all its windows after the other, in loops that the C compiler vectorises.
 """
 
+from libc.math cimport NAN
 from libc.stdint cimport int32_t
 from libc.string cimport memset
 from npdl._ext.simd cimport real, same_shape
@@ -53,9 +54,7 @@ cdef inline void _max_row(
 
 
 cdef inline real _larger(real a, real b) noexcept nogil:
-    """b if it beats a: a NaN beats any number, and nothing beats a NaN."""
-    cdef real best = b if b > a else a
-    return b if b != b else best
+    return b if b > a else a
 
 
 cdef inline bint _is(real value, real best) noexcept nogil:
@@ -69,11 +68,11 @@ cdef inline void _max_row_2x2(
     """`_max_row` for the usual window, 2x2 with its stride: a loop that vectorises."""
     cdef const real* below = x + w
     cdef int32_t j, place, down = <int32_t> w
-    cdef real best
+    cdef real best, a, b, c, d
     for j in range(<int32_t> n):
-        best = _larger(x[2 * j], x[2 * j + 1])
-        best = _larger(best, below[2 * j])
-        y[j] = _larger(best, below[2 * j + 1])
+        a, b, c, d = x[2 * j], x[2 * j + 1], below[2 * j], below[2 * j + 1]
+        best = _larger(_larger(a, b), _larger(c, d))
+        y[j] = <real> NAN if (a != a) | (b != b) | (c != c) | (d != d) else best
     if argmax == NULL:
         return
     for j in range(<int32_t> n):
