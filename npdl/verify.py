@@ -266,6 +266,8 @@ def difference(case: Case, one: Callable[..., None], other: Callable[..., None])
 def median_time(case: Case, function: Callable[..., None], budget: float) -> float:
     """Median time of one call in seconds, from as many calls as fit into `budget` seconds."""
     args = copy.deepcopy(case.args)
+    # The idle threads of NumPy's BLAS spin on their cores for a while after its last product.
+    time.sleep(min(0.3, 3 * budget))
     function(*args)  # warm up
     times: list[float] = []
     end = time.perf_counter() + budget

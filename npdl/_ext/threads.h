@@ -11,7 +11,9 @@
  * to reach 0. So a worker either is seen and waited for, or sees the job closed. Both are
  * sequentially consistent.
  *
- * An idle worker spins for a short while, offering its core to others at every turn, then sleeps.
+ * An idle worker spins for a short while, then sleeps. It does not yield its core meanwhile: to a thread
+ * that spins for long, as the idle ones of other libraries do, it would lose it for a whole turn, of
+ * milliseconds, while one that sleeps and is woken gets it at once.
  * A call from within a task, or while another thread uses the pool, runs its tasks by itself.
  * After fork() the child starts with no workers and makes its own.
  */
@@ -52,6 +54,8 @@ static SRWLOCK npdl_lock = SRWLOCK_INIT; /* guards the scratch blocks */
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <stdint.h>
+#include <time.h>
 
 #if defined(__x86_64__)
 #define NPDL_PAUSE() __builtin_ia32_pause()
@@ -60,7 +64,7 @@ static SRWLOCK npdl_lock = SRWLOCK_INIT; /* guards the scratch blocks */
 #else
 #define NPDL_PAUSE()
 #endif
-#define NPDL_IDLE_TURNS 100 /* about 50-100 us before a worker sleeps */
+#define NPDL_IDLE_NS 60000 /* before a worker sleeps */
 
 static struct {
     pthread_mutex_t lock; /* guards started, the condition and the scratch blocks */
@@ -83,6 +87,12 @@ static struct {
 #define NPDL_LOCK() pthread_mutex_lock(&npdl_pool.lock)
 #define NPDL_UNLOCK() pthread_mutex_unlock(&npdl_pool.lock)
 
+static int64_t npdl_now(void) { /* ns */
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
 static void npdl_work(int worker) {
     ptrdiff_t i;
     while ((i = atomic_fetch_add(&npdl_pool.next, 1)) < npdl_pool.n)
@@ -92,7 +102,7 @@ static void npdl_work(int worker) {
 static void *npdl_worker(void *arg) {
     const int me = (int)(ptrdiff_t)arg;
     size_t seen = 0;
-    int idle = 0;
+    int64_t since = npdl_now(); /* when it became idle */
     for (;;) {
         size_t now = atomic_load(&npdl_pool.state);
         if ((now & 1) && now != seen) {
@@ -103,10 +113,9 @@ static void *npdl_worker(void *arg) {
                 seen = now;
             }
             atomic_fetch_sub(&npdl_pool.active, 1);
-            idle = 0;
-        } else if (++idle < NPDL_IDLE_TURNS) {
+            since = npdl_now();
+        } else if (npdl_now() - since < NPDL_IDLE_NS) {
             for (int i = 0; i < 16; i++) NPDL_PAUSE();
-            sched_yield();
         } else {
             NPDL_LOCK();
             atomic_fetch_add(&npdl_pool.sleeping, 1);
@@ -114,7 +123,7 @@ static void *npdl_worker(void *arg) {
                 pthread_cond_wait(&npdl_pool.wake, &npdl_pool.lock);
             atomic_fetch_sub(&npdl_pool.sleeping, 1);
             NPDL_UNLOCK();
-            idle = 0;
+            since = npdl_now();
         }
     }
     return NULL;
