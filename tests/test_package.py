@@ -6,6 +6,7 @@ would put into them, which takes no compiler.
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -13,6 +14,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+import npdl
 
 ROOT = Path(__file__).parents[1]
 DIST = os.environ.get("NPDL_DIST")
@@ -134,3 +137,21 @@ def test_sdist_has_nothing_that_was_made(sdist):
     for name in sdist:
         assert Path(name).suffix not in (".so", ".pyd", ".pyc"), name
         assert not (name.startswith("npdl/") and name.endswith(".c")), name
+
+
+def test_modules_that_need_the_source_tree_are_skipped_without_it(tmp_path):
+    tests = Path(__file__).parent
+    reaching = "Path(__file__).parents["
+    needing = [p for p in tests.glob("test_*.py") if reaching in p.read_text("utf-8")]
+    assert len(needing) >= 4
+    (tmp_path / "tests").mkdir()
+    for path in (tests / "conftest.py", *needing):
+        shutil.copy(path, tmp_path / "tests")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(npdl.__file__).parents[1]), "NPDL_DIST": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, done.stdout
