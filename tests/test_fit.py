@@ -486,6 +486,14 @@ def test_what_fit_cannot_take(data, options, error, message):
 # --------------------------------------------------------------------------------------- Ctrl-C
 
 
+@pytest.fixture(autouse=True)
+def _interruptible():
+    """A shell starts what runs in the background with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Press(MSE):
     """A loss that presses Ctrl-C, so many times, in the middle of the step of this number."""
 
