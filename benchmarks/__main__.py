@@ -145,8 +145,16 @@ def fit(args: argparse.Namespace) -> None:
     """What `fit` costs over its steps."""
     names = args.workloads or WORKLOADS
     peers = pythons(args, "train", ("npdl",))
-    found = footprint.fit_overhead(peers, names, args.threads, args.seconds)
+    found = footprint.overhead("fit_overhead", peers, names, args.threads, args.seconds)
     finish(args, "fit", found, footprint.fit_table(found))
+
+
+def neighbour(args: argparse.Namespace) -> None:
+    """What a product of NumPy's between two steps costs beyond its own time."""
+    names = args.workloads or ("mlp784", "lenet5", "lstm128")
+    peers = pythons(args, "train", ("npdl",))
+    found = footprint.overhead("neighbour", peers, names, args.threads, args.seconds)
+    finish(args, "neighbour", found, footprint.neighbour_table(found))
 
 
 def scale(args: argparse.Namespace) -> None:
@@ -173,6 +181,7 @@ COMMANDS = {
     "import": ("import time over NumPy's", import_times),
     "memory": ("peak memory of a training process", peak_memory),
     "fit": ("what `fit` costs over the bare steps", fit),
+    "neighbour": ("`np.matmul` between two steps: two pools of threads in turns", neighbour),
     "scaling": ("cost by threads, batch, sequence length and image size", scale),
     "all": ("all of these", everything),
 }

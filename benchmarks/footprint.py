@@ -79,17 +79,21 @@ def memory_table(found: Mapping[str, Mapping[str, float]]) -> str:
     return table(["peak memory, MB", *(PEERS[p].label for p in peers), "of PyTorch's"], rows)
 
 
-def fit_overhead(
-    pythons: Mapping[str, str], names: Iterable[str], threads: int, seconds: float
+def overhead(
+    question: str,
+    pythons: Mapping[str, str],
+    names: Iterable[str],
+    threads: int,
+    seconds: float,
 ) -> dict[str, dict[str, float]]:
-    """What a step costs bare and inside `fit`, ms, in npdl on its default backend."""
+    """What npdl's adapter, on the default backend, measures beside its bare steps; ms."""
     found: dict[str, dict[str, float]] = {}
     peer = next(p for p in OURS if p in pythons)
     worker = Worker(peer, pythons[peer], threads)
     try:
         for name in names:
             worker.ask("open", workload=name, mode="train")
-            found[name] = worker.ask("fit_overhead", seconds=seconds)
+            found[name] = worker.ask(question, seconds=seconds)
             note(f"{name}: {found[name]}")
     finally:
         worker.close()
@@ -103,3 +107,12 @@ def fit_table(found: Mapping[str, Mapping[str, float]]) -> str:
         for name, row in found.items()
     ]
     return table(["workload", "bare step, ms", "step of fit, ms", "fit adds"], rows)
+
+
+def neighbour_table(found: Mapping[str, Mapping[str, float]]) -> str:
+    """A step and a product of NumPy's, each alone and in turns, and what the company costs."""
+    rows = []
+    for name, row in found.items():
+        times = f"{row['both'] / (row['step'] + row['matmul']):.2f}"
+        rows.append((name, ms(row["step"]), ms(row["matmul"]), ms(row["both"]), times))
+    return table(["workload", "step, ms", "np.matmul, ms", "in turns, ms", "times the sum"], rows)

@@ -100,6 +100,10 @@ class Server:
         """Time of a step, bare and inside `fit`, in ms."""
         return self.adapter.fit_overhead(seconds)
 
+    def neighbour(self, seconds: float) -> dict[str, Any]:
+        """Time of a step and of NumPy's product, alone and in turns, in ms."""
+        return self.adapter.neighbour(seconds)
+
     def memory(self) -> dict[str, Any]:
         return {"peak_mb": peak_memory()}
 

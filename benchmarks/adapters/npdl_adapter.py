@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from contextlib import ExitStack
 from typing import Any
@@ -81,6 +82,27 @@ class NpdlAdapter(Adapter):
             self._in_training.enter_context(self.model.training())
         bare, fitted = (1e3 * min(times) / steps for times in zip(*rounds))
         return {"step": bare, "fit": fitted, "steps": steps}
+
+    def neighbour(self, seconds: float) -> dict[str, float]:
+        """Median time of a step, of NumPy's product and of both in turns, ms."""
+        a = np.ones((300, 300), np.float32)
+        out = np.empty_like(a)
+        found = {}
+        for name, calls in {
+            "step": (self.step,),
+            "matmul": (lambda: np.matmul(a, a, out=out),),
+            "both": (self.step, lambda: np.matmul(a, a, out=out)),
+        }.items():
+            time.sleep(0.5)  # until the threads of the last one sleep
+            times: list[float] = []
+            end = time.perf_counter() + seconds
+            while time.perf_counter() < end:
+                start = time.perf_counter()
+                for call in calls:
+                    call()
+                times.append(time.perf_counter() - start)
+            found[name] = 1e3 * statistics.median(times)
+        return found
 
     def predict(self) -> np.ndarray:
         return self.model.predict(self.x)
