@@ -9,7 +9,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -57,6 +57,7 @@ ARRAYS = hnp.arrays(st.sampled_from([*DTYPES, np.dtype(">f4"), np.dtype(">i8")])
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 
 
+@settings(deadline=None)
 @given(
     tensors=st.dictionaries(TEXTS.filter(lambda name: name != "__metadata__"), ARRAYS, max_size=4),
     metadata=st.dictionaries(TEXTS, TEXTS, max_size=1),
