@@ -52,7 +52,6 @@ static SRWLOCK npdl_lock = SRWLOCK_INIT; /* guards the scratch blocks */
 #else
 
 #include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <time.h>
