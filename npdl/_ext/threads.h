@@ -52,6 +52,7 @@ static SRWLOCK npdl_lock = SRWLOCK_INIT; /* guards the scratch blocks */
 #else
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <time.h>
