@@ -9,7 +9,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -57,7 +57,7 @@ ARRAYS = hnp.arrays(st.sampled_from([*DTYPES, np.dtype(">f4"), np.dtype(">i8")])
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     tensors=st.dictionaries(TEXTS.filter(lambda name: name != "__metadata__"), ARRAYS, max_size=4),
     metadata=st.dictionaries(TEXTS, TEXTS, max_size=1),
