@@ -24,14 +24,12 @@ def kernels(seconds: float) -> list[KernelRow]:
     for backend in ("cython", "numpy"):
         with _ext.use_backend(backend):
             pair.append(_ext.kernels())
-    rows = []
-    for case in verify.cases("float32", "usual"):
-        cython, numpy = (
-            1e3 * verify.median_time(case, getattr(namespace, case.function), seconds)
-            for namespace in pair
-        )
-        rows.append(KernelRow(case.function, cython, numpy))
-    return rows
+    cases = list(verify.cases("float32", "usual"))
+    times = [verify.median_times(cases, namespace, seconds) for namespace in pair]
+    return [
+        KernelRow(case.function, 1e3 * cython, 1e3 * numpy)
+        for case, cython, numpy in zip(cases, *times, strict=True)
+    ]
 
 
 def kernels_table(rows: list[KernelRow]) -> str:

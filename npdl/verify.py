@@ -6,7 +6,7 @@ import copy
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any, NamedTuple, TextIO
 
@@ -16,7 +16,7 @@ from npdl._ext import available_backends, kernels, use_backend
 from npdl._ext.activation_np import RELU, SIGMOID, SOFT_PLUS, TANH
 
 #: Seconds after which NumPy's threads, which wait for more work in a busy loop, have gone to sleep.
-QUIET = 0.2
+QUIET = 0.3
 
 #: Greatest difference allowed, relative to the largest value of the array.
 TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
@@ -266,8 +266,6 @@ def difference(case: Case, one: Callable[..., None], other: Callable[..., None])
 def median_time(case: Case, function: Callable[..., None], budget: float) -> float:
     """Median time of one call in seconds, from as many calls as fit into `budget` seconds."""
     args = copy.deepcopy(case.args)
-    # The idle threads of NumPy's BLAS spin on their cores for a while after its last product.
-    time.sleep(min(0.3, 3 * budget))
     function(*args)  # warm up
     times: list[float] = []
     end = time.perf_counter() + budget
@@ -276,6 +274,12 @@ def median_time(case: Case, function: Callable[..., None], budget: float) -> flo
         function(*args)
         times.append(time.perf_counter() - start)
     return statistics.median(times)
+
+
+def median_times(cases: Iterable[Case], kernels: SimpleNamespace, budget: float) -> list[float]:
+    """`median_time` of each case with the kernels of one backend, once the other's threads sleep."""
+    time.sleep(QUIET)
+    return [median_time(case, getattr(kernels, case.function), budget) for case in cases]
 
 
 def verify(file: TextIO | None = None, budget: float = 0.1) -> bool:
@@ -309,10 +313,7 @@ def verify(file: TextIO | None = None, budget: float = 0.1) -> bool:
             functions = getattr(cython, case.function), getattr(numpy, case.function)
             worst[case.function] = max(worst.get(case.function, 0.0), difference(case, *functions))
         # All of one backend, then all of the other, so that neither meets the other's threads.
-        times = []
-        for active in pair:
-            time.sleep(QUIET)
-            times.append([median_time(c, getattr(active, c.function), budget) for c in usual])
+        times = [median_times(usual, active, budget) for active in pair]
         for case, ours, theirs in zip(usual, *times):
             ok = worst[case.function] <= tolerance
             good &= ok
