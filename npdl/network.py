@@ -95,14 +95,8 @@ class Network(Storable):
     @property
     def built(self) -> bool:
         """Whether all layers are connected."""
-        before = None
-        for layer in self.layers:
-            # Asked here too, since each prediction has to know.
-            in_place = layer.prev_layer is before and layer.out_shape is not None
-            if not (in_place or graph.is_connected(layer, before)):
-                return False
-            before = layer
-        return True
+        pairs = zip(self.layers, [None, *self.layers])
+        return all(graph.is_connected(layer, before) for layer, before in pairs)
 
     def build(self, input_shape: Shape | None = None) -> None:
         """Connect the layers, each to the one before it.

@@ -277,7 +277,7 @@ def median_time(case: Case, function: Callable[..., None], budget: float) -> flo
 
 
 def median_times(cases: Iterable[Case], kernels: SimpleNamespace, budget: float) -> list[float]:
-    """`median_time` of each case with the kernels of one backend, once the other's threads sleep."""
+    """`median_time` of each case on one backend, once the threads of the other sleep."""
     time.sleep(QUIET)
     return [median_time(case, getattr(kernels, case.function), budget) for case in cases]
 

@@ -22,8 +22,8 @@ in order.
 from libc.string cimport memcpy, memset
 from npdl._ext.activation cimport act_span, pull_back_span
 from npdl._ext.conv cimport COPIES, PARTS, SLACK, conv_t
-from npdl._ext.elementary cimport sum_of
 from npdl._ext.simd cimport MR, NV, real
+from npdl._ext.sums cimport sum_of
 from npdl._ext.tile cimport MAX_NR, ceil_div, dot_tile, lanes, round_up, tile, tile_cols
 
 # Where the results of positions go: those with i0 <= i < i1, j0 <= j < j1, to
@@ -215,7 +215,7 @@ cdef inline void _spread_dz(conv_t* j, const real* dz, real* spread, real* db) n
             for k in range(j.ow):
                 to[k] = dz[k]
             dz += j.ow
-        db[f] += sum_of(spread + f * j.span, j.span)
+        db[f] += <real> sum_of(spread + f * j.span, j.span)
 
 
 cdef inline void _backward_weights(

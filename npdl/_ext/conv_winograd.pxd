@@ -3,7 +3,7 @@
 from libc.string cimport memset
 from npdl._ext.activation cimport act_span, pull_back_span
 from npdl._ext.conv cimport GROUPS, conv_t
-from npdl._ext.elementary cimport sum_of
+from npdl._ext.sums cimport sum_of
 from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
 from npdl._ext.tile cimport ceil_div
 from npdl._ext.winograd cimport (
@@ -121,7 +121,7 @@ cdef inline void _winograd_weights_task(void* context, Py_ssize_t group, int wor
             j.act, <const float*> j.y + n * out, <const float*> j.dy + n * out, dz, count * out
         )
         for f in range(count * j.f):
-            db[f % j.f] += sum_of(dz + f * j.oh * j.ow, j.oh * j.ow)
+            db[f % j.f] += <float> sum_of(dz + f * j.oh * j.ow, j.oh * j.ow)
         add_products(
             p, count, <const float*> j.x + n * j.c * j.h * j.w, dz, sums,
             <char*> (dz + p.group * out),

@@ -14,7 +14,6 @@ Greatest errors, in units of the last place (ulp) of the exact result, as tests/
 
 from libc.math cimport INFINITY
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
-from libc.string cimport memset
 from npdl._ext.simd cimport bits_f32, bits_f64, from_bits_f32, from_bits_f64, real
 
 
@@ -121,20 +120,3 @@ cdef inline real log1p_unit(real x) noexcept nogil:
         q = q * z + <real> 0.333333333333331547
     s = s + s
     return s + s * z * q
-
-
-cdef inline real sum_of(const real* x, Py_ssize_t n) noexcept nogil:
-    """Σ x, in 32 partial sums: one after the other would be slow and less exact."""
-    cdef real parts[32]
-    cdef real total = 0
-    cdef Py_ssize_t i, k = 0
-    memset(parts, 0, sizeof(parts))
-    while k + 32 <= n:
-        for i in range(32):
-            parts[i] += x[k + i]
-        k += 32
-    for i in range(n - k):
-        parts[i] += x[k + i]
-    for i in range(32):
-        total += parts[i]
-    return total

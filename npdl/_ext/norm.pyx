@@ -7,8 +7,8 @@ tasks and the later passes find the numbers in a near cache:
     short ones                    a block of columns of the matrix (O, C I), summed downwards; then
                                   the I columns of a channel are put together
 
-Numbers are summed in their own format over PIECE numbers of a span, in LANES sums, or over ROWS
-rows of a column; these sums are then added in double. The mean and the squared distances from it
+Numbers are summed in their own format over PIECE numbers of a span or ROWS rows of a column
+(``sums.pxd``); these sums are then added in double. The mean and the squared distances from it
 are those of such a part first, read twice while it is near, and then of parts put together (Chan,
 Golub and LeVeque 1979).
 """
@@ -16,12 +16,12 @@ Golub and LeVeque 1979).
 from libc.math cimport sqrt
 from libc.string cimport memset
 from npdl._ext.simd cimport real, same_shape
+from npdl._ext.sums cimport product_rows, square_rows, sum_of, sum_of_products, sum_rows, total_of
 from npdl._ext.threads cimport max_workers, run
 
 cdef enum:
     LONG = 512  # also the most columns that a task may have
     PIECE = 1024
-    LANES = 32
     ROWS = 32
     WIDTH = 64  # columns to a task, or one channel
 
@@ -63,62 +63,6 @@ ctypedef struct affine_t:
 # ------------------------------------------------------------ a span of numbers
 
 
-cdef inline double _fold(real* s) noexcept nogil:
-    """Σ of LANES sums, pairwise."""
-    cdef int i
-    for i in range(16):
-        s[i] += s[i + 16]
-    for i in range(8):
-        s[i] += s[i + 8]
-    for i in range(4):
-        s[i] += s[i + 4]
-    return <double> (s[0] + s[2]) + <double> (s[1] + s[3])
-
-
-cdef inline double _sum(const real* x, Py_ssize_t n) noexcept nogil:
-    """Σ x."""
-    cdef real s[LANES]
-    cdef real zero = 0
-    cdef Py_ssize_t i, k = 0
-    if n < 2 * LANES:
-        for i in range(LANES):
-            s[i] = zero
-    else:
-        for i in range(LANES):
-            s[i] = x[i] + x[i + LANES]
-        k = 2 * LANES
-    while k + LANES <= n:
-        for i in range(LANES):
-            s[i] += x[k + i]
-        k += LANES
-    for i in range(n - k):
-        s[i] += x[k + i]
-    return _fold(s)
-
-
-cdef inline double _products(
-    const real* x, const real* y, Py_ssize_t n, real mean_x, real mean_y
-) noexcept nogil:
-    """Σ (x - mean_x) (y - mean_y)."""
-    cdef real s[LANES]
-    cdef real zero = 0
-    cdef Py_ssize_t i, k = 0
-    if n < LANES:
-        for i in range(LANES):
-            s[i] = zero
-    else:
-        for i in range(LANES):
-            s[i] = (x[i] - mean_x) * (y[i] - mean_y)
-        k = LANES
-    while k + LANES <= n:
-        for i in range(LANES):
-            s[i] += (x[k + i] - mean_x) * (y[k + i] - mean_y)
-        k += LANES
-    for i in range(n - k):
-        s[i] += (x[k + i] - mean_x) * (y[k + i] - mean_y)
-    return _fold(s)
-
-
 cdef inline void _sum_spans(
     norm_t* j, Py_ssize_t c, double mean, channel_t* sums, const real* _
 ) noexcept nogil:
@@ -136,14 +80,14 @@ cdef inline void _sum_spans(
         while k < j.inner:
             n = min(<Py_ssize_t> PIECE, j.inner - k)
             if j.kind == BACKWARD:
-                sums.dy += _sum(dy + k, n)
-                sums.dx += _products(x + k, dy + k, n, <real> mean, zero)
+                sums.dy += sum_of(dy + k, n)
+                sums.dx += sum_of_products(x + k, dy + k, n, <real> mean, zero)
             else:
                 total = count + n
-                part = _sum(x + k, n) / n
+                part = sum_of(x + k, n) / n
                 delta = part - sums.mean
                 sums.mean += delta * (n / total)
-                sums.m2 += _products(x + k, x + k, n, <real> part, <real> part)
+                sums.m2 += sum_of_products(x + k, x + k, n, <real> part, <real> part)
                 sums.m2 += delta * delta * (count * n / total)
                 count = total
             k += PIECE
@@ -170,63 +114,6 @@ cdef inline void _map_spans(norm_t* j, Py_ssize_t c, affine_t* a, const real* _)
 # ------------------------------------------------------------ a block of columns
 
 
-cdef inline void _sum_rows(
-    const real* x, Py_ssize_t n, Py_ssize_t step, Py_ssize_t w, real* s
-) noexcept nogil:
-    """s = Σ of n rows of w numbers, `step` apart."""
-    cdef const real* b
-    cdef const real* c
-    cdef const real* d
-    cdef Py_ssize_t _, k
-    memset(s, 0, w * sizeof(real))
-    for _ in range(n // 4):
-        b, c, d = x + step, x + 2 * step, x + 3 * step
-        for k in range(w):
-            s[k] += (x[k] + b[k]) + (c[k] + d[k])
-        x += 4 * step
-    for _ in range(n % 4):
-        for k in range(w):
-            s[k] += x[k]
-        x += step
-
-
-cdef inline void _square_rows(
-    const real* x, Py_ssize_t n, Py_ssize_t step, Py_ssize_t w, const real* mean, real* s
-) noexcept nogil:
-    """s = Σ (x - mean)² over n rows."""
-    cdef const real* b
-    cdef Py_ssize_t _, k
-    memset(s, 0, w * sizeof(real))
-    for _ in range(n // 2):
-        b = x + step
-        for k in range(w):
-            s[k] += (x[k] - mean[k]) * (x[k] - mean[k]) + (b[k] - mean[k]) * (b[k] - mean[k])
-        x += 2 * step
-    if n % 2:
-        for k in range(w):
-            s[k] += (x[k] - mean[k]) * (x[k] - mean[k])
-
-
-cdef inline void _product_rows(
-    const real* x, const real* dy, Py_ssize_t n, Py_ssize_t step, Py_ssize_t w,
-    const real* mean, real* s,
-) noexcept nogil:
-    """s = Σ dy (x - mean) over n rows."""
-    cdef const real* b
-    cdef const real* db
-    cdef Py_ssize_t _, k
-    memset(s, 0, w * sizeof(real))
-    for _ in range(n // 2):
-        b, db = x + step, dy + step
-        for k in range(w):
-            s[k] += dy[k] * (x[k] - mean[k]) + db[k] * (b[k] - mean[k])
-        x += 2 * step
-        dy += 2 * step
-    if n % 2:
-        for k in range(w):
-            s[k] += dy[k] * (x[k] - mean[k])
-
-
 cdef inline void _column_moments(
     norm_t* j, Py_ssize_t at, Py_ssize_t w, double* mean, double* m2, const real* _
 ) noexcept nogil:
@@ -242,10 +129,10 @@ cdef inline void _column_moments(
     while o < j.outer:
         n = min(<Py_ssize_t> ROWS, j.outer - o)
         x, rows = <const real*> j.x + o * step + at, <real> n
-        _sum_rows(x, n, step, w, s)
+        sum_rows(x, n, step, w, s)
         for k in range(w):
             s[k] /= rows
-        _square_rows(x, n, step, w, s, q)
+        square_rows(x, n, step, w, s, q)
         total = o + n
         share, cross = n / total, o * (n / total)
         for k in range(w):
@@ -268,30 +155,13 @@ cdef inline void _column_sums(
     while o < j.outer:
         n = min(<Py_ssize_t> ROWS, j.outer - o)
         x, dy = <const real*> j.x + o * step + at, <const real*> j.dy + o * step + at
-        _sum_rows(dy, n, step, w, s)
+        sum_rows(dy, n, step, w, s)
         for k in range(w):
             sum_dy[k] += s[k]
-        _product_rows(x, dy, n, step, w, mean, s)
+        product_rows(x, dy, n, step, w, mean, s)
         for k in range(w):
             sum_dx[k] += s[k]
         o += ROWS
-
-
-cdef inline double _total(const double* x, Py_ssize_t n) noexcept nogil:
-    """Σ x, in eight sums."""
-    cdef double s[8]
-    cdef Py_ssize_t i, k = 0
-    if n == 1:
-        return x[0]
-    for i in range(8):
-        s[i] = 0
-    while k + 8 <= n:
-        for i in range(8):
-            s[i] += x[k + i]
-        k += 8
-    for i in range(n - k):
-        s[i] += x[k + i]
-    return ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]))
 
 
 cdef inline void _join_moments(
@@ -299,10 +169,10 @@ cdef inline void _join_moments(
 ) noexcept nogil:
     """Mean and m2 of a channel, of those of its n columns of so many rows. Spoils m2."""
     cdef Py_ssize_t k
-    sums.mean = _total(mean, n) / n
+    sums.mean = total_of(mean, n) / n
     for k in range(n):
         m2[k] += (mean[k] - sums.mean) * (mean[k] - sums.mean) * rows
-    sums.m2 = _total(m2, n)
+    sums.m2 = total_of(m2, n)
 
 
 cdef inline void _map_columns(
@@ -381,7 +251,7 @@ cdef inline void _columns(norm_t* j, Py_ssize_t c0, Py_ssize_t c1, const real* _
         if j.kind == FORWARD:
             _join_moments(j.inner, j.outer, one + k, other + k, &sums)
         elif j.kind == BACKWARD:
-            sums.dy, sums.dx = _total(one + k, j.inner), _total(other + k, j.inner)
+            sums.dy, sums.dx = total_of(one + k, j.inner), total_of(other + k, j.inner)
         _finish(j, c, &sums, &a, _)
         for i in range(k, k + j.inner):
             mean[i], scale[i] = <real> a.mean, <real> a.scale

@@ -43,12 +43,12 @@ ctypedef struct rnn_t:
     void* dc0
     void* dz  # [n][t][width]: gradient of every pre-activation
     # scratch
-    void* packed  # weights of the state
-    void* packed_hat  # GRU: those of h∘r
+    void* packed  # forward: all weights; backward: those of the state
+    void* packed_hat  # GRU: the columns of ĥ
     void* design  # the rows [1, x, h] of all steps
     Py_ssize_t gate  # which gate the state is multiplied by in it, or -1
-    char* work  # for `product`, and one column block to a worker
-    char* rows
+    char* work  # for `product`
+    char* rows  # of a step, for each worker
     size_t rows_step
 
 

@@ -160,36 +160,35 @@ cdef void _run_forward(rnn_t* r, const real* _) except *:
 cdef void _run_backward(rnn_t* r, const real* _) except *:
     """The loop back through time, which leaves dz; then dw and dx from all of it."""
     cdef int workers = max_workers()
-    cdef Py_ssize_t u = r.u, reset = 2 * u if r.loop == GRU_BACKWARD else r.width
+    cdef Py_ssize_t u = r.u, hat = u if r.loop == GRU_BACKWARD else 0, cols = r.width - hat
     cdef const real* w_h = <const real*> r.w + (1 + r.d) * r.width
-    cdef size_t packed = panels_size(r.width, u, _), hat = panels_size(u, u, _)
-    cdef size_t dz = panels_size(r.n * r.t, r.width, _), work
+    cdef size_t packed = panels_size(r.width, u, _), packed_hat = panels_size(hat, u, _), work
+    cdef size_t dz = panels_size(r.n * r.t, r.width, _)
     cdef size_t design = panels_size(r.n * r.t, r.length, _)
-    cdef product_t weights = weight_product(r, 0, reset, _), last, inputs = input_gradient(r, _)
+    cdef product_t weights = weight_product(r, 0, cols, _), inputs = input_gradient(r, _)
     cdef scratch_t s
     work = aligned(max(product_scratch(&weights, workers), product_scratch(&inputs, workers)))
     r.block = round_up(ceil_div(r.n, workers), MR)
     r.rows_step = panels_size(2 * r.block + 1, u, _)
-    s = take(packed + hat + dz + design + work + workers * r.rows_step)
+    s = take(packed + packed_hat + dz + design + work + workers * r.rows_step)
     r.packed, r.packed_hat = s.data, s.data + packed
-    r.dz = s.data + packed + hat
-    r.design = s.data + packed + hat + dz
-    r.work = s.data + packed + hat + dz + design
+    r.dz = s.data + packed + packed_hat
+    r.design = <char*> r.dz + dz
+    r.work = <char*> r.design + design
     r.rows = r.work + work
+    weights.a, weights.b, inputs.a = r.design, r.dz, r.dz
     with nogil:
-        pack_all(u, reset, w_h, 1, r.width, <real*> r.packed, workers)
-        if r.loop == GRU_BACKWARD:
-            pack_all(u, u, w_h + reset, 1, r.width, <real*> r.packed_hat, workers)
+        pack_all(u, cols, w_h, 1, r.width, <real*> r.packed, workers)
+        if hat:
+            pack_all(u, hat, w_h + cols, 1, r.width, <real*> r.packed_hat, workers)
         run(_task, r, ceil_div(r.n, r.block), workers)
         design_matrix(r, -1, workers)
-        weights = weight_product(r, 0, reset, _)
         product(&weights, r.work, workers)
-        if r.loop == GRU_BACKWARD:
+        if hat:
             design_matrix(r, 1, workers)  # the columns of ĥ saw h∘r
-            last = weight_product(r, reset, u, _)
-            product(&last, r.work, workers)
+            weights = weight_product(r, cols, hat, _)
+            product(&weights, r.work, workers)
         if r.dx != NULL:
-            inputs = input_gradient(r, _)
             product(&inputs, r.work, workers)
     give(s)
 

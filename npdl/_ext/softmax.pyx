@@ -3,8 +3,9 @@
 from libc.math cimport log
 from libc.stdint cimport int64_t
 from libc.string cimport memset
-from npdl._ext.elementary cimport exp, sum_of
+from npdl._ext.elementary cimport exp
 from npdl._ext.simd cimport real, same_shape
+from npdl._ext.sums cimport sum_of
 from npdl._ext.threads cimport max_workers, run
 
 cdef enum:
@@ -31,7 +32,7 @@ cdef inline real _softmax_row(const real* z, real* p, Py_ssize_t k) noexcept nog
         m = z[j] if z[j] > m else m
     for j in range(k):
         p[j] = exp(z[j] - m)
-    total = sum_of(p, k)
+    total = <real> sum_of(p, k)
     scale = <real> 1.0 / total
     for j in range(k):
         p[j] *= scale

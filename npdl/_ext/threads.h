@@ -13,7 +13,7 @@
  *
  * An idle worker spins for a short while, then sleeps. It does not yield its core meanwhile: to a thread
  * that spins for long, as the idle ones of other libraries do, it would lose it for a whole turn, of
- * milliseconds, while one that sleeps and is woken gets it at once.
+ * milliseconds, while one that sleeps and is woken mostly gets it sooner.
  * A call from within a task, or while another thread uses the pool, runs its tasks by itself.
  * After fork() the child starts with no workers and makes its own.
  */

@@ -14,7 +14,7 @@ starts, and vector j of it, `tile` reads from two short tables; so it serves the
 an image.
 """
 
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 from npdl._ext.simd cimport (
     LANES_F32,
     LANES_F64,
