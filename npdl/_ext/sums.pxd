@@ -1,5 +1,7 @@
-"""Sums of many numbers: in their own format in several sums side by side, which vectorises and keeps
-the error small, and of these in double.
+"""Sums of many numbers, exact to the last places.
+
+Numbers are added in their own format, in several sums side by side, which the compiler vectorises;
+the sums are then added in double.
 """
 
 from libc.string cimport memset
