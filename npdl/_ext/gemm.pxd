@@ -15,7 +15,7 @@ After Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication"
 from libc.string cimport memcpy, memset
 from npdl._ext.simd cimport MR, real
 from npdl._ext.threads cimport run
-from npdl._ext.tile cimport ceil_div, round_up, tile_cols, times_panel
+from npdl._ext.tile cimport ceil_div, round_up, row_times_columns, tile_cols, times_panel
 
 cdef enum:
     K_BLOCK = 512  # a panel of B (48 kB) stays in the level-2 cache
@@ -23,7 +23,6 @@ cdef enum:
     A_BYTES = 262144  # of A, that stay there while a thread goes from panel to panel
     GRAIN = 100000  # multiply-adds that a task has at least, of several panels if need be
     PACKED = 4  # panels of B to a task that packs
-    FEW_COLS = 64  # columns to a task for a few rows, or a multiple
     FEW_SMALL = 40000  # numbers of B below which they run by themselves
     SMALL = 300000  # multiply-adds below which a second thread doesn't pay
 
@@ -40,6 +39,7 @@ ctypedef struct product_t:
     Py_ssize_t a_row, a_col
     const void* b
     Py_ssize_t b_row, b_col
+    Py_ssize_t b_panel  # if few: from NR columns of b to the next; more than NR if it is packed
     void* c  # c[i*ldc + j]
     Py_ssize_t ldc
     const void* bias  # of each column, added to the sum; or NULL
@@ -75,7 +75,7 @@ cdef inline product_t product_of(
     p.add = add
     p.m, p.n, p.k = m, n, k
     p.a, p.a_row, p.a_col = a, a_row, a_col
-    p.b, p.b_row, p.b_col = b, b_row, b_col
+    p.b, p.b_row, p.b_col, p.b_panel = b, b_row, b_col, tile_cols(b)
     p.c, p.ldc = <void*> c, ldc
     p.bias = p.context = NULL
     p.finish = NULL
@@ -117,7 +117,7 @@ cdef inline void product(product_t* p, char* scratch, int workers) noexcept nogi
     cdef Py_ssize_t nr = tile_cols(<float*> NULL) if p.single else tile_cols(<double*> NULL)
     workers = threads_for(p, workers)
     if p.few:
-        p.group = round_up(ceil_div(p.n, workers), FEW_COLS)
+        p.group = round_up(ceil_div(p.n, workers), nr)
         run(_few_task, p, ceil_div(p.n, p.group), workers)
         return
     if p.alone and p.m * p.k * size > A_BYTES:  # to be read as seldom as can be
@@ -296,45 +296,17 @@ cdef inline void _multiply_task(void* context, Py_ssize_t task, int worker) noex
 
 
 cdef inline void _few_columns(product_t* p, Py_ssize_t task, const real* _) noexcept nogil:
-    """Some columns of C, by whole rows of b."""
-    cdef Py_ssize_t j0 = task * p.group, count = min(p.group, p.n - j0), i, j, q
-    cdef Py_ssize_t step = p.b_row
-    cdef const real* a
-    cdef const real* b
-    cdef real* c
+    """Some columns of C, row by row."""
+    cdef Py_ssize_t j0 = task * p.group, j1 = min(p.n, j0 + p.group), i
     if p.bias != NULL:
-        start(p, 0, p.m, j0, count, _)
+        start(p, 0, p.m, j0, j1 - j0, _)
     for i in range(p.m):
-        c = <real*> p.c + i * p.ldc + j0
-        if not p.add and p.bias == NULL:
-            memset(c, 0, count * sizeof(real))
-        q = 0
-        while q < p.k:
-            a = <const real*> p.a + i * p.a_row + q
-            b = <const real*> p.b + q * step + j0
-            if q + 8 <= p.k:  # c is read and written once for eight rows
-                _add_eight(a, b, step, c, count)
-                q += 8
-            else:
-                for j in range(count):
-                    c[j] += a[0] * b[j]
-                q += 1
-    if p.finish != NULL:
-        p.finish(p.context, 0, p.m, j0, j0 + count)
-
-
-cdef inline void _add_eight(
-    const real* a, const real* b, Py_ssize_t step, real* c, Py_ssize_t count
-) noexcept nogil:
-    """c += a b, b of eight rows."""
-    cdef real a0 = a[0], a1 = a[1], a2 = a[2], a3 = a[3], a4 = a[4], a5 = a[5], a6 = a[6], a7 = a[7]
-    cdef const real* b4 = b + 4 * step
-    cdef Py_ssize_t j
-    for j in range(count):
-        c[j] += (
-            a0 * b[j] + a1 * b[step + j] + a2 * b[2 * step + j] + a3 * b[3 * step + j]
-            + a4 * b4[j] + a5 * b4[step + j] + a6 * b4[2 * step + j] + a7 * b4[3 * step + j]
+        row_times_columns(
+            p.n, j0, j1, p.k, <const real*> p.a + i * p.a_row, <const real*> p.b, p.b_row,
+            p.b_panel, <real*> p.c + i * p.ldc, p.add or p.bias != NULL,
         )
+    if p.finish != NULL:
+        p.finish(p.context, 0, p.m, j0, j1)
 
 
 cdef inline void _few_task(void* context, Py_ssize_t task, int worker) noexcept nogil:

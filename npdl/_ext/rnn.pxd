@@ -19,7 +19,7 @@ from npdl._ext.tile cimport round_up, tile_cols, times_panel
 ctypedef struct rnn_t:
     bint single
     int loop  # which of the six
-    bint few  # so few rows that the weights are not packed, and the columns shared
+    bint few  # so few rows that the columns are shared
     bint whole  # z of all steps is kept, in `gates` or h
     act_t act, gate_act
     Py_ssize_t n, t, d, u
@@ -43,7 +43,7 @@ ctypedef struct rnn_t:
     void* dc0
     void* dz  # [n][t][width]: gradient of every pre-activation
     # scratch
-    void* packed  # forward: all weights; backward: those of the state
+    void* packed  # forward: all weights; backward, or if few: those of the state
     void* packed_hat  # GRU: the columns of ĥ
     void* design  # the rows [1, x, h] of all steps
     Py_ssize_t gate  # which gate the state is multiplied by in it, or -1
@@ -130,6 +130,8 @@ cdef inline void step_product(
             m, cols, r.u, rows + 1 + r.d, r.length, 1,
             <const real*> r.w + (1 + r.d) * r.width + col, r.width, 1, z + col, z_step, True,
         )
+        if packed != NULL:
+            p.b, p.b_row, p.b_panel = packed, tile_cols(z), r.u * tile_cols(z)
         product(&p, NULL, max_workers())
     else:
         times_panels(

@@ -25,6 +25,9 @@ from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
 from npdl._ext.tile cimport ceil_div, round_up
 
 cdef enum:
+    FEW_STEPS = 4  # with fewer it doesn't pay to pack the weights for a few rows
+
+cdef enum:
     RNN_FORWARD
     RNN_BACKWARD
     LSTM_FORWARD
@@ -121,7 +124,7 @@ cdef void _set_state_gradients(
 cdef void _run_forward(rnn_t* r, const real* _) except *:
     """The loop over time."""
     cdef int workers = max_workers()
-    cdef Py_ssize_t u = r.u, hat = u if r.loop == GRU_FORWARD else 0
+    cdef Py_ssize_t u = r.u, hat = u if r.loop == GRU_FORWARD else 0, depth
     cdef const real* w = <const real*> r.w
     cdef size_t packed = 0, packed_hat = 0, work = 0, z = 0
     cdef product_t inputs
@@ -135,24 +138,27 @@ cdef void _run_forward(rnn_t* r, const real* _) except *:
             z = panels_size(r.n * r.t, r.width, _)
         inputs = input_product(r, <real*> NULL)
         work = aligned(product_scratch(&inputs, workers))
-    else:
-        packed = panels_size(r.length, r.width - hat, _)
-        packed_hat = panels_size(r.length, hat, _)
+    depth = r.u if r.few else r.length
+    if not r.few or r.t >= FEW_STEPS:
+        packed, packed_hat = panels_size(depth, r.width - hat, _), panels_size(depth, hat, _)
     s = take(packed + packed_hat + work + z + workers * r.rows_step)
-    r.packed, r.packed_hat = s.data, s.data + packed
+    if packed:
+        r.packed, r.packed_hat = s.data, s.data + packed
     r.work = s.data + packed + packed_hat
     if z:
         r.gates = r.work + work
     r.rows = r.work + work + z
     with nogil:
+        if packed:
+            w += (r.length - depth) * r.width
+            pack_all(r.width - hat, depth, w, r.width, 1, <real*> r.packed, workers)
+            if hat:
+                pack_all(hat, depth, w + 2 * u, r.width, 1, <real*> r.packed_hat, workers)
         if r.few:
             inputs = input_product(r, <real*> (r.h if r.loop == RNN_FORWARD else r.gates))
             product(&inputs, r.work, workers)
             _task(r, 0, 0)
         else:
-            pack_all(r.width - hat, r.length, w, r.width, 1, <real*> r.packed, workers)
-            if hat:
-                pack_all(hat, r.length, w + 2 * u, r.width, 1, <real*> r.packed_hat, workers)
             run(_task, r, ceil_div(r.n, r.block), workers)
     give(s)
 
