@@ -31,36 +31,54 @@ from npdl._ext.tile cimport MAX_NR, ceil_div, dot_tile, lanes, round_up, tile, t
 ctypedef struct window_t:
     Py_ssize_t width, i0, i1, j0, j1, plane, row, col
 
+# Results of a tile that lie side by side in one row of the output.
+ctypedef struct segment_t:
+    Py_ssize_t source, to, length
+
+
+cdef inline Py_ssize_t _segments(
+    window_t* win, Py_ssize_t source, Py_ssize_t i, Py_ssize_t j, Py_ssize_t count,
+    segment_t* out,
+) noexcept nogil:
+    """Cut `count` positions from (i, j) on where a row of the window ends; how many pieces."""
+    cdef Py_ssize_t pieces = 0, length, lo, hi
+    while count > 0 and i < win.i1:
+        length = min(count, win.width - j)
+        lo, hi = max(j, win.j0), min(j + length, win.j1)
+        if lo < hi:
+            out[pieces].source, out[pieces].length = source + lo - j, hi - lo
+            out[pieces].to = i * win.row + lo * win.col
+            pieces += 1
+        source += length
+        count -= length
+        i, j = i + 1, 0
+    return pieces
+
 
 cdef inline void _store(
-    const real* block, Py_ssize_t rows, Py_ssize_t i, Py_ssize_t j, Py_ssize_t count,
-    window_t* win, real* out, const real* bias,
+    const real* block, Py_ssize_t rows, const segment_t* piece, Py_ssize_t pieces, window_t* win,
+    real* out, const real* bias,
 ) noexcept nogil:
-    """Scatter one vector of each row of a tile, from the position (i, j) on, and add the bias."""
-    cdef Py_ssize_t nr = tile_cols(out), done = 0, m, s, lo, hi, length
+    """Scatter the rows of a tile, and add the bias."""
+    cdef Py_ssize_t m, p, s
     cdef real* to
     cdef const real* source
     cdef real shift
-    while done < count and i < win.i1:
-        length = min(count - done, win.width - j)
-        lo, hi = max(j, win.j0), min(j + length, win.j1)
-        for m in range(rows):
-            to = out + m * win.plane + i * win.row + lo * win.col
-            source = block + m * nr + done + lo - j
-            shift = 0 if bias == NULL else bias[m]
-            if win.col == 1:
-                if hi - lo == lanes(out):  # the usual case, as a constant
-                    for s in range(lanes(out)):
-                        to[s] = source[s] + shift
-                else:
-                    for s in range(hi - lo):
-                        to[s] = source[s] + shift
-            else:
-                for s in range(hi - lo):
+    for m in range(rows):
+        shift = 0 if bias == NULL else bias[m]
+        for p in range(pieces):
+            source, to = block + piece[p].source, out + piece[p].to
+            if win.col != 1:
+                for s in range(piece[p].length):
                     to[s * win.col] = source[s] + shift
-        done += length
-        j = 0
-        i += 1
+            elif piece[p].length == lanes(out):  # the usual case, as a constant
+                for s in range(lanes(out)):
+                    to[s] = source[s] + shift
+            else:
+                for s in range(piece[p].length):
+                    to[s] = source[s] + shift
+        block += tile_cols(out)
+        out += win.plane
 
 
 cdef inline void _correlate(
@@ -79,36 +97,39 @@ cdef inline void _correlate(
     whichever takes fewer.
     """
     cdef real block[MR * MAX_NR]
+    cdef segment_t piece[MAX_NR]
     cdef Py_ssize_t at[NV]
-    cdef Py_ssize_t row[NV]
-    cdef Py_ssize_t col[NV]
     cdef Py_ssize_t a_at[MR]
     cdef Py_ssize_t width = lanes(out), rows = win.i1 - win.i0, cols = win.j1 - win.j0
-    cdef Py_ssize_t per_row = ceil_div(cols, width), v, i, j, s
+    cdef Py_ssize_t per_row = ceil_div(cols, width), v, i, j, s, row, col, pieces
     cdef Py_ssize_t total = ceil_div((rows - 1) * win.width + cols, width)
     cdef bint by_row = per_row * rows <= total
     if by_row:
         total = per_row * rows
     v = 0
     while v < total:
+        pieces = 0
         for j in range(NV):
             s = min(v + j, total - 1)
             if by_row:
-                row[j], col[j] = win.i0 + s // per_row, win.j0 + s % per_row * width
+                row, col = win.i0 + s // per_row, win.j0 + s % per_row * width
             else:
                 s = win.j0 + s * width
-                row[j], col[j] = win.i0 + s // win.width, s % win.width
-            at[j] = row[j] * win.width + col[j]
+                row, col = win.i0 + s // win.width, s % win.width
+            at[j] = row * win.width + col
+            if v + j < total:
+                pieces += _segments(
+                    win, j * width, row, col, min(width, win.j1 - col) if by_row else width,
+                    piece + pieces,
+                )
         for i in range(ceil_div(m, MR)):
             for s in range(MR):
                 a_at[s] = min(i * MR + s, m - 1) * depth
             tile(depth, packed, a_at, planes, offset, at, block, tile_cols(out), False)
-            for j in range(min(<Py_ssize_t> NV, total - v)):
-                _store(
-                    block + j * width, min(<Py_ssize_t> MR, m - i * MR), row[j], col[j],
-                    min(width, win.j1 - col[j]) if by_row else width, win,
-                    out + i * MR * win.plane, NULL if bias == NULL else bias + i * MR,
-                )
+            _store(
+                block, min(<Py_ssize_t> MR, m - i * MR), piece, pieces, win,
+                out + i * MR * win.plane, NULL if bias == NULL else bias + i * MR,
+            )
         v += NV
 
 
