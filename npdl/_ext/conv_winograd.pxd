@@ -5,11 +5,12 @@ from npdl._ext.activation cimport act_span, pull_back_span
 from npdl._ext.conv cimport GROUPS, conv_t
 from npdl._ext.sums cimport sum_of
 from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
-from npdl._ext.tile cimport ceil_div
+from npdl._ext.tile cimport ceil_div, round_up
 from npdl._ext.winograd cimport (
     PLACES,
+    channel_size,
     correlate_3x3,
-    pad_image,
+    pad_channel,
     planes_size,
     transform_filters,
     winograd_plan,
@@ -18,6 +19,8 @@ from npdl._ext.winograd cimport (
 )
 from npdl._ext.winograd_weights cimport (
     add_products,
+    gradient_planes,
+    gradient_width,
     sums_size,
     weight_gradients,
     weights_groups,
@@ -38,36 +41,45 @@ cdef inline bint winograd_pays(conv_t* j) noexcept nogil:
     )
 
 
+cdef inline const float* _dz_channel(
+    conv_t* j, Py_ssize_t n, Py_ssize_t f, float* room
+) noexcept nogil:
+    """dz of one filter and image, made from y and dy."""
+    cdef Py_ssize_t size = j.oh * j.ow, at = (n * j.f + f) * size
+    pull_back_span(j.act, <const float*> j.y + at, <const float*> j.dy + at, room, size)
+    return room
+
+
 cdef inline void _winograd_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
-    """Forward: some images, x to y. Backward: dz, made from y and dy, to dx."""
+    """Forward: some images, x to y. Backward: dz to dx."""
     cdef conv_t* j = <conv_t*> context
     cdef winograd_t* p = &j.winograd
-    cdef Py_ssize_t n0 = task * p.group, count = min(p.group, j.n - n0), n
-    cdef Py_ssize_t size = p.k * p.h * p.w, out = p.m * p.oh * p.ow
+    cdef Py_ssize_t n0 = task * p.group, count = min(p.group, j.n - n0), n, c
+    cdef Py_ssize_t size = p.h * p.w, out = p.m * p.oh * p.ow
     cdef float* planes = <float*> (j.scratch + worker * j.scratch_step)
-    cdef float* dz = planes + p.group * planes_size(p)
+    cdef float* line = planes + p.group * planes_size(p)
+    cdef float* room = line + 4 * p.plane_w
     cdef float* result = <float*> (j.y if j.dx == NULL else j.dx) + n0 * out
-    cdef char* room = <char*> (dz + (0 if j.dx == NULL else size))
+    cdef const float* source
     for n in range(count):
-        if j.dx == NULL:
-            pad_image(
-                p, <const float*> j.x + (n0 + n) * size, planes + n * planes_size(p), <float*> room
+        for c in range(p.k):
+            if j.dx == NULL:
+                source = <const float*> j.x + ((n0 + n) * p.k + c) * size
+            else:
+                source = _dz_channel(j, n0 + n, c, room)
+            pad_channel(
+                source, p.h, p.w, p.ph, p.pw, p.plane_h, p.plane_w,
+                planes + n * planes_size(p) + c * channel_size(p), line,
             )
-        else:
-            pull_back_span(
-                j.act, <const float*> j.y + (n0 + n) * size, <const float*> j.dy + (n0 + n) * size,
-                dz, size,
-            )
-            pad_image(p, dz, planes + n * planes_size(p), <float*> room)
-    correlate_3x3(p, count, planes, result, room)
+    correlate_3x3(p, count, planes, result, <char*> (room + round_up(size, 16)))
     if j.dx == NULL:
         act_span(j.act, result, result, count * out)
 
 
-cdef inline size_t _winograd_worker(winograd_t* p, bint backward) noexcept nogil:
-    """Bytes of scratch to a worker."""
+cdef inline size_t _winograd_worker(winograd_t* p) noexcept nogil:
+    """Bytes of scratch to a worker: planes, a line, a channel, and what `correlate_3x3` needs."""
     return aligned(
-        (p.group * planes_size(p) + (p.k * p.h * p.w if backward else 0)) * sizeof(float)
+        (p.group * planes_size(p) + 4 * p.plane_w + round_up(p.h * p.w, 16)) * sizeof(float)
         + winograd_scratch(p)
     )
 
@@ -78,7 +90,7 @@ cdef inline void winograd_forward(conv_t* j, const float* w) except *:
     cdef scratch_t s
     j.winograd = winograd_plan(j.n, j.f, j.c, j.h, j.w, j.oh, j.ow, j.ph, j.pw)
     j.winograd.bias = <const float*> j.bias
-    j.scratch_step = _winograd_worker(&j.winograd, False)
+    j.scratch_step = _winograd_worker(&j.winograd)
     s = take(filters + workers * j.scratch_step)
     j.winograd.filters = <const float*> s.data
     j.scratch = s.data + filters
@@ -94,7 +106,7 @@ cdef inline void winograd_input(conv_t* j, const float* w) except *:
     cdef int workers = max_workers()
     cdef scratch_t s
     j.winograd = winograd_plan(j.n, j.c, j.f, j.oh, j.ow, j.h, j.w, 2 - j.ph, 2 - j.pw)
-    j.scratch_step = _winograd_worker(&j.winograd, True)
+    j.scratch_step = _winograd_worker(&j.winograd)
     s = take(filters + workers * j.scratch_step)
     j.winograd.filters = <const float*> s.data
     j.scratch = s.data + filters
@@ -108,23 +120,34 @@ cdef inline void _winograd_weights_task(void* context, Py_ssize_t group, int wor
     """dU and db of one group of images."""
     cdef conv_t* j = <conv_t*> context
     cdef winograd_t* p = &j.winograd
-    cdef Py_ssize_t out = j.f * j.oh * j.ow, n = group * j.group, count, f
-    cdef Py_ssize_t last = min(j.n, n + j.group)
+    cdef Py_ssize_t n = group * j.group, last = min(j.n, n + j.group), count, i, c
+    cdef Py_ssize_t wide = gradient_width(p)
     cdef float* sums = <float*> j.dw + group * sums_size(p)
     cdef float* db = <float*> j.db + group * j.f
-    cdef float* dz = <float*> (j.scratch + worker * j.scratch_step)
+    cdef float* planes = <float*> (j.scratch + worker * j.scratch_step)
+    cdef float* gradients = planes + p.group * planes_size(p)
+    cdef float* line = gradients + p.group * gradient_planes(p)
+    cdef float* room = line + 4 * p.plane_w
+    cdef const float* dz
     memset(sums, 0, sums_size(p) * sizeof(float))
     memset(db, 0, j.f * sizeof(float))
     while n < last:
         count = min(p.group, last - n)
-        pull_back_span(
-            j.act, <const float*> j.y + n * out, <const float*> j.dy + n * out, dz, count * out
-        )
-        for f in range(count * j.f):
-            db[f % j.f] += <float> sum_of(dz + f * j.oh * j.ow, j.oh * j.ow)
+        for i in range(count):
+            for c in range(j.c):
+                pad_channel(
+                    <const float*> j.x + ((n + i) * j.c + c) * j.h * j.w, j.h, j.w, j.ph, j.pw,
+                    p.plane_h, p.plane_w, planes + i * planes_size(p) + c * channel_size(p), line,
+                )
+            for c in range(j.f):
+                dz = _dz_channel(j, n + i, c, room)
+                db[c] += <float> sum_of(dz, j.oh * j.ow)
+                pad_channel(
+                    dz, j.oh, j.ow, 0, 0, 4 * p.tiles_h, wide,
+                    gradients + i * gradient_planes(p) + c * 16 * p.tiles_h * wide, line,
+                )
         add_products(
-            p, count, <const float*> j.x + n * j.c * j.h * j.w, dz, sums,
-            <char*> (dz + p.group * out),
+            p, count, planes, gradients, sums, <char*> (room + round_up(j.oh * j.ow, 16))
         )
         n += count
 
@@ -151,7 +174,12 @@ cdef inline void winograd_weights(conv_t* j, float* dw, float* db) except *:
     groups = ceil_div(j.n, j.group)
     sums = aligned(groups * sums_size(p) * sizeof(float))
     biases = aligned(groups * j.f * sizeof(float))
-    j.scratch_step = aligned(p.group * j.f * j.oh * j.ow * sizeof(float) + weights_scratch(p))
+    j.scratch_step = aligned(
+        (
+            p.group * (planes_size(p) + gradient_planes(p)) + 4 * p.plane_w
+            + round_up(j.oh * j.ow, 16)
+        ) * sizeof(float) + weights_scratch(p)
+    )
     s = take(sums + biases + workers * j.scratch_step)
     j.dw, j.db, j.scratch = s.data, s.data + sums, s.data + sums + biases
     with nogil:

@@ -8,6 +8,7 @@
 #ifndef NPDL_SIMD_H
 #define NPDL_SIMD_H
 
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -49,6 +50,35 @@ static inline double npdl_sum_f64(npdl_f64v x) {
         for (int i = 0; i < n; i++) part[i] += part[n + i];
     return part[0][0] + part[0][1];
 }
+
+#if defined(__clang__) || __GNUC__ >= 12
+#  define NPDL_MIX(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+typedef int32_t npdl_i32q __attribute__((vector_size(16)));
+#  define NPDL_MIX(a, b, ...) __builtin_shuffle(a, b, (npdl_i32q){__VA_ARGS__})
+#endif
+
+/* Four rows of four numbers, `step` apart, plus `shift`: their columns to c0 ... c3. */
+static inline void npdl_transpose4(const float *rows, ptrdiff_t step, float shift, float *c0,
+                                   float *c1, float *c2, float *c3) {
+    npdl_f32q r[4], t[4];
+    for (int i = 0; i < 4; i++) {
+        memcpy(&r[i], rows + i * step, sizeof(r[i]));
+        r[i] += shift;
+    }
+    t[0] = NPDL_MIX(r[0], r[1], 0, 4, 1, 5);
+    t[1] = NPDL_MIX(r[0], r[1], 2, 6, 3, 7);
+    t[2] = NPDL_MIX(r[2], r[3], 0, 4, 1, 5);
+    t[3] = NPDL_MIX(r[2], r[3], 2, 6, 3, 7);
+    r[0] = NPDL_MIX(t[0], t[2], 0, 1, 4, 5);
+    r[1] = NPDL_MIX(t[0], t[2], 2, 3, 6, 7);
+    r[2] = NPDL_MIX(t[1], t[3], 0, 1, 4, 5);
+    r[3] = NPDL_MIX(t[1], t[3], 2, 3, 6, 7);
+    memcpy(c0, &r[0], sizeof(r[0]));
+    memcpy(c1, &r[1], sizeof(r[1]));
+    memcpy(c2, &r[2], sizeof(r[2]));
+    memcpy(c3, &r[3], sizeof(r[3]));
+}
 #else /* a compiler without vector types: "vectors" of one number, and a tile of plain loops */
 #  define NPDL_VB 8
 #  define NPDL_MR 4
@@ -57,6 +87,15 @@ typedef double npdl_f64v;
 typedef float npdl_f32v;
 static inline float npdl_sum_f32(npdl_f32v x) { return x; }
 static inline double npdl_sum_f64(npdl_f64v x) { return x; }
+static inline void npdl_transpose4(const float *rows, ptrdiff_t step, float shift, float *c0,
+                                   float *c1, float *c2, float *c3) {
+    for (int i = 0; i < 4; i++) {
+        c0[i] = rows[i * step] + shift;
+        c1[i] = rows[i * step + 1] + shift;
+        c2[i] = rows[i * step + 2] + shift;
+        c3[i] = rows[i * step + 3] + shift;
+    }
+}
 #endif
 
 #define NPDL_LANES_F32 ((int)(sizeof(npdl_f32v) / sizeof(float)))

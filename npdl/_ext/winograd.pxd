@@ -13,8 +13,8 @@ greatest error is about 1e-5 of the largest output, ten times that of the direct
 """
 
 from libc.string cimport memcpy, memset
-from npdl._ext.simd cimport LANES_F32, NV, f32v
-from npdl._ext.tile cimport ceil_div, times_panel
+from npdl._ext.simd cimport LANES_F32, NV, f32v, transpose4
+from npdl._ext.tile cimport ceil_div, round_up, times_panel
 
 cdef enum:
     PLACES = 36
@@ -27,10 +27,23 @@ ctypedef struct winograd_t:
     Py_ssize_t ph, pw  # zeros above and to the left of the input
     Py_ssize_t tiles_h, tiles_w
     Py_ssize_t plane_h, plane_w  # of the padded input; of its four phases
-    Py_ssize_t unit  # neighbouring tiles that are copied as one: 1, 2, 4 or 8
     Py_ssize_t group  # images at a time
     const float* filters  # [36][m][k], transformed
     const float* bias  # [m] or NULL
+
+# Where the same pixel of NR tiles stands: neighbours side by side, at most a vector of them.
+ctypedef struct runs_t:
+    Py_ssize_t count
+    Py_ssize_t lane[NV * 16]
+    Py_ssize_t at[NV * 16]
+
+
+# Where NR tiles of the output go, and how much of each lies inside it.
+ctypedef struct targets_t:
+    Py_ssize_t at[NV * 16]
+    Py_ssize_t rows[NV * 16]
+    Py_ssize_t cols[NV * 16]
+    Py_ssize_t whole[NV * 4]  # of four neighbours, how many lie inside as a whole
 
 
 cdef inline winograd_t winograd_plan(
@@ -43,12 +56,7 @@ cdef inline winograd_t winograd_plan(
     memset(&p, 0, sizeof(p))
     p.m, p.k, p.h, p.w, p.oh, p.ow, p.ph, p.pw = m, k, h, w, oh, ow, ph, pw
     p.tiles_h, p.tiles_w = ceil_div(oh, 4), ceil_div(ow, 4)
-    if p.tiles_w % 8 == 7:  # one more, computed for nothing, lets eight be copied as one
-        p.tiles_w += 1
-    p.plane_h, p.plane_w = 4 * p.tiles_h + 2, p.tiles_w + 1
-    p.unit = 1
-    while p.unit < 8 and p.tiles_w % (2 * p.unit) == nr % (2 * p.unit) == 0:
-        p.unit *= 2
+    p.plane_h, p.plane_w = 4 * p.tiles_h + 2, round_up(p.tiles_w + 1, 4)
     p.group = 1
     tiles = p.tiles_h * p.tiles_w
     for g in range(1, min(n, 8) + 1):
@@ -61,59 +69,80 @@ cdef inline winograd_t winograd_plan(
     return p
 
 
+cdef inline Py_ssize_t channel_size(winograd_t* p) noexcept nogil:
+    """Numbers in the padded input of one channel."""
+    return p.plane_h * 4 * p.plane_w
+
+
 cdef inline Py_ssize_t planes_size(winograd_t* p) noexcept nogil:
-    """Numbers in the padded input of one image."""
-    return p.k * p.plane_h * 4 * p.plane_w
+    """Numbers in the padded input of one image, and those that the last vector reads beyond."""
+    return p.k * channel_size(p) + 16
+
+
+cdef inline Py_ssize_t place_step(Py_ssize_t numbers) noexcept nogil:
+    """So many numbers, and some more: from one of the 36 places to the next.
+
+    A transform writes to all of them in turn, so they must not share the sets of a cache: an odd
+    number of lines of 64 bytes.
+    """
+    return (numbers // 16 | 1) * 16 + (32 if numbers % 16 else 0)
 
 
 cdef inline size_t winograd_scratch(winograd_t* p) noexcept nogil:
     """Bytes of scratch that `correlate_3x3` needs."""
-    return (PLACES * (p.k + BLOCK + 2) * NV * LANES_F32 + 4 * p.plane_w) * sizeof(float)
+    cdef Py_ssize_t nr = NV * LANES_F32
+    return PLACES * (place_step(p.k * nr) + (BLOCK + 2) * nr) * sizeof(float)
 
 
-cdef inline void pad_planes(
-    const float* x, Py_ssize_t channels, Py_ssize_t h, Py_ssize_t w, Py_ssize_t ph, Py_ssize_t pw,
-    Py_ssize_t plane_h, Py_ssize_t wide, float* planes, float* line,
+cdef inline void pad_channel(
+    const float* x, Py_ssize_t h, Py_ssize_t w, Py_ssize_t ph, Py_ssize_t pw, Py_ssize_t plane_h,
+    Py_ssize_t wide, float* planes, float* line,
 ) noexcept nogil:
-    """Copy an image into planes[c, row, column % 4, column // 4], zeros around it.
+    """Copy one channel into planes[row, column % 4, column // 4], zeros around it.
 
-    So the same pixel of neighbouring tiles, four columns apart, lies side by side. `line` is room
-    for a row of the padded image.
+    So the same pixel of neighbouring tiles, four columns apart, lies side by side. `wide` is a
+    multiple of 4; `line` is room for a row of the padded channel.
     """
-    cdef Py_ssize_t c, i, q, cols = min(w, 4 * wide - pw), rows = min(h, plane_h - ph)
-    cdef float* to
+    cdef Py_ssize_t i, q, cols = min(w, 4 * wide - pw), rows = min(h, plane_h - ph)
     memset(line, 0, 4 * wide * sizeof(float))
-    for c in range(channels):
-        to = planes + c * plane_h * 4 * wide
-        memset(to, 0, ph * 4 * wide * sizeof(float))
-        to += (ph + rows) * 4 * wide
-        memset(to, 0, (plane_h - ph - rows) * 4 * wide * sizeof(float))
-        for i in range(rows):
-            memcpy(line + pw, x + (c * h + i) * w, cols * sizeof(float))
-            to = planes + (c * plane_h + ph + i) * 4 * wide
-            for q in range(wide):
-                to[q] = line[4 * q]
-                to[wide + q] = line[4 * q + 1]
-                to[2 * wide + q] = line[4 * q + 2]
-                to[3 * wide + q] = line[4 * q + 3]
+    memset(planes, 0, ph * 4 * wide * sizeof(float))
+    planes += ph * 4 * wide
+    for i in range(rows):
+        memcpy(line + pw, x + i * w, cols * sizeof(float))
+        q = 0
+        while q < wide:
+            transpose4(
+                line + 4 * q, 4, 0, planes + q, planes + wide + q, planes + 2 * wide + q,
+                planes + 3 * wide + q,
+            )
+            q += 4
+        planes += 4 * wide
+    memset(planes, 0, (plane_h - ph - rows) * 4 * wide * sizeof(float))
 
 
-cdef inline void pad_image(
-    winograd_t* p, const float* x, float* planes, float* line
-) noexcept nogil:
-    """The padded planes of one input image."""
-    pad_planes(x, p.k, p.h, p.w, p.ph, p.pw, p.plane_h, p.plane_w, planes, line)
-
-
-cdef inline void tile_places(
+cdef inline void tile_runs(
     winograd_t* p, Py_ssize_t start, Py_ssize_t count, Py_ssize_t image, Py_ssize_t wide,
-    Py_ssize_t* at,
+    runs_t* runs,
 ) noexcept nogil:
-    """Where the tiles from `start` on begin in planes; beyond `count` the last unit again."""
-    cdef Py_ssize_t tiles = p.tiles_h * p.tiles_w, l, t
+    """Where the tiles from `start` on begin in planes; beyond `count` the first ones again."""
+    cdef Py_ssize_t tiles = p.tiles_h * p.tiles_w, l, t, at, length = 0, before = 0
+    runs.count = 0
     for l in range(NV * LANES_F32):
-        t = start + (l if l < count else count - p.unit + l % p.unit)
-        at[l] = t // tiles * image + t % tiles // p.tiles_w * 16 * wide + t % p.tiles_w
+        t = start + l % count
+        at = t // tiles * image + t % tiles // p.tiles_w * 16 * wide + t % p.tiles_w
+        if length == 0 or length == LANES_F32 or at != before + 1:
+            runs.lane[runs.count], runs.at[runs.count] = l, at
+            runs.count += 1
+            length = 0
+        before = at
+        length += 1
+
+
+cdef inline void gather(const float* pixel, const runs_t* runs, float* lanes) noexcept nogil:
+    """lanes = the pixel of NR tiles; what a run writes too much, the next one writes again."""
+    cdef Py_ssize_t r
+    for r in range(runs.count):
+        (<f32v*> (lanes + runs.lane[r]))[0] = (<const f32v*> (pixel + runs.at[r]))[0]
 
 
 cdef inline void _filter_line(
@@ -201,133 +230,102 @@ cdef inline void _output_line(
         y[3 * to + v] = b + eight * d + m[5 * step + v]
 
 
-cdef inline void _gather(
-    const float* pixel, const Py_ssize_t* at, Py_ssize_t unit, float* lanes
-) noexcept nogil:
-    """lanes = the pixel of NR tiles, `unit` of them at a time."""
-    cdef Py_ssize_t l, u
-    for l in range(NV * LANES_F32 // unit):
-        for u in range(unit):
-            lanes[l * unit + u] = pixel[at[l * unit] + u]
-
-
-cdef inline void _gather_unit(
-    const float* pixel, const Py_ssize_t* at, Py_ssize_t unit, float* lanes
-) noexcept nogil:
-    """`_gather` with each size as a constant."""
-    if unit == 8:
-        _gather(pixel, at, 8, lanes)
-    elif unit == 4:
-        _gather(pixel, at, 4, lanes)
-    elif unit == 2:
-        _gather(pixel, at, 2, lanes)
-    else:
-        _gather(pixel, at, 1, lanes)
-
-
 cdef inline void transform_input(
-    winograd_t* p, const float* planes, const Py_ssize_t* at, float* v, Py_ssize_t row, f32v* room
+    winograd_t* p, const float* planes, const runs_t* runs, float* v, Py_ssize_t row,
+    Py_ssize_t place, f32v* room,
 ) noexcept nogil:
-    """v[e, k, :] = Bᵀ d B of NR tiles that start at `at`, every channel; `row` numbers to a row."""
+    """v[e, k, :] = Bᵀ d B of NR tiles, every channel.
+
+    There are `row` numbers from one k to the next, `place` from one e to the next.
+    """
     cdef Py_ssize_t nr = NV * LANES_F32, c, e, i, j
     cdef f32v* half = room + PLACES * NV
     for c in range(p.k):
         for i in range(6):
             for j in range(6):
-                _gather_unit(
-                    planes + ((c * p.plane_h + i) * 4 + j % 4) * p.plane_w + j // 4, at, p.unit,
+                gather(
+                    planes + ((c * p.plane_h + i) * 4 + j % 4) * p.plane_w + j // 4, runs,
                     <float*> room + (6 * i + j) * nr,
                 )
         for e in range(6):  # columns, then rows
             _input_line(room + e * NV, 6 * NV, half + e * NV, 6 * NV)
         for e in range(6):
             _input_line(
-                half + 6 * e * NV, NV, <f32v*> (v + (6 * e * p.k + c) * row),
-                p.k * row // LANES_F32,
+                half + 6 * e * NV, NV, <f32v*> (v + 6 * e * place + c * row), place // LANES_F32
             )
 
 
-cdef inline void _scatter(
-    const float* y, Py_ssize_t unit, float shift, float* out, Py_ssize_t row
-) noexcept nogil:
-    """Store `unit` whole tiles, side by side."""
-    cdef Py_ssize_t nr = NV * LANES_F32, i, j, u
-    for i in range(4):
-        for u in range(unit):
-            for j in range(4):
-                out[i * row + 4 * u + j] = y[(4 * i + j) * nr + u] + shift
-
-
 cdef inline void _transform_output(
-    winograd_t* p, const f32v* products, Py_ssize_t step, const Py_ssize_t* to,
-    const Py_ssize_t* rows, const Py_ssize_t* cols, Py_ssize_t count, float shift, float* out,
-    f32v* room,
+    winograd_t* p, const f32v* products, Py_ssize_t step, const targets_t* to, float shift,
+    float* out, f32v* room,
 ) noexcept nogil:
     """Aᵀ M A of one output channel, stored as far as the tiles lie inside the output."""
-    cdef Py_ssize_t nr = NV * LANES_F32, e, i, j, l = 0, u
+    cdef Py_ssize_t nr = NV * LANES_F32, e, i, j, l, u
     cdef f32v* half = room
     cdef f32v* whole = room + 24 * NV
     cdef const float* y = <const float*> whole
+    cdef float* first
     for e in range(6):
         _output_line(products + e * step, 6 * step, half + e * NV, 6 * NV)
     for e in range(4):
         _output_line(half + 6 * e * NV, NV, whole + 4 * e * NV, NV)
-    while l < count:
-        if rows[l] == 4 and cols[l + p.unit - 1] == 4:
-            if p.unit == 8:
-                _scatter(y + l, 8, shift, out + to[l], p.ow)
-            elif p.unit == 4:
-                _scatter(y + l, 4, shift, out + to[l], p.ow)
-            elif p.unit == 2:
-                _scatter(y + l, 2, shift, out + to[l], p.ow)
-            else:
-                _scatter(y + l, 1, shift, out + to[l], p.ow)
+    for l in range(nr // 4):
+        if to.whole[l] == 4:
+            for i in range(4):
+                first = out + i * p.ow
+                transpose4(
+                    y + 4 * i * nr + 4 * l, nr, shift, first + to.at[4 * l],
+                    first + to.at[4 * l + 1], first + to.at[4 * l + 2], first + to.at[4 * l + 3],
+                )
         else:
-            for u in range(l, l + p.unit):
-                if rows[u] == 4 and cols[u] == 4:
-                    _scatter(y + u, 1, shift, out + to[u], p.ow)
-                    continue
-                for i in range(rows[u]):
-                    for j in range(cols[u]):
-                        out[to[u] + i * p.ow + j] = y[(4 * i + j) * nr + u] + shift
-        l += p.unit
+            for u in range(4 * l, 4 * l + 4):
+                for i in range(to.rows[u]):
+                    for j in range(to.cols[u]):
+                        out[to.at[u] + i * p.ow + j] = y[(4 * i + j) * nr + u] + shift
+
+
+cdef inline void _targets(
+    winograd_t* p, Py_ssize_t start, Py_ssize_t count, targets_t* to
+) noexcept nogil:
+    """The tiles from `start` on, `count` of them; the other lanes go nowhere."""
+    cdef Py_ssize_t tiles = p.tiles_h * p.tiles_w, l, n, row, col
+    memset(to, 0, sizeof(to[0]))
+    for l in range(count):
+        n, row = (start + l) // tiles, (start + l) % tiles // p.tiles_w * 4
+        col = (start + l) % p.tiles_w * 4
+        to.at[l] = n * p.m * p.oh * p.ow + row * p.ow + col
+        to.rows[l], to.cols[l] = min(<Py_ssize_t> 4, p.oh - row), min(<Py_ssize_t> 4, p.ow - col)
+        to.whole[l // 4] += to.rows[l] == 4 and to.cols[l] == 4
 
 
 cdef inline void correlate_3x3(
     winograd_t* p, Py_ssize_t images, const float* planes, float* out, char* scratch
 ) noexcept nogil:
     """out = bias + filters * planes, for some images."""
-    cdef Py_ssize_t at[NV * 16]
-    cdef Py_ssize_t to[NV * 16]
-    cdef Py_ssize_t rows[NV * 16]
-    cdef Py_ssize_t cols[NV * 16]
+    cdef runs_t runs
+    cdef targets_t to
     cdef Py_ssize_t nr = NV * LANES_F32, tiles = p.tiles_h * p.tiles_w, area = p.oh * p.ow
-    cdef Py_ssize_t start, count, l, t, n, e, m, m0, block
+    cdef Py_ssize_t start, count, e, m, m0, block, place = place_step(p.k * nr)
     cdef float* v = <float*> scratch
-    cdef float* products = v + PLACES * p.k * nr
+    cdef float* products = v + PLACES * place
     cdef f32v* room = <f32v*> (products + PLACES * BLOCK * nr)
     start = 0
     while start < images * tiles:
         count = min(nr, images * tiles - start)
-        tile_places(p, start, count, planes_size(p), p.plane_w, at)
-        for l in range(nr):
-            t = start + min(l, count - 1)
-            n, t = t // tiles, t % tiles
-            to[l] = n * p.m * area + (t // p.tiles_w * p.ow + t % p.tiles_w) * 4
-            rows[l] = min(<Py_ssize_t> 4, p.oh - t // p.tiles_w * 4)
-            cols[l] = min(<Py_ssize_t> 4, p.ow - t % p.tiles_w * 4)
-        transform_input(p, planes, at, v, nr, room)
+        tile_runs(p, start, count, planes_size(p), p.plane_w, &runs)
+        _targets(p, start, count, &to)
+        transform_input(p, planes, &runs, v, nr, place, room)
         m0 = 0
         while m0 < p.m:
             block = min(<Py_ssize_t> BLOCK, p.m - m0)
             for e in range(PLACES):
                 times_panel(
-                    block, nr, p.k, p.filters + (e * p.m + m0) * p.k, p.k, False, v + e * p.k * nr,
+                    block, nr, p.k, p.filters + (e * p.m + m0) * p.k, p.k, False, v + e * place,
                     products + e * BLOCK * nr, nr, False,
                 )
             for m in range(block):
                 _transform_output(
-                    p, <f32v*> products + m * NV, BLOCK * NV, to, rows, cols, count,
+                    p, <f32v*> products + m * NV, BLOCK * NV, &to,
                     0 if p.bias == NULL else p.bias[m0 + m], out + (m0 + m) * area, room,
                 )
             m0 += BLOCK

@@ -13,10 +13,11 @@ from npdl._ext.simd cimport LANES_F32, MR, NV, f32v
 from npdl._ext.tile cimport ceil_div, dot_tile, round_up
 from npdl._ext.winograd cimport (
     PLACES,
-    _gather_unit,
-    pad_planes,
+    gather,
+    place_step,
     planes_size,
-    tile_places,
+    runs_t,
+    tile_runs,
     transform_input,
     winograd_t,
 )
@@ -50,16 +51,21 @@ cdef inline Py_ssize_t pass_tiles(winograd_t* p) noexcept nogil:
     return round_up(p.group * p.tiles_h * p.tiles_w, NV * LANES_F32)
 
 
+cdef inline Py_ssize_t gradient_width(winograd_t* p) noexcept nogil:
+    """Columns of the planes of dy."""
+    return round_up(p.tiles_w, 4)
+
+
 cdef inline Py_ssize_t gradient_planes(winograd_t* p) noexcept nogil:
-    """Numbers in the padded dy of one image."""
-    return p.m * 16 * p.tiles_h * p.tiles_w
+    """Numbers in the padded dy of one image, and those that the last vector reads beyond."""
+    return p.m * 16 * p.tiles_h * gradient_width(p) + 16
 
 
 cdef inline size_t weights_scratch(winograd_t* p) noexcept nogil:
     """Bytes of scratch that `add_products` needs."""
     return (
-        (PLACES * (p.k + p.m) + MR) * pass_tiles(p) + 2 * PLACES * NV * LANES_F32
-        + p.group * (planes_size(p) + gradient_planes(p)) + 4 * p.plane_w + 64
+        PLACES * (place_step(p.k * pass_tiles(p)) + place_step(p.m * pass_tiles(p)))
+        + MR * pass_tiles(p) + 2 * PLACES * NV * LANES_F32
     ) * sizeof(float)
 
 
@@ -83,66 +89,54 @@ cdef inline void _gradient_line(
 
 
 cdef inline void _transform_gradient(
-    winograd_t* p, const float* planes, const Py_ssize_t* at, Py_ssize_t count, float* z,
-    Py_ssize_t row, f32v* room,
+    winograd_t* p, const float* planes, const runs_t* runs, Py_ssize_t count, float* z,
+    Py_ssize_t row, Py_ssize_t place, f32v* room,
 ) noexcept nogil:
     """z[e, m, :] = A dy Aᵀ of NR tiles, every channel; zero from the lane `count` on."""
-    cdef Py_ssize_t nr = NV * LANES_F32, c, e, i, j, l, wide = p.tiles_w
+    cdef Py_ssize_t nr = NV * LANES_F32, c, e, i, j, l, wide = gradient_width(p)
     cdef f32v* half = room + 16 * NV
     cdef float* out
     for c in range(p.m):
         for i in range(4):
             for j in range(4):
-                _gather_unit(
-                    planes + ((c * 4 * p.tiles_h + i) * 4 + j) * wide, at, p.unit,
+                gather(
+                    planes + ((c * 4 * p.tiles_h + i) * 4 + j) * wide, runs,
                     <float*> room + (4 * i + j) * nr,
                 )
         for e in range(4):  # columns, then rows
             _gradient_line(room + e * NV, 4 * NV, half + e * NV, 4 * NV)
         for e in range(6):
             _gradient_line(
-                half + 4 * e * NV, NV, <f32v*> (z + (6 * e * p.m + c) * row),
-                p.m * row // LANES_F32,
+                half + 4 * e * NV, NV, <f32v*> (z + 6 * e * place + c * row), place // LANES_F32
             )
         if count < nr:
             for e in range(PLACES):
-                out = z + (e * p.m + c) * row
+                out = z + e * place + c * row
                 for l in range(count, nr):
                     out[l] = 0
 
 
 cdef inline void add_products(
-    winograd_t* p, Py_ssize_t images, const float* x, const float* dz, float* sums, char* scratch
+    winograd_t* p, Py_ssize_t images, const float* planes, const float* gradients, float* sums,
+    char* scratch,
 ) noexcept nogil:
-    """sums[e, m, k] += Σ_tiles Z[e, m] V[e, k], over some images."""
-    cdef Py_ssize_t at[NV * 16]
-    cdef Py_ssize_t x_at[NV * 16]
+    """sums[e, m, k] += Σ_tiles Z[e, m] V[e, k], over some images, given as planes of x and dz."""
+    cdef runs_t runs
     cdef Py_ssize_t b_at[NV]
     cdef Py_ssize_t nr = NV * LANES_F32, tiles = p.tiles_h * p.tiles_w, row = pass_tiles(p)
-    cdef Py_ssize_t span = round_up(images * tiles, nr), start, count, n, e, m, k, i
+    cdef Py_ssize_t span = round_up(images * tiles, nr), start, count, e, m, k, i
     cdef Py_ssize_t ld = round_up(p.k, LD), rows = round_up(p.m, MR)
+    cdef Py_ssize_t v_place = place_step(p.k * row), z_place = place_step(p.m * row)
     cdef float* v = <float*> scratch
-    cdef float* z = v + PLACES * p.k * row
-    cdef float* room = z + (PLACES * p.m + MR) * row
-    cdef float* planes = room + 2 * PLACES * nr
-    cdef float* gradients = planes + p.group * planes_size(p)
-    cdef float* line = gradients + p.group * gradient_planes(p)
-    for n in range(images):
-        pad_planes(
-            x + n * p.k * p.h * p.w, p.k, p.h, p.w, p.ph, p.pw, p.plane_h, p.plane_w,
-            planes + n * planes_size(p), line,
-        )
-        pad_planes(
-            dz + n * p.m * p.oh * p.ow, p.m, p.oh, p.ow, 0, 0, 4 * p.tiles_h, p.tiles_w,
-            gradients + n * gradient_planes(p), line,
-        )
+    cdef float* z = v + PLACES * v_place
+    cdef float* room = z + PLACES * z_place + MR * row
     start = 0
     while start < span:
         count = min(nr, images * tiles - start)
-        tile_places(p, start, count, planes_size(p), p.plane_w, x_at)
-        tile_places(p, start, count, gradient_planes(p), p.tiles_w, at)
-        transform_input(p, planes, x_at, v + start, row, <f32v*> room)
-        _transform_gradient(p, gradients, at, count, z + start, row, <f32v*> room)
+        tile_runs(p, start, count, planes_size(p), p.plane_w, &runs)
+        transform_input(p, planes, &runs, v + start, row, v_place, <f32v*> room)
+        tile_runs(p, start, count, gradient_planes(p), gradient_width(p), &runs)
+        _transform_gradient(p, gradients, &runs, count, z + start, row, z_place, <f32v*> room)
         start += nr
     for e in range(PLACES):
         for m in range(ceil_div(p.m, MR)):
@@ -150,7 +144,7 @@ cdef inline void add_products(
                 for i in range(NV):
                     b_at[i] = min(k * NV + i, p.k - 1) * row
                 dot_tile(
-                    1, span, z + (e * p.m + m * MR) * row, row, 0, v + e * p.k * row, b_at, 0,
+                    1, span, z + e * z_place + m * MR * row, row, 0, v + e * v_place, b_at, 0,
                     sums + (e * rows + m * MR) * ld + k * NV, ld,
                 )
 
