@@ -23,6 +23,7 @@ cdef enum:
     A_BYTES = 262144  # of A, that stay there while a thread goes from panel to panel
     GRAIN = 100000  # multiply-adds that a task has at least, of several panels if need be
     PACKED = 4  # panels of B to a task that packs
+    LINE = 4  # times MR rows of A, packed together
     FEW_SMALL = 40000  # numbers of B below which they run by themselves
     SMALL = 300000  # multiply-adds below which a second thread doesn't pay
 
@@ -200,14 +201,18 @@ cdef inline void _pack_rows(
 ) noexcept nogil:
     """a[i*a_row + k*a_col], MR rows after the other, the MR numbers of one k side by side."""
     cdef Py_ssize_t i, k, i0 = 0
+    while a_row == 1 and i0 + LINE * MR <= rows:  # a cache line of A at a time, if MR is 4
+        for k in range(depth):
+            for i in range(LINE):
+                memcpy(
+                    out + (i * depth + k) * MR, a + i0 + i * MR + k * a_col, MR * sizeof(real)
+                )
+        out += LINE * MR * depth
+        i0 += LINE * MR
     while i0 < rows:
-        if a_row == 1 and i0 + MR <= rows:
+        for i in range(min(<Py_ssize_t> MR, rows - i0)):
             for k in range(depth):
-                memcpy(out + k * MR, a + i0 + k * a_col, MR * sizeof(real))
-        else:
-            for i in range(min(<Py_ssize_t> MR, rows - i0)):
-                for k in range(depth):
-                    out[k * MR + i] = a[(i0 + i) * a_row + k * a_col]
+                out[k * MR + i] = a[(i0 + i) * a_row + k * a_col]
         out += MR * depth
         i0 += MR
 
