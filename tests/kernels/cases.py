@@ -39,6 +39,9 @@ def dense_cases():
         yield f"d{d}", dict(n=9, d=d, u=26)
     for u in EDGES + DEPTHS:
         yield f"u{u}", dict(n=6, d=7, u=u)
+    for u in (*EDGES, 71, 72, 73, 96, 97, 145):  # a row or three: panels of b, its last columns
+        yield f"n1-u{u}", dict(n=1, d=9, u=u)
+        yield f"n3-u{u}", dict(n=3, d=9, u=u)
     for n in (192, 193, *DEPTHS):
         yield f"n{n}", dict(n=n, d=10, u=13)
     for n, d, u in [(64, 129, 97), (200, 20, 200), (193, 257, 49), (1, 300, 301), (3, 67, 129)]:
@@ -202,6 +205,10 @@ def recurrent_cases(cell):
         yield f"t{t}", dict(base, t=t)
     for u in {1: DEPTHS, 3: (85, 86, 127, 128, 129, 257), 4: (63, 64, 65, 129, 257)}[gates]:
         yield f"u{u}", dict(base, n=3, t=2, u=u)
+    for u in EDGES:  # a row or three, with the weights packed, and without
+        yield f"n2-t3-u{u}", dict(base, n=2, t=3, u=u)
+        yield f"n3-t5-u{u}", dict(base, n=3, t=5, u=u)
+    yield "n1-threads", dict(base, n=1, t=6, u=251)
     yield "threads", dict(base, n=33, t=9, d=20, u=40, mask="some")
     for mask in ("all", "none", "some", "lengths", "late", "nonzero"):
         yield f"mask-{mask}", dict(base, t=6, mask=mask)
