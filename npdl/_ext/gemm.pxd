@@ -50,8 +50,9 @@ ctypedef struct product_t:
     bint few  # rows: so few that to pack b would cost more than the product
     bint alone  # one block of rows: tasks pack their panels
     bint in_place  # A is not packed
-    Py_ssize_t a_tasks, panels
-    Py_ssize_t rows, group  # of a task: rows, and panels (columns, if few)
+    Py_ssize_t a_tasks, panels, group  # group: panels to a task (columns, if few)
+    Py_ssize_t whole  # tasks of all rows of their block; of the others, `parts` share them
+    Py_ssize_t parts, part_rows
     Py_ssize_t k0, k1, depth  # the values of k that are worked on, and those of a block
     void* packed_a
     void* packed_b
@@ -85,7 +86,6 @@ cdef inline product_t product_of(
     p.in_place = a_col == 1
     p.a_tasks, p.panels = ceil_div(m, A_ROWS), ceil_div(n, tile_cols(c))
     p.alone = p.in_place and p.a_tasks == 1
-    p.rows = A_ROWS
     p.depth = block_depth(k)
     p.group = ceil_div(GRAIN, min(m, <Py_ssize_t> A_ROWS) * p.depth * tile_cols(c))
     p.packed_a = p.packed_b = NULL
@@ -125,9 +125,12 @@ cdef inline void product(product_t* p, char* scratch, int workers) noexcept nogi
         return
     if p.alone and p.m * p.k * size > A_BYTES:  # to be read as seldom as can be
         p.group = ceil_div(p.panels, workers)
-    if p.alone and p.panels < workers:
-        p.rows = round_up(ceil_div(p.m, workers), MR)
-    tasks = ceil_div(p.m, p.rows) * ceil_div(p.panels, p.group)
+    p.whole = tasks = p.a_tasks * ceil_div(p.panels, p.group)
+    p.parts = workers
+    if p.alone:  # the last panels, when there are too few for all threads, by their rows
+        p.whole -= tasks % workers
+        tasks += tasks % workers * (workers - 1)
+        p.part_rows = round_up(ceil_div(p.m, workers), MR)
     p.packed_b = scratch
     if p.alone:
         p.k0, p.k1 = 0, p.k
@@ -263,10 +266,16 @@ cdef inline void _multiply(
     product_t* p, Py_ssize_t task, int worker, const real* _
 ) noexcept nogil:
     cdef Py_ssize_t nr = tile_cols(_), across = ceil_div(p.panels, p.group)
-    cdef Py_ssize_t i0 = task // across * p.rows, i1 = min(p.m, i0 + p.rows)
+    cdef Py_ssize_t i0 = task // across * A_ROWS, i1 = min(p.m, i0 + A_ROWS)
     cdef Py_ssize_t s0 = task % across * p.group, j, k, s, cols, depth
     cdef const real* a
     cdef real* panel
+    if task >= p.whole:
+        s0 = (p.whole + (task - p.whole) // p.parts) * p.group
+        i0 = (task - p.whole) % p.parts * p.part_rows
+        i1 = min(p.m, i0 + p.part_rows)
+    if i0 >= i1:
+        return
     k = p.k0
     while k < p.k1:
         depth = min(p.depth, p.k1 - k)
