@@ -5,8 +5,8 @@ from npdl._ext.winograd cimport winograd_t
 
 cdef enum:
     GROUPS = 8  # of images, for the gradient of the weights
-    PARTS = 8  # of an image, about, when there are few
-    COPIES = 4  # tasks that make the planes of one, then
+    FEW = 8  # images, of which even one is shared by threads
+    COPIES = 4  # tasks that make the planes of one of them
     MOST_BYTES = 64 * 1024 * 1024  # for the sums of all groups
     PASS_BYTES = 256 * 1024
     SLACK = 64  # numbers that the last vectors of a plane may read beyond it

@@ -94,7 +94,7 @@ def conv2d_forward(
     if winograd_allowed and winograd_pays(&j):
         winograd_forward(&j, <const float*> &w[0, 0, 0, 0])
         return
-    set_parts(&j, lanes(&w[0, 0, 0, 0]))
+    set_parts(&j, lanes(&w[0, 0, 0, 0]), workers)
     j.scratch_step = aligned(j.image_step * sizeof(real))
     s = take(offsets + (j.n if j.shared else workers) * j.scratch_step)
     j.offset = <Py_ssize_t*> s.data

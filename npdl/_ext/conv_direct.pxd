@@ -21,7 +21,7 @@ in order.
 
 from libc.string cimport memcpy, memset
 from npdl._ext.activation cimport act_span, pull_back_span
-from npdl._ext.conv cimport COPIES, PARTS, SLACK, conv_t
+from npdl._ext.conv cimport COPIES, FEW, SLACK, conv_t
 from npdl._ext.simd cimport MR, NV, real
 from npdl._ext.sums cimport sum_of
 from npdl._ext.tile cimport MAX_NR, ceil_div, dot_tile, lanes, round_up, tile, tile_cols
@@ -163,15 +163,18 @@ cdef inline void _split_image(
                 to += size
 
 
-cdef inline void set_parts(conv_t* j, Py_ssize_t width) noexcept nogil:
-    """How few images are shared: by rows that fill whole tiles of `width` columns, and filters."""
-    cdef Py_ssize_t unit = 1 if ceil_div(j.ow, width) % NV == 0 else NV
-    j.shared = j.n < PARTS
+cdef inline void set_parts(conv_t* j, Py_ssize_t width, int workers) noexcept nogil:
+    """How few images are shared: by filters, and if these are few by rows too.
+
+    Rows are cut so that those of a part fill whole tiles, of vectors of `width` numbers.
+    """
+    cdef Py_ssize_t unit = 1 if ceil_div(j.ow, width) % NV == 0 else NV, parts = 2 * workers
+    j.shared = j.n < FEW
     j.part_rows, j.row_parts, j.filter_parts = j.oh, 1, 1
     if j.shared:
-        j.part_rows = round_up(ceil_div(j.oh, PARTS), unit)
+        j.filter_parts = min(ceil_div(j.f, MR), parts)
+        j.part_rows = round_up(ceil_div(j.oh, ceil_div(parts, j.filter_parts)), unit)
         j.row_parts = ceil_div(j.oh, j.part_rows)
-        j.filter_parts = max(1, min(ceil_div(j.f, MR), PARTS // j.row_parts))
 
 
 cdef inline void _copy(conv_t* j, Py_ssize_t task, const real* _) noexcept nogil:
