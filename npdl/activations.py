@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from npdl._checks import check_number, check_same_shape, complaint, float_array
 from npdl._ext import activation_np as codes
@@ -80,18 +80,21 @@ class _Remembering(Activation):
 
 
 class _Elementwise(_Remembering):
-    """An activation that the kernels know."""
+    """An activation that the kernels know.
 
-    _code: ClassVar[int]
-    steepness: float = 1.0
+    `kernel_code` is `_code`, but None in a subclass with formulas of its own.
+    """
 
-    @property
-    def kernel_code(self) -> KernelCode | None:  # type: ignore[override]
-        """The pair (code, steepness); None in a subclass with formulas of its own."""
-        own = type(self)
-        if own.forward is _Elementwise.forward and own.derivative is _Elementwise.derivative:
-            return self._code, self.steepness
-        return None
+    #: A pair (code, steepness), or a property that returns one.
+    _code: ClassVar[Any]
+
+    def __init_subclass__(cls) -> None:
+        # Found out once for each class, not whenever a layer asks.
+        known = cls.forward is _Elementwise.forward and cls.derivative is _Elementwise.derivative
+        if "_code" in vars(cls):
+            cls.kernel_code = cls._code  # a property, where it is one
+        elif not known and "kernel_code" not in vars(cls):
+            cls.kernel_code = None
 
     def forward(self, input: ArrayLike) -> np.ndarray:
         return self._value(self._remember(input))
@@ -110,13 +113,12 @@ class _Elementwise(_Remembering):
 
     def _value(self, x: np.ndarray) -> np.ndarray:
         y = np.empty_like(x)
-        kernels().activation_forward(x.reshape(-1), y.reshape(-1), (self._code, self.steepness))
+        kernels().activation_forward(x.reshape(-1), y.reshape(-1), self._code)
         return y
 
     def _pull_back(self, y: np.ndarray, dy: np.ndarray) -> np.ndarray:
         dx = np.empty_like(y)
-        act = (self._code, self.steepness)
-        kernels().activation_backward(y.reshape(-1), dy.reshape(-1), dx.reshape(-1), act)
+        kernels().activation_backward(y.reshape(-1), dy.reshape(-1), dx.reshape(-1), self._code)
         return dx
 
 
@@ -128,47 +130,53 @@ register = _registry.register
 class Sigmoid(_Elementwise):
     """1 / (1 + e^-x); derivative y (1 - y)."""
 
-    _code = codes.SIGMOID
+    _code = codes.SIGMOID, 1.0
 
 
 @register()
 class Tanh(_Elementwise):
     """tanh x; derivative 1 - y²."""
 
-    _code = codes.TANH
+    _code = codes.TANH, 1.0
 
 
 @register()
 class ReLU(_Elementwise):
     """max(0, x); derivative 1 where x > 0, else 0."""
 
-    _code = codes.RELU
+    _code = codes.RELU, 1.0
 
 
 @register()
 class Linear(_Elementwise):
     """x itself; derivative 1."""
 
-    _code = codes.LINEAR
+    _code = codes.LINEAR, 1.0
 
 
 @register()
 class SoftPlus(_Elementwise):
     """log(1 + e^x) without overflow; derivative 1 / (1 + e^-x)."""
 
-    _code = codes.SOFT_PLUS
+    _code = codes.SOFT_PLUS, 1.0
 
 
 @register()
 class SoftSign(_Elementwise):
     """``x / (1 + |x|)``; derivative ``1 / (1 + |x|)²``."""
 
-    _code = codes.SOFT_SIGN
+    _code = codes.SOFT_SIGN, 1.0
 
 
 class _Steep(_Elementwise):
+    _number: ClassVar[int]
+
     def __init__(self, steepness: float = 1) -> None:
         self.steepness = check_number("steepness", steepness, "(-inf, inf)")
+
+    @property
+    def _code(self) -> KernelCode:
+        return self._number, self.steepness
 
 
 @register()
@@ -181,7 +189,7 @@ class Elliot(_Steep):
         The factor s. The derivative is ``0.5 s / (1 + |s x|)²``.
     """
 
-    _code = codes.ELLIOT
+    _number = codes.ELLIOT
 
 
 @register()
@@ -194,7 +202,7 @@ class SymmetricElliot(_Steep):
         The factor s. The derivative is ``s / (1 + |s x|)²``.
     """
 
-    _code = codes.SYMMETRIC_ELLIOT
+    _number = codes.SYMMETRIC_ELLIOT
 
 
 @register()
@@ -259,6 +267,26 @@ def get(activation: Any) -> Activation:
         If the name is unknown; the message lists the valid ones.
     """
     return _registry.get(activation)
+
+
+def applied(activation: Activation, z: NDArray, keep: bool) -> NDArray:
+    """Return f(z) as a layer needs it, of the dtype of `z`.
+
+    A softmax of npdl is asked for no more than its kernel, and remembers nothing.
+
+    Parameters
+    ----------
+    activation : Activation
+    z : ndarray
+        C-ordered, float32 or float64.
+    keep : bool
+        Whether `z` must stay as it is.
+    """
+    if type(activation).forward is not Softmax.forward:
+        return np.asarray(activation.forward(z), z.dtype)
+    p = np.empty(z.shape, z.dtype) if keep else z
+    kernels().softmax_forward(_rows(z), _rows(p))
+    return p
 
 
 def kernel_act(activation: Activation) -> KernelCode | Activation:

@@ -45,11 +45,11 @@ class Affine(Layer):
         train : bool
             Whether to remember what `backward` needs.
         """
-        code = self.activation.kernel_code
-        x, y = self._map(input, code or _IDENTITY, train)
-        z = None
+        activation, z = self.activation, None
+        code = activation.kernel_code
+        x, y = self._map(input, _IDENTITY if code is None else code, train)
         if code is None:
-            z, y = y, np.asarray(self.activation.forward(y), y.dtype)
+            z, y = y, activations.applied(activation, y, keep=train)
         if train:
             self._cache = x, z, y
         return y
