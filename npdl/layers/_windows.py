@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-
 Pair = tuple[int, int]
 
 #: What messages call the two axes.
 SIDES = "high", "wide"
 
 
-@functools.lru_cache(1024)  # the same few images come again at each step
 def windows(
     size: tuple[int | None, ...], window: Pair, stride: Pair, padding: str | Pair = "valid"
 ) -> tuple[tuple[int | None, ...], Pair]:

@@ -1,19 +1,21 @@
 """The base class of layers, and the parameters that they own.
 
 A layer is built once, by `Layer.connect_to`, and then runs forward and backward on arrays. What it
-learns lives in one list of `Parameter`; `params` and `grads` are views of that list.
+learns lives in its `parameters`; `params` and `grads` are views of them.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from npdl._checks import check_int, complaint
+from npdl._dtype import FLOATS
 from npdl._registry import Configurable, snake_case
 from npdl.regularizers import Regularizer
 from npdl.utils.random import get_dtype
@@ -59,24 +61,14 @@ class ParameterView:
     def __init__(self, name: str, field: Literal["value", "grad"] = "value") -> None:
         self._name = name
         self._is_grad = field == "grad"
-        self._place = 0  # where it was found last: all layers of a class have it there
 
     def __get__(self, layer: Layer | None, owner: type | None = None) -> Any:
         if layer is None:
             return self
-        parameters, place = layer.parameters, self._place
-        parameter = parameters[place] if place < len(parameters) else None
-        if parameter is None or parameter.name != self._name:
-            parameter = self._find(parameters)
-            if parameter is None:
-                return None
+        parameter = layer._named.get(self._name)
+        if parameter is None:
+            return None
         return parameter.grad if self._is_grad else parameter.value
-
-    def _find(self, parameters: Sequence[Parameter]) -> Parameter | None:
-        for self._place, parameter in enumerate(parameters):
-            if parameter.name == self._name:
-                return parameter
-        return None
 
     def __set__(self, layer: Layer, value: ArrayLike) -> None:
         array = self.__get__(layer)
@@ -97,8 +89,8 @@ class Layer(Configurable):
 
     Attributes
     ----------
-    parameters : sequence of Parameter
-        Everything the layer owns, trainable or not.
+    parameters : tuple of Parameter
+        Everything the layer owns, trainable or not; each has a name of its own.
     regularizer : Regularizer or None
         What the weights add to the loss: all trained parameters of two or more axes, no biases.
     prev_layer : Layer or None
@@ -111,7 +103,6 @@ class Layer(Configurable):
         Whether arrays are kept from one training step to the next instead of being made anew.
     """
 
-    parameters: Sequence[Parameter] = ()
     regularizer: Regularizer | None = None
     prev_layer: Any = None
     out_shape: Shape | None = None
@@ -119,6 +110,8 @@ class Layer(Configurable):
     keep_buffers: bool = False
 
     _name: str | None = None
+    #: `parameters` by name. A forward pass reads it directly, which is quicker than the views are.
+    _named: Mapping[str, Parameter] = MappingProxyType({})
     _buffers: dict[str, NDArray] | None = None
     _cache: tuple | None = None
 
@@ -189,7 +182,7 @@ class Layer(Configurable):
             shape = prev_layer.out_shape
             if shape is None:
                 raise ValueError(f"The previous layer must be connected first {self._where}.")
-        self.parameters = []
+        self.parameters = ()
         self._cache = self._buffers = None
         self.out_shape = self.build(tuple(shape))
         self.prev_layer = prev_layer
@@ -201,18 +194,31 @@ class Layer(Configurable):
     def add_parameter(self, name: str, value: ArrayLike, trainable: bool = True) -> NDArray:
         """Append a parameter, a copy of `value` in npdl's dtype, and return its array."""
         array = np.array(value, dtype=get_dtype(), order="C")
-        self.parameters = [*self.parameters, Parameter(name, array, trainable)]
+        self.parameters = (*self.parameters, Parameter(name, array, trainable))
         return array
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """All that the layer owns, in the order in which it was added."""
+        return tuple(self._named.values())
+
+    @parameters.setter
+    def parameters(self, parameters: Iterable[Parameter]) -> None:
+        parameters = tuple(parameters)
+        names = [p.name for p in parameters]
+        if len(set(names)) < len(names):
+            raise self._error("The names of parameters must differ", names=names)
+        self._named = dict(zip(names, parameters))
 
     @property
     def params(self) -> list[NDArray]:
         """The arrays that are trained."""
-        return [p.value for p in self.parameters if p.trainable]
+        return [p.value for p in self._named.values() if p.trainable]
 
     @property
     def grads(self) -> list[NDArray]:
         """The gradients of `params`, in the same order."""
-        return [p.grad for p in self.parameters if p.trainable and p.grad is not None]
+        return [p.grad for p in self._named.values() if p.trainable and p.grad is not None]
 
     @property
     def param_grads(self) -> list[tuple[NDArray, NDArray]]:
@@ -265,13 +271,13 @@ class Layer(Configurable):
             )
         return self._cache
 
-    def _buffer(self, key: str, like: tuple[int, ...], dtype: DTypeLike, keep: bool = True):
-        """An array of unset values for an output, a cache or a gradient.
+    def _buffer(self, key: str, like: tuple[int, ...], dtype: DTypeLike) -> NDArray:
+        """An array of unset values for an output, a cache or a gradient of a training step.
 
         With `keep_buffers` the array of the last step is handed out again if it fits. Inference
-        asks with ``keep=False``, since it must not write on the layer.
+        makes new arrays instead, since it must not write on the layer.
         """
-        if not (keep and self.keep_buffers):
+        if not self.keep_buffers:
             return np.empty(like, dtype)
         if self._buffers is None:
             self._buffers = {}
@@ -294,9 +300,8 @@ class Layer(Configurable):
         """A ValueError that says what is expected, what came, and in which layer."""
         return ValueError(complaint(rule, layer=self.name, **received))
 
-    def _require_built(self) -> None:
-        if self.out_shape is None:
-            raise RuntimeError(f"connect_to must be called before forward {self._where}.")
+    def _not_built(self) -> RuntimeError:
+        return RuntimeError(f"connect_to must be called before forward {self._where}.")
 
     def _optional_int(self, name: str, value: Any) -> int | None:
         """Return a positive integer, or None as it is."""
@@ -319,7 +324,13 @@ class Layer(Configurable):
             )
         return size
 
-    def _array(self, value: ArrayLike, shape: Sequence[Any], what: str = "input") -> NDArray:
+    def _array(
+        self,
+        value: ArrayLike,
+        shape: Sequence[Any],
+        what: str = "input",
+        dtype: np.dtype | None = None,
+    ) -> NDArray:
         """Return `value` as a C-ordered array of the layer's dtype, after checking its shape.
 
         Parameters
@@ -329,26 +340,42 @@ class Layer(Configurable):
             A size where one is fixed, a letter where any will do, ``"..."`` for any further axes.
         what : str
             What the error message calls the array.
+        dtype : dtype, optional
+            That of the parameters, where the caller knows it.
+        """
+        array = self._numbers(value, dtype, what)
+        if array.shape != shape and not fits(array.shape, tuple(shape)):
+            raise self._misshapen(array.shape, shape, what)
+        return array
+
+    def _numbers(
+        self, value: ArrayLike, dtype: np.dtype | None = None, what: str = "input"
+    ) -> NDArray:
+        """Do what `_array` does, but for the shape.
+
+        A layer whose parameters tell the dtype passes it.
         """
         array = np.asarray(value)
-        if not _acceptable(array.dtype, array.shape, tuple(shape)):
-            raise self._unacceptable(array, shape, what)
-        return np.ascontiguousarray(array, self._dtype_for(array))
-
-    def _unacceptable(self, array: NDArray, shape: Sequence[Any], what: str) -> Exception:
-        """What `_array` raises, the first fault first."""
-        if array.dtype.kind not in _REAL:
+        own = array.dtype
+        if own is dtype or (dtype is None and own in FLOATS and not self._named):
+            if array.flags.c_contiguous:  # nothing to do, as nearly always
+                return array
+        elif own.kind not in _REAL:
             rule = f"`{what}` must hold real numbers"
-            return TypeError(complaint(rule, layer=self.name, dtype=array.dtype.name))
-        if not matches(array.shape, shape):
-            return self._error(f"`{what}` must have shape {_spelled(shape)}", shape=array.shape)
-        return self._error(f"`{what}` must not be empty", shape=array.shape)
+            raise TypeError(complaint(rule, layer=self.name, dtype=own.name))
+        return np.asarray(array, dtype or self._dtype_for(array), order="C")
+
+    def _misshapen(self, shape: tuple[int, ...], wanted: Sequence[Any], what: str = "input"):
+        """The error of an array that has another shape than `wanted`, or holds nothing."""
+        empty = matches(shape, wanted)
+        rule = "must not be empty" if empty else f"must have shape {_spelled(wanted)}"
+        return self._error(f"`{what}` {rule}", shape=shape)
 
     def _dtype_for(self, array: NDArray) -> np.dtype:
         """The dtype to compute in: that of the parameters, else the array's own if it is usable."""
-        if self.parameters:
-            return self.parameters[0].value.dtype
-        return array.dtype if array.dtype in (np.float32, np.float64) else get_dtype()
+        for parameter in self._named.values():
+            return parameter.value.dtype
+        return array.dtype if array.dtype in FLOATS else get_dtype()
 
 
 def _spelled(shape: Sequence[Any]) -> str:
@@ -376,7 +403,12 @@ def _fit(sizes: Sequence[int], expected: Sequence[Any]) -> bool:
     return True
 
 
-@functools.lru_cache(1024)  # the same few come again at each step
-def _acceptable(dtype: np.dtype, shape: tuple[int, ...], expected: tuple[Any, ...]) -> bool:
-    """Whether an array holds numbers, is of a shape as expected, and not empty."""
-    return dtype.kind in _REAL and 0 not in shape and matches(shape, expected)
+#: Decorates the functions that work out from shapes and options, and from nothing else, whether an
+#: input fits a layer and what comes out. Few shapes come, and they come again at each call.
+by_shape = functools.lru_cache(1024)
+
+
+@by_shape
+def fits(shape: tuple[int, ...], expected: tuple[Any, ...]) -> bool:
+    """Whether the shape of an array is as expected, see `matches`, and it holds anything."""
+    return 0 not in shape and matches(shape, expected)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from npdl import activations, initializations, regularizers
@@ -12,7 +13,7 @@ from npdl._ext import kernels
 from npdl.activations import KernelCode
 from npdl.layers._affine import Affine
 from npdl.layers._windows import SIDES, windows
-from npdl.layers.base import Shape
+from npdl.layers.base import Shape, by_shape, fits
 
 
 class Convolution(Affine):
@@ -96,18 +97,31 @@ class Convolution(Affine):
         return counts, before
 
     def _map(self, input: ArrayLike, act: KernelCode, train: bool) -> tuple[NDArray, NDArray]:
-        self._require_built()
-        w = self.W
-        x = self._array(input, ("N", w.shape[1], "H", "W"))
-        counts, before = self._windows(x.shape[2:])
-        y = self._buffer("y", (len(x), self.nb_filter, *counts), x.dtype, train)  # type: ignore[arg-type]
-        kernels().conv2d_forward(x, w, self.b, y, *self.stride, *before, act)
+        if self.out_shape is None:
+            raise self._not_built()
+        w, b = self._named["W"].value, self._named["b"].value
+        x = self._numbers(input, w.dtype)
+        plan = _plan(x.shape, w.shape, self.stride, self.padding)
+        if plan is None:  # one of these says why
+            self._array(x, ("N", w.shape[1], "H", "W"))
+            self._windows(x.shape[2:])
+        shape, geometry = plan
+        y = self._buffer("y", shape, w.dtype) if train else np.empty(shape, w.dtype)
+        kernels().conv2d_forward(x, w, b, y, *geometry, act)
         return x, y
 
     def _map_back(self, x: NDArray, y: NDArray, dy: NDArray, act: KernelCode) -> NDArray | None:
+        w, b = self._named["W"], self._named["b"]
         dx = self._input_buffer(x)
-        _, before = self._windows(x.shape[2:])
-        kernels().conv2d_backward(
-            x, self.W, y, dy, dx, self.dW, self.db, *self.stride, *before, act
-        )
+        _, geometry = _plan(x.shape, w.value.shape, self.stride, self.padding)
+        kernels().conv2d_backward(x, w.value, y, dy, dx, w.grad, b.grad, *geometry, act)
         return dx
+
+
+@by_shape
+def _plan(shape: Any, filters: Any, stride: Any, padding: Any) -> Any:
+    """The shape of the output, and what the kernels take of the geometry; None if nothing fits."""
+    if not fits(shape, ("N", filters[1], "H", "W")):
+        return None
+    counts, before = windows(shape[2:], filters[2:], stride, padding)
+    return None if 0 in counts else ((shape[0], filters[0], *counts), (*stride, *before))

@@ -13,7 +13,7 @@ from npdl._checks import check_int, check_number
 from npdl._ext import kernels
 from npdl.activations import KernelCode
 from npdl.layers._affine import Affine
-from npdl.layers.base import Layer, Shape
+from npdl.layers.base import Layer, Shape, by_shape, fits
 from npdl.utils.random import get_rng
 
 
@@ -64,23 +64,28 @@ class Linear(Affine):
         return (*in_shape[:-1], *self._units)
 
     def _map(self, input: ArrayLike, act: KernelCode, train: bool) -> tuple[NDArray, NDArray]:
-        self._require_built()
-        w = self.W
-        x = rows = self._array(input, ("N", "...", w.shape[0]))
-        y = y_rows = self._buffer("y", x.shape[:-1] + self._units, x.dtype, train)
-        if y.ndim > 2:
+        if self.out_shape is None:
+            raise self._not_built()
+        w, b = self._named["W"].value, self._named["b"].value
+        dtype, n_in = w.dtype, len(w)
+        x = rows = self._numbers(input, dtype)
+        shape = _out_shape(x.shape, n_in, self._units)
+        if shape is None:
+            raise self._misshapen(x.shape, ("N", "...", n_in))
+        y = y_rows = self._buffer("y", shape, dtype) if train else np.empty(shape, dtype)
+        if len(shape) > 2:
             rows, y_rows = _rows(w, x, y)
-        kernels().dense_forward(rows, w, self.b, y_rows, act)
+        kernels().dense_forward(rows, w, b, y_rows, act)
         return x, y
 
     def _map_back(self, x: NDArray, y: NDArray, dy: NDArray, act: KernelCode) -> NDArray | None:
-        w = self.W
+        w, b = self._named["W"], self._named["b"]
         dx = dx_rows = self._input_buffer(x)
         if y.ndim > 2:
-            x, y = _rows(w, x, y)
+            x, y = _rows(w.value, x, y)
             dy = dy.reshape(y.shape)
             dx_rows = None if dx is None else dx.reshape(x.shape)
-        kernels().dense_backward(x, w, y, dy, dx_rows, self.dW, self.db, act)
+        kernels().dense_backward(x, w.value, y, dy, dx_rows, w.grad, b.grad, act)
         return dx
 
 
@@ -178,6 +183,12 @@ class Dropout(Layer):
         dx = self._buffer("dx", mask.shape, dtype)
         kernels().dropout_backward(_flat(dy), _flat(mask), self.p, _flat(dx))
         return dx
+
+
+@by_shape
+def _out_shape(shape: Any, n_in: int, units: Any) -> Any:
+    """The shape of the output of `Linear`; None where that of the input does not fit."""
+    return shape[:-1] + units if fits(shape, ("N", "...", n_in)) else None
 
 
 def _rows(w: NDArray, x: NDArray, y: NDArray) -> tuple[NDArray, NDArray]:

@@ -117,8 +117,9 @@ class Embedding(Layer):
         -------
         ndarray, shape (N, ..., n_out)
         """
-        self._require_built()
-        table = self.embed_words
+        if self.out_shape is None:
+            raise self._not_built()
+        table = self._named["embed_words"].value
         index = np.asarray(input)
         if index.dtype.kind not in "iu":
             rule = "`input` must hold integers"
@@ -128,11 +129,13 @@ class Embedding(Layer):
                 "`input` must have shape (N, ...) and not be empty", shape=index.shape
             )
         rows = index.astype(np.int64, order="C", copy=train)
-        if rows.min() < 0 or rows.max() >= len(table):
+        # Of the few numbers of a sample, much quicker than `min` and `max`.
+        if not 0 <= rows.item(rows.argmin()) <= rows.item(rows.argmax()) < len(table):
             outside = (index < 0) | (index >= len(table))
             rule = f"`input` must lie in [0, {len(table)})"
             raise self._error(rule, index=index[outside][0].item())
-        y = self._buffer("y", (*index.shape, table.shape[1]), table.dtype, train)
+        shape = *index.shape, table.shape[1]
+        y = self._buffer("y", shape, table.dtype) if train else np.empty(shape, table.dtype)
         np.take(table, rows, axis=0, out=y, mode="clip")  # any other mode goes through a buffer
         if train:
             self._cache = rows, y.shape

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from npdl import initializations
 from npdl._checks import check_int, check_number
 from npdl._ext import kernels
-from npdl.layers.base import Layer, ParameterView, Shape
+from npdl.layers.base import Layer, ParameterView, Shape, by_shape, fits
 
 
 class BatchNormal(Layer):
@@ -68,13 +68,6 @@ class BatchNormal(Layer):
         self.add_parameter("running_var", np.ones(shape), trainable=False)
         return in_shape
 
-    def _channels(self, x: NDArray) -> NDArray:
-        """`x` as (axes before, entries that are normalized apart, axes behind), a view."""
-        if self.axis == 0:
-            return x.reshape(len(x), -1, 1)
-        kept = self.axis % x.ndim
-        return x.reshape(math.prod(x.shape[:kept]), x.shape[kept], -1)
-
     def forward(self, input: ArrayLike, train: bool = True) -> NDArray:
         """Return the normalized input.
 
@@ -84,21 +77,26 @@ class BatchNormal(Layer):
         train : bool
             Whether to use, and to keep, the statistics of the batch; if not, the running ones.
         """
-        self._require_built()
-        x = self._array(input, _expected(self.out_shape))
-        y = self._buffer("y", x.shape, x.dtype, train)
-        gamma, beta = self.gamma.reshape(-1), self.beta.reshape(-1)
-        running = self.running_mean.reshape(-1), self.running_var.reshape(-1)
-        channels = self._channels(x), gamma, beta
+        if self.out_shape is None:
+            raise self._not_built()
+        named = self._named
+        gamma, beta = _flat(named["gamma"].value), _flat(named["beta"].value)
+        running = _flat(named["running_mean"].value), _flat(named["running_var"].value)
+        x = self._numbers(input, gamma.dtype)
+        view = _view(x.shape, self.out_shape, self.axis)
+        if view is None:
+            raise self._misshapen(x.shape, _expected(self.out_shape))
+        y = self._buffer("y", x.shape, x.dtype) if train else np.empty(x.shape, x.dtype)
+        channels = x.reshape(view), gamma, beta
         if not train:
-            kernels().norm_fixed_forward(*channels, *running, self.epsilon, self._channels(y))
+            kernels().norm_fixed_forward(*channels, *running, self.epsilon, y.reshape(view))
             return y
         batch = [self._buffer(key, gamma.shape, x.dtype) for key in ("mean", "var")]
-        kernels().norm_forward(*channels, self.epsilon, self._channels(y), *batch)
+        kernels().norm_forward(*channels, self.epsilon, y.reshape(view), *batch)
         for mean, new in zip(running, batch):
             mean *= self.momentum
             mean += (1 - self.momentum) * new
-        self._cache = x, *batch
+        self._cache = x, view, *batch
         return y
 
     def backward(self, pre_grad: ArrayLike) -> NDArray | None:
@@ -108,22 +106,42 @@ class BatchNormal(Layer):
 
             dx = gamma / sqrt(var + epsilon) * (dy - Σ dy / M - xhat Σ (dy xhat) / M)
         """
-        x, mean, var = self._remembered()
-        dy = self._array(pre_grad, x.shape, "pre_grad")
+        x, view, mean, var = self._remembered()
+        gamma, beta = self._named["gamma"], self._named["beta"]
+        dy = self._array(pre_grad, x.shape, "pre_grad", x.dtype)
         dx = self._input_buffer(x)
         kernels().norm_backward(
-            self._channels(x),
-            self.gamma.reshape(-1),
+            x.reshape(view),
+            _flat(gamma.value),
             mean,
             var,
             self.epsilon,
-            self._channels(dy),
-            None if dx is None else self._channels(dx),
-            self.dgamma.reshape(-1),
-            self.dbeta.reshape(-1),
+            dy.reshape(view),
+            None if dx is None else dx.reshape(view),
+            _flat(gamma.grad),
+            _flat(beta.grad),
         )
         return dx
 
 
-def _expected(shape: Shape | None) -> list[Any]:
-    return ["N" if size is None else size for size in shape or ()]
+def _expected(shape: Shape) -> tuple[Any, ...]:
+    return tuple("N" if size is None else size for size in shape)
+
+
+@by_shape
+def _view(shape: Any, built_for: Any, axis: int) -> Any:
+    """An input's shape as (axes before, entries that are normalized apart, axes behind).
+
+    None if it is not one that the layer was built for.
+    """
+    if not fits(shape, _expected(built_for)):
+        return None
+    kept = axis % len(shape)
+    if kept == 0:
+        return shape[0], math.prod(shape[1:]), 1
+    return math.prod(shape[:kept]), shape[kept], math.prod(shape[kept + 1 :])
+
+
+def _flat(array: Any) -> Any:
+    """`array` with one axis, a view."""
+    return array if array.ndim == 1 else array.reshape(-1)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from npdl._checks import check_pair
 from npdl._ext import kernels
 from npdl.layers._windows import SIDES, windows
-from npdl.layers.base import Layer, Shape
+from npdl.layers.base import Layer, Shape, by_shape
 
 
 class Pooling(Layer):
@@ -60,14 +62,16 @@ class Pooling(Layer):
         train : bool
             Whether to remember what `backward` needs.
         """
-        array = np.asarray(input)
-        axes = ("N", "H", "W") if array.ndim == 3 else ("N", "C", "H", "W")
-        x = self._array(array, axes)
-        y_shape = x.shape[:-2] + self._counts(x.shape[-2:])
-        y = self._buffer("y", y_shape, x.dtype, train)
-        winners = self._pool(_images(x), _images(y), train)
+        x = self._numbers(input)
+        shape = _out_shape(x.shape, self.pool_size, self.stride)
+        if shape is None:  # one of these says why
+            self._array(x, ("N", "H", "W") if x.ndim == 3 else ("N", "C", "H", "W"))
+            self._counts(x.shape[-2:])
+        y = self._buffer("y", shape, x.dtype) if train else np.empty(shape, x.dtype)
+        images, pooled = (x, y) if len(shape) == 4 else (x[:, None], y[:, None])
+        winners = self._pool(images, pooled, train)
         if train:
-            self._cache = x.shape, y.shape, winners
+            self._cache = x.shape, shape, winners
         return y
 
     def backward(self, pre_grad: ArrayLike) -> NDArray | None:
@@ -77,7 +81,8 @@ class Pooling(Layer):
         if not self.need_input_grad:
             return None
         dx = self._buffer("dx", x_shape, dy.dtype)
-        self._pool_back(_images(dy), winners, _images(dx))
+        slopes, sources = (dy, dx) if len(x_shape) == 4 else (dy[:, None], dx[:, None])
+        self._pool_back(slopes, winners, sources)
         return dx
 
     def _pool(self, x: NDArray, y: NDArray, train: bool) -> NDArray | None:
@@ -127,6 +132,10 @@ class MeanPooling(Pooling):
         kernels().meanpool_backward(dy, dx, *self.pool_size, *self.stride)
 
 
-def _images(array: NDArray) -> NDArray:
-    """`array` with an axis of channels, a view."""
-    return array[:, None] if array.ndim == 3 else array
+@by_shape
+def _out_shape(shape: Any, window: Any, stride: Any) -> Any:
+    """The shape of the output; None where not even one window fits, or there are no images."""
+    if 0 in shape or len(shape) not in (3, 4):
+        return None
+    counts, _ = windows(shape[-2:], window, stride)
+    return None if 0 in counts else shape[:-2] + counts

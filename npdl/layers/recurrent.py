@@ -16,7 +16,7 @@ from npdl import activations, initializations, regularizers
 from npdl._checks import check_int, check_number
 from npdl._ext import kernels, rnn_np
 from npdl.activations import Activation
-from npdl.layers.base import Layer, ParameterView, Shape
+from npdl.layers.base import Layer, ParameterView, Shape, fits
 
 State = tuple[ArrayLike | None, ...]
 
@@ -153,14 +153,22 @@ class Recurrent(Layer):
         """
         if not self._kernel_names:
             raise NotImplementedError(f"{type(self).__name__} is a base class and has no kernels.")
-        acts = [activations.kernel_act(a) for a in self._activations()]
-        return (kernels() if all(isinstance(a, tuple) for a in acts) else rnn_np), acts
+        acts = self._activations()
+        codes = [activation.kernel_code for activation in acts]
+        if None in codes:
+            return rnn_np, [activations.kernel_act(activation) for activation in acts]
+        return kernels(), codes
 
     def _run(self, input: ArrayLike, mask: ArrayLike | None, first: State, train: bool) -> NDArray:
-        self._require_built()
+        if self.out_shape is None:
+            raise self._not_built()
         units, train = self.n_out, train and self.need_grad
-        x = self._array(input, ("N", "T", len(self.AllW) - 1 - units))
-        n, t = x.shape[:2]
+        w = self._named["AllW"].value
+        n_in = len(w) - 1 - units
+        x = self._numbers(input, w.dtype)
+        if not fits(x.shape, ("N", "T", n_in)):
+            raise self._misshapen(x.shape, ("N", "T", n_in))
+        n, t, _ = x.shape
         steps = None
         if mask is not None:
             steps = (self._array(mask, (n, t), "mask") != 0).astype(np.uint8)
@@ -169,14 +177,17 @@ class Recurrent(Layer):
             for s, name in zip(first, ("h0", "c0"))
         ]
         # What the forward kernel fills and the backward kernel reads: h, [c], [gates].
-        widths = [units] * self._n_states + [self._n_gates * units] * (self._n_gates > 1)
-        filled: list[Any] = [
-            self._buffer(f"filled{k}", (n, t, width), x.dtype, train) if train or k == 0 else None
-            for k, width in enumerate(widths)
-        ]
+        if train:
+            widths = [units] * self._n_states + [self._n_gates * units] * (self._n_gates > 1)
+            filled: list[Any] = [
+                self._buffer(f"filled{k}", (n, t, width), w.dtype) for k, width in enumerate(widths)
+            ]
+        else:  # h alone
+            filled = [np.empty((n, t, units), w.dtype)]
+            filled += [None] * (self._n_states - 1 + (self._n_gates > 1))
         module, acts = self._kernels()
         forward = getattr(module, self._kernel_names[0])
-        forward(x, self.AllW, *start, steps, *filled, *acts)
+        forward(x, w, *start, steps, *filled, *acts)
         if train:
             self._cache = x, start, steps, filled
             self._set_last([state[:, -1].copy() for state in filled[: self._n_states]])
@@ -186,7 +197,8 @@ class Recurrent(Layer):
         if not self.need_grad:
             raise RuntimeError(f"A layer made with need_grad=False has no backward {self._where}.")
         x, start, steps, filled = self._remembered()
-        n, t = x.shape[:2]
+        w = self._named["AllW"]
+        n, t, _ = x.shape
         ends = [
             None if d is None else self._array(d, (n, self.n_out), name)
             for d, name in zip(last, ("dhn", "dcn"))
@@ -201,7 +213,7 @@ class Recurrent(Layer):
         dstart = [np.empty_like(s) for s in start]
         module, acts = self._kernels()
         backward = getattr(module, self._kernel_names[1])
-        backward(x, self.AllW, *start, steps, *filled, dh, *ends, dx, self.dAllW, *dstart, *acts)
+        backward(x, w.value, *start, steps, *filled, dh, *ends, dx, w.grad, *dstart, *acts)
         self._set_start_gradients(dstart)
         return dx
 

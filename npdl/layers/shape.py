@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from npdl._checks import check_int
-from npdl.layers.base import Layer, Shape
+from npdl.layers.base import Layer, Shape, by_shape
 
 
 class Reshaping(Layer):
@@ -59,9 +60,13 @@ class Flatten(Reshaping):
     def _reshaped(self, shape: Shape) -> Shape:
         if len(shape) < self.outdim:
             raise self._error(f"The input must have at least {self.outdim} axes", shape=shape)
-        tail = shape[self.outdim - 1 :]
-        size = None if None in tail else math.prod(tail)  # type: ignore[arg-type]
-        return (*shape[: self.outdim - 1], size)
+        return _flattened(shape, self.outdim)
+
+
+@by_shape
+def _flattened(shape: Any, outdim: int) -> Any:
+    tail = shape[outdim - 1 :]
+    return *shape[: outdim - 1], None if None in tail else math.prod(tail)
 
 
 class DimShuffle(Reshaping):
