@@ -40,6 +40,8 @@ def check_number(name: str, value: Any, interval: str, *, layer: str | None = No
 
 def check_int(name: str, value: Any, low: int = 1, *, layer: str | None = None) -> int:
     """Return `value` as an int that is at least `low`."""
+    if type(value) is int and value >= low:
+        return value
     whole = hasattr(value, "__index__") and not isinstance(value, bool)
     if whole and (number := operator.index(value)) >= low:
         return number
@@ -79,7 +81,10 @@ def float_array(values: Any, name: str = "input") -> np.ndarray:
     """Return `values` C-ordered, float32 or float64; what is neither becomes `get_dtype()`."""
     array = np.asarray(values)
     dtype = array.dtype
-    if dtype not in FLOATS:
+    if dtype in FLOATS:
+        if array.flags.c_contiguous:  # nothing to do, as nearly always
+            return array
+    else:
         if dtype.kind not in "fiub":
             raise TypeError(complaint(f"`{name}` must be an array of numbers", dtype=dtype.name))
         dtype = dtype.newbyteorder("=")

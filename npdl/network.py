@@ -95,8 +95,12 @@ class Network(Storable):
     @property
     def built(self) -> bool:
         """Whether all layers are connected."""
-        pairs = zip(self.layers, [None, *self.layers])
-        return all(graph.is_connected(layer, before) for layer, before in pairs)
+        before = None
+        for layer in self.layers:  # at each prediction: no generator for it
+            if not graph.is_connected(layer, before):
+                return False
+            before = layer
+        return True
 
     def build(self, input_shape: Shape | None = None) -> None:
         """Connect the layers, each to the one before it.
