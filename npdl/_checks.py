@@ -79,17 +79,15 @@ def check_same_shape(name: str, array: np.ndarray, other: str, reference: np.nda
 
 def float_array(values: Any, name: str = "input") -> np.ndarray:
     """Return `values` C-ordered, float32 or float64; what is neither becomes `get_dtype()`."""
-    array = np.asarray(values)
+    array = np.asarray(values, order="C")
     dtype = array.dtype
-    if dtype in FLOATS:
-        if array.flags.c_contiguous:  # nothing to do, as nearly always
-            return array
-    else:
-        if dtype.kind not in "fiub":
-            raise TypeError(complaint(f"`{name}` must be an array of numbers", dtype=dtype.name))
-        dtype = dtype.newbyteorder("=")
-        if dtype not in FLOATS:
-            dtype = get_dtype()
+    if dtype in FLOATS:  # as nearly always
+        return array
+    if dtype.kind not in "fiub":
+        raise TypeError(complaint(f"`{name}` must be an array of numbers", dtype=dtype.name))
+    dtype = dtype.newbyteorder("=")
+    if dtype not in FLOATS:
+        dtype = get_dtype()
     return np.asarray(array, dtype, order="C")
 
 

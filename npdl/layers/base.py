@@ -355,12 +355,11 @@ class Layer(Configurable):
 
         A layer whose parameters tell the dtype passes it.
         """
-        array = np.asarray(value)
+        array = np.asarray(value, order="C")
         own = array.dtype
         if own is dtype or (dtype is None and own in FLOATS and not self._named):
-            if array.flags.c_contiguous:  # nothing to do, as nearly always
-                return array
-        elif own.kind not in _REAL:
+            return array  # as nearly always
+        if own.kind not in _REAL:
             rule = f"`{what}` must hold real numbers"
             raise TypeError(complaint(rule, layer=self.name, dtype=own.name))
         return np.asarray(array, dtype or self._dtype_for(array), order="C")
