@@ -24,6 +24,7 @@ cdef enum:
     GRAIN = 100000  # multiply-adds that a task has at least, of several panels if need be
     PACKED = 4  # panels of B to a task that packs
     LINE = 4  # times MR rows of A, packed together
+    FEW_DEPTH = 256  # values of k, over which few rows pass all their columns
     FEW_SMALL = 40000  # numbers of B below which they run by themselves
     SMALL = 300000  # multiply-adds below which a second thread doesn't pay
 
@@ -315,14 +316,17 @@ cdef inline void _multiply_task(void* context, Py_ssize_t task, int worker) noex
 
 cdef inline void _few_columns(product_t* p, Py_ssize_t task, const real* _) noexcept nogil:
     """Some columns of C, row by row."""
-    cdef Py_ssize_t j0 = task * p.group, j1 = min(p.n, j0 + p.group), i
+    cdef Py_ssize_t j0 = task * p.group, j1 = min(p.n, j0 + p.group), i, k = 0
     if p.bias != NULL:
         start(p, 0, p.m, j0, j1 - j0, _)
-    for i in range(p.m):
-        row_times_columns(
-            p.n, j0, j1, p.k, <const real*> p.a + i * p.a_row, <const real*> p.b, p.b_row,
-            p.b_panel, <real*> p.c + i * p.ldc, p.add or p.bias != NULL,
-        )
+    while k < p.k:
+        for i in range(p.m):
+            row_times_columns(
+                p.n, j0, j1, min(p.k - k, <Py_ssize_t> FEW_DEPTH),
+                <const real*> p.a + i * p.a_row + k, <const real*> p.b + k * p.b_row, p.b_row,
+                p.b_panel, <real*> p.c + i * p.ldc, p.add or p.bias != NULL or k > 0,
+            )
+        k += FEW_DEPTH
     if p.finish != NULL:
         p.finish(p.context, 0, p.m, j0, j1)
 
