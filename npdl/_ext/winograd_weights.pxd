@@ -25,7 +25,7 @@ from npdl._ext.winograd cimport (
 cdef enum:
     TILES = 192  # to a pass, at least: enough terms for a sum to be worth its end
     MOST_BYTES = 64 * 1024 * 1024  # for dU of all groups
-    LD = NV * 16  # dU has rows of whole tiles and whole vectors
+    LD = NV * LANES_F32  # dU has rows of whole tiles and whole vectors
 
 
 cdef inline Py_ssize_t sums_size(winograd_t* p) noexcept nogil:
