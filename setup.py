@@ -39,7 +39,7 @@ KERNELS = [
     "rnn",
     "softmax",
 ]
-SHARED = ["cpu", "threads"]
+SHARED = ["arrays", "cpu", "threads"]
 
 
 def switch(name, default):

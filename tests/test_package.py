@@ -84,7 +84,7 @@ def test_wheel_has_no_sources_and_nothing_beside_the_package(wheel):
 @pytest.mark.skipif(not DIST, reason="needs a wheel, ready built")
 def test_built_wheel_has_its_kernels_and_licences(wheel):
     names = "\n".join(wheel)
-    for stem in ("cpu", "threads", "conv_base", "rnn_base"):
+    for stem in ("arrays", "cpu", "threads", "conv_base", "rnn_base"):
         assert re.search(rf"^npdl/_ext/{stem}\.[^/]*(so|pyd)$", names, re.MULTILINE), stem
     assert re.search(r"dist-info/licenses/LICENSE$", names, re.MULTILINE)
     assert re.search(r"dist-info/licenses/.*LICENSE-digits.txt$", names, re.MULTILINE)

@@ -1,6 +1,7 @@
 """Elementwise activations. Contract: ``activation_np.py``."""
 
 from npdl._ext.activation cimport act_span, act_t, parse_act, pull_back_span
+from npdl._ext.arrays cimport OUT, REAL, array, array_t, call_t
 from npdl._ext.simd cimport real
 from npdl._ext.threads cimport max_workers, run
 
@@ -42,33 +43,30 @@ cdef void _task(void* context, Py_ssize_t task, int worker) noexcept nogil:
             _backward(j, task * CHUNK, <double*> NULL)
 
 
-def activation_forward(const real[::1] x not None, real[::1] y not None, act):
+cdef void _run(job_t* j, const array_t* x, act) except *:
+    j.single, j.act, j.n = x.single, parse_act(act), x.shape[0]
+    with nogil:
+        run(_task, j, (j.n + CHUNK - 1) // CHUNK, max_workers())
+
+
+def activation_forward(x, y, act):
     """y = f(x), element by element."""
+    cdef call_t call = call_t("activation_forward", REAL)
+    cdef array_t x_ = array(&call, x, "x", 1, REAL), y_ = array(&call, y, "y", 1, REAL | OUT)
     cdef job_t j
-    if y.shape[0] != x.shape[0]:
+    if y_.shape[0] != x_.shape[0]:
         raise ValueError("activation_forward: x and y must be of one length.")
-    if x.shape[0] == 0:
-        return
-    j.act = parse_act(act)
-    j.single = real is float
-    j.n = x.shape[0]
-    j.x, j.dy, j.out = &x[0], NULL, &y[0]
-    with nogil:
-        run(_task, &j, (j.n + CHUNK - 1) // CHUNK, max_workers())
+    j.x, j.dy, j.out = x_.data, NULL, y_.data
+    _run(&j, &x_, act)
 
 
-def activation_backward(
-    const real[::1] y not None, const real[::1] dy not None, real[::1] dx not None, act
-):
+def activation_backward(y, dy, dx, act):
     """dx = f'(x) dy, from the output y = f(x)."""
+    cdef call_t call = call_t("activation_backward", REAL)
+    cdef array_t y_ = array(&call, y, "y", 1, REAL), dy_ = array(&call, dy, "dy", 1, REAL)
+    cdef array_t dx_ = array(&call, dx, "dx", 1, REAL | OUT)
     cdef job_t j
-    if not dy.shape[0] == y.shape[0] == dx.shape[0]:
+    if not dy_.shape[0] == y_.shape[0] == dx_.shape[0]:
         raise ValueError("activation_backward: y, dy and dx must be of one length.")
-    if y.shape[0] == 0:
-        return
-    j.act = parse_act(act)
-    j.single = real is float
-    j.n = y.shape[0]
-    j.x, j.dy, j.out = &y[0], &dy[0], &dx[0]
-    with nogil:
-        run(_task, &j, (j.n + CHUNK - 1) // CHUNK, max_workers())
+    j.x, j.dy, j.out = y_.data, dy_.data, dx_.data
+    _run(&j, &y_, act)

@@ -6,6 +6,7 @@ By direct sums (``conv_direct.pxd``), or where that is faster and allowed in Win
 
 from libc.string cimport memset
 from npdl._ext.activation cimport parse_act
+from npdl._ext.arrays cimport OR_NONE, OUT, REAL, array, array_t, call_t, clear, same_shape
 from npdl._ext.conv cimport COPIES, GROUPS, MOST_BYTES, PASS_BYTES, SLACK, conv_t
 from npdl._ext.conv_direct cimport (
     backward_task,
@@ -21,9 +22,9 @@ from npdl._ext.conv_winograd cimport (
     winograd_pays,
     winograd_weights,
 )
-from npdl._ext.simd cimport MR, NV, real, same_shape
+from npdl._ext.simd cimport LANES_F32, LANES_F64, MR, NV, real
 from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
-from npdl._ext.tile cimport ceil_div, lanes, round_up
+from npdl._ext.tile cimport ceil_div, round_up
 
 cdef bint winograd_allowed = True
 
@@ -34,15 +35,19 @@ def set_winograd(bint allowed):
     winograd_allowed = allowed
 
 
+cdef inline Py_ssize_t _lanes(const conv_t* j) noexcept nogil:
+    """Numbers in a vector."""
+    return LANES_F32 if j.single else LANES_F64
+
+
+cdef inline Py_ssize_t _size(const conv_t* j) noexcept nogil:
+    """Bytes of a number."""
+    return sizeof(float) if j.single else sizeof(double)
+
+
 cdef conv_t _plan(
-    const real[:, :, :, ::1] x,
-    const real[:, :, :, ::1] w,
-    const real[:, :, :, ::1] y,
-    Py_ssize_t stride_h,
-    Py_ssize_t stride_w,
-    Py_ssize_t pad_h,
-    Py_ssize_t pad_w,
-    act,
+    array_t* x, array_t* w, array_t* y,
+    Py_ssize_t stride_h, Py_ssize_t stride_w, Py_ssize_t pad_h, Py_ssize_t pad_w, act,
 ) except *:
     """The sizes of a convolution, checked."""
     cdef conv_t j
@@ -55,7 +60,8 @@ cdef conv_t _plan(
         raise ValueError("conv2d: strides and padding must be below 2^31.")
     if 0 in w.shape[:4] or 0 in x.shape[1:4] or 0 in y.shape[1:4]:
         raise ValueError("conv2d: only the batch may be empty.")
-    j.single, j.act = real is float, parse_act(act)
+    j.single, j.act = x.single, parse_act(act)
+    j.x, j.filters, j.y = x.data, w.data, y.data
     j.n, j.c, j.h, j.w = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
     j.f, j.kh, j.kw, j.oh, j.ow = w.shape[0], w.shape[2], w.shape[3], y.shape[2], y.shape[3]
     j.sh, j.sw, j.ph, j.pw = stride_h, stride_w, pad_h, pad_w
@@ -63,39 +69,33 @@ cdef conv_t _plan(
     j.plane_h, j.plane_w = j.oh + j.taps_h - 1, j.ow + j.taps_w - 1
     j.phases_h, j.phases_w = min(j.sh, j.kh), min(j.sw, j.kw)
     j.image_step = round_up(j.c * j.phases_h * j.phases_w * j.plane_h * j.plane_w, SLACK) + SLACK
-    j.span = round_up((j.oh - 1) * j.plane_w + j.ow, lanes(&w[0, 0, 0, 0]))
+    j.span = round_up((j.oh - 1) * j.plane_w + j.ow, _lanes(&j))
     j.dz_h, j.dz_w = j.oh + 2 * (j.taps_h - 1), j.ow + 2 * (j.taps_w - 1)
     j.depth = j.c * j.kh * j.kw
     return j
 
 
 def conv2d_forward(
-    const real[:, :, :, ::1] x not None,
-    const real[:, :, :, ::1] w not None,
-    const real[::1] b not None,
-    real[:, :, :, ::1] y not None,
-    Py_ssize_t stride_h,
-    Py_ssize_t stride_w,
-    Py_ssize_t pad_h,
-    Py_ssize_t pad_w,
-    act,
+    x, w, b, y, Py_ssize_t stride_h, Py_ssize_t stride_w, Py_ssize_t pad_h, Py_ssize_t pad_w, act
 ):
     """y = f(b + w * x)."""
-    cdef conv_t j = _plan(x, w, y, stride_h, stride_w, pad_h, pad_w, act)
+    cdef call_t call = call_t("conv2d_forward", REAL)
+    cdef array_t x_ = array(&call, x, "x", 4, REAL), w_ = array(&call, w, "w", 4, REAL)
+    cdef array_t b_ = array(&call, b, "b", 1, REAL), y_ = array(&call, y, "y", 4, REAL | OUT)
+    cdef conv_t j = _plan(&x_, &w_, &y_, stride_h, stride_w, pad_h, pad_w, act)
     cdef size_t offsets = aligned((j.depth + NV) * sizeof(Py_ssize_t))
     cdef int workers = max_workers()
     cdef scratch_t s
-    if b.shape[0] != j.f:
+    if b_.shape[0] != j.f:
         raise ValueError("conv2d_forward: b must have one number for each filter.")
     if j.n == 0:
         return
-    j.x, j.bias, j.y = &x[0, 0, 0, 0], &b[0], &y[0, 0, 0, 0]
-    j.filters = &w[0, 0, 0, 0]
+    j.bias = b_.data
     if winograd_allowed and winograd_pays(&j):
-        winograd_forward(&j, <const float*> &w[0, 0, 0, 0])
+        winograd_forward(&j, <const float*> w_.data)
         return
-    set_parts(&j, lanes(&w[0, 0, 0, 0]), workers)
-    j.scratch_step = aligned(j.image_step * sizeof(real))
+    set_parts(&j, _lanes(&j), workers)
+    j.scratch_step = aligned(j.image_step * _size(&j))
     s = take(offsets + (j.n if j.shared else workers) * j.scratch_step)
     j.offset = <Py_ssize_t*> s.data
     j.scratch = s.data + offsets
@@ -107,63 +107,80 @@ def conv2d_forward(
     give(s)
 
 
+cdef inline void _backward(
+    conv_t* j, Py_ssize_t groups, int workers, real* dw, real* db
+) noexcept nogil:
+    """All tasks, and the sums of what the groups found."""
+    cdef const real* part_w = <const real*> j.dw
+    cdef const real* part_b = <const real*> j.db
+    cdef Py_ssize_t g, k, f, ldw = round_up(j.depth, NV), rows = round_up(j.f, MR)
+    cdef real total
+    set_offsets(j)
+    if j.dx != NULL:
+        pack_for_input(j, <const real*> j.filters, <real*> j.packed)
+    run(backward_task, j, groups, workers)
+    for f in range(j.f):
+        for k in range(j.depth):
+            total = 0
+            for g in range(groups):
+                total += part_w[(g * rows + f) * ldw + k]
+            dw[f * j.depth + k] = total
+        total = 0
+        for g in range(groups):
+            total += part_b[g * j.f + f]
+        db[f] = total
+
+
 def conv2d_backward(
-    const real[:, :, :, ::1] x not None,
-    const real[:, :, :, ::1] w not None,
-    const real[:, :, :, ::1] y not None,
-    const real[:, :, :, ::1] dy not None,
-    real[:, :, :, ::1] dx,
-    real[:, :, :, ::1] dw not None,
-    real[::1] db not None,
-    Py_ssize_t stride_h,
-    Py_ssize_t stride_w,
-    Py_ssize_t pad_h,
-    Py_ssize_t pad_w,
-    act,
+    x, w, y, dy, dx, dw, db,
+    Py_ssize_t stride_h, Py_ssize_t stride_w, Py_ssize_t pad_h, Py_ssize_t pad_w, act,
 ):
     """Gradients of `conv2d_forward`."""
-    cdef conv_t j = _plan(x, w, y, stride_h, stride_w, pad_h, pad_w, act)
-    cdef Py_ssize_t groups, g, k, f, ldw = round_up(j.depth, NV), rows = round_up(j.f, MR)
+    cdef call_t call = call_t("conv2d_backward", REAL)
+    cdef array_t x_ = array(&call, x, "x", 4, REAL), w_ = array(&call, w, "w", 4, REAL)
+    cdef array_t y_ = array(&call, y, "y", 4, REAL), dy_ = array(&call, dy, "dy", 4, REAL)
+    cdef array_t dx_ = array(&call, dx, "dx", 4, REAL | OUT | OR_NONE)
+    cdef array_t dw_ = array(&call, dw, "dw", 4, REAL | OUT)
+    cdef array_t db_ = array(&call, db, "db", 1, REAL | OUT)
+    cdef conv_t j = _plan(&x_, &w_, &y_, stride_h, stride_w, pad_h, pad_w, act)
+    cdef Py_ssize_t groups, ldw = round_up(j.depth, NV), rows = round_up(j.f, MR)
     cdef Py_ssize_t depth_dx = j.f * j.kh * j.kw
-    cdef Py_ssize_t one_image
+    cdef Py_ssize_t one_image, size = _size(&j)
     cdef size_t offsets, filters, partial_w, partial_b
     cdef int workers = max_workers()
     cdef scratch_t s
-    cdef const real* part
-    cdef real total
     if not (
-        same_shape(dy.shape, y.shape, 4)
-        and same_shape(dw.shape, w.shape, 4)
-        and (dx is None or same_shape(dx.shape, x.shape, 4))
+        same_shape(&dy_, &y_)
+        and same_shape(&dw_, &w_)
+        and (not dx_.given or same_shape(&dx_, &x_))
     ):
         raise ValueError("conv2d_backward: an array and its gradient must have one shape.")
-    if db.shape[0] != j.f:
+    if db_.shape[0] != j.f:
         raise ValueError("conv2d_backward: db must have one number for each filter.")
     if j.n == 0:
-        dw[...] = 0
-        db[...] = 0
+        clear(&dw_)
+        clear(&db_)
         return
-    j.x, j.y, j.dy = &x[0, 0, 0, 0], <void*> &y[0, 0, 0, 0], &dy[0, 0, 0, 0]
-    j.dx = NULL if dx is None else <void*> &dx[0, 0, 0, 0]
+    j.dy, j.dx = dy_.data, dx_.data
     if winograd_allowed and winograd_pays(&j):
         if j.dx != NULL:
-            winograd_input(&j, <const float*> &w[0, 0, 0, 0])
-        winograd_weights(&j, <float*> &dw[0, 0, 0, 0], <float*> &db[0])
+            winograd_input(&j, <const float*> w_.data)
+        winograd_weights(&j, <float*> dw_.data, <float*> db_.data)
         return
     groups = GROUPS
-    while groups > 2 and groups * rows * ldw * <Py_ssize_t> sizeof(real) > MOST_BYTES:
+    while groups > 2 and groups * rows * ldw * size > MOST_BYTES:
         groups //= 2
     j.group = ceil_div(j.n, groups)
     groups = ceil_div(j.n, j.group)
     # as many images to a pass as the level-2 cache holds, so that small ones add up to long sums
     one_image = j.image_step + rows * j.span
-    j.together = max(1, min(j.group, PASS_BYTES // (j.image_step * <Py_ssize_t> sizeof(real))))
+    j.together = max(1, min(j.group, PASS_BYTES // (j.image_step * size)))
     offsets = aligned((j.depth + NV + depth_dx) * sizeof(Py_ssize_t))
-    filters = aligned(round_up(j.c, MR) * depth_dx * sizeof(real))
-    partial_w = aligned(groups * rows * ldw * sizeof(real))
-    partial_b = aligned(groups * j.f * sizeof(real))
+    filters = aligned(round_up(j.c, MR) * depth_dx * size)
+    partial_w = aligned(groups * rows * ldw * size)
+    partial_b = aligned(groups * j.f * size)
     j.scratch_step = aligned(
-        (j.f * j.oh * j.ow + j.together * one_image + j.f * j.dz_h * j.dz_w + SLACK) * sizeof(real)
+        (j.f * j.oh * j.ow + j.together * one_image + j.f * j.dz_h * j.dz_w + SLACK) * size
     )
     s = take(offsets + filters + partial_w + partial_b + workers * j.scratch_step)
     j.offset = <Py_ssize_t*> s.data
@@ -173,19 +190,8 @@ def conv2d_backward(
     j.db = s.data + offsets + filters + partial_w
     j.scratch = s.data + offsets + filters + partial_w + partial_b
     with nogil:
-        set_offsets(&j)
-        if j.dx != NULL:
-            pack_for_input(&j, &w[0, 0, 0, 0], <real*> j.packed)
-        run(backward_task, &j, groups, workers)
-        part = <const real*> j.dw
-        for f in range(j.f):
-            for k in range(j.depth):
-                total = 0
-                for g in range(groups):
-                    total += part[(g * rows + f) * ldw + k]
-                (&dw[0, 0, 0, 0])[f * j.depth + k] = total
-            total = 0
-            for g in range(groups):
-                total += (<const real*> j.db)[g * j.f + f]
-            db[f] = total
+        if j.single:
+            _backward(&j, groups, workers, <float*> dw_.data, <float*> db_.data)
+        else:
+            _backward(&j, groups, workers, <double*> dw_.data, <double*> db_.data)
     give(s)

@@ -2,6 +2,7 @@
 
 from cpython.number cimport PyNumber_Index
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from npdl._ext.arrays cimport OUT, REAL, UINT8, array, array_t, call_t
 from npdl._ext.simd cimport real
 from npdl._ext.threads cimport max_workers, run
 
@@ -74,41 +75,34 @@ cdef void _task(void* context, Py_ssize_t task, int worker) noexcept nogil:
 
 
 cdef void _run(
-    drop_t* j, const real[::1] x, double p, real[::1] y, const uint8_t[::1] mask
+    drop_t* j, const array_t* x, double p, const array_t* y, const array_t* mask
 ) except *:
     if not x.shape[0] == y.shape[0] == mask.shape[0]:
         raise ValueError("dropout: all arrays must be of one length.")
     if not 0 <= p < 1:
         raise ValueError(f"dropout: p must be in [0, 1), not {p}.")
-    if x.shape[0] == 0:
-        return
-    j.single, j.n = real is float, x.shape[0]
+    j.single, j.n = x.single, x.shape[0]
     j.limit, j.scale = <uint32_t> (p * 4294967296.0), 1 / (1 - p)
-    j.x, j.y, j.mask = &x[0], &y[0], <uint8_t*> &mask[0]
+    j.x, j.y, j.mask = x.data, y.data, <uint8_t*> mask.data
     with nogil:
         run(_task, j, (j.n + CHUNK - 1) // CHUNK, max_workers())
 
 
-def dropout_forward(
-    const real[::1] x not None,
-    seed,
-    double p,
-    real[::1] y not None,
-    uint8_t[::1] mask not None,
-):
+def dropout_forward(x, seed, double p, y, mask):
     """y = x / (1 - p) where a number is kept, else 0 x."""
+    cdef call_t call = call_t("dropout_forward", REAL)
+    cdef array_t x_ = array(&call, x, "x", 1, REAL), y_ = array(&call, y, "y", 1, REAL | OUT)
+    cdef array_t mask_ = array(&call, mask, "mask", 1, UINT8 | OUT)
     cdef drop_t j
     j.backward, j.seed = False, PyNumber_Index(seed)
-    _run(&j, x, p, y, mask)
+    _run(&j, &x_, p, &y_, &mask_)
 
 
-def dropout_backward(
-    const real[::1] dy not None,
-    const uint8_t[::1] mask not None,
-    double p,
-    real[::1] dx not None,
-):
+def dropout_backward(dy, mask, double p, dx):
     """dx = dy / (1 - p) where a number was kept, else 0 dy."""
+    cdef call_t call = call_t("dropout_backward", REAL)
+    cdef array_t dy_ = array(&call, dy, "dy", 1, REAL), dx_ = array(&call, dx, "dx", 1, REAL | OUT)
+    cdef array_t mask_ = array(&call, mask, "mask", 1, UINT8)
     cdef drop_t j
     j.backward, j.seed = True, 0
-    _run(&j, dy, p, dx, mask)
+    _run(&j, &dy_, p, &dx_, &mask_)

@@ -7,6 +7,7 @@ order.
 
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
+from npdl._ext.arrays cimport INT64, OUT, REAL, array, array_t, call_t, clear
 from npdl._ext.simd cimport real
 from npdl._ext.threads cimport give, max_workers, run, scratch_t, take
 
@@ -70,28 +71,28 @@ cdef void _sum_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
             _sum_row(t, v, <const double*> NULL)
 
 
-def embedding_backward(
-    const int64_t[::1] index not None,
-    const real[:, ::1] dy not None,
-    real[:, ::1] dtable not None,
-):
+def embedding_backward(index, dy, dtable):
     """dtable[v] = Σ dy[n] over all n with index[n] = v."""
+    cdef call_t call = call_t("embedding_backward", REAL)
+    cdef array_t index_ = array(&call, index, "index", 1, INT64)
+    cdef array_t dy_ = array(&call, dy, "dy", 2, REAL)
+    cdef array_t dtable_ = array(&call, dtable, "dtable", 2, REAL | OUT)
     cdef table_t t
     cdef scratch_t s
     cdef Py_ssize_t i
-    t.single, t.n = real is float, index.shape[0]
-    t.rows, t.width = dtable.shape[0], dtable.shape[1]
-    if not (dy.shape[0] == t.n and dy.shape[1] == t.width):
+    t.single, t.n = dy_.single, index_.shape[0]
+    t.rows, t.width = dtable_.shape[0], dtable_.shape[1]
+    t.index, t.dy, t.dtable = <const int64_t*> index_.data, dy_.data, dtable_.data
+    if not (dy_.shape[0] == t.n and dy_.shape[1] == t.width):
         raise ValueError("embedding_backward: dy must have a row for each index, as dtable's are.")
     if t.rows == 0 or t.width == 0:
         raise ValueError("embedding_backward: only the index may be empty.")
     for i in range(t.n):
-        if not 0 <= index[i] < t.rows:
-            raise ValueError(f"embedding_backward: index {index[i]} is outside [0, {t.rows}).")
+        if not 0 <= t.index[i] < t.rows:
+            raise ValueError(f"embedding_backward: index {t.index[i]} is outside [0, {t.rows}).")
     if t.n == 0:
-        dtable[...] = 0
+        clear(&dtable_)
         return
-    t.index, t.dy, t.dtable = &index[0], &dy[0, 0], &dtable[0, 0]
     t.per_task = max(1, CHUNK // t.width)
     s = take((t.rows + 1 + t.n) * sizeof(Py_ssize_t))
     t.first = <Py_ssize_t*> s.data

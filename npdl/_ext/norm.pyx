@@ -15,7 +15,8 @@ Golub and LeVeque 1979).
 
 from libc.math cimport sqrt
 from libc.string cimport memset
-from npdl._ext.simd cimport real, same_shape
+from npdl._ext.arrays cimport OR_NONE, OUT, REAL, array, array_t, call_t, clear, same_shape
+from npdl._ext.simd cimport real
 from npdl._ext.sums cimport product_rows, square_rows, sum_of, sum_of_products, sum_rows, total_of
 from npdl._ext.threads cimport max_workers, run
 
@@ -283,8 +284,8 @@ cdef void _run(norm_t* j) noexcept nogil:
 
 
 cdef bint _plan(
-    norm_t* j, int kind, const real[:, :, ::1] x, const real[::1] gamma, const real[::1] mean,
-    const real[::1] var, double epsilon,
+    norm_t* j, int kind, const array_t* x, const array_t* gamma, const array_t* mean,
+    const array_t* var, double epsilon,
 ) except -1:
     """Set what all passes have; False where there is no number to normalise."""
     memset(j, 0, sizeof(norm_t))
@@ -292,85 +293,78 @@ cdef bint _plan(
         raise ValueError("norm: there must be one number for each channel.")
     if x.shape[1] == 0:
         raise ValueError("norm: there must be at least one channel.")
-    j.single, j.kind, j.epsilon = real is float, kind, epsilon
+    j.single, j.kind, j.epsilon = x.single, kind, epsilon
     j.outer, j.channels, j.inner = x.shape[0], x.shape[1], x.shape[2]
     if j.outer == 0 or j.inner == 0:
         return False
     j.per_task = max(1, WIDTH // j.inner)
-    j.x, j.gamma, j.mean, j.var = &x[0, 0, 0], &gamma[0], <void*> &mean[0], <void*> &var[0]
+    j.x, j.gamma, j.mean, j.var = x.data, gamma.data, mean.data, var.data
     j.dy = j.x  # something to point at
     return True
 
 
-def norm_forward(
-    const real[:, :, ::1] x not None,
-    const real[::1] gamma not None,
-    const real[::1] beta not None,
-    double epsilon,
-    real[:, :, ::1] y not None,
-    real[::1] mean not None,
-    real[::1] var not None,
-):
+def norm_forward(x, gamma, beta, double epsilon, y, mean, var):
     """y = gamma (x - mean) / √(var + ε) + beta, with the statistics of x."""
+    cdef call_t call = call_t("norm_forward", REAL)
+    cdef array_t x_ = array(&call, x, "x", 3, REAL), y_ = array(&call, y, "y", 3, REAL | OUT)
+    cdef array_t gamma_ = array(&call, gamma, "gamma", 1, REAL)
+    cdef array_t beta_ = array(&call, beta, "beta", 1, REAL)
+    cdef array_t mean_ = array(&call, mean, "mean", 1, REAL | OUT)
+    cdef array_t var_ = array(&call, var, "var", 1, REAL | OUT)
     cdef norm_t j
-    cdef bint some = _plan(&j, FORWARD, x, gamma, mean, var, epsilon)
-    if not (same_shape(y.shape, x.shape, 3) and beta.shape[0] == x.shape[1]):
+    cdef bint some = _plan(&j, FORWARD, &x_, &gamma_, &mean_, &var_, epsilon)
+    if not (same_shape(&y_, &x_) and same_shape(&beta_, &gamma_)):
         raise ValueError("norm_forward: the shapes of x, y and beta do not fit.")
     if not some:
-        mean[...] = 0
-        var[...] = 0
+        clear(&mean_)
+        clear(&var_)
         return
-    j.beta, j.out = &beta[0], &y[0, 0, 0]
+    j.beta, j.out = beta_.data, y_.data
     with nogil:
         _run(&j)
 
 
-def norm_fixed_forward(
-    const real[:, :, ::1] x not None,
-    const real[::1] gamma not None,
-    const real[::1] beta not None,
-    const real[::1] mean not None,
-    const real[::1] var not None,
-    double epsilon,
-    real[:, :, ::1] y not None,
-):
+def norm_fixed_forward(x, gamma, beta, mean, var, double epsilon, y):
     """y = gamma (x - mean) / √(var + ε) + beta, with statistics that are given."""
+    cdef call_t call = call_t("norm_fixed_forward", REAL)
+    cdef array_t x_ = array(&call, x, "x", 3, REAL), y_ = array(&call, y, "y", 3, REAL | OUT)
+    cdef array_t gamma_ = array(&call, gamma, "gamma", 1, REAL)
+    cdef array_t beta_ = array(&call, beta, "beta", 1, REAL)
+    cdef array_t mean_ = array(&call, mean, "mean", 1, REAL)
+    cdef array_t var_ = array(&call, var, "var", 1, REAL)
     cdef norm_t j
-    cdef bint some = _plan(&j, FIXED, x, gamma, mean, var, epsilon)
-    if not (same_shape(y.shape, x.shape, 3) and beta.shape[0] == x.shape[1]):
+    cdef bint some = _plan(&j, FIXED, &x_, &gamma_, &mean_, &var_, epsilon)
+    if not (same_shape(&y_, &x_) and same_shape(&beta_, &gamma_)):
         raise ValueError("norm_fixed_forward: the shapes of x, y and beta do not fit.")
     if some:
-        j.beta, j.out = &beta[0], &y[0, 0, 0]
+        j.beta, j.out = beta_.data, y_.data
         with nogil:
             _run(&j)
 
 
-def norm_backward(
-    const real[:, :, ::1] x not None,
-    const real[::1] gamma not None,
-    const real[::1] mean not None,
-    const real[::1] var not None,
-    double epsilon,
-    const real[:, :, ::1] dy not None,
-    real[:, :, ::1] dx,
-    real[::1] dgamma not None,
-    real[::1] dbeta not None,
-):
+def norm_backward(x, gamma, mean, var, double epsilon, dy, dx, dgamma, dbeta):
     """Gradients of `norm_forward`."""
+    cdef call_t call = call_t("norm_backward", REAL)
+    cdef array_t x_ = array(&call, x, "x", 3, REAL), dy_ = array(&call, dy, "dy", 3, REAL)
+    cdef array_t dx_ = array(&call, dx, "dx", 3, REAL | OUT | OR_NONE)
+    cdef array_t gamma_ = array(&call, gamma, "gamma", 1, REAL)
+    cdef array_t mean_ = array(&call, mean, "mean", 1, REAL)
+    cdef array_t var_ = array(&call, var, "var", 1, REAL)
+    cdef array_t dgamma_ = array(&call, dgamma, "dgamma", 1, REAL | OUT)
+    cdef array_t dbeta_ = array(&call, dbeta, "dbeta", 1, REAL | OUT)
     cdef norm_t j
-    cdef bint some = _plan(&j, BACKWARD, x, gamma, mean, var, epsilon)
+    cdef bint some = _plan(&j, BACKWARD, &x_, &gamma_, &mean_, &var_, epsilon)
     if not (
-        same_shape(dy.shape, x.shape, 3)
-        and (dx is None or same_shape(dx.shape, x.shape, 3))
-        and dgamma.shape[0] == x.shape[1] == dbeta.shape[0]
+        same_shape(&dy_, &x_)
+        and (not dx_.given or same_shape(&dx_, &x_))
+        and same_shape(&dgamma_, &gamma_)
+        and same_shape(&dbeta_, &gamma_)
     ):
         raise ValueError("norm_backward: the shapes of x and the gradients do not fit.")
     if not some:
-        dgamma[...] = 0
-        dbeta[...] = 0
+        clear(&dgamma_)
+        clear(&dbeta_)
         return
-    j.dy, j.dgamma, j.dbeta = &dy[0, 0, 0], &dgamma[0], &dbeta[0]
-    if dx is not None:
-        j.out = &dx[0, 0, 0]
+    j.dy, j.out, j.dgamma, j.dbeta = dy_.data, dx_.data, dgamma_.data, dbeta_.data
     with nogil:
         _run(&j)

@@ -1,7 +1,7 @@
 """The steps of the optimizers, each one pass over its arrays. Contract: ``optimizer_np.py``."""
 
 from libc.math cimport sqrt, sqrtf
-from libc.string cimport memset
+from npdl._ext.arrays cimport OUT, REAL, array, array_t, call_t
 from npdl._ext.simd cimport real
 from npdl._ext.threads cimport max_workers, run
 
@@ -20,6 +20,7 @@ cdef enum:
 
 
 ctypedef struct step_t:
+    call_t call
     bint single
     int kind
     Py_ssize_t n
@@ -96,119 +97,86 @@ cdef void _task(void* context, Py_ssize_t task, int worker) noexcept nogil:
         _step(j, at, n, <double*> NULL)
 
 
-cdef void _run(
-    step_t* j, int kind, real[::1] p, const real[::1] g, real[::1] r, real[::1] s
-) except *:
-    """Set what all steps have, and run. Where there is less to remember, p takes its place."""
-    if not g.shape[0] == p.shape[0] == r.shape[0] == s.shape[0]:
+cdef step_t _plan(const char* kernel, int kind, p, g, double lr) except *:
+    """What all steps have. Where there is less to remember, p takes its place."""
+    cdef step_t j
+    cdef array_t p_, g_
+    j.call = call_t(kernel, REAL)
+    p_, g_ = array(&j.call, p, "p", 1, REAL | OUT), array(&j.call, g, "g", 1, REAL)
+    if g_.shape[0] != p_.shape[0]:
         raise ValueError("optimizer: all arrays must be of one length.")
-    if p.shape[0] == 0:
-        return
-    j.single, j.kind, j.n = real is float, kind, p.shape[0]
-    j.p, j.g, j.r, j.s = &p[0], &g[0], &r[0], &s[0]
+    j.single, j.kind, j.n = p_.single, kind, p_.shape[0]
+    j.p, j.g, j.r, j.s = p_.data, g_.data, p_.data, p_.data
+    j.lr, j.unbias1, j.unbias2 = lr, 1, 1
+    j.keep1 = j.keep2 = j.epsilon = 0
+    return j
+
+
+cdef void* _slot(step_t* j, x, const char* name) except *:
+    """What the optimizer remembers of p."""
+    cdef array_t x_ = array(&j.call, x, name, 1, REAL | OUT)
+    if x_.shape[0] != j.n:
+        raise ValueError("optimizer: all arrays must be of one length.")
+    return x_.data
+
+
+cdef void _run(step_t* j) noexcept:
     with nogil:
         run(_task, j, (j.n + CHUNK - 1) // CHUNK, max_workers())
 
 
-cdef step_t _plan(double lr) noexcept nogil:
-    cdef step_t j
-    memset(&j, 0, sizeof(j))
-    j.lr, j.unbias1, j.unbias2 = lr, 1, 1
-    return j
-
-
-def sgd_step(real[::1] p not None, const real[::1] g not None, double lr):
+def sgd_step(p, g, double lr):
     """p -= lr g."""
-    cdef step_t j = _plan(lr)
-    _run(&j, SGD, p, g, p, p)
+    cdef step_t j = _plan("sgd_step", SGD, p, g, lr)
+    _run(&j)
 
 
-def momentum_step(
-    real[::1] p not None,
-    const real[::1] g not None,
-    real[::1] v not None,
-    double lr,
-    double momentum,
-    bint nesterov,
-):
+def momentum_step(p, g, v, double lr, double momentum, bint nesterov):
     """v = m v - lr g; p += v, or with Nesterov's look ahead p += m v - lr g."""
-    cdef step_t j = _plan(lr)
-    j.keep1 = momentum
-    _run(&j, NESTEROV if nesterov else MOMENTUM, p, g, v, p)
+    cdef step_t j = _plan("momentum_step", NESTEROV if nesterov else MOMENTUM, p, g, lr)
+    j.r, j.keep1 = _slot(&j, v, "v"), momentum
+    _run(&j)
 
 
-def adagrad_step(
-    real[::1] p not None,
-    const real[::1] g not None,
-    real[::1] r not None,
-    double lr,
-    double epsilon,
-):
+def adagrad_step(p, g, r, double lr, double epsilon):
     """r += g²; p -= lr g / √(r + ε)."""
-    cdef step_t j = _plan(lr)
-    j.epsilon = epsilon
-    _run(&j, ADAGRAD, p, g, r, p)
+    cdef step_t j = _plan("adagrad_step", ADAGRAD, p, g, lr)
+    j.r, j.epsilon = _slot(&j, r, "r"), epsilon
+    _run(&j)
 
 
-def rmsprop_step(
-    real[::1] p not None,
-    const real[::1] g not None,
-    real[::1] r not None,
-    double lr,
-    double rho,
-    double epsilon,
-):
+def rmsprop_step(p, g, r, double lr, double rho, double epsilon):
     """r = ρ r + (1-ρ) g²; p -= lr g / √(r + ε)."""
-    cdef step_t j = _plan(lr)
+    cdef step_t j = _plan("rmsprop_step", RMSPROP, p, g, lr)
+    j.r = _slot(&j, r, "r")
     j.keep1, j.epsilon = rho, epsilon
-    _run(&j, RMSPROP, p, g, r, p)
+    _run(&j)
 
 
-def adadelta_step(
-    real[::1] p not None,
-    const real[::1] g not None,
-    real[::1] r not None,
-    real[::1] s not None,
-    double lr,
-    double rho,
-    double epsilon,
-):
+def adadelta_step(p, g, r, s, double lr, double rho, double epsilon):
     """r = ρ r + (1-ρ) g²; u = g √(s+ε)/√(r+ε); p -= lr u; s = ρ s + (1-ρ) u²."""
-    cdef step_t j = _plan(lr)
+    cdef step_t j = _plan("adadelta_step", ADADELTA, p, g, lr)
+    j.r, j.s = _slot(&j, r, "r"), _slot(&j, s, "s")
     j.keep1, j.epsilon = rho, epsilon
-    _run(&j, ADADELTA, p, g, r, s)
+    _run(&j)
 
 
 def adam_step(
-    real[::1] p not None,
-    const real[::1] g not None,
-    real[::1] m not None,
-    real[::1] v not None,
-    double lr,
-    double beta1,
-    double beta2,
-    double epsilon,
-    double unbias1,
+    p, g, m, v, double lr, double beta1, double beta2, double epsilon, double unbias1,
     double unbias2,
 ):
     """m, v = moving means of g, g²; p -= lr (m / unbias1) / (√(v / unbias2) + ε)."""
-    cdef step_t j = _plan(lr)
+    cdef step_t j = _plan("adam_step", ADAM, p, g, lr)
+    j.r, j.s = _slot(&j, m, "m"), _slot(&j, v, "v")
     j.keep1, j.keep2, j.epsilon, j.unbias1, j.unbias2 = beta1, beta2, epsilon, unbias1, unbias2
-    _run(&j, ADAM, p, g, m, v)
+    _run(&j)
 
 
 def adamax_step(
-    real[::1] p not None,
-    const real[::1] g not None,
-    real[::1] m not None,
-    real[::1] u not None,
-    double lr,
-    double beta1,
-    double beta2,
-    double epsilon,
-    double unbias1,
+    p, g, m, u, double lr, double beta1, double beta2, double epsilon, double unbias1
 ):
     """m = moving mean of g; u = max(β₂ u, |g|); p -= lr (m / unbias1) / (u + ε)."""
-    cdef step_t j = _plan(lr)
+    cdef step_t j = _plan("adamax_step", ADAMAX, p, g, lr)
+    j.r, j.s = _slot(&j, m, "m"), _slot(&j, u, "u")
     j.keep1, j.keep2, j.epsilon, j.unbias1 = beta1, beta2, epsilon, unbias1
-    _run(&j, ADAMAX, p, g, m, u)
+    _run(&j)

@@ -7,7 +7,8 @@ one pixel (u, v) of all its windows after the other, in loops that the C compile
 from libc.math cimport NAN
 from libc.stdint cimport int32_t
 from libc.string cimport memset
-from npdl._ext.simd cimport real, same_shape
+from npdl._ext.arrays cimport INT32, OR_NONE, OUT, REAL, array, array_t, call_t, clear, same_shape
+from npdl._ext.simd cimport real
 from npdl._ext.threads cimport max_workers, run
 
 cdef enum:
@@ -190,7 +191,7 @@ cdef void _task(void* context, Py_ssize_t task, int worker) noexcept nogil:
         _images(p, task, <double*> NULL)
 
 
-cdef pool_t _plan(const real[:, :, :, ::1] image, const real[:, :, :, ::1] pooled) except *:
+cdef pool_t _plan(const array_t* image, const array_t* pooled) except *:
     """The sizes of a pooling, checked; `images` is 0 where there is nothing to do."""
     cdef pool_t p
     memset(&p, 0, sizeof(p))
@@ -198,7 +199,7 @@ cdef pool_t _plan(const real[:, :, :, ::1] image, const real[:, :, :, ::1] poole
         raise ValueError("pool: the input and the output must hold as many images.")
     if image.shape[2] * image.shape[3] > 0x7FFFFFFF:
         raise ValueError("pool: an image must have fewer than 2^31 pixels.")
-    p.single = real is float
+    p.single = image.single
     p.images = image.shape[0] * image.shape[1]
     p.h, p.w, p.oh, p.ow = image.shape[2], image.shape[3], pooled.shape[2], pooled.shape[3]
     p.per_task = max(1, CHUNK // max(1, p.h * p.w))
@@ -227,76 +228,61 @@ cdef void _run(int kind, pool_t* p) noexcept nogil:
 
 
 def maxpool_forward(
-    const real[:, :, :, ::1] x not None,
-    real[:, :, :, ::1] y not None,
-    int32_t[:, :, :, ::1] argmax,
-    Py_ssize_t kh,
-    Py_ssize_t kw,
-    Py_ssize_t stride_h,
-    Py_ssize_t stride_w,
+    x, y, argmax, Py_ssize_t kh, Py_ssize_t kw, Py_ssize_t stride_h, Py_ssize_t stride_w
 ):
     """Greatest value of each window."""
-    cdef pool_t p = _plan(x, y)
+    cdef call_t call = call_t("maxpool_forward", REAL)
+    cdef array_t x_ = array(&call, x, "x", 4, REAL), y_ = array(&call, y, "y", 4, REAL | OUT)
+    cdef array_t argmax_ = array(&call, argmax, "argmax", 4, INT32 | OUT | OR_NONE)
+    cdef pool_t p = _plan(&x_, &y_)
     _set_windows(&p, kh, kw, stride_h, stride_w)
-    if argmax is not None and not same_shape(argmax.shape, y.shape, 4):
+    if argmax_.given and not same_shape(&argmax_, &y_):
         raise ValueError("maxpool_forward: y and argmax must have one shape.")
-    if p.images:
-        p.x, p.y = &x[0, 0, 0, 0], &y[0, 0, 0, 0]
-        p.argmax = NULL if argmax is None else &argmax[0, 0, 0, 0]
-        with nogil:
-            _run(MAX, &p)
+    p.x, p.y, p.argmax = x_.data, y_.data, <int32_t*> argmax_.data
+    with nogil:
+        _run(MAX, &p)
 
 
-def maxpool_backward(
-    const real[:, :, :, ::1] dy not None,
-    const int32_t[:, :, :, ::1] argmax not None,
-    real[:, :, :, ::1] dx not None,
-):
+def maxpool_backward(dy, argmax, dx):
     """Send each gradient to the pixel that won."""
-    cdef pool_t p = _plan(dx, dy)
-    if not same_shape(argmax.shape, dy.shape, 4):
+    cdef call_t call = call_t("maxpool_backward", REAL)
+    cdef array_t dy_ = array(&call, dy, "dy", 4, REAL), dx_ = array(&call, dx, "dx", 4, REAL | OUT)
+    cdef array_t argmax_ = array(&call, argmax, "argmax", 4, INT32)
+    cdef pool_t p = _plan(&dx_, &dy_)
+    if not same_shape(&argmax_, &dy_):
         raise ValueError("maxpool_backward: dy and argmax must have one shape.")
     if not p.images:
-        dx[...] = 0
-    else:
-        p.x, p.y, p.argmax = &dy[0, 0, 0, 0], &dx[0, 0, 0, 0], <int32_t*> &argmax[0, 0, 0, 0]
-        with nogil:
-            _run(UNMAX, &p)
-        if p.bad:
-            raise ValueError("maxpool_backward: argmax must lie inside the image.")
+        clear(&dx_)
+    p.x, p.y, p.argmax = dy_.data, dx_.data, <int32_t*> argmax_.data
+    with nogil:
+        _run(UNMAX, &p)
+    if p.bad:
+        raise ValueError("maxpool_backward: argmax must lie inside the image.")
 
 
 def meanpool_forward(
-    const real[:, :, :, ::1] x not None,
-    real[:, :, :, ::1] y not None,
-    Py_ssize_t kh,
-    Py_ssize_t kw,
-    Py_ssize_t stride_h,
-    Py_ssize_t stride_w,
+    x, y, Py_ssize_t kh, Py_ssize_t kw, Py_ssize_t stride_h, Py_ssize_t stride_w
 ):
     """Mean of each window."""
-    cdef pool_t p = _plan(x, y)
+    cdef call_t call = call_t("meanpool_forward", REAL)
+    cdef array_t x_ = array(&call, x, "x", 4, REAL), y_ = array(&call, y, "y", 4, REAL | OUT)
+    cdef pool_t p = _plan(&x_, &y_)
     _set_windows(&p, kh, kw, stride_h, stride_w)
-    if p.images:
-        p.x, p.y = &x[0, 0, 0, 0], &y[0, 0, 0, 0]
-        with nogil:
-            _run(MEAN, &p)
+    p.x, p.y = x_.data, y_.data
+    with nogil:
+        _run(MEAN, &p)
 
 
 def meanpool_backward(
-    const real[:, :, :, ::1] dy not None,
-    real[:, :, :, ::1] dx not None,
-    Py_ssize_t kh,
-    Py_ssize_t kw,
-    Py_ssize_t stride_h,
-    Py_ssize_t stride_w,
+    dy, dx, Py_ssize_t kh, Py_ssize_t kw, Py_ssize_t stride_h, Py_ssize_t stride_w
 ):
     """Share each gradient equally among the pixels of its window."""
-    cdef pool_t p = _plan(dx, dy)
+    cdef call_t call = call_t("meanpool_backward", REAL)
+    cdef array_t dy_ = array(&call, dy, "dy", 4, REAL), dx_ = array(&call, dx, "dx", 4, REAL | OUT)
+    cdef pool_t p = _plan(&dx_, &dy_)
     _set_windows(&p, kh, kw, stride_h, stride_w)
-    if p.images:
-        p.x, p.y = &dy[0, 0, 0, 0], &dx[0, 0, 0, 0]
-        with nogil:
-            _run(UNMEAN, &p)
-    else:
-        dx[...] = 0
+    if not p.images:
+        clear(&dx_)
+    p.x, p.y = dy_.data, dx_.data
+    with nogil:
+        _run(UNMEAN, &p)

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint8_t
 from libc.string cimport memset
 from npdl._ext.activation cimport parse_act
+from npdl._ext.arrays cimport OR_NONE, OUT, REAL, UINT8, array, array_t, call_t, clear
 from npdl._ext.gemm cimport pack_all, product, product_scratch, product_t
 from npdl._ext.rnn cimport (
     design_matrix,
@@ -63,62 +64,78 @@ cdef void _task(void* context, Py_ssize_t task, int worker) noexcept nogil:
 
 
 cdef rnn_t _plan(
-    int loop,
-    Py_ssize_t n_gates,
-    const real[:, :, ::1] x,
-    const real[:, ::1] w,
-    const real[:, ::1] h0,
-    const uint8_t[:, ::1] mask,
-    const real[:, :, ::1] h,
-    act,
-    gate_act,
+    call_t* call, int loop, Py_ssize_t n_gates, x, w, h0, mask, h, act, gate_act
 ) except *:
     """Sizes and inputs of a loop, checked."""
+    cdef bint forward = loop in (RNN_FORWARD, LSTM_FORWARD, GRU_FORWARD)
+    cdef array_t x_ = array(call, x, "x", 3, REAL), w_ = array(call, w, "w", 2, REAL)
+    cdef array_t h0_ = array(call, h0, "h0", 2, REAL)
+    cdef array_t mask_ = array(call, mask, "mask", 2, UINT8 | OR_NONE)
+    cdef array_t h_ = array(call, h, "h", 3, REAL | OUT if forward else REAL)
     cdef rnn_t r
     memset(&r, 0, sizeof(r))
-    r.single, r.act, r.gate_act, r.loop = real is float, parse_act(act), parse_act(gate_act), loop
-    r.n, r.t, r.d, r.u = x.shape[0], x.shape[1], x.shape[2], h.shape[2]
+    r.single, r.act, r.gate_act, r.loop = x_.single, parse_act(act), parse_act(gate_act), loop
+    r.n, r.t, r.d, r.u = x_.shape[0], x_.shape[1], x_.shape[2], h_.shape[2]
     r.width, r.length = n_gates * r.u, 1 + r.d + r.u
     if r.t == 0 or r.d == 0 or r.u == 0:
         raise ValueError("rnn: only the batch may be empty.")
-    if w.shape[0] != r.length or w.shape[1] != r.width:
+    if w_.shape[0] != r.length or w_.shape[1] != r.width:
         raise ValueError("rnn: w must have the shape (1 + D + U, gates * U).")
-    if h.shape[0] != r.n or h.shape[1] != r.t or h0.shape[0] != r.n or h0.shape[1] != r.u:
+    if not (_is_sequence(&r, &h_, r.u) and _is_state(&r, &h0_)):
         raise ValueError("rnn: the shapes of x, h0 and h do not fit.")
-    if mask is not None and (mask.shape[0] != r.n or mask.shape[1] != r.t):
+    if mask_.given and not (mask_.shape[0] == r.n and mask_.shape[1] == r.t):
         raise ValueError("rnn: mask must have the shape (N, T).")
-    if r.n:
-        r.x, r.w, r.h0, r.h = &x[0, 0, 0], &w[0, 0], &h0[0, 0], <void*> &h[0, 0, 0]
-        r.mask = NULL if mask is None else &mask[0, 0]
+    r.x, r.w, r.h0, r.h = x_.data, w_.data, h0_.data, h_.data
+    r.mask = <const uint8_t*> mask_.data
     return r
 
 
-cdef void _set_state_gradients(
-    rnn_t* r,
-    const real[:, :, ::1] dh,
-    const real[:, ::1] dhn,
-    real[:, :, ::1] dx,
-    real[:, ::1] dw,
-    real[:, ::1] dh0,
-) except *:
+cdef inline bint _is_state(rnn_t* r, const array_t* a) noexcept nogil:
+    """Whether it has the shape (N, U), or is None."""
+    return not a.given or (a.shape[0] == r.n and a.shape[1] == r.u)
+
+
+cdef inline bint _is_sequence(rnn_t* r, const array_t* a, Py_ssize_t width) noexcept nogil:
+    """Whether it has the shape (N, T, width), or is None."""
+    return not a.given or (a.shape[0] == r.n and a.shape[1] == r.t and a.shape[2] == width)
+
+
+cdef void _set_gates(call_t* call, rnn_t* r, gates, int kind) except *:
+    cdef array_t gates_ = array(call, gates, "gates", 3, kind)
+    if not _is_sequence(r, &gates_, r.width):
+        raise ValueError("rnn: gates must have the shape (N, T, gates * U).")
+    r.gates = gates_.data
+
+
+cdef void _set_cell(call_t* call, rnn_t* r, c0, c, int kind) except *:
+    cdef array_t c0_ = array(call, c0, "c0", 2, REAL), c_ = array(call, c, "c", 3, kind)
+    if not _is_state(r, &c0_):
+        raise ValueError("lstm: c0 must have the shape (N, U).")
+    if not _is_sequence(r, &c_, r.u):
+        raise ValueError("lstm: c must have the shape (N, T, U).")
+    r.c0, r.c = c0_.data, c_.data
+
+
+cdef void _set_gradients(call_t* call, rnn_t* r, dh, dhn, dx, dw, dh0) except *:
     """The gradients that every backward pass has, checked."""
-    if dh is not None and not (dh.shape[0] == r.n and dh.shape[1] == r.t and dh.shape[2] == r.u):
+    cdef array_t dh_ = array(call, dh, "dh", 3, REAL | OR_NONE)
+    cdef array_t dhn_ = array(call, dhn, "dhn", 2, REAL | OR_NONE)
+    cdef array_t dx_ = array(call, dx, "dx", 3, REAL | OUT | OR_NONE)
+    cdef array_t dw_ = array(call, dw, "dw", 2, REAL | OUT)
+    cdef array_t dh0_ = array(call, dh0, "dh0", 2, REAL | OUT)
+    if not _is_sequence(r, &dh_, r.u):
         raise ValueError("rnn: dh must have the shape (N, T, U).")
-    if dhn is not None and not (dhn.shape[0] == r.n and dhn.shape[1] == r.u):
+    if not _is_state(r, &dhn_):
         raise ValueError("rnn: dhn must have the shape (N, U).")
-    if dx is not None and not (dx.shape[0] == r.n and dx.shape[1] == r.t and dx.shape[2] == r.d):
+    if not _is_sequence(r, &dx_, r.d):
         raise ValueError("rnn: dx must have the shape (N, T, D).")
-    if dw.shape[0] != r.length or dw.shape[1] != r.width:
+    if dw_.shape[0] != r.length or dw_.shape[1] != r.width:
         raise ValueError("rnn: dw must have the shape of w.")
-    if dh0.shape[0] != r.n or dh0.shape[1] != r.u:
+    if not _is_state(r, &dh0_):
         raise ValueError("rnn: dh0 must have the shape (N, U).")
     if r.n == 0:
-        dw[...] = 0
-        return
-    r.dh = NULL if dh is None else &dh[0, 0, 0]
-    r.dhn = NULL if dhn is None else &dhn[0, 0]
-    r.dx = NULL if dx is None else <void*> &dx[0, 0, 0]
-    r.dw, r.dh0 = &dw[0, 0], &dh0[0, 0]
+        clear(&dw_)
+    r.dh, r.dhn, r.dx, r.dw, r.dh0 = dh_.data, dhn_.data, dx_.data, dw_.data, dh0_.data
 
 
 cdef void _run_forward(rnn_t* r, const real* _) except *:
@@ -199,148 +216,75 @@ cdef void _run_backward(rnn_t* r, const real* _) except *:
     give(s)
 
 
-def rnn_forward(
-    const real[:, :, ::1] x not None,
-    const real[:, ::1] w not None,
-    const real[:, ::1] h0 not None,
-    const uint8_t[:, ::1] mask,
-    real[:, :, ::1] h not None,
-    act,
-):
+cdef void _forward(rnn_t* r) except *:
+    if r.n and r.single:
+        _run_forward(r, <float*> NULL)
+    elif r.n:
+        _run_forward(r, <double*> NULL)
+
+
+cdef void _backward(rnn_t* r) except *:
+    if r.n and r.single:
+        _run_backward(r, <float*> NULL)
+    elif r.n:
+        _run_backward(r, <double*> NULL)
+
+
+def rnn_forward(x, w, h0, mask, h, act):
     """SimpleRNN: the state after every step."""
-    cdef rnn_t r = _plan(RNN_FORWARD, 1, x, w, h0, mask, h, act, act)
-    if r.n:
-        _run_forward(&r, &w[0, 0])
+    cdef call_t call = call_t("rnn_forward", REAL)
+    cdef rnn_t r = _plan(&call, RNN_FORWARD, 1, x, w, h0, mask, h, act, act)
+    _forward(&r)
 
 
-def rnn_backward(
-    const real[:, :, ::1] x not None,
-    const real[:, ::1] w not None,
-    const real[:, ::1] h0 not None,
-    const uint8_t[:, ::1] mask,
-    const real[:, :, ::1] h not None,
-    const real[:, :, ::1] dh,
-    const real[:, ::1] dhn,
-    real[:, :, ::1] dx,
-    real[:, ::1] dw not None,
-    real[:, ::1] dh0 not None,
-    act,
-):
+def rnn_backward(x, w, h0, mask, h, dh, dhn, dx, dw, dh0, act):
     """Gradients of `rnn_forward`."""
-    cdef rnn_t r = _plan(RNN_BACKWARD, 1, x, w, h0, mask, h, act, act)
-    _set_state_gradients(&r, dh, dhn, dx, dw, dh0)
-    if r.n:
-        _run_backward(&r, &w[0, 0])
+    cdef call_t call = call_t("rnn_backward", REAL)
+    cdef rnn_t r = _plan(&call, RNN_BACKWARD, 1, x, w, h0, mask, h, act, act)
+    _set_gradients(&call, &r, dh, dhn, dx, dw, dh0)
+    _backward(&r)
 
 
-cdef void _set_gates(rnn_t* r, const real[:, :, ::1] gates) except *:
-    if gates is None:
-        return
-    if not (gates.shape[0] == r.n and gates.shape[1] == r.t and gates.shape[2] == r.width):
-        raise ValueError("rnn: gates must have the shape (N, T, gates * U).")
-    if r.n:
-        r.gates = <void*> &gates[0, 0, 0]
-
-
-cdef void _set_cell(rnn_t* r, const real[:, ::1] c0, const real[:, :, ::1] c) except *:
-    if c0.shape[0] != r.n or c0.shape[1] != r.u:
-        raise ValueError("lstm: c0 must have the shape (N, U).")
-    if c is not None and not (c.shape[0] == r.n and c.shape[1] == r.t and c.shape[2] == r.u):
-        raise ValueError("lstm: c must have the shape (N, T, U).")
-    if r.n:
-        r.c0 = &c0[0, 0]
-        r.c = NULL if c is None else <void*> &c[0, 0, 0]
-
-
-def lstm_forward(
-    const real[:, :, ::1] x not None,
-    const real[:, ::1] w not None,
-    const real[:, ::1] h0 not None,
-    const real[:, ::1] c0 not None,
-    const uint8_t[:, ::1] mask,
-    real[:, :, ::1] h not None,
-    real[:, :, ::1] c,
-    real[:, :, ::1] gates,
-    act,
-    gate_act,
-):
+def lstm_forward(x, w, h0, c0, mask, h, c, gates, act, gate_act):
     """LSTM: output and cell state after every step."""
-    cdef rnn_t r = _plan(LSTM_FORWARD, 4, x, w, h0, mask, h, act, gate_act)
-    _set_gates(&r, gates)
-    _set_cell(&r, c0, c)
-    if r.n:
-        _run_forward(&r, &w[0, 0])
+    cdef call_t call = call_t("lstm_forward", REAL)
+    cdef rnn_t r = _plan(&call, LSTM_FORWARD, 4, x, w, h0, mask, h, act, gate_act)
+    _set_gates(&call, &r, gates, REAL | OUT | OR_NONE)
+    _set_cell(&call, &r, c0, c, REAL | OUT | OR_NONE)
+    _forward(&r)
 
 
 def lstm_backward(
-    const real[:, :, ::1] x not None,
-    const real[:, ::1] w not None,
-    const real[:, ::1] h0 not None,
-    const real[:, ::1] c0 not None,
-    const uint8_t[:, ::1] mask,
-    const real[:, :, ::1] h not None,
-    const real[:, :, ::1] c not None,
-    const real[:, :, ::1] gates not None,
-    const real[:, :, ::1] dh,
-    const real[:, ::1] dhn,
-    const real[:, ::1] dcn,
-    real[:, :, ::1] dx,
-    real[:, ::1] dw not None,
-    real[:, ::1] dh0 not None,
-    real[:, ::1] dc0 not None,
-    act,
-    gate_act,
+    x, w, h0, c0, mask, h, c, gates, dh, dhn, dcn, dx, dw, dh0, dc0, act, gate_act
 ):
     """Gradients of `lstm_forward`."""
-    cdef rnn_t r = _plan(LSTM_BACKWARD, 4, x, w, h0, mask, h, act, gate_act)
-    _set_gates(&r, gates)
-    _set_cell(&r, c0, c)
-    _set_state_gradients(&r, dh, dhn, dx, dw, dh0)
-    if dcn is not None and not (dcn.shape[0] == r.n and dcn.shape[1] == r.u):
+    cdef call_t call = call_t("lstm_backward", REAL)
+    cdef rnn_t r = _plan(&call, LSTM_BACKWARD, 4, x, w, h0, mask, h, act, gate_act)
+    cdef array_t dcn_ = array(&call, dcn, "dcn", 2, REAL | OR_NONE)
+    cdef array_t dc0_ = array(&call, dc0, "dc0", 2, REAL | OUT)
+    _set_gates(&call, &r, gates, REAL)
+    _set_cell(&call, &r, c0, c, REAL)
+    if not _is_state(&r, &dcn_):
         raise ValueError("lstm: dcn must have the shape (N, U).")
-    if dc0.shape[0] != r.n or dc0.shape[1] != r.u:
+    if not _is_state(&r, &dc0_):
         raise ValueError("lstm: dc0 must have the shape (N, U).")
-    if r.n:
-        r.dcn = NULL if dcn is None else &dcn[0, 0]
-        r.dc0 = &dc0[0, 0]
-        _run_backward(&r, &w[0, 0])
+    r.dcn, r.dc0 = dcn_.data, dc0_.data
+    _set_gradients(&call, &r, dh, dhn, dx, dw, dh0)
+    _backward(&r)
 
 
-def gru_forward(
-    const real[:, :, ::1] x not None,
-    const real[:, ::1] w not None,
-    const real[:, ::1] h0 not None,
-    const uint8_t[:, ::1] mask,
-    real[:, :, ::1] h not None,
-    real[:, :, ::1] gates,
-    act,
-    gate_act,
-):
+def gru_forward(x, w, h0, mask, h, gates, act, gate_act):
     """GRU: the state after every step."""
-    cdef rnn_t r = _plan(GRU_FORWARD, 3, x, w, h0, mask, h, act, gate_act)
-    _set_gates(&r, gates)
-    if r.n:
-        _run_forward(&r, &w[0, 0])
+    cdef call_t call = call_t("gru_forward", REAL)
+    cdef rnn_t r = _plan(&call, GRU_FORWARD, 3, x, w, h0, mask, h, act, gate_act)
+    _set_gates(&call, &r, gates, REAL | OUT | OR_NONE)
+    _forward(&r)
 
 
-def gru_backward(
-    const real[:, :, ::1] x not None,
-    const real[:, ::1] w not None,
-    const real[:, ::1] h0 not None,
-    const uint8_t[:, ::1] mask,
-    const real[:, :, ::1] h not None,
-    const real[:, :, ::1] gates not None,
-    const real[:, :, ::1] dh,
-    const real[:, ::1] dhn,
-    real[:, :, ::1] dx,
-    real[:, ::1] dw not None,
-    real[:, ::1] dh0 not None,
-    act,
-    gate_act,
-):
+def gru_backward(x, w, h0, mask, h, gates, dh, dhn, dx, dw, dh0, act, gate_act):
     """Gradients of `gru_forward`."""
-    cdef rnn_t r = _plan(GRU_BACKWARD, 3, x, w, h0, mask, h, act, gate_act)
-    _set_gates(&r, gates)
-    _set_state_gradients(&r, dh, dhn, dx, dw, dh0)
-    if r.n:
-        _run_backward(&r, &w[0, 0])
+    cdef call_t call = call_t("gru_backward", REAL)
+    cdef rnn_t r = _plan(&call, GRU_BACKWARD, 3, x, w, h0, mask, h, act, gate_act)
+    _set_gates(&call, &r, gates, REAL)
+    _set_gradients(&call, &r, dh, dhn, dx, dw, dh0)
+    _backward(&r)

@@ -26,12 +26,3 @@ cdef extern from "simd.h":
 ctypedef fused real:
     float
     double
-
-
-cdef inline bint same_shape(const Py_ssize_t* a, const Py_ssize_t* b, int ndim) noexcept nogil:
-    """Whether two memoryviews' shapes agree."""
-    cdef int i
-    for i in range(ndim):
-        if a[i] != b[i]:
-            return False
-    return True

@@ -3,8 +3,9 @@
 from libc.math cimport log
 from libc.stdint cimport int64_t
 from libc.string cimport memset
+from npdl._ext.arrays cimport ANY, INT64, OUT, REAL, array, array_t, call_t, same_shape
 from npdl._ext.elementary cimport exp
-from npdl._ext.simd cimport real, same_shape
+from npdl._ext.simd cimport real
 from npdl._ext.sums cimport sum_of
 from npdl._ext.threads cimport max_workers, run
 
@@ -97,18 +98,17 @@ cdef void _task(void* context, Py_ssize_t task, int worker) noexcept nogil:
                 _forward_row(r, i, <double*> NULL)
 
 
-cdef rows_t _plan(const real[:, ::1] z, const real[:, ::1] p, bint backward) except *:
+cdef rows_t _plan(const array_t* z, const array_t* p, bint backward) except *:
     cdef rows_t r
     memset(&r, 0, sizeof(r))
-    if not same_shape(z.shape, p.shape, 2):
+    if not same_shape(z, p):
         raise ValueError("softmax: the arrays must have one shape.")
     if z.shape[1] == 0:
         raise ValueError("softmax: a row must have at least one number.")
-    r.single, r.backward = real is float, backward
+    r.single, r.backward = z.single, backward
     r.n, r.k = z.shape[0], z.shape[1]
     r.per_task = max(1, CHUNK // r.k)
-    if r.n:
-        r.z, r.p = &z[0, 0], <void*> &p[0, 0]
+    r.z, r.p = z.data, p.data
     return r
 
 
@@ -116,72 +116,72 @@ cdef void _run(rows_t* r) noexcept nogil:
     run(_task, r, (r.n + r.per_task - 1) // r.per_task, max_workers())
 
 
-cdef void _set_targets(rows_t* r, t, const real[:, ::1] like) except *:
-    """Point at the targets: class numbers, which are checked, or rows like `like`."""
-    cdef const int64_t[::1] labels
-    cdef const real[:, ::1] rows
+cdef void _set_targets(rows_t* r, const array_t* t) except *:
+    """Point at the targets: class numbers, which are checked, or rows like those of z."""
+    cdef const int64_t* labels = <const int64_t*> t.data
     cdef Py_ssize_t i
-    cdef int ndim = memoryview(t).ndim  # a TypeError for what isn't an array
-    if ndim not in (1, 2) or t.shape[0] != r.n:
+    if t.ndim not in (1, 2) or t.shape[0] != r.n:
         raise ValueError("softmax_xent: there must be one target, or one row, for each row.")
-    if r.n == 0:
-        return
-    if ndim == 1:
-        labels = t
+    if (t.ndim == 1) != (t.holds == INT64):
+        raise ValueError("softmax_xent: targets are one axis of int64, or rows like those of z.")
+    if t.ndim == 1:
         for i in range(r.n):
             if not 0 <= labels[i] < r.k:
                 raise ValueError(f"softmax_xent: label {labels[i]} is outside [0, {r.k}).")
-        r.labels = &labels[0]
+        r.labels = labels
     else:
-        rows = t
-        if rows.shape[1] != r.k:
+        if t.shape[1] != r.k:
             raise ValueError("softmax_xent: a row of targets must be as long as one of logits.")
-        r.t = &rows[0, 0]
+        r.t = t.data
 
 
-def softmax_forward(const real[:, ::1] z not None, real[:, ::1] p not None):
+def softmax_forward(z, p):
     """p = softmax of each row of z."""
-    cdef rows_t r = _plan(z, p, False)
+    cdef call_t call = call_t("softmax_forward", REAL)
+    cdef array_t z_ = array(&call, z, "z", 2, REAL), p_ = array(&call, p, "p", 2, REAL | OUT)
+    cdef rows_t r = _plan(&z_, &p_, False)
     with nogil:
         _run(&r)
 
 
-def softmax_backward(
-    const real[:, ::1] p not None, const real[:, ::1] dp not None, real[:, ::1] dz not None
-):
+def softmax_backward(p, dp, dz):
     """dz = p ∘ (dp - Σ_k dp_k p_k)."""
-    cdef rows_t r = _plan(p, dz, True)
-    if not same_shape(dp.shape, dz.shape, 2):
+    cdef call_t call = call_t("softmax_backward", REAL)
+    cdef array_t p_ = array(&call, p, "p", 2, REAL), dp_ = array(&call, dp, "dp", 2, REAL)
+    cdef array_t dz_ = array(&call, dz, "dz", 2, REAL | OUT)
+    cdef rows_t r = _plan(&p_, &dz_, True)
+    if not same_shape(&dp_, &dz_):
         raise ValueError("softmax_backward: the arrays must have one shape.")
-    if r.n:
-        r.t = &dp[0, 0]
-        with nogil:
-            _run(&r)
+    r.t = dp_.data
+    with nogil:
+        _run(&r)
 
 
-def softmax_xent_forward(
-    const real[:, ::1] z not None, t, real[:, ::1] p not None, real[::1] loss not None
-):
+def softmax_xent_forward(z, t, p, loss):
     """Softmax of each row and its cross-entropy with the target."""
-    cdef rows_t r = _plan(z, p, False)
-    _set_targets(&r, t, z)
-    if loss.shape[0] != r.n:
+    cdef call_t call = call_t("softmax_xent_forward", REAL)
+    cdef array_t z_ = array(&call, z, "z", 2, REAL), t_ = array(&call, t, "t", ANY, REAL | INT64)
+    cdef array_t p_ = array(&call, p, "p", 2, REAL | OUT)
+    cdef array_t loss_ = array(&call, loss, "loss", 1, REAL | OUT)
+    cdef rows_t r = _plan(&z_, &p_, False)
+    _set_targets(&r, &t_)
+    if loss_.shape[0] != r.n:
         raise ValueError("softmax_xent_forward: there must be one loss for each row.")
-    if r.n:
-        r.loss = &loss[0]
-        with nogil:
-            _run(&r)
+    r.loss = loss_.data
+    with nogil:
+        _run(&r)
 
 
-def softmax_xent_backward(
-    const real[:, ::1] p not None, t, const real[::1] dloss not None, real[:, ::1] dz not None
-):
+def softmax_xent_backward(p, t, dloss, dz):
     """dz = (p Σ_k t_k - t) dloss, row by row."""
-    cdef rows_t r = _plan(p, dz, True)
-    _set_targets(&r, t, p)
-    if dloss.shape[0] != r.n:
+    cdef call_t call = call_t("softmax_xent_backward", REAL)
+    cdef array_t p_ = array(&call, p, "p", 2, REAL), t_ = array(&call, t, "t", ANY, REAL | INT64)
+    cdef array_t dloss_ = array(&call, dloss, "dloss", 1, REAL)
+    cdef array_t dz_ = array(&call, dz, "dz", 2, REAL | OUT)
+    cdef rows_t r = _plan(&p_, &dz_, True)
+    _set_targets(&r, &t_)
+    if dloss_.shape[0] != r.n:
         raise ValueError("softmax_xent_backward: there must be one gradient for each row.")
-    if r.n:
-        r.dloss = &dloss[0]
-        with nogil:
-            _run(&r)
+    r.dloss = dloss_.data
+    with nogil:
+        _run(&r)
