@@ -7,8 +7,10 @@ failed, and a new process goes on with the next one.
 
 from __future__ import annotations
 
+import array
 import faulthandler
 import itertools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -82,13 +84,25 @@ def wrong_arrays(function: str, name: str, value: np.ndarray):
     yield "complex", value.astype(complex)
     if value.itemsize > 1:
         yield "swapped", value.astype(value.dtype.newbyteorder())
+        yield "bytes", value.tobytes()
+    yield "half", value.astype(np.float16)
+    yield "objects", value.astype(object)
+    yield "fields", value.astype([("x", value.dtype)])
+    yield "dates", value.astype("M8[s]")  # these have no buffer
+    yield "words", value.astype(str)
     yield "list", value.tolist()
     yield "number", 1.0
+    yield "word", "array"
     yield "None", None
+    yield "0-d", value.reshape(-1)[0]
+    yield "released", _released(value)
     yield "flat", value.reshape(-1) if value.ndim > 1 else value[None]
     yield "deeper", value[..., None]
     yield "gaps", np.repeat(value, 2, axis=-1)[..., ::2]
-    yield "fortran", np.asfortranarray(value) if value.ndim > 1 else value[::-1]
+    yield "gaps in a memoryview", memoryview(np.repeat(value, 2, axis=0))[::2]
+    yield "backwards", value[..., ::-1]
+    if value.ndim > 1:
+        yield "fortran", np.asfortranarray(value)
     if name in FILLED[function]:
         value = value.copy()
         value.flags.writeable = False
@@ -98,6 +112,12 @@ def wrong_arrays(function: str, name: str, value: np.ndarray):
             yield f"axis {axis} longer", np.concatenate([value, value], axis)
             yield f"axis {axis} shorter", np.delete(value, 0, axis)
             yield f"axis {axis} empty", np.take(value, [], axis)
+
+
+def _released(array: np.ndarray) -> memoryview:
+    view = memoryview(array)
+    view.release()
+    return view
 
 
 def bad_calls(function: str, dtype: str):
@@ -235,6 +255,89 @@ def test_good_calls_are_not_refused(compiled):
     for dtype in ("float32", "float64"):
         for call in Maker(dtype).one_of_each():
             compiled.run(call)
+
+
+ARRAYS = [
+    (function, name)
+    for function in FILLED
+    for name, value in next(
+        c for c in Maker("float32").one_of_each() if c.function == function
+    ).args.items()
+    if isinstance(value, np.ndarray)
+]
+
+
+@pytest.mark.parametrize("function, name", ARRAYS)
+def test_messages_name_the_argument(compiled, function, name):
+    call = next(c for c in Maker("float32").one_of_each() if c.function == function)
+    value = call.args[name]
+    rule = f"^{function}: {name} must be a C-ordered(, writable)? array of .*{value.dtype}"
+    swapped = value.astype(value.dtype.newbyteorder() if value.itemsize > 1 else ">i2")
+    for wrong, error, received in [
+        (value.tolist(), TypeError, r"list\."),
+        (swapped, ValueError, re.escape(f"ndarray of {swapped.dtype}, shape {value.shape}.")),
+        (np.stack([value] * 2, -1)[..., 0], ValueError, r".*, not C-ordered\."),
+    ]:
+        with pytest.raises(error, match=f"{rule}.* Received: {received}"):
+            getattr(compiled, function)(*{**call.args, name: wrong}.values())
+
+
+class Derived(np.ndarray):
+    """An array that refuses all that Python may ask it."""
+
+    def __getattribute__(self, name):
+        raise AssertionError(f"asked for {name}")
+
+
+def _as_derived(array):
+    return array.view(Derived)
+
+
+@pytest.mark.parametrize("wrap", [memoryview, _as_derived])
+@pytest.mark.parametrize("function", FILLED)
+def test_whatever_holds_such_numbers_will_do(compiled, function, wrap):
+    call = next(c for c in Maker("float32").one_of_each() if c.function == function)
+    plain, wrapped = (
+        {n: v.copy() if isinstance(v, np.ndarray) else v for n, v in call.args.items()}
+        for _ in range(2)
+    )
+    getattr(compiled, function)(*plain.values())
+    arrays = {n: wrap(v) for n, v in wrapped.items() if isinstance(v, np.ndarray)}
+    getattr(compiled, function)(*{**wrapped, **arrays}.values())
+    for name in FILLED[function]:
+        np.testing.assert_array_equal(np.array(memoryview(arrays[name])), plain[name])
+
+
+def test_masks_may_be_of_bool(compiled):
+    make = Maker("float32")
+    dy, mask, p, dx = make.dropout(11)[1].args.values()
+    compiled.dropout_backward(dy, mask.astype(bool), p, dx)
+    found = dx.copy()
+    compiled.dropout_backward(dy, mask, p, dx)
+    np.testing.assert_array_equal(found, dx)
+
+
+def test_no_buffer_is_kept(compiled):
+    """An array of Python can't grow while one is; nor after a call that was refused."""
+    x, y, z = (array.array("f", [1, 2, 3]) for _ in range(3))
+    compiled.activation_forward(x, y, (0, 1.0))
+    z.append(4)
+    for args in [(x, z), (x, array.array("d", [1])), (x, None), (z, "word")]:
+        with pytest.raises((TypeError, ValueError)):
+            compiled.activation_forward(*args, (0, 1.0))
+    for one in (x, y, z):
+        one.append(5)
+    assert y.tolist() == [1, 2, 3, 5]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="needs __buffer__")
+def test_memory_must_be_that_of_the_object_itself(compiled):
+    class Passing:
+        def __buffer__(self, flags):
+            return memoryview(bytearray(12)).cast("f")
+
+    with pytest.raises(ValueError, match="Received: Passing of f"):
+        compiled.activation_forward(Passing(), np.zeros(3, np.float32), (0, 1.0))
 
 
 def test_messages_name_the_value_and_its_range(compiled):
