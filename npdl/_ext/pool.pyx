@@ -12,7 +12,7 @@ from npdl._ext.simd cimport real
 from npdl._ext.threads cimport max_workers, run
 
 cdef enum:
-    CHUNK = 16384  # pixels to a task
+    CHUNK = 4096  # pixels to a task
 
 
 cdef enum:
