@@ -258,13 +258,14 @@ class ArrayFeed(Feed):
 
     def _gather(self, index: NDArray) -> Batch:
         parts: list[NDArray | None] = []
+        full = len(index) == self._batch_size
         for array, room in zip(self.data, self._rooms):
             if array is None:
                 parts.append(None)
             elif room is None:  # `take` would copy all of it
                 parts.append(array[index])
             else:
-                parts.append(array.take(index, 0, room[: len(index)], "clip"))
+                parts.append(array.take(index, 0, room if full else room[: len(index)], "clip"))
         return Batch(*parts)  # type: ignore[arg-type]
 
     def first(self) -> Batch:
