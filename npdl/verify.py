@@ -169,6 +169,7 @@ def _softmax(make: _Maker, n: int, k: int, dense: bool = False) -> Iterator[Case
     target = np.eye(k, dtype=make.dtype)[labels] if dense else labels
     yield make.filled("softmax_xent_forward", z, target, p, loss)
     yield Case("softmax_xent_backward", (p, target, make.random(n), make.blank(n, k)))
+    yield Case("right_answers", (p, target, np.full(n, 255, np.uint8)))
 
 
 def _optimizer(make: _Maker, size: int) -> Iterator[Case]:

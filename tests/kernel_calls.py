@@ -49,6 +49,7 @@ FILLED = {
     "softmax_backward": ("dz",),
     "softmax_xent_forward": ("p", "loss"),
     "softmax_xent_backward": ("dz",),
+    "right_answers": ("right",),
     "sgd_step": ("p",),
     "momentum_step": ("p", "v"),
     "adagrad_step": ("p", "r"),
@@ -298,6 +299,7 @@ class Maker:
                 self.call("softmax_forward", z, self.empty(n, k)),
                 self.call("softmax_backward", p, self.random(n, k), self.empty(n, k)),
             ]
+        calls.append(self.call("right_answers", p, t, np.zeros(n, np.uint8)))
         return calls
 
     def optimizer(self, size: int, lr: float = 0.1, step: int = 3) -> list[Call]:
@@ -331,6 +333,7 @@ class Maker:
             *self.norm((4, 5, 6)),
             *self.conv((3, 2, 7, 5), (4, 2, 3), (2, 1), (1, 2), act=(RELU, 1.0)),
             *self.pool((2, 3, 7, 8), (2, 3), (3, 2)),
+            *self.softmax(6, 7, dense=True)[-1:],  # rows of targets tell what the others must be
             *self.softmax(6, 7),
             *self.optimizer(13),
         ]

@@ -254,6 +254,38 @@ def test_of_nothing():
     assert metrics.R2Score()([2.0, 2.0], [2.0, 2.1]) == 0
 
 
+def _gaps(a):
+    return np.repeat(a, 2, axis=0)[::2]
+
+
+@pytest.mark.parametrize("axes", [(50,), (10, 5)])
+@pytest.mark.parametrize("scores", ["f4", "f8", ">f4", "f2", "i8", "gaps", "fortran"])
+@pytest.mark.parametrize("targets", ["i8", "i4", "u1", "f8", "rows", "other rows", "gaps"])
+def test_accuracy_in_whatever_form(axes, scores, targets):
+    """Scores with many ties and some nan, by the kernel or not, against NumPy's argmax."""
+    p = RNG.integers(0, 3, (*axes, K)).astype("f4")
+    if scores != "i8":
+        p[RNG.random(p.shape) < 0.1] = np.nan
+    forms = {"gaps": _gaps, "fortran": np.asfortranarray}
+    p = forms[scores](p) if scores in forms else p.astype(scores)
+    labels = RNG.integers(0, K, axes)
+    if "rows" in targets:
+        y = np.eye(K, dtype=p.dtype if targets == "rows" else "f8")[labels]
+    else:
+        labels[:2] = K  # a class that there is not
+        y = _gaps(labels) if targets == "gaps" else labels.astype(targets)
+    assert metrics.Accuracy()(y, p) == (p.argmax(-1) == labels).mean()
+    weight = RNG.random(axes)
+    wanted = np.average(p.argmax(-1) == labels, weights=weight)
+    assert metrics.Accuracy()(y, p, weight) == pytest.approx(wanted)
+
+
+def test_rows_that_differ_in_the_last_places_only():
+    """Targets of float64 are not rounded to the dtype of the outputs."""
+    p, y = np.array([[0.0, 1.0]], "f4"), np.array([[1.0, 1 + 1e-12]])
+    assert metrics.Accuracy()(y, p) == 1
+
+
 def test_a_score_that_is_nan_is_not_among_the_best():
     assert metrics.TopKAccuracy(1)([0], [[np.nan, 0.3, 0.2]]) == 0
     assert metrics.TopKAccuracy(1)([1], [[0.1, 0.3, 0.3]]) == 1

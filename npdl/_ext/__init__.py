@@ -63,6 +63,7 @@ PAIRS = {
         "softmax_backward",
         "softmax_xent_forward",
         "softmax_xent_backward",
+        "right_answers",
     ),
 }
 

@@ -1,16 +1,17 @@
-"""Softmax, and softmax with cross-entropy fused. Contract: ``softmax_np.py``."""
+"""Softmax, alone and fused with cross-entropy, and right answers. Contract: ``softmax_np.py``."""
 
 from libc.math cimport log
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memset
-from npdl._ext.arrays cimport ANY, INT64, OUT, REAL, array, array_t, call_t, same_shape
+from npdl._ext.arrays cimport ANY, INT64, OUT, REAL, UINT8, array, array_t, call_t, same_shape
 from npdl._ext.elementary cimport exp
 from npdl._ext.simd cimport real
 from npdl._ext.sums cimport sum_of
-from npdl._ext.threads cimport max_workers, run
+from npdl._ext.threads cimport max_workers, run, task_t
 
 cdef enum:
     CHUNK = 8192  # numbers to a task
+    SPAN = 32  # numbers that are looked through for the place of the greatest, if it is there
 
 
 ctypedef struct rows_t:
@@ -23,6 +24,7 @@ ctypedef struct rows_t:
     const void* dloss
     void* p  # backward: dz
     void* loss
+    uint8_t* right
 
 
 cdef inline real _softmax_row(const real* z, real* p, Py_ssize_t k) noexcept nogil:
@@ -82,6 +84,44 @@ cdef inline void _backward_row(rows_t* r, Py_ssize_t i, const real* _) noexcept 
             dz[j] = (p[j] * total - t[j]) * scale
 
 
+cdef inline Py_ssize_t _greatest(const real* x, Py_ssize_t k) noexcept nogil:
+    """The place of the first greatest; nan is greater than all numbers."""
+    cdef Py_ssize_t start = 0, end, j, best = 0
+    cdef real top
+    cdef int higher
+    while start < k:
+        end, top, higher = min(k, start + SPAN), x[best], False
+        for j in range(start, end):
+            higher |= not x[j] <= top
+        if higher:
+            for j in range(start, end):
+                if x[j] > x[best] or (x[j] != x[j] and x[best] == x[best]):
+                    best = j
+        start = end
+    return best
+
+
+cdef inline bint _is_greatest(const real* x, Py_ssize_t k, Py_ssize_t at) noexcept nogil:
+    """Whether that place is `at`: without a search, so that no branch hangs on the numbers."""
+    cdef real top = x[at]
+    cdef int nan = top != top, others = False
+    cdef Py_ssize_t j
+    for j in range(at):
+        others |= (x[j] >= top) | (x[j] != x[j])
+    for j in range(at + 1, k):
+        others |= not ((x[j] <= top) | nan)
+    return not others
+
+
+cdef inline void _right_row(rows_t* r, Py_ssize_t i, const real* _) noexcept nogil:
+    cdef Py_ssize_t at
+    if r.labels != NULL:
+        at = r.labels[i]
+    else:
+        at = _greatest(<const real*> r.t + i * r.k, r.k)
+    r.right[i] = 0 <= at < r.k and _is_greatest(<const real*> r.p + i * r.k, r.k, at)
+
+
 cdef void _task(void* context, Py_ssize_t task, int worker) noexcept nogil:
     cdef rows_t* r = <rows_t*> context
     cdef Py_ssize_t i
@@ -98,6 +138,16 @@ cdef void _task(void* context, Py_ssize_t task, int worker) noexcept nogil:
                 _forward_row(r, i, <double*> NULL)
 
 
+cdef void _right_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    cdef rows_t* r = <rows_t*> context
+    cdef Py_ssize_t i
+    for i in range(task * r.per_task, min(r.n, (task + 1) * r.per_task)):
+        if r.single:
+            _right_row(r, i, <float*> NULL)
+        else:
+            _right_row(r, i, <double*> NULL)
+
+
 cdef rows_t _plan(const array_t* z, const array_t* p, bint backward) except *:
     cdef rows_t r
     memset(&r, 0, sizeof(r))
@@ -112,27 +162,30 @@ cdef rows_t _plan(const array_t* z, const array_t* p, bint backward) except *:
     return r
 
 
-cdef void _run(rows_t* r) noexcept nogil:
-    run(_task, r, (r.n + r.per_task - 1) // r.per_task, max_workers())
+cdef void _run(task_t task, rows_t* r) noexcept nogil:
+    run(task, r, (r.n + r.per_task - 1) // r.per_task, max_workers())
 
 
 cdef void _set_targets(rows_t* r, const array_t* t) except *:
-    """Point at the targets: class numbers, which are checked, or rows like those of z."""
-    cdef const int64_t* labels = <const int64_t*> t.data
-    cdef Py_ssize_t i
+    """Point at the targets: class numbers, or rows like those of z."""
     if t.ndim not in (1, 2) or t.shape[0] != r.n:
-        raise ValueError("softmax_xent: there must be one target, or one row, for each row.")
+        raise ValueError("softmax: there must be one target, or one row, for each row.")
     if (t.ndim == 1) != (t.holds == INT64):
-        raise ValueError("softmax_xent: targets are one axis of int64, or rows like those of z.")
+        raise ValueError("softmax: targets are one axis of int64, or rows like those of z.")
     if t.ndim == 1:
-        for i in range(r.n):
-            if not 0 <= labels[i] < r.k:
-                raise ValueError(f"softmax_xent: label {labels[i]} is outside [0, {r.k}).")
-        r.labels = labels
+        r.labels = <const int64_t*> t.data
     else:
         if t.shape[1] != r.k:
-            raise ValueError("softmax_xent: a row of targets must be as long as one of logits.")
+            raise ValueError("softmax: a row of targets must be as long as one of logits.")
         r.t = t.data
+
+
+cdef void _check_labels(const rows_t* r) except *:
+    """Class numbers, if there are any, must be those of columns."""
+    cdef Py_ssize_t i
+    for i in range(r.n if r.labels != NULL else 0):
+        if not 0 <= r.labels[i] < r.k:
+            raise ValueError(f"softmax_xent: label {r.labels[i]} is outside [0, {r.k}).")
 
 
 def softmax_forward(z, p):
@@ -141,7 +194,7 @@ def softmax_forward(z, p):
     cdef array_t z_ = array(&call, z, "z", 2, REAL), p_ = array(&call, p, "p", 2, REAL | OUT)
     cdef rows_t r = _plan(&z_, &p_, False)
     with nogil:
-        _run(&r)
+        _run(_task, &r)
 
 
 def softmax_backward(p, dp, dz):
@@ -154,7 +207,7 @@ def softmax_backward(p, dp, dz):
         raise ValueError("softmax_backward: the arrays must have one shape.")
     r.t = dp_.data
     with nogil:
-        _run(&r)
+        _run(_task, &r)
 
 
 def softmax_xent_forward(z, t, p, loss):
@@ -165,11 +218,12 @@ def softmax_xent_forward(z, t, p, loss):
     cdef array_t loss_ = array(&call, loss, "loss", 1, REAL | OUT)
     cdef rows_t r = _plan(&z_, &p_, False)
     _set_targets(&r, &t_)
+    _check_labels(&r)
     if loss_.shape[0] != r.n:
         raise ValueError("softmax_xent_forward: there must be one loss for each row.")
     r.loss = loss_.data
     with nogil:
-        _run(&r)
+        _run(_task, &r)
 
 
 def softmax_xent_backward(p, t, dloss, dz):
@@ -180,8 +234,23 @@ def softmax_xent_backward(p, t, dloss, dz):
     cdef array_t dz_ = array(&call, dz, "dz", 2, REAL | OUT)
     cdef rows_t r = _plan(&p_, &dz_, True)
     _set_targets(&r, &t_)
+    _check_labels(&r)
     if dloss_.shape[0] != r.n:
         raise ValueError("softmax_xent_backward: there must be one gradient for each row.")
     r.dloss = dloss_.data
     with nogil:
-        _run(&r)
+        _run(_task, &r)
+
+
+def right_answers(p, t, right):
+    """right = whether the greatest of each row of p is that of its target."""
+    cdef call_t call = call_t("right_answers", REAL)
+    cdef array_t p_ = array(&call, p, "p", 2, REAL), t_ = array(&call, t, "t", ANY, REAL | INT64)
+    cdef array_t right_ = array(&call, right, "right", 1, UINT8 | OUT)
+    cdef rows_t r = _plan(&p_, &p_, False)
+    _set_targets(&r, &t_)
+    if right_.shape[0] != r.n:
+        raise ValueError("right_answers: there must be one answer for each row.")
+    r.right = <uint8_t*> right_.data
+    with nogil:
+        _run(_right_task, &r)

@@ -1,4 +1,4 @@
-"""Softmax, and softmax with cross-entropy fused: the NumPy twin of ``softmax.pyx``.
+"""Softmax, alone and fused with cross-entropy, and right answers: the twin of ``softmax.pyx``.
 
     p_j = e^(z_j - m) / Σ_k e^(z_k - m),   m = max_k z_k
     loss = -Σ_j t_j log p_j = Σ_j t_j (m + log Σ_k e^(z_k - m) - z_j)
@@ -81,3 +81,22 @@ def softmax_xent_backward(p, t, dloss, dz):
     else:
         dz[...] = p * t.sum(axis=1, keepdims=True) - t
     dz *= dloss[:, None]
+
+
+def right_answers(p, t, right):
+    """right = whether the greatest of each row of p is that of its target.
+
+    The first of equals is the greatest; nan is greater than all numbers.
+
+    Parameters
+    ----------
+    p : ndarray, shape (N, K)
+        Scores, such as probabilities or logits. Read only.
+    t : ndarray of int64, shape (N,), or ndarray like `p`, shape (N, K)
+        Class numbers, of which those outside of [0, K) are never right; or rows whose greatest is
+        meant, such as one-hot ones. Read only.
+    right : ndarray of uint8 or bool, shape (N,)
+        Filled with 0 and 1.
+    """
+    truth = t if t.ndim == 1 else t.argmax(axis=1)
+    right[...] = p.argmax(axis=1) == truth

@@ -96,7 +96,7 @@ class MeanMetric(Metric):
         """Count one batch; see `Metric.update_state`."""
         values = np.asarray(self._values(np.asarray(y_true), np.asarray(y_pred)))
         if sample_weight is None:
-            yes_or_no = values.dtype == bool
+            yes_or_no = values.dtype.kind == "b"
             self._sum += np.count_nonzero(values) if yes_or_no else float(values.sum(dtype="f8"))
             self._sum_weights += values.size
         else:

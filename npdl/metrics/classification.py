@@ -8,8 +8,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from npdl._checks import check_choice, check_int, check_number, complaint, label_array
+from npdl._dtype import FLOATS
+from npdl._ext import kernels
 from npdl.metrics.base import MeanMetric, Metric, register, weights_like
 from npdl.objectives import BinaryCrossEntropy, Hinge, SquaredHinge
+from npdl.objectives.crossentropy import by_rows
+
+_INT64 = np.dtype(np.int64)
 
 
 def decide(
@@ -46,6 +51,28 @@ def decide(
         f"targets must have the shape of the outputs, {y_pred.shape}, or hold a class number for "
         f"each row. Received: shape {y_true.shape}"
     )
+
+
+def right_answers(y_true: NDArray, y_pred: NDArray) -> NDArray | None:
+    """What `decide` comes to for rows of scores, by one kernel.
+
+    Returns
+    -------
+    ndarray of bool, shape (N, ...), or None
+        Whether each decision is right. None where the arrays are not such that a kernel takes them:
+        class numbers of int64, or rows of the dtype of the scores.
+    """
+    shape, dtype = y_pred.shape, y_pred.dtype
+    if len(shape) < 2 or shape[-1] < 2 or dtype not in FLOATS:
+        return None
+    if y_true.shape != shape[:-1] and y_true.shape != shape:
+        return None
+    if y_true.dtype != (_INT64 if y_true.ndim < len(shape) else dtype):
+        return None
+    right = np.empty(shape[:-1], bool)
+    p, t = np.asarray(y_pred, order="C"), np.asarray(y_true, order="C")
+    kernels().right_answers(*by_rows(p, t, right))
+    return right
 
 
 def own_threshold(loss: Any) -> float | None:
@@ -93,8 +120,11 @@ class Accuracy(Deciding, MeanMetric):
         super().__init__(threshold, name or "acc")
 
     def _values(self, y_true: NDArray, y_pred: NDArray) -> NDArray:
-        truth, guess = decide(y_true, y_pred, self._cut)
-        return truth == guess
+        right = right_answers(y_true, y_pred) if self._cut is None else None
+        if right is None:
+            truth, guess = decide(y_true, y_pred, self._cut)
+            right = truth == guess
+        return right
 
 
 @register()

@@ -154,7 +154,7 @@ class SoftmaxCategoricalCrossEntropy(Clipped, Rowwise):
     def _softmax(z: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities, and the loss of each item."""
         p, loss = np.empty(z.shape, z.dtype), np.empty(z.shape[:-1], z.dtype)
-        kernels().softmax_xent_forward(*_by_rows(z, t, p, loss))
+        kernels().softmax_xent_forward(*by_rows(z, t, p, loss))
         return p, loss
 
     def forward_logits(
@@ -192,13 +192,13 @@ class SoftmaxCategoricalCrossEntropy(Clipped, Rowwise):
         p, t, factors = cache
         dloss, dz = np.empty(p.shape[:-1], p.dtype), np.empty(p.shape, p.dtype)
         dloss[...] = factors
-        kernels().softmax_xent_backward(*_by_rows(p, t, dloss, dz))
+        kernels().softmax_xent_backward(*by_rows(p, t, dloss, dz))
         if isinstance(factors, np.ndarray):
             dz[dloss == 0] = 0  # nan times 0 is nan
         return dz
 
 
-def _by_rows(p: np.ndarray, t: np.ndarray, *others: np.ndarray) -> Iterable[np.ndarray]:
+def by_rows(p: np.ndarray, t: np.ndarray, *others: np.ndarray) -> Iterable[np.ndarray]:
     """The same arrays with one axis of items, as the kernels take them; views."""
     arrays = p, t, *others
     if p.ndim == 2:

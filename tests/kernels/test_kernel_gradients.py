@@ -109,7 +109,7 @@ def test_softmax_gradients(kernels, dense):
     calls = Maker("float64").softmax(3, 4, scale=1.0, dense=dense)
     check_gradients(kernels, *calls[:2], {"loss": "dloss"})
     if not dense:
-        check_gradients(kernels, *calls[2:], {"p": "dp"})
+        check_gradients(kernels, *calls[2:4], {"p": "dp"})
 
 
 RECURRENT = {

@@ -189,6 +189,37 @@ def test_cross_entropy_of_what_is_almost_impossible(backend):
     np.testing.assert_array_equal(loss, [1000, 0])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "p, greatest",
+    [
+        ([1, 3, 2], 1),
+        ([3, 3, 2], 0),
+        ([1, 3, 3], 1),
+        ([-np.inf, -np.inf, -np.inf], 0),
+        ([1, np.inf, 2], 1),
+        ([3, np.nan, np.inf], 1),
+        ([np.nan, np.nan, 3], 0),
+        ([-0.0, 0.0, -1], 0),
+        ([*range(70), 69, 68], 69),
+        ([*range(40), np.nan, 50, np.nan], 40),
+        ([7], 0),
+    ],
+)
+def test_right_answers(backend, p, greatest, dtype):
+    """All classes there are, and some there are not, as numbers, one-hot and as the row itself."""
+    k = len(p)
+    rows = np.tile(np.array(p, dtype), (k + 4, 1))
+    t = np.array([*range(k), -1, k, -(2**63), 2**63 - 1])
+    right = np.full(k + 4, 7, np.uint8)
+    backend.right_answers(rows, t, right)
+    np.testing.assert_array_equal(right, t == greatest)
+    backend.right_answers(rows[:k], np.eye(k, dtype=dtype), right[:k])
+    np.testing.assert_array_equal(right[:k], t[:k] == greatest)
+    backend.right_answers(rows, rows, right)
+    np.testing.assert_array_equal(right, 1)
+
+
 @pytest.mark.parametrize(
     "function, slots, numbers, p, left",
     [
