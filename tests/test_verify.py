@@ -33,14 +33,19 @@ def test_cases_cover_every_kernel(size, dtype):
         assert len({id(a) for a in arrays}) == len(arrays)
 
 
+def unfilled(array):
+    """Whether something in an array is as `verify` leaves it for a kernel to fill."""
+    return (array == 255 if array.dtype == np.uint8 else ~np.isfinite(array)).any()
+
+
 def test_every_case_has_something_to_fill_and_the_twin_fills_all_of_it(twins):
     for case in verify.cases("float64", "odd"):
         args = copy.deepcopy(case.args)
         arrays = [a for a in args if isinstance(a, np.ndarray)]
-        blank = any(np.isnan(a).any() for a in arrays)
+        blank = any(map(unfilled, arrays))
         assert blank != (case.function in PAIRS["optimizer"]), case.function
         getattr(twins, case.function)(*args)
-        assert all(np.isfinite(a).all() for a in arrays), case.function
+        assert not any(map(unfilled, arrays)), case.function
         if not blank:  # changed in place
             kept = [b for b in case.args if isinstance(b, np.ndarray)]
             changed = [(a != b).any() for a, b in zip(arrays, kept)]
