@@ -4,7 +4,8 @@ B is *packed* into panels of NR columns, in which the tile reads it in the order
 K_BLOCK values of k at a time. The rows of A are read where they are, if the values of k lie side by
 side; else A is packed too, MR rows of one k side by side. A task is a block of rows by some panels.
 Where one block holds all rows, a panel has one reader: the task packs it by itself, and all is one
-job. Otherwise the packing is a job of its own, for all tasks.
+job. (The last panels, too few to go round, are shared by their rows; each part packs them anew.)
+Otherwise the packing is a job of its own, for all tasks. A row or three read B where it is.
 
 Every element of C is summed in the order of k, in blocks that only K decides, so the number of
 threads never changes a bit of the result.
