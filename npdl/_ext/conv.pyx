@@ -92,7 +92,7 @@ def conv2d_forward(
         return
     j.bias = b_.data
     if winograd_allowed and winograd_pays(&j):
-        winograd_forward(&j, <const float*> w_.data)
+        winograd_forward(&j)
         return
     set_parts(&j, _lanes(&j), workers)
     j.scratch_step = aligned(j.image_step * _size(&j))
@@ -164,7 +164,7 @@ def conv2d_backward(
     j.dy, j.dx = dy_.data, dx_.data
     if winograd_allowed and winograd_pays(&j):
         if j.dx != NULL:
-            winograd_input(&j, <const float*> w_.data)
+            winograd_input(&j)
         winograd_weights(&j, <float*> dw_.data, <float*> db_.data)
         return
     groups = GROUPS

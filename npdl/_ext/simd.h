@@ -3,7 +3,8 @@
  * Cython takes npdl_f32v for a float and npdl_f64v for a double, so a kernel is written once, in
  * scalar arithmetic, and the C compiler turns it into the widest registers of the build.
  * NPDL_MR x NPDL_NV vectors of accumulators, a row of NV and one broadcast have to fit the register
- * file: 32 registers with AVX-512 and NEON, 16 with AVX2 and SSE2.
+ * file: 32 registers with AVX-512 and NEON, 16 with AVX2 and SSE2. NPDL_TALL rows of two vectors are
+ * as many accumulators.
  */
 #ifndef NPDL_SIMD_H
 #define NPDL_SIMD_H
@@ -98,6 +99,7 @@ static inline void npdl_transpose4(const float *rows, ptrdiff_t step, float shif
 }
 #endif
 
+#define NPDL_TALL (NPDL_MR * NPDL_NV / 2)
 #define NPDL_LANES_F32 ((int)(sizeof(npdl_f32v) / sizeof(float)))
 #define NPDL_LANES_F64 ((int)(sizeof(npdl_f64v) / sizeof(double)))
 

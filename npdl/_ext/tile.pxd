@@ -11,7 +11,8 @@ A tile computes MR x NR numbers, each a sum over k, and keeps them in registers:
 
 `panel_tiles` reads b from a *packed panel*, in which row k follows row k-1. Where row k of b
 starts, and vector j of it, `tile` reads from two short tables; so it serves the shifted pixels of
-an image.
+an image. `tall_tiles` has tiles of TALL rows and two vectors, which numbers of columns like 16, 32
+and 64 fill better.
 """
 
 from libc.string cimport memset
@@ -20,6 +21,7 @@ from npdl._ext.simd cimport (
     LANES_F64,
     MR,
     NV,
+    TALL,
     f32v,
     f64v,
     opaque,
@@ -63,6 +65,8 @@ cdef inline Py_ssize_t lanes(const real* _) noexcept nogil:
 
 cdef inline void _sums(
     bint packed,
+    Py_ssize_t rows,
+    Py_ssize_t wide,
     Py_ssize_t depth,
     const real* a,
     const Py_ssize_t* a_at,
@@ -75,33 +79,33 @@ cdef inline void _sums(
     bint add,
     vec* _,
 ) noexcept nogil:
-    """Both forms of the tile; each has a function of its own, for which `packed` is a constant."""
-    cdef vec acc[MR][NV]
+    """All forms of the tile, each a function of its own, where the first three are constants."""
+    cdef vec acc[TALL][NV]
     cdef vec row[NV]
     cdef vec zero
     cdef vec* c_i
     cdef real a_ik
     cdef Py_ssize_t i, j, k
     memset(&zero, 0, sizeof(zero))
-    for i in range(MR):
-        for j in range(NV):
+    for i in range(rows):
+        for j in range(wide):
             acc[i][j] = zero
     for k in range(depth):
-        for j in range(NV):
+        for j in range(wide):
             if packed:
                 row[j] = (<const vec*> (b + j * lanes(a)))[0]
             else:
                 row[j] = (<const vec*> (b + b_row[k] + b_at[j]))[0]
         if packed:
-            b += NV * lanes(a)
-        for i in range(MR):
+            b += wide * lanes(a)
+        for i in range(rows):
             a_ik = a[a_at[i] + k * a_step]
-            for j in range(NV):
+            for j in range(wide):
                 if (real is float and vec is f32v) or (real is double and vec is f64v):
                     acc[i][j] = acc[i][j] + a_ik * row[j]
-    for i in range(MR):
+    for i in range(rows):
         c_i = <vec*> (c + i * ldc)
-        for j in range(NV):
+        for j in range(wide):
             if add:
                 c_i[j] = c_i[j] + acc[i][j]
             else:
@@ -120,7 +124,7 @@ cdef inline void _tile(
     bint add,
     vec* _,
 ) noexcept nogil:
-    _sums(False, depth, a, a_at, 1, b, b_row, b_at, c, ldc, add, _)
+    _sums(False, MR, NV, depth, a, a_at, 1, b, b_row, b_at, c, ldc, add, _)
 
 
 cdef inline void _panel_tiles(
@@ -139,7 +143,29 @@ cdef inline void _panel_tiles(
     cdef Py_ssize_t i
     for i in range(tiles):
         _sums(
-            True, depth, a + i * a_tile, a_at, a_step, b, NULL, NULL, c + i * MR * ldc, ldc, add, _
+            True, MR, NV, depth, a + i * a_tile, a_at, a_step, b, NULL, NULL, c + i * MR * ldc, ldc,
+            add, _,
+        )
+
+
+cdef inline void _tall_tiles(
+    Py_ssize_t tiles,
+    Py_ssize_t depth,
+    const real* a,
+    const Py_ssize_t* a_at,
+    Py_ssize_t a_step,
+    Py_ssize_t a_tile,
+    const real* b,
+    real* c,
+    Py_ssize_t ldc,
+    bint add,
+    vec* _,
+) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(tiles):
+        _sums(
+            True, TALL, 2, depth, a + i * a_tile, a_at, a_step, b, NULL, NULL, c + i * TALL * ldc,
+            ldc, add, _,
         )
 
 
@@ -210,6 +236,24 @@ cdef inline void panel_tiles(
         (<panel_f64> opaque(<void*> &_panel_tiles[double, f64v]))(
             tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, add, NULL
         )
+
+
+cdef inline void tall_tiles(
+    Py_ssize_t tiles,
+    Py_ssize_t depth,
+    const float* a,
+    const Py_ssize_t* a_at,
+    Py_ssize_t a_step,
+    Py_ssize_t a_tile,
+    const float* b,
+    float* c,
+    Py_ssize_t ldc,
+    bint add,
+) noexcept nogil:
+    """As `panel_tiles`, but of tiles of TALL rows and two vectors, and panels as wide."""
+    (<panel_f32> opaque(<void*> &_tall_tiles[float, f32v]))(
+        tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, add, NULL
+    )
 
 
 cdef inline void times_panel(

@@ -1,0 +1,70 @@
+"""Images, or some rows of them, with the channels of a pixel side by side and zeros all round."""
+
+from libc.string cimport memset
+from npdl._ext.simd cimport transpose4
+
+cdef enum:
+    CHANNELS = 16  # laid out together
+
+# Where an image, or some rows of it, lies in its padded pixels.
+ctypedef struct area_t:
+    Py_ssize_t high, wide, ld  # of the padded pixels: rows, columns, numbers of a pixel
+    Py_ssize_t top, left  # zeros
+    Py_ssize_t first, rows, cols  # first row of the image, how many of its rows and columns
+
+
+cdef inline area_t area_of(
+    Py_ssize_t h, Py_ssize_t w, Py_ssize_t top, Py_ssize_t left, Py_ssize_t high, Py_ssize_t wide,
+    Py_ssize_t ld,
+) noexcept nogil:
+    """An image of h x w in pixels of high x wide, its first row at `top`, which may be negative."""
+    cdef area_t a
+    a.high, a.wide, a.ld = high, wide, ld
+    a.top, a.left, a.first = max(<Py_ssize_t> 0, top), left, max(<Py_ssize_t> 0, -top)
+    a.rows = max(<Py_ssize_t> 0, min(h - a.first, high - a.top))
+    a.cols = min(w, wide - left)
+    return a
+
+
+cdef inline Py_ssize_t area_size(const area_t* a) noexcept nogil:
+    """Numbers in the padded pixels."""
+    return a.high * a.wide * a.ld
+
+
+cdef inline void clear_border(const area_t* a, float* pixels) noexcept nogil:
+    cdef Py_ssize_t i, row = a.wide * a.ld, left = a.left * a.ld, right = left + a.cols * a.ld
+    memset(pixels, 0, a.top * row * sizeof(float))
+    for i in range(a.top, a.top + a.rows):
+        memset(pixels + i * row, 0, left * sizeof(float))
+        memset(pixels + i * row + right, 0, (row - right) * sizeof(float))
+    i = a.top + a.rows
+    memset(pixels + i * row, 0, (a.high - i) * row * sizeof(float))
+
+
+cdef inline void lay_out(
+    const area_t* a, const float* x, Py_ssize_t count, Py_ssize_t step, Py_ssize_t w,
+    Py_ssize_t channel, float* pixels,
+) noexcept nogil:
+    """Copy `count` channels, from `channel` on, to the pixels; zeros to the others of a block.
+
+    x has rows of w numbers, and `step` numbers from one channel to the next. Row by row, so that a
+    line of the cache is full before it is left.
+    """
+    cdef Py_ssize_t _, j, c, l, ld = a.ld, last = min(<Py_ssize_t> CHANNELS, ld - channel)
+    cdef float* row = pixels + (a.top * a.wide + a.left) * ld + channel
+    cdef float* to
+    for _ in range(a.rows):
+        c = 0
+        while c + 4 <= count and a.cols >= 4:
+            j = 0
+            while j < a.cols:
+                j = min(j, a.cols - 4)
+                to = row + j * ld + c
+                transpose4(x + c * step + j, step, 0, to, to + ld, to + 2 * ld, to + 3 * ld)
+                j += 4
+            c += 4
+        for j in range(a.cols):
+            for l in range(c, last):
+                row[j * ld + l] = x[l * step + j] if l < count else 0
+        x += w
+        row += a.wide * ld
