@@ -6,13 +6,15 @@ one pixel (u, v) of all its windows after the other, in loops that the C compile
 
 from libc.math cimport NAN
 from libc.stdint cimport int32_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 from npdl._ext.arrays cimport INT32, OR_NONE, OUT, REAL, array, array_t, call_t, clear, same_shape
 from npdl._ext.simd cimport real
 from npdl._ext.threads cimport max_workers, run
+from npdl._ext.tile cimport lanes
 
 cdef enum:
     CHUNK = 4096  # pixels to a task
+    MOST = 16  # lanes
 
 
 cdef enum:
@@ -54,37 +56,6 @@ cdef inline void _max_row(
             argmax[j] = at + <int32_t> (j * step) + winner
 
 
-cdef inline real _larger(real a, real b) noexcept nogil:
-    return b if b > a else a
-
-
-cdef inline bint _is(real value, real best) noexcept nogil:
-    """Whether a value is the greatest, or a NaN, as the greatest then is."""
-    return (value == best) | (value != value)
-
-
-cdef inline void _max_row_2x2(
-    const real* x, Py_ssize_t w, int32_t at, real* y, int32_t* argmax, Py_ssize_t n
-) noexcept nogil:
-    """`_max_row` for the usual window, 2x2 with its stride: a loop that vectorises."""
-    cdef const real* below = x + w
-    cdef int32_t j, place, down = <int32_t> w
-    cdef real best, a, b, c, d
-    for j in range(<int32_t> n):
-        a, b, c, d = x[2 * j], x[2 * j + 1], below[2 * j], below[2 * j + 1]
-        best = _larger(_larger(a, b), _larger(c, d))
-        y[j] = <real> NAN if (a != a) | (b != b) | (c != c) | (d != d) else best
-    if argmax == NULL:
-        return
-    for j in range(<int32_t> n):
-        best = y[j]
-        place = down + 1
-        place = down if _is(below[2 * j], best) else place
-        place = 1 if _is(x[2 * j + 1], best) else place
-        place = 0 if _is(x[2 * j], best) else place
-        argmax[j] = at + 2 * j + place
-
-
 cdef inline void _mean_row(
     const real* x, Py_ssize_t w, Py_ssize_t kh, Py_ssize_t kw, Py_ssize_t step, real scale, real* y,
     Py_ssize_t n,
@@ -110,59 +81,160 @@ cdef inline void _unmean_row(
                 dx[u * w + j * step + v] += dy[j] * scale
 
 
-cdef inline bint _usual(pool_t* p) noexcept nogil:
-    return p.kh == 2 and p.kw == 2 and p.sw == 2
+# ------------------------------------------------- the usual windows: 2x2, side by side
+# Some at a time, `count` being a constant: loops over arrays of a constant length, which the C
+# compiler turns into vectors. The last ones of a row overlap those before them.
 
+cdef inline real _larger(real a, real b) noexcept nogil:
+    return a if a > b else b
+
+
+cdef inline bint _is(real value, real best) noexcept nogil:
+    """Whether a value is the greatest, or a NaN, as the greatest then is."""
+    return (value == best) | (value != value)
+
+
+cdef inline void _max_2x2(
+    const real* above, const real* below, int32_t at, int32_t down, real* y, int32_t* argmax,
+    Py_ssize_t count,
+) noexcept nogil:
+    cdef real a[MOST]
+    cdef real b[MOST]
+    cdef real c[MOST]
+    cdef real d[MOST]
+    cdef real best[MOST]
+    cdef int32_t place[MOST]
+    cdef real largest
+    cdef int32_t l
+    cdef bint nan
+    for l in range(<int32_t> count):
+        a[l], b[l], c[l], d[l] = above[2 * l], above[2 * l + 1], below[2 * l], below[2 * l + 1]
+    for l in range(<int32_t> count):
+        largest = _larger(_larger(a[l], b[l]), _larger(c[l], d[l]))
+        nan = (a[l] != a[l]) | (b[l] != b[l]) | (c[l] != c[l]) | (d[l] != d[l])
+        best[l] = <real> NAN if nan else largest
+    memcpy(y, best, count * sizeof(real))
+    if argmax != NULL:
+        for l in range(<int32_t> count):
+            place[l] = down + 1
+            place[l] = down if _is(c[l], best[l]) else place[l]
+            place[l] = 1 if _is(b[l], best[l]) else place[l]
+            place[l] = 0 if _is(a[l], best[l]) else place[l]
+            place[l] = place[l] + at + 2 * l
+        memcpy(argmax, place, count * sizeof(int32_t))
+
+
+cdef inline void _mean_2x2(
+    const real* above, const real* below, real scale, real* y, Py_ssize_t count
+) noexcept nogil:
+    cdef real mean[MOST]
+    cdef Py_ssize_t l
+    for l in range(count):
+        mean[l] = (above[2 * l] + above[2 * l + 1] + below[2 * l] + below[2 * l + 1]) * scale
+    memcpy(y, mean, count * sizeof(real))
+
+
+cdef inline void _unmean_2x2(
+    const real* dy, real scale, real* above, real* below, Py_ssize_t count
+) noexcept nogil:
+    cdef real share[2 * MOST]
+    cdef Py_ssize_t l
+    for l in range(count):
+        share[2 * l] = share[2 * l + 1] = dy[l] * scale
+    memcpy(above, share, 2 * count * sizeof(real))
+    memcpy(below, share, 2 * count * sizeof(real))
+
+
+cdef inline void _rows_2x2(
+    int kind, Py_ssize_t width, Py_ssize_t h, Py_ssize_t w, Py_ssize_t oh, Py_ssize_t ow, real* x,
+    real* y, int32_t* argmax,
+) noexcept nogil:
+    """All windows of an image, `width` at a time; x is what they lie in."""
+    cdef Py_ssize_t i, j
+    cdef real* row = x
+    for i in range(oh):
+        j = 0
+        while j < ow:
+            j = min(j, ow - width)
+            if kind == MAX:
+                _max_2x2(
+                    row + 2 * j, row + w + 2 * j, <int32_t> (2 * (i * w + j)), <int32_t> w, y + j,
+                    NULL if argmax == NULL else argmax + j, width,
+                )
+            elif kind == MEAN:
+                _mean_2x2(row + 2 * j, row + w + 2 * j, <real> 0.25, y + j, width)
+            else:
+                _unmean_2x2(y + j, <real> 0.25, row + 2 * j, row + w + 2 * j, width)
+            j += width
+        y += ow
+        argmax = NULL if argmax == NULL else argmax + ow
+        row += 2 * w
+
+
+cdef inline bint _pool_2x2(
+    const pool_t* p, int kind, real* x, real* y, int32_t* argmax
+) noexcept nogil:
+    """Pool one image, if its windows are the usual ones."""
+    if not (p.kh == 2 and p.kw == 2 and p.sh == 2 and p.sw == 2):
+        return False
+    if kind == UNMEAN and (p.h > 2 * p.oh or p.w > 2 * p.ow):
+        memset(x, 0, p.h * p.w * sizeof(real))
+    if p.ow >= lanes(x):
+        _rows_2x2(kind, lanes(x), p.h, p.w, p.oh, p.ow, x, y, argmax)
+    elif p.ow >= lanes(x) // 2 > 0:
+        _rows_2x2(kind, lanes(x) // 2, p.h, p.w, p.oh, p.ow, x, y, argmax)
+    else:
+        _rows_2x2(kind, 1, p.h, p.w, p.oh, p.ow, x, y, argmax)
+    return True
+
+
+# -------------------------------------------------------------------------------------- images
 
 cdef inline void _max_image(pool_t* p, const real* x, real* y, int32_t* argmax) noexcept nogil:
     cdef Py_ssize_t i, at
+    if _pool_2x2(p, MAX, <real*> x, y, argmax):
+        return
     for i in range(p.oh):
         at = i * p.sh * p.w
-        if _usual(p):
-            _max_row_2x2(
-                x + at, p.w, <int32_t> at, y + i * p.ow,
-                NULL if argmax == NULL else argmax + i * p.ow, p.ow,
-            )
-        else:
-            _max_row(
-                x + at, p.w, p.kh, p.kw, p.sw, <int32_t> at, y + i * p.ow,
-                NULL if argmax == NULL else argmax + i * p.ow, p.ow,
-            )
+        _max_row(
+            x + at, p.w, p.kh, p.kw, p.sw, <int32_t> at, y + i * p.ow,
+            NULL if argmax == NULL else argmax + i * p.ow, p.ow,
+        )
 
 
 cdef inline void _mean_image(pool_t* p, const real* x, real* y) noexcept nogil:
     cdef Py_ssize_t i
     cdef real scale = <real> (1.0 / (p.kh * p.kw))
+    if _pool_2x2(p, MEAN, <real*> x, y, NULL):
+        return
     for i in range(p.oh):
-        if _usual(p):  # as a constant: it vectorises
-            _mean_row(x + i * p.sh * p.w, p.w, 2, 2, 2, scale, y + i * p.ow, p.ow)
-        else:
-            _mean_row(x + i * p.sh * p.w, p.w, p.kh, p.kw, p.sw, scale, y + i * p.ow, p.ow)
+        _mean_row(x + i * p.sh * p.w, p.w, p.kh, p.kw, p.sw, scale, y + i * p.ow, p.ow)
 
 
 cdef inline void _unmax_image(
     pool_t* p, const real* dy, const int32_t* argmax, real* dx
 ) noexcept nogil:
     cdef Py_ssize_t j
-    cdef int32_t at
+    cdef int32_t size = <int32_t> (p.h * p.w)
+    cdef bint bad = False
     memset(dx, 0, p.h * p.w * sizeof(real))
     for j in range(p.oh * p.ow):
-        at = argmax[j]
-        if 0 <= at < p.h * p.w:
-            dx[at] += dy[j]
-        else:
-            p.bad = 1
+        bad = bad | (argmax[j] < 0) | (argmax[j] >= size)
+    if bad:
+        p.bad = 1
+        return
+    for j in range(p.oh * p.ow):
+        dx[argmax[j]] += dy[j]
 
 
 cdef inline void _unmean_image(pool_t* p, const real* dy, real* dx) noexcept nogil:
     cdef Py_ssize_t i
     cdef real scale = <real> (1.0 / (p.kh * p.kw))
+    if _pool_2x2(p, UNMEAN, dx, <real*> dy, NULL):
+        return
     memset(dx, 0, p.h * p.w * sizeof(real))
     for i in range(p.oh):
-        if _usual(p):  # as above
-            _unmean_row(dy + i * p.ow, p.w, 2, 2, 2, scale, dx + i * p.sh * p.w, p.ow)
-        else:
-            _unmean_row(dy + i * p.ow, p.w, p.kh, p.kw, p.sw, scale, dx + i * p.sh * p.w, p.ow)
+        _unmean_row(dy + i * p.ow, p.w, p.kh, p.kw, p.sw, scale, dx + i * p.sh * p.w, p.ow)
 
 
 cdef inline void _images(pool_t* p, Py_ssize_t task, const real* _) noexcept nogil:
