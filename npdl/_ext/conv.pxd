@@ -39,3 +39,4 @@ ctypedef struct conv_t:
     char* scratch
     size_t scratch_step  # bytes of it to a worker
     winograd_t winograd
+    winograd_t of_input  # the correlation that is the gradient of x

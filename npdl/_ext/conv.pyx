@@ -16,12 +16,7 @@ from npdl._ext.conv_direct cimport (
     set_offsets,
     set_parts,
 )
-from npdl._ext.conv_winograd cimport (
-    winograd_forward,
-    winograd_input,
-    winograd_pays,
-    winograd_weights,
-)
+from npdl._ext.conv_winograd cimport winograd_backward, winograd_forward, winograd_pays
 from npdl._ext.simd cimport LANES_F32, LANES_F64, MR, NV, real
 from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
 from npdl._ext.tile cimport ceil_div, round_up
@@ -163,9 +158,7 @@ def conv2d_backward(
         return
     j.dy, j.dx = dy_.data, dx_.data
     if winograd_allowed and winograd_pays(&j):
-        if j.dx != NULL:
-            winograd_input(&j)
-        winograd_weights(&j, <float*> dw_.data, <float*> db_.data)
+        winograd_backward(&j, <float*> dw_.data, <float*> db_.data)
         return
     groups = GROUPS
     while groups > 2 and groups * rows * ldw * size > MOST_BYTES:

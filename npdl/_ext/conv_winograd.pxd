@@ -3,35 +3,29 @@
 from libc.string cimport memset
 from npdl._ext.activation cimport LINEAR, pull_back_span
 from npdl._ext.conv cimport GROUPS, conv_t
-from npdl._ext.pixels cimport CHANNELS, area_size, area_t, clear_border, lay_out
-from npdl._ext.simd cimport LANES_F32
+from npdl._ext.pixels cimport CHANNELS, area_of, area_size, area_t, clear_border, lay_out
 from npdl._ext.sums cimport sum_of
 from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
 from npdl._ext.tile cimport ceil_div
 from npdl._ext.winograd cimport (
-    PLACES,
     chunk_of,
     chunk_t,
     correlate_3x3,
+    correlate_scratch,
     filters_size,
     input_area,
-    place_step,
-    products_size,
     tiles_for,
     transform_filters,
-    transform_input,
     winograd_plan,
     winograd_t,
 )
 from npdl._ext.winograd_weights cimport (
     TILES,
     add_products,
-    gradient_area,
     sums_size,
-    v_place,
     weight_gradients,
     weights_groups,
-    z_place,
+    weights_scratch,
 )
 
 cdef enum:
@@ -49,28 +43,36 @@ cdef inline bint winograd_pays(conv_t* j) noexcept nogil:
 
 
 cdef inline void _lay_out_image(
-    conv_t* j, const area_t* a, Py_ssize_t n, bint gradient, float* pixels, float* room, float* db
+    conv_t* j, const area_t* a, Py_ssize_t n, float* pixels
 ) noexcept nogil:
-    """The pixels of a chunk of one image: of x, or of dz, whose sums are added to db if given."""
-    cdef Py_ssize_t channels = j.f if gradient else j.c, w = j.ow if gradient else j.w
-    cdef Py_ssize_t size = w * (j.oh if gradient else j.h), step = size, c = 0, count, l, at
-    cdef const float* source
+    """The pixels of a chunk, of one image of x."""
+    cdef Py_ssize_t size = j.h * j.w, c = 0
     clear_border(a, pixels)
     while c < a.ld:
-        count = max(<Py_ssize_t> 0, min(<Py_ssize_t> CHANNELS, channels - c))
-        at = (n * channels + c) * size + a.first * w
-        if gradient:
-            source, step = room, a.rows * w
-            for l in range(count):
-                pull_back_span(
-                    j.act, <const float*> j.y + at + l * size, <const float*> j.dy + at + l * size,
-                    room + l * step, step,
-                )
-                if db != NULL:
-                    db[c + l] += <float> sum_of(room + l * step, step)
-        else:
-            source = <const float*> j.x + at
-        lay_out(a, source, count, step, w, c, pixels)
+        lay_out(
+            a, <const float*> j.x + (n * j.c + c) * size + a.first * j.w, j.c - c, size, j.w, c,
+            pixels,
+        )
+        c += CHANNELS
+
+
+cdef inline void _lay_out_gradient(
+    conv_t* j, const area_t* a, const chunk_t* k, Py_ssize_t n, float* pixels, float* room,
+    float* db,
+) noexcept nogil:
+    """The pixels of dz of a chunk, of one image; add its own rows to db."""
+    cdef Py_ssize_t size = j.oh * j.ow, step = a.rows * j.ow, c = 0, l, at
+    cdef Py_ssize_t before = max(<Py_ssize_t> 0, 4 * k.row - a.first)
+    cdef Py_ssize_t own = min(a.rows, 4 * (k.row + k.rows) - a.first) - before
+    clear_border(a, pixels)
+    while c < a.ld:
+        for l in range(min(<Py_ssize_t> CHANNELS, j.f - c)):
+            at = (n * j.f + c + l) * size + a.first * j.ow
+            pull_back_span(
+                j.act, <const float*> j.y + at, <const float*> j.dy + at, room + l * step, step
+            )
+            db[c + l] += <float> sum_of(room + l * step + before * j.ow, own * j.ow)
+        lay_out(a, room, j.f - c, step, j.ow, c, pixels)
         c += CHANNELS
 
 
@@ -79,107 +81,137 @@ cdef inline Py_ssize_t _room(conv_t* j) noexcept nogil:
     return CHANNELS * j.oh * j.ow
 
 
-# --------------------------------------------------------------------- y, and the gradient of x
-
 cdef inline void _filters_task(void* context, Py_ssize_t panel, int worker) noexcept nogil:
+    """U of one panel; for the gradient of x, of the filters turned round."""
     cdef conv_t* j = <conv_t*> context
     cdef const float* w = <const float*> j.filters
-    cdef float* out = <float*> j.packed
     if j.dx == NULL:
-        transform_filters(&j.winograd, panel, w, j.c * 9, 9, False, out)
+        transform_filters(&j.winograd, panel, w, j.c * 9, 9, False, <float*> j.packed)
     else:
-        transform_filters(&j.winograd, panel, w, 9, j.c * 9, True, out)
+        transform_filters(&j.of_input, panel, w, 9, j.c * 9, True, <float*> j.packed)
 
 
-cdef inline void _correlate_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
-    """Forward: x to y. Backward: dz to dx. Some output channels of a chunk."""
+# ------------------------------------------------------------------------------------------ forward
+
+cdef inline void _forward_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    """Some output channels of a chunk."""
     cdef conv_t* j = <conv_t*> context
     cdef winograd_t* p = &j.winograd
     cdef chunk_t c = chunk_of(p, task // j.filter_parts)
     cdef area_t a = input_area(p, &c)
-    cdef Py_ssize_t part = task % j.filter_parts, place = place_step(p.tiles * p.ld), i
+    cdef Py_ssize_t part = task % j.filter_parts, i
     cdef float* v = <float*> (j.scratch + worker * j.scratch_step)
-    cdef float* products = v + PLACES * place
-    cdef float* pixels = products + products_size(p)
-    cdef float* room = pixels + c.images * area_size(&a)
+    cdef float* pixels = v + correlate_scratch(p)
     for i in range(c.images):
-        _lay_out_image(j, &a, c.n + i, j.dx != NULL, pixels + i * area_size(&a), room, NULL)
-    transform_input(p, &c, pixels, v, p.ld, 2 * LANES_F32, place)
-    for i in range(part * p.panels // j.filter_parts, (part + 1) * p.panels // j.filter_parts):
-        correlate_3x3(p, &c, v, i, products, <float*> (j.y if j.dx == NULL else j.dx))
-
-
-cdef inline void _correlate(conv_t* j) except *:
-    cdef winograd_t* p = &j.winograd
-    cdef int workers = max_workers()
-    cdef size_t filters = aligned(filters_size(p) * sizeof(float))
-    cdef chunk_t c = chunk_of(p, 0)
-    cdef area_t a = input_area(p, &c)
-    cdef scratch_t s
-    # where the chunks don't go round, their output channels are shared
-    j.filter_parts = min(p.panels, ceil_div(2 * workers, p.chunks)) if p.chunks < 2 * workers else 1
-    j.scratch_step = aligned(
-        (
-            PLACES * place_step(p.tiles * p.ld) + products_size(p) + p.images * area_size(&a)
-            + _room(j)
-        ) * sizeof(float)
+        _lay_out_image(j, &a, c.n + i, pixels + i * area_size(&a))
+    correlate_3x3(
+        p, &c, &a, pixels, part * p.panels // j.filter_parts,
+        (part + 1) * p.panels // j.filter_parts, v, <float*> j.y,
     )
-    s = take(filters + workers * j.scratch_step)
-    p.filters = <const float*> s.data
-    j.packed, j.scratch = s.data, s.data + filters
-    with nogil:
-        run(_filters_task, j, p.panels, workers)
-        run(_correlate_task, j, p.chunks * j.filter_parts, workers)
-    give(s)
 
 
 cdef inline void winograd_forward(conv_t* j) except *:
-    j.winograd = winograd_plan(
-        j.n, j.f, j.c, j.h, j.w, j.oh, j.ow, j.ph, j.pw, tiles_for(j.c)
+    cdef winograd_t* p = &j.winograd
+    cdef int workers = max_workers()
+    cdef size_t filters
+    cdef chunk_t c
+    cdef area_t a
+    cdef scratch_t s
+    p[0] = winograd_plan(j.n, j.f, j.c, j.h, j.w, j.oh, j.ow, j.ph, j.pw, tiles_for(j.c))
+    c = chunk_of(p, 0)
+    a = input_area(p, &c)
+    # where the chunks don't go round, their output channels are shared
+    j.filter_parts = min(p.panels, ceil_div(2 * workers, p.chunks)) if p.chunks < 2 * workers else 1
+    filters = aligned(filters_size(p) * sizeof(float))
+    j.scratch_step = aligned((correlate_scratch(p) + p.images * area_size(&a)) * sizeof(float))
+    s = take(filters + workers * j.scratch_step)
+    p.filters, p.bias, p.act = <const float*> s.data, <const float*> j.bias, j.act
+    j.packed, j.scratch = s.data, s.data + filters
+    with nogil:
+        run(_filters_task, j, p.panels, workers)
+        run(_forward_task, j, p.chunks * j.filter_parts, workers)
+    give(s)
+
+
+# ----------------------------------------------------------------------------------------- backward
+
+cdef inline area_t _gradient_area(conv_t* j, chunk_t* c) noexcept nogil:
+    """The pixels of dz that both gradients need of a chunk."""
+    cdef winograd_t* p = &j.winograd
+    cdef winograd_t* q = &j.of_input
+    return area_of(
+        j.oh, j.ow, q.ph - 4 * c.row, q.pw, 4 * max(c.rows, _rows_of_input(j, c)) + 2,
+        4 * max(p.tiles_w, q.tiles_w) + 2, q.ld,
     )
-    j.winograd.bias, j.winograd.act = <const float*> j.bias, j.act
-    _correlate(j)
 
 
-cdef inline void winograd_input(conv_t* j) except *:
-    """dx: the correlation of dz with the filters turned round."""
-    j.winograd = winograd_plan(
-        j.n, j.c, j.f, j.oh, j.ow, j.h, j.w, 2 - j.ph, 2 - j.pw, tiles_for(j.f)
-    )
-    j.winograd.act.code = LINEAR
-    _correlate(j)
+cdef inline Py_ssize_t _rows_of_input(conv_t* j, chunk_t* c) noexcept nogil:
+    """Rows of tiles of dx in a chunk of dz; the last one has those that dx has more."""
+    cdef Py_ssize_t last = c.row + c.rows, tiles_h = j.of_input.tiles_h
+    if last == j.winograd.tiles_h:
+        last = tiles_h
+    return max(<Py_ssize_t> 0, min(last, tiles_h) - c.row)
 
 
-# ---------------------------------------------------------------------- the gradient of the filters
+cdef inline void _input_gradient(
+    conv_t* j, chunk_t* c, const area_t* a, const float* pixels, float* v
+) noexcept nogil:
+    """dx of a chunk: the correlation of dz with the filters turned round."""
+    cdef winograd_t* q = &j.of_input
+    cdef chunk_t part
+    cdef Py_ssize_t rows = _rows_of_input(j, c), i = 0, r
+    while i < c.images:
+        r = 0
+        while r < rows:
+            part.n, part.images = c.n + i, min(q.images, c.images - i)
+            part.row, part.rows = c.row + r, min(q.rows, rows - r)
+            correlate_3x3(
+                q, &part, a, pixels + i * area_size(a) + 4 * r * a.wide * a.ld, 0, q.panels, v,
+                <float*> j.dx,
+            )
+            r += q.rows
+        i += q.images
 
-cdef inline void _weights_task(void* context, Py_ssize_t group, int worker) noexcept nogil:
-    """dU and db of one group of images."""
+
+cdef inline void _backward_task(void* context, Py_ssize_t group, int worker) noexcept nogil:
+    """dx, dU and db of one group of images."""
     cdef conv_t* j = <conv_t*> context
     cdef winograd_t p = j.winograd
+    cdef winograd_t* q = &j.of_input
     cdef chunk_t c
     cdef area_t x, dz
     cdef Py_ssize_t number, i
     cdef float* sums = <float*> j.dw + group * sums_size(&p)
     cdef float* db = <float*> j.db + group * j.f
     cdef float* v = <float*> (j.scratch + worker * j.scratch_step)
-    cdef float* pixels = v + PLACES * (v_place(&p) + z_place(&p))
+    cdef float* pixels = v + _backward_scratch(j)
     cdef float* gradients
     cdef float* room
     memset(db, 0, j.f * sizeof(float))
     p.n = min(j.group, j.n - group * j.group)
     for number in range(ceil_div(p.n, p.images) * p.strips):
         c = chunk_of(&p, number)
-        x, dz = input_area(&p, &c), gradient_area(&p, &c)
+        c.n += group * j.group
+        x, dz = input_area(&p, &c), _gradient_area(j, &c)
         gradients = pixels + c.images * area_size(&x)
         room = gradients + c.images * area_size(&dz)
         for i in range(c.images):
-            _lay_out_image(
-                j, &x, group * j.group + c.n + i, False, pixels + i * area_size(&x), room, NULL
-            )
-            _lay_out_image(
-                j, &dz, group * j.group + c.n + i, True, gradients + i * area_size(&dz), room, db
-            )
-        add_products(&p, &c, pixels, gradients, sums, number > 0, v)
+            _lay_out_gradient(j, &dz, &c, c.n + i, gradients + i * area_size(&dz), room, db)
+        if j.dx != NULL:
+            _input_gradient(j, &c, &dz, gradients, v)
+        for i in range(c.images):
+            _lay_out_image(j, &x, c.n + i, pixels + i * area_size(&x))
+        add_products(
+            &p, &c, &x, pixels, &dz, gradients + (q.ph * dz.wide + q.pw) * dz.ld, sums, number > 0,
+            v,
+        )
+
+
+cdef inline Py_ssize_t _backward_scratch(conv_t* j) noexcept nogil:
+    """Numbers of scratch for one gradient, then the other."""
+    return max(
+        correlate_scratch(&j.of_input) if j.dx != NULL else 0, weights_scratch(&j.winograd)
+    )
 
 
 cdef inline void _finish_task(void* context, Py_ssize_t f, int worker) noexcept nogil:
@@ -193,11 +225,12 @@ cdef inline void _finish_task(void* context, Py_ssize_t f, int worker) noexcept 
     (<float*> j.dx)[f] = total
 
 
-cdef inline void winograd_weights(conv_t* j, float* dw, float* db) except *:
+cdef inline void winograd_backward(conv_t* j, float* dw, float* db) except *:
     cdef winograd_t* p = &j.winograd
+    cdef winograd_t* q = &j.of_input
     cdef int workers = max_workers()
     cdef Py_ssize_t groups
-    cdef size_t sums, biases
+    cdef size_t filters, sums, biases
     cdef chunk_t c
     cdef area_t x, dz
     cdef scratch_t s
@@ -205,20 +238,28 @@ cdef inline void winograd_weights(conv_t* j, float* dw, float* db) except *:
     j.group = ceil_div(j.n, weights_groups(p, GROUPS))
     groups = ceil_div(j.n, j.group)
     p[0] = winograd_plan(j.group, j.f, j.c, j.h, j.w, j.oh, j.ow, j.ph, j.pw, TILES)
+    q[0] = winograd_plan(
+        p.images, j.c, j.f, j.oh, j.ow, j.h, j.w, 2 - j.ph, 2 - j.pw, tiles_for(j.f)
+    )
+    c = chunk_of(p, p.strips - 1)  # which has the rows that dx has more
+    dz = _gradient_area(j, &c)
     c = chunk_of(p, 0)
-    x, dz = input_area(p, &c), gradient_area(p, &c)
+    x, dz.high = input_area(p, &c), max(dz.high, 4 * c.rows + 2)
+    filters = aligned(filters_size(q) * sizeof(float))
     sums = aligned(groups * sums_size(p) * sizeof(float))
     biases = aligned(groups * j.f * sizeof(float))
     j.scratch_step = aligned(
-        (
-            PLACES * (v_place(p) + z_place(p)) + p.images * (area_size(&x) + area_size(&dz))
-            + _room(j)
-        ) * sizeof(float)
+        (_backward_scratch(j) + p.images * (area_size(&x) + area_size(&dz)) + _room(j))
+        * sizeof(float)
     )
-    s = take(sums + biases + workers * j.scratch_step)
-    j.dw, j.db, j.scratch = s.data, s.data + sums, s.data + sums + biases
+    s = take(filters + sums + biases + workers * j.scratch_step)
+    q.filters, q.act.code = <const float*> s.data, LINEAR
+    j.packed, j.dw = s.data, s.data + filters
+    j.db, j.scratch = s.data + filters + sums, s.data + filters + sums + biases
     with nogil:
-        run(_weights_task, j, groups, workers)
+        if j.dx != NULL:
+            run(_filters_task, j, q.panels, workers)
+        run(_backward_task, j, groups, workers)
         j.y, j.dx = dw, db
         run(_finish_task, j, j.f, workers)
     give(s)

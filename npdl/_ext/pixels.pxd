@@ -45,17 +45,17 @@ cdef inline void lay_out(
     const area_t* a, const float* x, Py_ssize_t count, Py_ssize_t step, Py_ssize_t w,
     Py_ssize_t channel, float* pixels,
 ) noexcept nogil:
-    """Copy `count` channels, from `channel` on, to the pixels; zeros to the others of a block.
+    """Copy a block of CHANNELS, from `channel` on, to the pixels; zeros where x has fewer.
 
-    x has rows of w numbers, and `step` numbers from one channel to the next. Row by row, so that a
-    line of the cache is full before it is left.
+    x has `count` channels, rows of w numbers, and `step` numbers from one channel to the next. It
+    is copied row by row, so that a line of the cache is full before it is left.
     """
     cdef Py_ssize_t _, j, c, l, ld = a.ld, last = min(<Py_ssize_t> CHANNELS, ld - channel)
     cdef float* row = pixels + (a.top * a.wide + a.left) * ld + channel
     cdef float* to
     for _ in range(a.rows):
         c = 0
-        while c + 4 <= count and a.cols >= 4:
+        while c + 4 <= min(count, last) and a.cols >= 4:
             j = 0
             while j < a.cols:
                 j = min(j, a.cols - 4)

@@ -185,15 +185,14 @@ cdef inline void _input_line(
 
 
 cdef inline void transform_input(
-    winograd_t* p, chunk_t* c, const float* pixels, float* v, Py_ssize_t row, Py_ssize_t panel,
-    Py_ssize_t place,
+    winograd_t* p, chunk_t* c, const area_t* a, const float* pixels, float* v, Py_ssize_t row,
+    Py_ssize_t panel, Py_ssize_t place,
 ) noexcept nogil:
-    """V = Bᵀ d B of a chunk, every channel.
+    """V = Bᵀ d B of a chunk, every channel, from the pixels of its first tile on.
 
     v[e, k, t] stands at e*place + t*row + k//WIDE*panel + k%WIDE.
     """
     cdef f32v half[PLACES]
-    cdef area_t a = input_area(p, c)
     cdef Py_ssize_t across = a.ld // LANES_F32, down = a.wide * across, _, r, s, l, e
     cdef const f32v* d
     cdef float* to
@@ -210,7 +209,7 @@ cdef inline void transform_input(
                             half + 6 * e, 1, <f32v*> (to + 6 * e * place), place // LANES_F32
                         )
                 v += row
-        pixels += area_size(&a)
+        pixels += area_size(a)
 
 
 cdef inline void _output_line(
@@ -290,24 +289,35 @@ cdef inline void _transform_output(
             )
 
 
-cdef inline Py_ssize_t products_size(winograd_t* p) noexcept nogil:
-    """Numbers in M of one panel, and in a row of tiles of the output."""
-    return PLACES * place_step(p.tiles * WIDE) + p.tiles_w * 16 * WIDE
+cdef inline Py_ssize_t v_step(winograd_t* p) noexcept nogil:
+    """Numbers in one place of V, of a chunk."""
+    return place_step(p.tiles * p.ld)
+
+
+cdef inline Py_ssize_t correlate_scratch(winograd_t* p) noexcept nogil:
+    """Numbers in V, in M of one panel, and in a row of tiles of the output."""
+    return PLACES * (v_step(p) + place_step(p.tiles * WIDE)) + p.tiles_w * 16 * WIDE
 
 
 cdef inline void correlate_3x3(
-    winograd_t* p, chunk_t* c, const float* v, Py_ssize_t panel, float* products, float* out
+    winograd_t* p, chunk_t* c, const area_t* a, const float* pixels, Py_ssize_t first,
+    Py_ssize_t last, float* v, float* out,
 ) noexcept nogil:
-    """out = f(bias + filters * image), one panel of one chunk; v has rows of `p.ld` numbers."""
+    """out = f(bias + filters * image), the panels from `first` to `last` of one chunk.
+
+    From the pixels of its first tile on. `v` is scratch.
+    """
     cdef Py_ssize_t a_at[TALL]
-    cdef Py_ssize_t tiles = ceil_div(c.images * c.rows * p.tiles_w, TALL), e
-    cdef Py_ssize_t v_place = place_step(p.tiles * p.ld), place = place_step(p.tiles * WIDE)
-    cdef Py_ssize_t u_place = place_step(p.k * WIDE)
+    cdef Py_ssize_t tiles = ceil_div(c.images * c.rows * p.tiles_w, TALL), e, panel
+    cdef Py_ssize_t place = place_step(p.tiles * WIDE), u_place = place_step(p.k * WIDE)
+    cdef float* products = v + PLACES * v_step(p)
+    transform_input(p, c, a, pixels, v, p.ld, WIDE, v_step(p))
     for e in range(TALL):
         a_at[e] = e * p.ld
-    for e in range(PLACES):
-        tall_tiles(
-            tiles, p.k, v + e * v_place, a_at, 1, TALL * p.ld,
-            p.filters + (panel * PLACES + e) * u_place, products + e * place, WIDE, False,
-        )
-    _transform_output(p, c, products, place, panel, out, products + PLACES * place)
+    for panel in range(first, last):
+        for e in range(PLACES):
+            tall_tiles(
+                tiles, p.k, v + e * v_step(p), a_at, 1, TALL * p.ld,
+                p.filters + (panel * PLACES + e) * u_place, products + e * place, WIDE, False,
+            )
+        _transform_output(p, c, products, place, panel, out, products + PLACES * place)

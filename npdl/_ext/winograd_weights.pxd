@@ -7,7 +7,7 @@ From y = Aᵀ [ U ∘ V ] A with U = G g Gᵀ and V = Bᵀ d B follows, for one 
 so each of the 36 places is again a matrix product, dU[m, k] = Σ_t Z[t, m] V[t, k].
 """
 
-from npdl._ext.pixels cimport area_of, area_size, area_t
+from npdl._ext.pixels cimport area_size, area_t
 from npdl._ext.simd cimport LANES_F32, TALL, f32v
 from npdl._ext.tile cimport ceil_div, round_up, tall_tiles
 from npdl._ext.winograd cimport (
@@ -48,20 +48,19 @@ cdef inline Py_ssize_t weights_groups(winograd_t* p, Py_ssize_t most) noexcept n
     return min(groups, p.n)
 
 
-cdef inline area_t gradient_area(winograd_t* p, chunk_t* c) noexcept nogil:
-    return area_of(
-        p.oh, p.ow, -4 * c.row, 0, 4 * c.rows, 4 * p.tiles_w, round_up(p.m, LANES_F32)
-    )
-
-
-cdef inline Py_ssize_t v_place(winograd_t* p) noexcept nogil:
-    """Numbers in one place of V."""
+cdef inline Py_ssize_t _v_step(winograd_t* p) noexcept nogil:
+    """Numbers in one place of V, in panels."""
     return place_step(p.tiles * _cols(p))
 
 
-cdef inline Py_ssize_t z_place(winograd_t* p) noexcept nogil:
+cdef inline Py_ssize_t _z_step(winograd_t* p) noexcept nogil:
     """Numbers in one place of Z, and those that the last tile reads beyond."""
     return place_step(p.tiles * round_up(p.m, LANES_F32) + TALL)
+
+
+cdef inline Py_ssize_t weights_scratch(winograd_t* p) noexcept nogil:
+    """Numbers in V and Z of a chunk."""
+    return PLACES * (_v_step(p) + _z_step(p))
 
 
 cdef inline void _gradient_line(
@@ -81,13 +80,12 @@ cdef inline void _gradient_line(
 
 
 cdef inline void _transform_gradient(
-    winograd_t* p, chunk_t* c, const float* pixels, float* z
+    winograd_t* p, chunk_t* c, const area_t* a, const float* pixels, float* z
 ) noexcept nogil:
-    """z[e, t, m] = A dy Aᵀ of a chunk, every channel."""
+    """z[e, t, m] = A dy Aᵀ of a chunk, every channel, from the pixels of its first tile on."""
     cdef f32v half[24]
-    cdef area_t a = gradient_area(p, c)
     cdef Py_ssize_t across = a.ld // LANES_F32, down = a.wide * across
-    cdef Py_ssize_t place = z_place(p) // LANES_F32, _, r, s, l, e
+    cdef Py_ssize_t place = _z_step(p) // LANES_F32, _, r, s, l, e
     cdef const f32v* y
     cdef f32v* to = <f32v*> z
     for _ in range(c.images):
@@ -100,27 +98,30 @@ cdef inline void _transform_gradient(
                     for e in range(6):
                         _gradient_line(half + 4 * e, 1, to + 6 * e * place, place)
                     to += 1
-        pixels += area_size(&a)
+        pixels += area_size(a)
 
 
 cdef inline void add_products(
-    winograd_t* p, chunk_t* c, const float* pixels, const float* gradients, float* sums, bint add,
-    float* v,
+    winograd_t* p, chunk_t* c, const area_t* x, const float* pixels, const area_t* dz,
+    const float* gradients, float* sums, bint add, float* v,
 ) noexcept nogil:
-    """sums[e, m, k] (+)= Σ_t Z[e, t, m] V[e, t, k] of a chunk, from the pixels of x and dz."""
+    """sums[e, m, k] (+)= Σ_t Z[e, t, m] V[e, t, k] of a chunk.
+
+    From the pixels of x and dz of its first tile on. `v` is scratch.
+    """
     cdef Py_ssize_t a_at[TALL]
-    cdef Py_ssize_t tiles = c.images * c.rows * p.tiles_w, ld = round_up(p.m, LANES_F32), e, k
-    cdef Py_ssize_t panel = p.tiles * WIDE, rows = _rows(p), cols = _cols(p)
-    cdef float* z = v + PLACES * v_place(p)
-    transform_input(p, c, pixels, v, WIDE, panel, v_place(p))
-    _transform_gradient(p, c, gradients, z)
+    cdef Py_ssize_t tiles = c.images * c.rows * p.tiles_w, panel = p.tiles * WIDE, e, k
+    cdef Py_ssize_t rows = _rows(p), cols = _cols(p)
+    cdef float* z = v + PLACES * _v_step(p)
+    transform_input(p, c, x, pixels, v, WIDE, panel, _v_step(p))
+    _transform_gradient(p, c, dz, gradients, z)
     for e in range(TALL):
         a_at[e] = e
     for e in range(PLACES):
         for k in range(cols // WIDE):
             tall_tiles(
-                rows // TALL, tiles, z + e * z_place(p), a_at, ld, TALL,
-                v + e * v_place(p) + k * panel, sums + e * rows * cols + k * WIDE, cols, add,
+                rows // TALL, tiles, z + e * _z_step(p), a_at, dz.ld, TALL,
+                v + e * _v_step(p) + k * panel, sums + e * rows * cols + k * WIDE, cols, add,
             )
 
 
