@@ -34,7 +34,7 @@ def shapes():
 
     for side in range(4, 34):
         yield case(image=(side, 37 - side))
-    for tiles in range(1, 18):  # 1, 2, 4 or 8 of a row are copied as one, or a tile more
+    for tiles in range(1, 18):
         for width in (4 * tiles - 3, 4 * tiles):
             yield case(image=(5, max(width, 4)), c=17, f=18)
     for height in (4, 5, 7, 8, 23, 33):
@@ -60,8 +60,11 @@ def shapes():
         yield case(n=n, image=(16, 29))
     yield case(n=64, image=(4, 4))
     yield case(n=64, image=(8, 8), pad=(0, 0))
-    yield case(image=(5, 700))
-    yield case(image=(700, 5))
+    for pad in ((1, 1), (0, 0), (2, 2)):  # more tiles than are worked on at once
+        yield case(image=(5, 700), pad=pad)
+        yield case(image=(700, 5), pad=pad, f=17)
+    yield case(image=(550, 9), out=(520, 7), pad=(0, 1))
+    yield case(n=1, c=20, f=70, image=(9, 10))
 
 
 CASES = dict(shapes())
@@ -181,6 +184,8 @@ def test_set_precision_reaches_the_kernels():
         "13x16x6x9-f16-pad1x1",
         "5x257x7x6-f16-pad1x1",
         "5x16x5x6-f16-pad2x1-out6x21",
+        "1x20x9x10-f70-pad1x1",
+        "5x16x700x5-f17-pad0x0",
     ],
 )
 def test_the_same_bits_for_any_number_of_threads(compiled, case):
@@ -205,7 +210,7 @@ def spoilt(call: Call, name: str, place: tuple[int, ...], value: float) -> Call:
     return Call(call.function, {**call.args, name: array})
 
 
-#: Small images, several to a vector; images of many vectors.
+#: Images of few tiles, worked on together; images of many.
 SIZES = ["13x16x6x9-f16-pad1x1", "64x16x4x4-f16-pad1x1", "5x16x15x22-f16-pad1x1"]
 
 
