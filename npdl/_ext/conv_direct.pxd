@@ -22,9 +22,9 @@ in order.
 from libc.string cimport memcpy, memset
 from npdl._ext.activation cimport act_span, pull_back_span
 from npdl._ext.conv cimport COPIES, FEW, SLACK, conv_t
-from npdl._ext.simd cimport MR, NV, real
+from npdl._ext.simd cimport MR, NV, TALL, real
 from npdl._ext.sums cimport sum_of
-from npdl._ext.tile cimport MAX_NR, ceil_div, dot_tile, lanes, round_up, tile, tile_cols
+from npdl._ext.tile cimport MAX_NR, ceil_div, dot_tile, lanes, round_up, tall_tile, tile
 
 # Where the results of positions go: those with i0 <= i < i1, j0 <= j < j1, to
 # out[m*plane + i*row + j*col].
@@ -56,8 +56,8 @@ cdef inline Py_ssize_t _segments(
 
 
 cdef inline void _store(
-    const real* block, Py_ssize_t rows, const segment_t* piece, Py_ssize_t pieces, window_t* win,
-    real* out, const real* bias,
+    const real* block, Py_ssize_t rows, Py_ssize_t ld, const segment_t* piece, Py_ssize_t pieces,
+    window_t* win, real* out, const real* bias,
 ) noexcept nogil:
     """Scatter the rows of a tile, and add the bias."""
     cdef Py_ssize_t m, p, s
@@ -77,7 +77,7 @@ cdef inline void _store(
             else:
                 for s in range(piece[p].length):
                     to[s] = source[s] + shift
-        block += tile_cols(out)
+        block += ld
         out += win.plane
 
 
@@ -94,22 +94,23 @@ cdef inline void _correlate(
     """out[m, q] = bias[m] + Σ_k packed[m, k] planes[offset[k] + q]  for all positions of `win`.
 
     The vectors of a tile go along the rows, or straight through the positions between two rows;
-    whichever takes fewer.
+    whichever takes fewer. The tile is the one that leaves fewer of its rows unused.
     """
-    cdef real block[MR * MAX_NR]
+    cdef real block[TALL * MAX_NR]
     cdef segment_t piece[MAX_NR]
     cdef Py_ssize_t at[NV]
-    cdef Py_ssize_t a_at[MR]
+    cdef Py_ssize_t a_at[TALL]
     cdef Py_ssize_t width = lanes(out), rows = win.i1 - win.i0, cols = win.j1 - win.j0
     cdef Py_ssize_t per_row = ceil_div(cols, width), v, i, j, s, row, col, pieces
     cdef Py_ssize_t total = ceil_div((rows - 1) * win.width + cols, width)
-    cdef bint by_row = per_row * rows <= total
+    cdef bint by_row = per_row * rows <= total, tall = round_up(m, TALL) < round_up(m, MR)
+    cdef Py_ssize_t high = TALL if tall else MR, wide = 2 if tall else NV
     if by_row:
         total = per_row * rows
     v = 0
     while v < total:
         pieces = 0
-        for j in range(NV):
+        for j in range(wide):
             s = min(v + j, total - 1)
             if by_row:
                 row, col = win.i0 + s // per_row, win.j0 + s % per_row * width
@@ -122,15 +123,18 @@ cdef inline void _correlate(
                     win, j * width, row, col, min(width, win.j1 - col) if by_row else width,
                     piece + pieces,
                 )
-        for i in range(ceil_div(m, MR)):
-            for s in range(MR):
-                a_at[s] = min(i * MR + s, m - 1) * depth
-            tile(depth, packed, a_at, planes, offset, at, block, tile_cols(out), False)
+        for i in range(ceil_div(m, high)):
+            for s in range(high):
+                a_at[s] = min(i * high + s, m - 1) * depth
+            if tall:
+                tall_tile(depth, packed, a_at, planes, offset, at, block, wide * width, False)
+            else:
+                tile(depth, packed, a_at, planes, offset, at, block, wide * width, False)
             _store(
-                block, min(<Py_ssize_t> MR, m - i * MR), piece, pieces, win,
-                out + i * MR * win.plane, NULL if bias == NULL else bias + i * MR,
+                block, min(high, m - i * high), wide * width, piece, pieces, win,
+                out + i * high * win.plane, NULL if bias == NULL else bias + i * high,
             )
-        v += NV
+        v += wide
 
 
 cdef inline void _split_image(

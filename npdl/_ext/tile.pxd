@@ -34,6 +34,21 @@ ctypedef fused vec:
     f32v
     f64v
 
+# The forms of a tile, as types, so that each is compiled by itself: how it reads b, and its size.
+ctypedef struct shifted_t:
+    char _
+ctypedef struct tall_shifted_t:
+    char _
+ctypedef struct panel_t:
+    char _
+ctypedef struct tall_panel_t:
+    char _
+ctypedef fused form_t:
+    shifted_t
+    tall_shifted_t
+    panel_t
+    tall_panel_t
+
 cdef enum:
     MAX_NR = 64  # bound of NR over all builds
     PANELS = 3  # of which a row is multiplied with at once, if it is by itself
@@ -64,9 +79,6 @@ cdef inline Py_ssize_t lanes(const real* _) noexcept nogil:
 
 
 cdef inline void _sums(
-    bint packed,
-    Py_ssize_t rows,
-    Py_ssize_t wide,
     Py_ssize_t depth,
     const real* a,
     const Py_ssize_t* a_at,
@@ -78,25 +90,27 @@ cdef inline void _sums(
     Py_ssize_t ldc,
     bint add,
     vec* _,
+    form_t* form,
 ) noexcept nogil:
-    """All forms of the tile, each a function of its own, where the first three are constants."""
     cdef vec acc[TALL][NV]
     cdef vec row[NV]
     cdef vec zero
     cdef vec* c_i
     cdef real a_ik
-    cdef Py_ssize_t i, j, k
+    cdef Py_ssize_t i, j, k, rows = MR, wide = NV
+    if form_t is tall_shifted_t or form_t is tall_panel_t:
+        rows, wide = TALL, 2
     memset(&zero, 0, sizeof(zero))
     for i in range(rows):
         for j in range(wide):
             acc[i][j] = zero
     for k in range(depth):
         for j in range(wide):
-            if packed:
+            if form_t is panel_t or form_t is tall_panel_t:
                 row[j] = (<const vec*> (b + j * lanes(a)))[0]
             else:
                 row[j] = (<const vec*> (b + b_row[k] + b_at[j]))[0]
-        if packed:
+        if form_t is panel_t or form_t is tall_panel_t:
             b += wide * lanes(a)
         for i in range(rows):
             a_ik = a[a_at[i] + k * a_step]
@@ -124,7 +138,22 @@ cdef inline void _tile(
     bint add,
     vec* _,
 ) noexcept nogil:
-    _sums(False, MR, NV, depth, a, a_at, 1, b, b_row, b_at, c, ldc, add, _)
+    _sums(depth, a, a_at, 1, b, b_row, b_at, c, ldc, add, _, <shifted_t*> NULL)
+
+
+cdef inline void _tall_tile(
+    Py_ssize_t depth,
+    const real* a,
+    const Py_ssize_t* a_at,
+    const real* b,
+    const Py_ssize_t* b_row,
+    const Py_ssize_t* b_at,
+    real* c,
+    Py_ssize_t ldc,
+    bint add,
+    vec* _,
+) noexcept nogil:
+    _sums(depth, a, a_at, 1, b, b_row, b_at, c, ldc, add, _, <tall_shifted_t*> NULL)
 
 
 cdef inline void _panel_tiles(
@@ -143,8 +172,8 @@ cdef inline void _panel_tiles(
     cdef Py_ssize_t i
     for i in range(tiles):
         _sums(
-            True, MR, NV, depth, a + i * a_tile, a_at, a_step, b, NULL, NULL, c + i * MR * ldc, ldc,
-            add, _,
+            depth, a + i * a_tile, a_at, a_step, b, NULL, NULL, c + i * MR * ldc, ldc, add, _,
+            <panel_t*> NULL,
         )
 
 
@@ -164,8 +193,8 @@ cdef inline void _tall_tiles(
     cdef Py_ssize_t i
     for i in range(tiles):
         _sums(
-            True, TALL, 2, depth, a + i * a_tile, a_at, a_step, b, NULL, NULL, c + i * TALL * ldc,
-            ldc, add, _,
+            depth, a + i * a_tile, a_at, a_step, b, NULL, NULL, c + i * TALL * ldc, ldc, add, _,
+            <tall_panel_t*> NULL,
         )
 
 
@@ -208,6 +237,28 @@ cdef inline void tile(
         )
     else:
         (<tile_f64> opaque(<void*> &_tile[double, f64v]))(
+            depth, a, a_at, b, b_row, b_at, c, ldc, add, NULL
+        )
+
+
+cdef inline void tall_tile(
+    Py_ssize_t depth,
+    const real* a,
+    const Py_ssize_t* a_at,
+    const real* b,
+    const Py_ssize_t* b_row,
+    const Py_ssize_t* b_at,
+    real* c,
+    Py_ssize_t ldc,
+    bint add,
+) noexcept nogil:
+    """As `tile`, for TALL x 2 vectors."""
+    if real is float:
+        (<tile_f32> opaque(<void*> &_tall_tile[float, f32v]))(
+            depth, a, a_at, b, b_row, b_at, c, ldc, add, NULL
+        )
+    else:
+        (<tile_f64> opaque(<void*> &_tall_tile[double, f64v]))(
             depth, a, a_at, b, b_row, b_at, c, ldc, add, NULL
         )
 
