@@ -1,11 +1,12 @@
 """C (M x N) (+)= A (M x K) · B (K x N), of register tiles (see ``tile.pxd``).
 
-B is *packed* into panels of NR columns, in which the tile reads it in the order in which it lies,
-K_BLOCK values of k at a time. The rows of A are read where they are, if the values of k lie side by
-side; else A is packed too, MR rows of one k side by side. A task is a block of rows by some panels.
-Where one block holds all rows, a panel has one reader: the task packs it by itself, and all is one
-job. (The last panels, too few to go round, are shared by their rows; each part packs them anew.)
-Otherwise the packing is a job of its own, for all tasks. A row or three read B where it is.
+B is *packed* into panels, as wide as a tile, which reads them in the order in which they lie,
+K_BLOCK values of k at a time. The form of the tiles is the one that computes less beside C. The
+rows of A are read where they are, if the values of k lie side by side; else A is packed too, the
+rows of a tile side by side. A task is a block of rows by some panels. Where one block holds all
+rows, a panel has one reader: the task packs it by itself, and all is one job. (The last panels, too
+few to go round, are shared by their rows; each part packs them anew.) Otherwise the packing is a
+job of its own, for all tasks. A row or three read B where it is.
 
 Every element of C is summed in the order of k, in blocks that only K decides, so the number of
 threads never changes a bit of the result.
@@ -14,9 +15,9 @@ After Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication"
 """
 
 from libc.string cimport memcpy, memset
-from npdl._ext.simd cimport MR, real
+from npdl._ext.simd cimport MR, TALL, real
 from npdl._ext.threads cimport run
-from npdl._ext.tile cimport ceil_div, round_up, row_times_columns, tile_cols, times_panel
+from npdl._ext.tile cimport ceil_div, lanes, round_up, row_times_columns, tile_cols, times_panel
 
 cdef enum:
     K_BLOCK = 512  # a panel of B (48 kB) stays in the level-2 cache
@@ -24,7 +25,9 @@ cdef enum:
     A_BYTES = 262144  # of A, that stay there while a thread goes from panel to panel
     GRAIN = 100000  # multiply-adds that a task has at least, of several panels if need be
     PACKED = 4  # panels of B to a task that packs
-    LINE = 4  # times MR rows of A, packed together
+    A_COLUMN = 512  # numbers; columns of A so short are read in place
+    COLUMNS = 128  # if they are no more than these
+    LINE = 4  # tiles of A that are packed together
     FEW_DEPTH = 256  # values of k, over which few rows pass all their columns
     FEW_SMALL = 40000  # numbers of B below which they run by themselves
     SMALL = 300000  # multiply-adds below which a second thread doesn't pay
@@ -52,6 +55,8 @@ ctypedef struct product_t:
     bint few  # rows: so few that to pack b would cost more than the product
     bint alone  # one block of rows: tasks pack their panels
     bint in_place  # A is not packed
+    bint tall  # tiles of TALL x 2 vectors
+    Py_ssize_t mr, nr  # rows and columns of a tile
     Py_ssize_t a_tasks, panels, group  # group: panels to a task (columns, if few)
     Py_ssize_t whole  # tasks of all rows of their block; of the others, `parts` share them
     Py_ssize_t parts, part_rows
@@ -76,6 +81,7 @@ cdef inline product_t product_of(
 ) noexcept nogil:
     """c[i*ldc + j] (+)= Σ_k a[i*a_row + k*a_col] · b[k*b_row + j*b_col]; m, n, k >= 1."""
     cdef product_t p
+    cdef Py_ssize_t square
     p.single = real is float
     p.add = add
     p.m, p.n, p.k = m, n, k
@@ -85,11 +91,16 @@ cdef inline product_t product_of(
     p.bias = p.context = NULL
     p.finish = NULL
     p.few = m < MR and a_col == 1 and b_col == 1
-    p.in_place = a_col == 1
-    p.a_tasks, p.panels = ceil_div(m, A_ROWS), ceil_div(n, tile_cols(c))
+    p.in_place = a_col == 1 or (a_row == 1 and m <= A_COLUMN and k <= COLUMNS)
+    p.mr, p.nr = MR, tile_cols(c)
+    square = round_up(m, MR) * round_up(n, p.nr)
+    p.tall = round_up(m, TALL) * round_up(n, 2 * lanes(c)) < square - square // 32
+    if p.tall:
+        p.mr, p.nr = TALL, 2 * lanes(c)
+    p.a_tasks, p.panels = ceil_div(m, A_ROWS), ceil_div(n, p.nr)
     p.alone = p.in_place and p.a_tasks == 1
     p.depth = block_depth(k)
-    p.group = ceil_div(GRAIN, min(m, <Py_ssize_t> A_ROWS) * p.depth * tile_cols(c))
+    p.group = ceil_div(GRAIN, min(m, <Py_ssize_t> A_ROWS) * p.depth * p.nr)
     p.packed_a = p.packed_b = NULL
     return p
 
@@ -108,21 +119,19 @@ cdef inline int threads_for(product_t* p, int workers) noexcept nogil:
 cdef inline size_t product_scratch(product_t* p, int workers) noexcept nogil:
     """Bytes of scratch that `product` needs."""
     cdef Py_ssize_t size = sizeof(float) if p.single else sizeof(double)
-    cdef Py_ssize_t nr = tile_cols(<float*> NULL) if p.single else tile_cols(<double*> NULL)
     if p.few:
         return 0
     if p.alone:
-        return threads_for(p, workers) * p.depth * nr * size
-    return ((0 if p.in_place else round_up(p.m, MR)) + p.panels * nr) * p.depth * size
+        return threads_for(p, workers) * p.depth * p.nr * size
+    return ((0 if p.in_place else round_up(p.m, p.mr)) + p.panels * p.nr) * p.depth * size
 
 
 cdef inline void product(product_t* p, char* scratch, int workers) noexcept nogil:
     """Compute it, on up to `workers` threads."""
     cdef Py_ssize_t size = sizeof(float) if p.single else sizeof(double), tasks
-    cdef Py_ssize_t nr = tile_cols(<float*> NULL) if p.single else tile_cols(<double*> NULL)
     workers = threads_for(p, workers)
     if p.few:
-        p.group = round_up(ceil_div(p.n, workers), nr)
+        p.group = round_up(ceil_div(p.n, workers), p.nr)
         run(_few_task, p, ceil_div(p.n, p.group), workers)
         return
     if p.alone and p.m * p.k * size > A_BYTES:  # to be read as seldom as can be
@@ -132,13 +141,13 @@ cdef inline void product(product_t* p, char* scratch, int workers) noexcept nogi
     if p.alone:  # the last panels, when there are too few for all threads, by their rows
         p.whole -= tasks % workers
         tasks += tasks % workers * (workers - 1)
-        p.part_rows = round_up(ceil_div(p.m, workers), MR)
+        p.part_rows = round_up(ceil_div(p.m, workers), p.mr)
     p.packed_b = scratch
     if p.alone:
         p.k0, p.k1 = 0, p.k
         run(_multiply_task, p, tasks, workers)
         return
-    p.packed_a = scratch + p.panels * nr * p.depth * size
+    p.packed_a = scratch + p.panels * p.nr * p.depth * size
     p.k0 = 0
     while p.k0 < p.k:
         p.k1 = min(p.k, p.k0 + p.depth)
@@ -176,13 +185,14 @@ cdef inline void pack_panels(
     Py_ssize_t b_col,
     Py_ssize_t depth,
     Py_ssize_t cols,
+    Py_ssize_t nr,
     real* out,
 ) noexcept nogil:
     """b[k*b_row + j*b_col] for k < depth, j < cols, as panels one after the other.
 
-    A panel is depth x NR numbers, with zeros beside the last column.
+    A panel is depth x nr numbers, with zeros beside the last column.
     """
-    cdef Py_ssize_t nr = tile_cols(out), whole = cols // nr, rest = cols % nr, s, j, k
+    cdef Py_ssize_t whole = cols // nr, rest = cols % nr, s, j, k
     cdef const real* row
     cdef real* to
     if rest:
@@ -196,45 +206,55 @@ cdef inline void pack_panels(
     for k in range(depth):
         row, to = b + k * b_row, out + k * nr
         for s in range(whole):
-            memcpy(to + s * nr * depth, row + s * nr, tile_cols(out) * sizeof(real))
+            if nr == tile_cols(out):  # as a constant
+                memcpy(to + s * nr * depth, row + s * nr, tile_cols(out) * sizeof(real))
+            else:
+                memcpy(to + s * nr * depth, row + s * nr, 2 * lanes(out) * sizeof(real))
         if rest:
             memcpy(to + whole * nr * depth, row + whole * nr, rest * sizeof(real))
 
 
 cdef inline void _pack_rows(
-    const real* a, Py_ssize_t a_row, Py_ssize_t a_col, Py_ssize_t rows, Py_ssize_t depth, real* out
+    const real* a, Py_ssize_t a_row, Py_ssize_t a_col, Py_ssize_t rows, Py_ssize_t depth,
+    Py_ssize_t mr, real* out,
 ) noexcept nogil:
-    """a[i*a_row + k*a_col], MR rows after the other, the MR numbers of one k side by side."""
+    """a[i*a_row + k*a_col], mr rows after the other, the numbers of one k side by side."""
     cdef Py_ssize_t i, k, i0 = 0
-    while a_row == 1 and i0 + LINE * MR <= rows:  # a cache line of A at a time, if MR is 4
+    while a_row == 1 and i0 + LINE * mr <= rows:  # a cache line of A at a time
         for k in range(depth):
             for i in range(LINE):
-                memcpy(
-                    out + (i * depth + k) * MR, a + i0 + i * MR + k * a_col, MR * sizeof(real)
-                )
-        out += LINE * MR * depth
-        i0 += LINE * MR
+                if mr == MR:  # as a constant
+                    memcpy(
+                        out + (i * depth + k) * MR, a + i0 + i * MR + k * a_col, MR * sizeof(real)
+                    )
+                else:
+                    memcpy(
+                        out + (i * depth + k) * TALL, a + i0 + i * TALL + k * a_col,
+                        TALL * sizeof(real),
+                    )
+        out += LINE * mr * depth
+        i0 += LINE * mr
     while i0 < rows:
-        for i in range(min(<Py_ssize_t> MR, rows - i0)):
+        for i in range(min(mr, rows - i0)):
             for k in range(depth):
-                out[k * MR + i] = a[(i0 + i) * a_row + k * a_col]
-        out += MR * depth
-        i0 += MR
+                out[k * mr + i] = a[(i0 + i) * a_row + k * a_col]
+        out += mr * depth
+        i0 += mr
 
 
 cdef inline void _pack(product_t* p, Py_ssize_t task, const real* _) noexcept nogil:
     """Tasks: the panels of B, PACKED at a time, then the rows of A, A_ROWS at a time."""
-    cdef Py_ssize_t wide = PACKED * tile_cols(_), depth = p.k1 - p.k0, at = task * wide
+    cdef Py_ssize_t wide = PACKED * p.nr, depth = p.k1 - p.k0, at = task * wide
     if task < pack_tasks(p):
         pack_panels(
             <const real*> p.b + p.k0 * p.b_row + at * p.b_col, p.b_row, p.b_col, depth,
-            min(wide, p.n - at), <real*> p.packed_b + at * depth,
+            min(wide, p.n - at), p.nr, <real*> p.packed_b + at * depth,
         )
     else:
         at = (task - pack_tasks(p)) * A_ROWS
         _pack_rows(
             <const real*> p.a + p.k0 * p.a_col + at * p.a_row, p.a_row, p.a_col,
-            min(<Py_ssize_t> A_ROWS, p.m - at), depth, <real*> p.packed_a + at * depth,
+            min(<Py_ssize_t> A_ROWS, p.m - at), depth, p.mr, <real*> p.packed_a + at * depth,
         )
 
 
@@ -267,9 +287,10 @@ cdef inline void start(
 cdef inline void _multiply(
     product_t* p, Py_ssize_t task, int worker, const real* _
 ) noexcept nogil:
-    cdef Py_ssize_t nr = tile_cols(_), across = ceil_div(p.panels, p.group)
+    cdef Py_ssize_t nr = p.nr, across = ceil_div(p.panels, p.group)
     cdef Py_ssize_t i0 = task // across * A_ROWS, i1 = min(p.m, i0 + A_ROWS)
     cdef Py_ssize_t s0 = task % across * p.group, j, k, s, cols, depth
+    cdef Py_ssize_t a_row, a_step, a_tile
     cdef const real* a
     cdef real* panel
     if task >= p.whole:
@@ -290,16 +311,18 @@ cdef inline void _multiply(
                 panel = <real*> p.packed_b + worker * p.depth * nr
                 pack_panels(
                     <const real*> p.b + k * p.b_row + j * p.b_col, p.b_row, p.b_col, depth, cols,
-                    panel,
+                    nr, panel,
                 )
             else:
                 panel = <real*> p.packed_b + j * depth
             if p.in_place:
-                a = <const real*> p.a + i0 * p.a_row + k
+                a = <const real*> p.a + i0 * p.a_row + k * p.a_col
+                a_row, a_step, a_tile = p.a_row, p.a_col, p.mr * p.a_row
             else:
                 a = <const real*> p.packed_a + i0 * depth
+                a_row, a_step, a_tile = 1, p.mr, p.mr * depth
             times_panel(
-                i1 - i0, cols, depth, a, p.a_row, not p.in_place, panel,
+                p.tall, i1 - i0, cols, depth, a, a_row, a_step, a_tile, panel,
                 <real*> p.c + i0 * p.ldc + j, p.ldc, p.add or p.bias != NULL or k > 0,
             )
         k += depth

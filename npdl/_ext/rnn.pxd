@@ -12,7 +12,7 @@ from libc.stdint cimport uint8_t
 from libc.string cimport memcpy, memset
 from npdl._ext.activation cimport act_t
 from npdl._ext.gemm cimport product, product_of, product_t
-from npdl._ext.simd cimport real
+from npdl._ext.simd cimport MR, real
 from npdl._ext.threads cimport aligned, max_workers, run
 from npdl._ext.tile cimport round_up, tile_cols, times_panel
 
@@ -72,7 +72,8 @@ cdef inline void times_panels(
     cdef Py_ssize_t nr = tile_cols(c), j = 0
     while j < n:
         times_panel(
-            m, min(nr, n - j), depth, a, a_row, False, packed + j * depth, c + j, ldc, add
+            False, m, min(nr, n - j), depth, a, a_row, 1, MR * a_row, packed + j * depth, c + j,
+            ldc, add,
         )
         j += nr
 

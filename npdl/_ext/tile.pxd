@@ -292,58 +292,71 @@ cdef inline void panel_tiles(
 cdef inline void tall_tiles(
     Py_ssize_t tiles,
     Py_ssize_t depth,
-    const float* a,
+    const real* a,
     const Py_ssize_t* a_at,
     Py_ssize_t a_step,
     Py_ssize_t a_tile,
-    const float* b,
-    float* c,
-    Py_ssize_t ldc,
-    bint add,
-) noexcept nogil:
-    """As `panel_tiles`, but of tiles of TALL rows and two vectors, and panels as wide."""
-    (<panel_f32> opaque(<void*> &_tall_tiles[float, f32v]))(
-        tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, add, NULL
-    )
-
-
-cdef inline void times_panel(
-    Py_ssize_t m,
-    Py_ssize_t cols,
-    Py_ssize_t depth,
-    const real* a,
-    Py_ssize_t a_row,
-    bint a_packed,
     const real* b,
     real* c,
     Py_ssize_t ldc,
     bint add,
 ) noexcept nogil:
-    """c[i*ldc + j] (+)= Σ_k a[i, k] · b[k*NR + j]  for i < m, j < cols.
+    """As `panel_tiles`, for tiles of TALL x 2 vectors and panels as wide."""
+    if real is float:
+        (<panel_f32> opaque(<void*> &_tall_tiles[float, f32v]))(
+            tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, add, NULL
+        )
+    else:
+        (<panel_f64> opaque(<void*> &_tall_tiles[double, f64v]))(
+            tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, add, NULL
+        )
 
-    a[i, k] stands at i*a_row + k; or if it is packed, MR rows one after the other, in each the MR
-    numbers of one k side by side.
+
+cdef inline void times_panel(
+    bint tall,
+    Py_ssize_t m,
+    Py_ssize_t cols,
+    Py_ssize_t depth,
+    const real* a,
+    Py_ssize_t a_row,
+    Py_ssize_t a_step,
+    Py_ssize_t a_tile,
+    const real* b,
+    real* c,
+    Py_ssize_t ldc,
+    bint add,
+) noexcept nogil:
+    """c[i*ldc + j] (+)= Σ_k a[i, k] · b[k*NR + j]  for i < m, j < cols, of one form of tiles.
+
+    a[i, k] stands at i*a_row + k*a_step, and from one tile to the one below it are `a_tile`
+    numbers; if A is packed, this is not a_row times its rows.
     """
-    cdef real out[MR * MAX_NR]
-    cdef Py_ssize_t a_at[MR]
-    cdef Py_ssize_t nr = tile_cols(c), whole = m // MR if cols == nr else 0, i = whole * MR, j
-    cdef Py_ssize_t row = 1 if a_packed else a_row, step = MR if a_packed else 1
-    cdef Py_ssize_t a_tile = MR * depth if a_packed else MR * a_row
-    for j in range(MR):
-        a_at[j] = j * row
-    panel_tiles(whole, depth, a, a_at, step, a_tile, b, c, ldc, add)
+    cdef real out[TALL * MAX_NR]
+    cdef Py_ssize_t a_at[TALL]
+    cdef Py_ssize_t high = TALL if tall else MR, nr = 2 * lanes(c) if tall else tile_cols(c), j
+    cdef Py_ssize_t whole = m // high if cols == nr else 0, i = whole * high
+    for j in range(high):
+        a_at[j] = j * a_row
+    if tall:
+        tall_tiles(whole, depth, a, a_at, a_step, a_tile, b, c, ldc, add)
+    else:
+        panel_tiles(whole, depth, a, a_at, a_step, a_tile, b, c, ldc, add)
     while i < m:  # tiles of which a part lies inside C
-        for j in range(MR):
-            a_at[j] = min(j, m - i - 1) * row  # a short tile repeats its last row
-        panel_tiles(1, depth, a + i // MR * a_tile, a_at, step, 0, b, out, nr, False)
-        _store_rows(out, c + i * ldc, ldc, min(<Py_ssize_t> MR, m - i), cols, add)
-        i += MR
+        for j in range(high):
+            a_at[j] = min(j, m - i - 1) * a_row  # a short tile repeats its last row
+        if tall:
+            tall_tiles(1, depth, a + i // high * a_tile, a_at, a_step, 0, b, out, nr, False)
+        else:
+            panel_tiles(1, depth, a + i // high * a_tile, a_at, a_step, 0, b, out, nr, False)
+        _store_rows(out, nr, c + i * ldc, ldc, min(high, m - i), cols, add)
+        i += high
 
 
 cdef inline void _store_rows(
-    const real* tile_out, real* c, Py_ssize_t ldc, Py_ssize_t rows, Py_ssize_t cols, bint add
+    const real* tile_out, Py_ssize_t nr, real* c, Py_ssize_t ldc, Py_ssize_t rows, Py_ssize_t cols,
+    bint add,
 ) noexcept nogil:
-    cdef Py_ssize_t i, j, nr = tile_cols(c)
+    cdef Py_ssize_t i, j
     for i in range(rows):
         for j in range(cols):
             if add:
