@@ -11,9 +11,9 @@ import itertools
 from npdl._ext import activation_np
 from npdl._ext.activation_np import ELLIOT, RELU, SYMMETRIC_ELLIOT, TANH
 
-# One less, equal and one more than the sides of every register tile: 4 or 8 rows, and 12, 24 or 48
-# columns.
-EDGES = (1, 3, 4, 5, 7, 8, 9, 11, 12, 13, 23, 24, 25, 47, 48, 49)
+# One less, equal and one more than the sides of every register tile: 4, 6, 8 or 12 rows, and 8, 12,
+# 16, 24, 32 or 48 columns.
+EDGES = (1, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15, 16, 17, 23, 24, 25, 31, 32, 33, 47, 48, 49)
 DEPTHS = (255, 256, 257, 513)  # around the block of k that is packed at once
 ACTIVATIONS = {
     f"{name.lower()}-{steepness}": (getattr(activation_np, name), steepness)
@@ -45,6 +45,9 @@ def dense_cases():
     for n in (192, 193, *DEPTHS):
         yield f"n{n}", dict(n=n, d=10, u=13)
     for n, d, u in [(64, 129, 97), (200, 20, 200), (193, 257, 49), (1, 300, 301), (3, 67, 129)]:
+        yield f"n{n}-d{d}-u{u}", dict(n=n, d=d, u=u)
+    # tall tiles, with x in place or packed, by itself or in blocks
+    for n, d, u in [(67, 40, 16), (66, 601, 8), (129, 50, 15), (1100, 13, 31), (200, 530, 32)]:
         yield f"n{n}-d{d}-u{u}", dict(n=n, d=d, u=u)
     yield "no-dx", dict(n=9, d=5, u=7, dx=False)
     for name, act in ACTIVATIONS.items():
