@@ -127,9 +127,9 @@ cdef inline void _correlate(
             for s in range(high):
                 a_at[s] = min(i * high + s, m - 1) * depth
             if tall:
-                tall_tile(depth, packed, a_at, planes, offset, at, block, wide * width, False)
+                tall_tile(depth, packed, a_at, planes, offset, at, block, wide * width)
             else:
-                tile(depth, packed, a_at, planes, offset, at, block, wide * width, False)
+                tile(depth, packed, a_at, planes, offset, at, block, wide * width)
             _store(
                 block, min(high, m - i * high), wide * width, piece, pieces, win,
                 out + i * high * win.plane, NULL if bias == NULL else bias + i * high,

@@ -48,7 +48,7 @@ ctypedef struct product_t:
     Py_ssize_t b_panel  # if few: from NR columns of b to the next; more than NR if it is packed
     void* c  # c[i*ldc + j]
     Py_ssize_t ldc
-    const void* bias  # of each column, added to the sum; or NULL
+    const void* bias  # of each column, where the sums begin unless C is added to; or NULL
     finish_t finish  # or NULL
     void* context
     # how it is done
@@ -268,29 +268,15 @@ cdef inline void _pack_task(void* context, Py_ssize_t task, int worker) noexcept
 
 # ------------------------------------------------------------------------------------- multiplying
 
-cdef inline void start(
-    product_t* p, Py_ssize_t i0, Py_ssize_t i1, Py_ssize_t j0, Py_ssize_t cols, const real* _
-) noexcept nogil:
-    """Add the bias to C, or put it there."""
-    cdef Py_ssize_t i, j
-    cdef const real* bias = <const real*> p.bias + j0
-    cdef real* c
-    for i in range(i0, i1):
-        c = <real*> p.c + i * p.ldc + j0
-        if p.add:
-            for j in range(cols):
-                c[j] += bias[j]
-        else:
-            memcpy(c, bias, cols * sizeof(real))
-
-
 cdef inline void _multiply(
     product_t* p, Py_ssize_t task, int worker, const real* _
 ) noexcept nogil:
     cdef Py_ssize_t nr = p.nr, across = ceil_div(p.panels, p.group)
     cdef Py_ssize_t i0 = task // across * A_ROWS, i1 = min(p.m, i0 + A_ROWS)
     cdef Py_ssize_t s0 = task % across * p.group, j, k, s, cols, depth
-    cdef Py_ssize_t a_row, a_step, a_tile
+    cdef Py_ssize_t a_row, a_step, a_tile, start_row
+    cdef const real* start
+    cdef real* c
     cdef const real* a
     cdef real* panel
     if task >= p.whole:
@@ -305,8 +291,6 @@ cdef inline void _multiply(
         for s in range(s0, min(p.panels, s0 + p.group)):
             j = s * nr
             cols = min(nr, p.n - j)
-            if p.bias != NULL and k == 0:
-                start(p, i0, i1, j, cols, _)
             if p.alone:
                 panel = <real*> p.packed_b + worker * p.depth * nr
                 pack_panels(
@@ -321,9 +305,13 @@ cdef inline void _multiply(
             else:
                 a = <const real*> p.packed_a + i0 * depth
                 a_row, a_step, a_tile = 1, p.mr, p.mr * depth
+            c = <real*> p.c + i0 * p.ldc + j
+            start, start_row = c, p.ldc
+            if k == 0 and not p.add:
+                start, start_row = NULL if p.bias == NULL else <const real*> p.bias + j, 0
             times_panel(
-                p.tall, i1 - i0, cols, depth, a, a_row, a_step, a_tile, panel,
-                <real*> p.c + i0 * p.ldc + j, p.ldc, p.add or p.bias != NULL or k > 0,
+                p.tall, i1 - i0, cols, depth, a, a_row, a_step, a_tile, panel, c, p.ldc, start,
+                start_row,
             )
         k += depth
     if p.finish != NULL and k == p.k:
@@ -342,7 +330,10 @@ cdef inline void _few_columns(product_t* p, Py_ssize_t task, const real* _) noex
     """Some columns of C, row by row."""
     cdef Py_ssize_t j0 = task * p.group, j1 = min(p.n, j0 + p.group), i, k = 0
     if p.bias != NULL:
-        start(p, 0, p.m, j0, j1 - j0, _)
+        for i in range(p.m):
+            memcpy(
+                <real*> p.c + i * p.ldc + j0, <const real*> p.bias + j0, (j1 - j0) * sizeof(real)
+            )
     while k < p.k:
         for i in range(p.m):
             row_times_columns(

@@ -73,7 +73,7 @@ cdef inline void times_panels(
     while j < n:
         times_panel(
             False, m, min(nr, n - j), depth, a, a_row, 1, MR * a_row, packed + j * depth, c + j,
-            ldc, add,
+            ldc, c + j if add else NULL, ldc,
         )
         j += nr
 

@@ -88,7 +88,8 @@ cdef inline void _sums(
     const Py_ssize_t* b_at,
     real* c,
     Py_ssize_t ldc,
-    bint add,
+    const real* start,
+    Py_ssize_t start_row,
     vec* _,
     form_t* form,
 ) noexcept nogil:
@@ -117,13 +118,14 @@ cdef inline void _sums(
             for j in range(wide):
                 if (real is float and vec is f32v) or (real is double and vec is f64v):
                     acc[i][j] = acc[i][j] + a_ik * row[j]
+    if start != NULL:
+        for i in range(rows):
+            for j in range(wide):
+                acc[i][j] = (<const vec*> (start + i * start_row))[j] + acc[i][j]
     for i in range(rows):
         c_i = <vec*> (c + i * ldc)
         for j in range(wide):
-            if add:
-                c_i[j] = c_i[j] + acc[i][j]
-            else:
-                c_i[j] = acc[i][j]
+            c_i[j] = acc[i][j]
 
 
 cdef inline void _tile(
@@ -135,10 +137,9 @@ cdef inline void _tile(
     const Py_ssize_t* b_at,
     real* c,
     Py_ssize_t ldc,
-    bint add,
     vec* _,
 ) noexcept nogil:
-    _sums(depth, a, a_at, 1, b, b_row, b_at, c, ldc, add, _, <shifted_t*> NULL)
+    _sums(depth, a, a_at, 1, b, b_row, b_at, c, ldc, NULL, 0, _, <shifted_t*> NULL)
 
 
 cdef inline void _tall_tile(
@@ -150,10 +151,9 @@ cdef inline void _tall_tile(
     const Py_ssize_t* b_at,
     real* c,
     Py_ssize_t ldc,
-    bint add,
     vec* _,
 ) noexcept nogil:
-    _sums(depth, a, a_at, 1, b, b_row, b_at, c, ldc, add, _, <tall_shifted_t*> NULL)
+    _sums(depth, a, a_at, 1, b, b_row, b_at, c, ldc, NULL, 0, _, <tall_shifted_t*> NULL)
 
 
 cdef inline void _panel_tiles(
@@ -166,14 +166,15 @@ cdef inline void _panel_tiles(
     const real* b,
     real* c,
     Py_ssize_t ldc,
-    bint add,
+    const real* start,
+    Py_ssize_t start_row,
     vec* _,
 ) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(tiles):
         _sums(
-            depth, a + i * a_tile, a_at, a_step, b, NULL, NULL, c + i * MR * ldc, ldc, add, _,
-            <panel_t*> NULL,
+            depth, a + i * a_tile, a_at, a_step, b, NULL, NULL, c + i * MR * ldc, ldc,
+            NULL if start == NULL else start + i * MR * start_row, start_row, _, <panel_t*> NULL,
         )
 
 
@@ -187,32 +188,34 @@ cdef inline void _tall_tiles(
     const real* b,
     real* c,
     Py_ssize_t ldc,
-    bint add,
+    const real* start,
+    Py_ssize_t start_row,
     vec* _,
 ) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(tiles):
         _sums(
-            depth, a + i * a_tile, a_at, a_step, b, NULL, NULL, c + i * TALL * ldc, ldc, add, _,
+            depth, a + i * a_tile, a_at, a_step, b, NULL, NULL, c + i * TALL * ldc, ldc,
+            NULL if start == NULL else start + i * TALL * start_row, start_row, _,
             <tall_panel_t*> NULL,
         )
 
 
 ctypedef void (*tile_f32)(
     Py_ssize_t, const float*, const Py_ssize_t*, const float*, const Py_ssize_t*,
-    const Py_ssize_t*, float*, Py_ssize_t, bint, f32v*
+    const Py_ssize_t*, float*, Py_ssize_t, f32v*
 ) noexcept nogil
 ctypedef void (*tile_f64)(
     Py_ssize_t, const double*, const Py_ssize_t*, const double*, const Py_ssize_t*,
-    const Py_ssize_t*, double*, Py_ssize_t, bint, f64v*
+    const Py_ssize_t*, double*, Py_ssize_t, f64v*
 ) noexcept nogil
 ctypedef void (*panel_f32)(
     Py_ssize_t, Py_ssize_t, const float*, const Py_ssize_t*, Py_ssize_t, Py_ssize_t, const float*,
-    float*, Py_ssize_t, bint, f32v*
+    float*, Py_ssize_t, const float*, Py_ssize_t, f32v*
 ) noexcept nogil
 ctypedef void (*panel_f64)(
     Py_ssize_t, Py_ssize_t, const double*, const Py_ssize_t*, Py_ssize_t, Py_ssize_t, const double*,
-    double*, Py_ssize_t, bint, f64v*
+    double*, Py_ssize_t, const double*, Py_ssize_t, f64v*
 ) noexcept nogil
 
 
@@ -225,19 +228,18 @@ cdef inline void tile(
     const Py_ssize_t* b_at,
     real* c,
     Py_ssize_t ldc,
-    bint add,
 ) noexcept nogil:
-    """c[i*ldc + j*LANES + l] (+)= Σ_k a[a_at[i] + k] · b[b_row[k] + b_at[j] + l].
+    """c[i*ldc + j*LANES + l] = Σ_k a[a_at[i] + k] · b[b_row[k] + b_at[j] + l].
 
     For all MR x NV vectors of the tile, l being the lane. Reads and writes whole vectors.
     """
     if real is float:
         (<tile_f32> opaque(<void*> &_tile[float, f32v]))(
-            depth, a, a_at, b, b_row, b_at, c, ldc, add, NULL
+            depth, a, a_at, b, b_row, b_at, c, ldc, NULL
         )
     else:
         (<tile_f64> opaque(<void*> &_tile[double, f64v]))(
-            depth, a, a_at, b, b_row, b_at, c, ldc, add, NULL
+            depth, a, a_at, b, b_row, b_at, c, ldc, NULL
         )
 
 
@@ -250,16 +252,15 @@ cdef inline void tall_tile(
     const Py_ssize_t* b_at,
     real* c,
     Py_ssize_t ldc,
-    bint add,
 ) noexcept nogil:
     """As `tile`, for TALL x 2 vectors."""
     if real is float:
         (<tile_f32> opaque(<void*> &_tall_tile[float, f32v]))(
-            depth, a, a_at, b, b_row, b_at, c, ldc, add, NULL
+            depth, a, a_at, b, b_row, b_at, c, ldc, NULL
         )
     else:
         (<tile_f64> opaque(<void*> &_tall_tile[double, f64v]))(
-            depth, a, a_at, b, b_row, b_at, c, ldc, add, NULL
+            depth, a, a_at, b, b_row, b_at, c, ldc, NULL
         )
 
 
@@ -273,19 +274,20 @@ cdef inline void panel_tiles(
     const real* b,
     real* c,
     Py_ssize_t ldc,
-    bint add,
+    const real* start,
+    Py_ssize_t start_row,
 ) noexcept nogil:
-    """c[i*ldc + j] (+)= Σ_k a[a_at[i] + k*a_step] · b[k*NR + j], for all of a tile.
+    """c[i*ldc + j] = s + Σ_k a[a_at[i] + k*a_step] · b[k*NR + j], for all of a tile.
 
     Then for as many tiles below it as `tiles` tells, each with its a `a_tile` numbers further on.
     """
     if real is float:
         (<panel_f32> opaque(<void*> &_panel_tiles[float, f32v]))(
-            tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, add, NULL
+            tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, NULL
         )
     else:
         (<panel_f64> opaque(<void*> &_panel_tiles[double, f64v]))(
-            tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, add, NULL
+            tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, NULL
         )
 
 
@@ -299,16 +301,17 @@ cdef inline void tall_tiles(
     const real* b,
     real* c,
     Py_ssize_t ldc,
-    bint add,
+    const real* start,
+    Py_ssize_t start_row,
 ) noexcept nogil:
     """As `panel_tiles`, for tiles of TALL x 2 vectors and panels as wide."""
     if real is float:
         (<panel_f32> opaque(<void*> &_tall_tiles[float, f32v]))(
-            tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, add, NULL
+            tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, NULL
         )
     else:
         (<panel_f64> opaque(<void*> &_tall_tiles[double, f64v]))(
-            tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, add, NULL
+            tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, NULL
         )
 
 
@@ -324,9 +327,10 @@ cdef inline void times_panel(
     const real* b,
     real* c,
     Py_ssize_t ldc,
-    bint add,
+    const real* start,
+    Py_ssize_t start_row,
 ) noexcept nogil:
-    """c[i*ldc + j] (+)= Σ_k a[i, k] · b[k*NR + j]  for i < m, j < cols, of one form of tiles.
+    """c[i*ldc + j] = s + Σ_k a[i, k] · b[k*NR + j]  for i < m, j < cols, of one form of tiles.
 
     a[i, k] stands at i*a_row + k*a_step, and from one tile to the one below it are `a_tile`
     numbers; if A is packed, this is not a_row times its rows.
@@ -338,29 +342,32 @@ cdef inline void times_panel(
     for j in range(high):
         a_at[j] = j * a_row
     if tall:
-        tall_tiles(whole, depth, a, a_at, a_step, a_tile, b, c, ldc, add)
+        tall_tiles(whole, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row)
     else:
-        panel_tiles(whole, depth, a, a_at, a_step, a_tile, b, c, ldc, add)
+        panel_tiles(whole, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row)
     while i < m:  # tiles of which a part lies inside C
         for j in range(high):
             a_at[j] = min(j, m - i - 1) * a_row  # a short tile repeats its last row
         if tall:
-            tall_tiles(1, depth, a + i // high * a_tile, a_at, a_step, 0, b, out, nr, False)
+            tall_tiles(1, depth, a + i // high * a_tile, a_at, a_step, 0, b, out, nr, NULL, 0)
         else:
-            panel_tiles(1, depth, a + i // high * a_tile, a_at, a_step, 0, b, out, nr, False)
-        _store_rows(out, nr, c + i * ldc, ldc, min(high, m - i), cols, add)
+            panel_tiles(1, depth, a + i // high * a_tile, a_at, a_step, 0, b, out, nr, NULL, 0)
+        _store_rows(
+            out, nr, c + i * ldc, ldc, min(high, m - i), cols,
+            NULL if start == NULL else start + i * start_row, start_row,
+        )
         i += high
 
 
 cdef inline void _store_rows(
     const real* tile_out, Py_ssize_t nr, real* c, Py_ssize_t ldc, Py_ssize_t rows, Py_ssize_t cols,
-    bint add,
+    const real* start, Py_ssize_t start_row,
 ) noexcept nogil:
     cdef Py_ssize_t i, j
     for i in range(rows):
         for j in range(cols):
-            if add:
-                c[i * ldc + j] += tile_out[i * nr + j]
+            if start != NULL:
+                c[i * ldc + j] = start[i * start_row + j] + tile_out[i * nr + j]
             else:
                 c[i * ldc + j] = tile_out[i * nr + j]
 

@@ -318,6 +318,6 @@ cdef inline void correlate_3x3(
         for e in range(PLACES):
             tall_tiles(
                 tiles, p.k, v + e * v_step(p), a_at, 1, TALL * p.ld,
-                p.filters + (panel * PLACES + e) * u_place, products + e * place, WIDE, False,
+                p.filters + (panel * PLACES + e) * u_place, products + e * place, WIDE, NULL, 0,
             )
         _transform_output(p, c, products, place, panel, out, products + PLACES * place)

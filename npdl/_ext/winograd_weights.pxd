@@ -113,15 +113,17 @@ cdef inline void add_products(
     cdef Py_ssize_t tiles = c.images * c.rows * p.tiles_w, panel = p.tiles * WIDE, e, k
     cdef Py_ssize_t rows = _rows(p), cols = _cols(p)
     cdef float* z = v + PLACES * _v_step(p)
+    cdef float* to
     transform_input(p, c, x, pixels, v, WIDE, panel, _v_step(p))
     _transform_gradient(p, c, dz, gradients, z)
     for e in range(TALL):
         a_at[e] = e
     for e in range(PLACES):
         for k in range(cols // WIDE):
+            to = sums + e * rows * cols + k * WIDE
             tall_tiles(
                 rows // TALL, tiles, z + e * _z_step(p), a_at, dz.ld, TALL,
-                v + e * _v_step(p) + k * panel, sums + e * rows * cols + k * WIDE, cols, add,
+                v + e * _v_step(p) + k * panel, to, cols, to if add else NULL, cols,
             )
 
 
