@@ -46,7 +46,7 @@ class Implementation:
         self.dense_forward(x, w, b, y, (LINEAR, 1.0))
 
 
-SHAPES = ((9, 256), (256, 2100), (2100,), (9, 2100))  # x, w, b, y: 2 MB of packed numbers
+SHAPES = ((97, 256), (256, 2100), (2100,), (97, 2100))  # x, w, b, y: 2 MB of packed numbers
 
 
 @pytest.fixture(scope="session", params=["np", *built_isas()])
