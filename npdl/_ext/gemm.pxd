@@ -15,9 +15,10 @@ After Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication"
 """
 
 from libc.string cimport memcpy, memset
+from npdl._ext.rows cimport row_times_columns
 from npdl._ext.simd cimport MR, TALL, real
 from npdl._ext.threads cimport run
-from npdl._ext.tile cimport ceil_div, lanes, round_up, row_times_columns, tile_cols, times_panel
+from npdl._ext.tile cimport ceil_div, lanes, round_up, tile_cols, times_panel
 
 cdef enum:
     K_BLOCK = 512  # a panel of B (48 kB) stays in the level-2 cache
