@@ -95,7 +95,9 @@ cdef inline product_t product_of(
     p.in_place = a_col == 1 or (a_row == 1 and m <= A_COLUMN and k <= COLUMNS)
     p.mr, p.nr = MR, tile_cols(c)
     square = round_up(m, MR) * round_up(n, p.nr)
-    p.tall = round_up(m, TALL) * round_up(n, 2 * lanes(c)) < square - square // 32
+    p.tall = m > MR and (
+        round_up(m, TALL) * round_up(n, 2 * lanes(c)) < square - square // 32
+    )
     if p.tall:
         p.mr, p.nr = TALL, 2 * lanes(c)
     p.a_tasks, p.panels = ceil_div(m, A_ROWS), ceil_div(n, p.nr)

@@ -60,7 +60,7 @@ cdef inline void lay_out(
             while j < a.cols:
                 j = min(j, a.cols - 4)
                 to = row + j * ld + c
-                transpose4(x + c * step + j, step, 0, to, to + ld, to + 2 * ld, to + 3 * ld)
+                transpose4(x + c * step + j, step, to, to + ld, to + 2 * ld, to + 3 * ld)
                 j += 4
             c += 4
         for j in range(a.cols):

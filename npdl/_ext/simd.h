@@ -59,14 +59,11 @@ typedef int32_t npdl_i32q __attribute__((vector_size(16)));
 #  define NPDL_MIX(a, b, ...) __builtin_shuffle(a, b, (npdl_i32q){__VA_ARGS__})
 #endif
 
-/* Four rows of four numbers, `step` apart, plus `shift`: their columns to c0 ... c3. */
-static inline void npdl_transpose4(const float *rows, ptrdiff_t step, float shift, float *c0,
-                                   float *c1, float *c2, float *c3) {
+/* Four rows of four numbers, `step` apart: their columns to c0 ... c3. */
+static inline void npdl_transpose4(const float *rows, ptrdiff_t step, float *c0, float *c1,
+                                   float *c2, float *c3) {
     npdl_f32q r[4], t[4];
-    for (int i = 0; i < 4; i++) {
-        memcpy(&r[i], rows + i * step, sizeof(r[i]));
-        r[i] += shift;
-    }
+    for (int i = 0; i < 4; i++) memcpy(&r[i], rows + i * step, sizeof(r[i]));
     t[0] = NPDL_MIX(r[0], r[1], 0, 4, 1, 5);
     t[1] = NPDL_MIX(r[0], r[1], 2, 6, 3, 7);
     t[2] = NPDL_MIX(r[2], r[3], 0, 4, 1, 5);
@@ -88,13 +85,13 @@ typedef double npdl_f64v;
 typedef float npdl_f32v;
 static inline float npdl_sum_f32(npdl_f32v x) { return x; }
 static inline double npdl_sum_f64(npdl_f64v x) { return x; }
-static inline void npdl_transpose4(const float *rows, ptrdiff_t step, float shift, float *c0,
-                                   float *c1, float *c2, float *c3) {
+static inline void npdl_transpose4(const float *rows, ptrdiff_t step, float *c0, float *c1,
+                                   float *c2, float *c3) {
     for (int i = 0; i < 4; i++) {
-        c0[i] = rows[i * step] + shift;
-        c1[i] = rows[i * step + 1] + shift;
-        c2[i] = rows[i * step + 2] + shift;
-        c3[i] = rows[i * step + 3] + shift;
+        c0[i] = rows[i * step];
+        c1[i] = rows[i * step + 1];
+        c2[i] = rows[i * step + 2];
+        c3[i] = rows[i * step + 3];
     }
 }
 #endif

@@ -15,9 +15,9 @@ cdef extern from "simd.h":
     void* opaque "npdl_opaque"(void* function) noexcept nogil
     float sum_f32 "npdl_sum_f32"(f32v x) noexcept nogil  # of the lanes
     double sum_f64 "npdl_sum_f64"(f64v x) noexcept nogil
-    # four rows of four, `step` apart, plus `shift`: their columns
+    # four rows of four, `step` apart: their columns
     void transpose4 "npdl_transpose4"(
-        const float* rows, Py_ssize_t step, float shift, float* c0, float* c1, float* c2, float* c3
+        const float* rows, Py_ssize_t step, float* c0, float* c1, float* c2, float* c3
     ) noexcept nogil
     int32_t bits_f32 "npdl_bits_f32"(float x) noexcept nogil
     int64_t bits_f64 "npdl_bits_f64"(double x) noexcept nogil

@@ -148,7 +148,7 @@ cdef inline void transform_filters(
                 while q < 9:
                     q = min(q, <Py_ssize_t> 5)
                     transpose4(
-                        source + l * m_step + q, m_step, 0, first + q * step + l,
+                        source + l * m_step + q, m_step, first + q * step + l,
                         first + (q + 1) * step + l, first + (q + 2) * step + l,
                         first + (q + 3) * step + l,
                     )
@@ -238,11 +238,11 @@ cdef inline void _store_row(
         for i in range(rows):
             tile, to = y + 4 * i * WIDE + c, out + c * area + i * p.ow
             for _ in range(p.ow // 4):
-                transpose4(tile, WIDE, 0, to, to + area, to + 2 * area, to + 3 * area)
+                transpose4(tile, WIDE, to, to + area, to + 2 * area, to + 3 * area)
                 tile += 16 * WIDE
                 to += 4
             if p.ow % 4:
-                transpose4(tile, WIDE, 0, four, four + 4, four + 8, four + 12)
+                transpose4(tile, WIDE, four, four + 4, four + 8, four + 12)
                 for l in range(4):
                     for j in range(p.ow % 4):
                         to[l * area + j] = four[4 * l + j]
