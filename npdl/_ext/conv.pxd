@@ -33,7 +33,7 @@ ctypedef struct conv_t:
     Py_ssize_t* offset  # [C*KH*KW], and NV more
     Py_ssize_t* dx_offset  # [F*taps], of the phase that is worked on
     const void* filters  # w
-    void* packed  # filters as the gradient of the input needs them
+    void* packed  # filters as the gradient of the input, or Winograd's form, needs them
     void* dw  # [group][F][C*KH*KW], both rounded up
     void* db  # [group][F]
     char* scratch

@@ -27,7 +27,7 @@ from npdl._ext.tile cimport ceil_div, round_up, tall_tiles
 cdef enum:
     PLACES = 36
     WIDE = 2 * LANES_F32  # channels in a panel
-    V_BYTES = 384 * 1024
+    V_BYTES = 384 * 1024  # of a chunk: they stay in the level-2 cache
 
 ctypedef struct winograd_t:
     Py_ssize_t n, m, k  # images; channels out, in
@@ -48,6 +48,7 @@ ctypedef struct winograd_t:
 ctypedef struct chunk_t:
     Py_ssize_t n, images  # first image, how many
     Py_ssize_t row, rows  # of tiles, in each
+
 
 cdef inline winograd_t winograd_plan(
     Py_ssize_t n, Py_ssize_t m, Py_ssize_t k, Py_ssize_t h, Py_ssize_t w, Py_ssize_t oh,
