@@ -11,9 +11,10 @@
  * to reach 0. So a worker either is seen and waited for, or sees the job closed. Both are
  * sequentially consistent.
  *
- * An idle worker spins for a short while, then sleeps. It does not yield its core meanwhile: to a thread
- * that spins for long, as the idle ones of other libraries do, it would lose it for a whole turn, of
- * milliseconds, while one that sleeps and is woken mostly gets it sooner.
+ * An idle worker spins for a short while, then sleeps; for a longer while if no other thread waits for
+ * its core. It finds that out by yielding it, which it can't do often: to a thread that spins for long,
+ * as the idle ones of other libraries do, it loses it for a whole turn, of milliseconds, while one that
+ * sleeps and is woken mostly gets it sooner.
  * A call from within a task, or while another thread uses the pool, runs its tasks by itself.
  * After fork() the child starts with no workers and makes its own.
  */
@@ -64,7 +65,9 @@ static SRWLOCK npdl_lock = SRWLOCK_INIT; /* guards the scratch blocks */
 #else
 #define NPDL_PAUSE()
 #endif
-#define NPDL_IDLE_NS 60000 /* before a worker sleeps */
+#define NPDL_IDLE_NS 60000 /* before a worker sleeps, or asks whether it is alone on its core */
+#define NPDL_IDLE_ALONE_NS 300000 /* before it sleeps if it is */
+#define NPDL_SHARED_NS 100000000 /* before it asks again if it is not */
 
 static struct {
     pthread_mutex_t lock; /* guards started, the condition and the scratch blocks */
@@ -99,10 +102,19 @@ static void npdl_work(int worker) {
         npdl_pool.fn(npdl_pool.context, i, worker);
 }
 
+/* Whether no other thread waits for this core: it would have its turn first. */
+static int npdl_alone(void) {
+    const int64_t before = npdl_now();
+    sched_yield();
+    return npdl_now() - before < 200000;
+}
+
 static void *npdl_worker(void *arg) {
     const int me = (int)(ptrdiff_t)arg;
     size_t seen = 0;
     int64_t since = npdl_now(); /* when it became idle */
+    int64_t until = since + NPDL_IDLE_NS; /* when it sleeps */
+    int64_t shared = 0; /* until when not to ask whether it is alone */
     for (;;) {
         size_t now = atomic_load(&npdl_pool.state);
         if ((now & 1) && now != seen) {
@@ -114,8 +126,14 @@ static void *npdl_worker(void *arg) {
             }
             atomic_fetch_sub(&npdl_pool.active, 1);
             since = npdl_now();
-        } else if (npdl_now() - since < NPDL_IDLE_NS) {
+            until = since + NPDL_IDLE_NS;
+        } else if (npdl_now() < until) {
             for (int i = 0; i < 16; i++) NPDL_PAUSE();
+        } else if (until < since + NPDL_IDLE_ALONE_NS && shared < until) {
+            if (npdl_alone())
+                until = since + NPDL_IDLE_ALONE_NS;
+            else
+                shared = npdl_now() + NPDL_SHARED_NS;
         } else {
             NPDL_LOCK();
             atomic_fetch_add(&npdl_pool.sleeping, 1);
@@ -124,6 +142,7 @@ static void *npdl_worker(void *arg) {
             atomic_fetch_sub(&npdl_pool.sleeping, 1);
             NPDL_UNLOCK();
             since = npdl_now();
+            until = since + NPDL_IDLE_NS;
         }
     }
     return NULL;
