@@ -10,7 +10,8 @@ from npdl._ext.sums cimport sum_of
 from npdl._ext.threads cimport max_workers, run, task_t
 
 cdef enum:
-    CHUNK = 8192  # numbers to a task
+    CHUNK = 4096  # numbers to a task
+    LANES = 16  # numbers that are compared side by side
     SPAN = 32  # numbers that are looked through for the place of the greatest, if it is there
 
 
@@ -27,37 +28,68 @@ ctypedef struct rows_t:
     uint8_t* right
 
 
-cdef inline real _softmax_row(const real* z, real* p, Py_ssize_t k) noexcept nogil:
-    """p = softmax(z); returns log Σ e^z. p may be z."""
-    cdef real m = z[0], total, scale
-    cdef Py_ssize_t j
-    for j in range(1, k):
-        m = z[j] if z[j] > m else m
-    for j in range(k):
-        p[j] = exp(z[j] - m)
-    total = <real> sum_of(p, k)
-    scale = <real> 1.0 / total
-    for j in range(k):
-        p[j] *= scale
-    return m + <real> log(total)
+cdef inline real _top(const real* x, Py_ssize_t n) noexcept nogil:
+    """The greatest of n numbers; any of them, or nan, where there is a nan."""
+    cdef real s[LANES]
+    cdef real top = x[0]
+    cdef Py_ssize_t i, k = LANES
+    if n < LANES:
+        for i in range(1, n):
+            top = x[i] if x[i] > top else top
+        return top
+    for i in range(LANES):
+        s[i] = x[i]
+    while k < n:
+        k = min(k, n - LANES)  # the last ones overlap those before
+        for i in range(LANES):
+            s[i] = x[k + i] if x[k + i] > s[i] else s[i]
+        k += LANES
+    for i in range(8):
+        s[i] = s[i + 8] if s[i + 8] > s[i] else s[i]
+    for i in range(4):
+        s[i] = s[i + 4] if s[i + 4] > s[i] else s[i]
+    for i in range(1, 4):
+        s[0] = s[i] if s[i] > s[0] else s[0]
+    return s[0]
 
 
-cdef inline void _forward_row(rows_t* r, Py_ssize_t i, const real* _) noexcept nogil:
+cdef inline real _loss(rows_t* r, Py_ssize_t i, real log_total) noexcept nogil:
+    """The cross-entropy of a row, from log Σ e^z."""
     cdef const real* z = <const real*> r.z + i * r.k
-    cdef const real* t
-    cdef real log_total, loss = 0
+    cdef const real* t = <const real*> r.t + i * r.k
+    cdef real loss = 0
     cdef Py_ssize_t j
-    if r.loss == NULL:
-        _softmax_row(z, <real*> r.p + i * r.k, r.k)
-        return
-    log_total = _softmax_row(z, <real*> r.p + i * r.k, r.k)
     if r.labels != NULL:
-        loss = log_total - z[r.labels[i]]
-    else:
-        t = <const real*> r.t + i * r.k
-        for j in range(r.k):
-            loss += t[j] * (log_total - z[j])
-    (<real*> r.loss)[i] = loss
+        return log_total - z[r.labels[i]]
+    for j in range(r.k):
+        loss += t[j] * (log_total - z[j])
+    return loss
+
+
+cdef inline void _forward_rows(
+    rows_t* r, Py_ssize_t first, Py_ssize_t last, const real* _
+) noexcept nogil:
+    """p = softmax(z), and the losses; p may be z where these are not asked for."""
+    cdef const real* z = <const real*> r.z
+    cdef real* p = <real*> r.p
+    cdef real* loss = <real*> r.loss
+    cdef real m, total, scale
+    cdef Py_ssize_t k = r.k, i, j
+    for i in range(first, last):
+        m = _top(z + i * k, k)
+        for j in range(i * k, (i + 1) * k):
+            p[j] = z[j] - m
+        if loss != NULL:
+            loss[i] = m
+    for j in range(first * k, last * k):  # of all rows: vectors that no row cuts off
+        p[j] = exp(p[j])
+    for i in range(first, last):
+        total = <real> sum_of(p + i * k, k)
+        scale = <real> 1.0 / total
+        for j in range(i * k, (i + 1) * k):
+            p[j] *= scale
+        if loss != NULL:
+            loss[i] = _loss(r, i, loss[i] + <real> log(total))
 
 
 cdef inline void _backward_row(rows_t* r, Py_ssize_t i, const real* _) noexcept nogil:
@@ -124,18 +156,18 @@ cdef inline void _right_row(rows_t* r, Py_ssize_t i, const real* _) noexcept nog
 
 cdef void _task(void* context, Py_ssize_t task, int worker) noexcept nogil:
     cdef rows_t* r = <rows_t*> context
-    cdef Py_ssize_t i
-    for i in range(task * r.per_task, min(r.n, (task + 1) * r.per_task)):
+    cdef Py_ssize_t first = task * r.per_task, last = min(r.n, first + r.per_task), i
+    if not r.backward:
         if r.single:
-            if r.backward:
-                _backward_row(r, i, <float*> NULL)
-            else:
-                _forward_row(r, i, <float*> NULL)
+            _forward_rows(r, first, last, <float*> NULL)
         else:
-            if r.backward:
-                _backward_row(r, i, <double*> NULL)
-            else:
-                _forward_row(r, i, <double*> NULL)
+            _forward_rows(r, first, last, <double*> NULL)
+        return
+    for i in range(first, last):
+        if r.single:
+            _backward_row(r, i, <float*> NULL)
+        else:
+            _backward_row(r, i, <double*> NULL)
 
 
 cdef void _right_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
