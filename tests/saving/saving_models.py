@@ -1,8 +1,9 @@
-"""A model with a bit of everything, and its data."""
+"""Models to save, a small one and one with a bit of everything, and their data."""
 
 import numpy as np
 
 import npdl
+from npdl import Model
 from npdl.layers import (
     GRU,
     BatchNormal,
@@ -14,6 +15,9 @@ from npdl.layers import (
     MaxPooling,
     Softmax,
 )
+
+X = np.linspace(-1, 1, 60, dtype=np.float32).reshape(15, 4)
+LABELS = np.arange(15) % 3
 
 
 def make_model(optimizer="adam", **compile_args):
@@ -35,6 +39,12 @@ def make_model(optimizer="adam", **compile_args):
     return model
 
 
+def small(*layers, **kwargs):
+    model = Model([Dense(5, n_in=4), *layers, Softmax(3)])
+    model.compile(**kwargs)
+    return model
+
+
 def make_data(n=20):
     rng = np.random.default_rng(5)
     return rng.normal(size=(n, 1, 4, 5)).astype(npdl.utils.get_dtype()), np.arange(n) % 3
@@ -42,6 +52,11 @@ def make_data(n=20):
 
 def train(model, epochs=2, **kwargs):
     return model.fit(*make_data(), epochs=epochs, batch_size=8, verbose=False, **kwargs)
+
+
+def through_file(model, tmp_path, *args, **kwargs):
+    model.save(tmp_path / "model.safetensors")
+    return npdl.load_model(tmp_path / "model.safetensors", *args, **kwargs)
 
 
 def assert_same_weights(one, other):
