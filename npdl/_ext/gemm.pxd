@@ -16,7 +16,7 @@ After Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication"
 
 from libc.string cimport memcpy, memset
 from npdl._ext.rows cimport row_times_columns
-from npdl._ext.simd cimport MR, TALL, real
+from npdl._ext.simd cimport MR, TALL, real, transpose4
 from npdl._ext.threads cimport run
 from npdl._ext.tile cimport ceil_div, lanes, round_up, tile_cols, times_panel
 
@@ -182,6 +182,22 @@ cdef inline Py_ssize_t pack_tasks(product_t* p) noexcept nogil:
     return ceil_div(p.panels, PACKED)
 
 
+cdef inline void _pack_columns(
+    const float* b, Py_ssize_t b_col, Py_ssize_t depth, Py_ssize_t nr, float* out
+) noexcept nogil:
+    """Four columns, the numbers of each side by side."""
+    cdef Py_ssize_t k = 0, j
+    cdef float* to
+    while k + 4 <= depth:
+        to = out + k * nr
+        transpose4(b + k, b_col, to, to + nr, to + 2 * nr, to + 3 * nr)
+        k += 4
+    while k < depth:
+        for j in range(4):
+            out[k * nr + j] = b[k + j * b_col]
+        k += 1
+
+
 cdef inline void pack_panels(
     const real* b,
     Py_ssize_t b_row,
@@ -201,10 +217,16 @@ cdef inline void pack_panels(
     if rest:
         memset(out + whole * nr * depth, 0, depth * nr * sizeof(real))
     if b_col != 1:
-        for j in range(cols):
+        j = 0
+        while j < cols:
             to = out + j // nr * nr * depth + j % nr
-            for k in range(depth):
-                to[k * nr] = b[k * b_row + j * b_col]
+            if real is float and b_row == 1 and j + 4 <= min(cols, j // nr * nr + nr):
+                _pack_columns(b + j * b_col, b_col, depth, nr, to)
+                j += 4
+            else:
+                for k in range(depth):
+                    to[k * nr] = b[k * b_row + j * b_col]
+                j += 1
         return
     for k in range(depth):
         row, to = b + k * b_row, out + k * nr

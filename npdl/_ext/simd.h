@@ -100,6 +100,17 @@ static inline void npdl_transpose4(const float *rows, ptrdiff_t step, float *c0,
 #define NPDL_LANES_F32 ((int)(sizeof(npdl_f32v) / sizeof(float)))
 #define NPDL_LANES_F64 ((int)(sizeof(npdl_f64v) / sizeof(double)))
 
+/* Fetch a line of the cache that will be written, from wherever it is. */
+static inline void npdl_prefetch_w(const void *p) {
+#if defined(__GNUC__) && defined(__AVX2__)
+    __asm__ volatile("prefetchw %0" : : "m"(*(const char *)p));
+#elif defined(__GNUC__)
+    __builtin_prefetch(p, 1);
+#else
+    (void)p;
+#endif
+}
+
 /* A function that the compiler can't inline: the register tile needs all registers for itself. */
 static inline void *npdl_opaque(void *function) {
 #if defined(__GNUC__)

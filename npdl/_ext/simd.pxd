@@ -12,6 +12,7 @@ cdef extern from "simd.h":
         TALL "NPDL_TALL"  # rows of the tile of two vectors
         LANES_F32 "NPDL_LANES_F32"
         LANES_F64 "NPDL_LANES_F64"
+    void prefetch_w "npdl_prefetch_w"(const void* p) noexcept nogil  # a line that will be written
     void* opaque "npdl_opaque"(void* function) noexcept nogil
     float sum_f32 "npdl_sum_f32"(f32v x) noexcept nogil  # of the lanes
     double sum_f64 "npdl_sum_f64"(f64v x) noexcept nogil

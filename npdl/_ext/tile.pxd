@@ -25,6 +25,7 @@ from npdl._ext.simd cimport (
     f32v,
     f64v,
     opaque,
+    prefetch_w,
     real,
     sum_f32,
     sum_f64,
@@ -102,6 +103,9 @@ cdef inline void _sums(
         rows, wide = TALL, 2
     memset(&zero, 0, sizeof(zero))
     for i in range(rows):
+        if form_t is panel_t or form_t is tall_panel_t:  # c is far away, more often than not
+            prefetch_w(c + i * ldc)
+            prefetch_w(c + i * ldc + wide * lanes(a) - 1)
         for j in range(wide):
             acc[i][j] = zero
     for k in range(depth):
