@@ -1,10 +1,10 @@
 """Fully connected product with its bias and activation. Contract: ``dense_np.py``."""
 
-from libc.string cimport memset
 from npdl._ext.activation cimport LINEAR, act_span, act_t, parse_act, pull_back_span
 from npdl._ext.arrays cimport OR_NONE, OUT, REAL, array, array_t, call_t, clear, same_shape
 from npdl._ext.gemm cimport product, product_of, product_scratch, product_t
 from npdl._ext.simd cimport real
+from npdl._ext.sums cimport sum_rows
 from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
 
 cdef enum:
@@ -87,8 +87,6 @@ cdef inline void _backward(dense_t* r, real* _) except *:
     cdef size_t own = 0
     cdef scratch_t s
     cdef const real* dz = <const real*> r.dy  # with a linear activation
-    cdef real* db = <real*> r.db
-    cdef Py_ssize_t i, j
     # dw = xᵀ dz, dx = dz wᵀ
     cdef product_t weights = product_of(
         r.d, r.u, r.n, <const real*> r.x, 1, r.d, dz, r.u, 1, <real*> r.dw, r.u, False
@@ -106,10 +104,7 @@ cdef inline void _backward(dense_t* r, real* _) except *:
     with nogil:
         if r.act.code != LINEAR:
             run(_pull_back_task, r, (r.n + ROWS - 1) // ROWS, workers)
-        memset(db, 0, r.u * sizeof(real))
-        for i in range(r.n):
-            for j in range(r.u):
-                db[j] += dz[i * r.u + j]
+        sum_rows(dz, r.n, r.u, r.u, <real*> r.db)
         product(&weights, s.data + own, workers)
         if r.dx != NULL:
             product(&inputs, s.data + own, workers)

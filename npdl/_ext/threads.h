@@ -2,9 +2,10 @@
  *
  * A job is n tasks; npdl_run() returns when all are done. At most `workers` threads take part, and
  * each task is told the number of its own, below `workers`. The caller works too, and the workers that
- * are awake help: a sleeping worker takes 30-100 us to wake, so nobody waits for one. Tasks write
- * disjoint memory and none depends on which thread runs it, so results have the same bits for any
- * number of threads.
+ * are awake help: a sleeping worker takes 30-100 us to wake, so nobody waits for one. Each begins with
+ * a part of the tasks that is its own: in the next job, or the next step of a training, it meets much
+ * of the same memory again, and finds it in its caches. Tasks write disjoint memory and none depends on
+ * which thread runs it, so results have the same bits for any number of threads.
  *
  * `state` is the number of the current job, odd while it is open. A worker that sees an open job
  * announces itself in `active` and looks again; the caller closes the job and then waits for `active`
@@ -81,11 +82,15 @@ static struct {
     void *context;
     ptrdiff_t n;
     int helpers; /* workers with a higher number stay out */
-    atomic_ptrdiff_t next;
     atomic_size_t state;
     atomic_int active;
 } npdl_pool = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 1, 0, 0, ATOMIC_FLAG_INIT,
-               NULL, NULL, 0, 0, 0, 0, 0};
+               NULL, NULL, 0, 0, 0, 0};
+
+/* The next task of each part of the job, each in a line of the cache by itself. */
+static struct {
+    _Alignas(NPDL_ALIGN) atomic_ptrdiff_t next;
+} npdl_parts[NPDL_MAX_THREADS];
 
 #define NPDL_LOCK() pthread_mutex_lock(&npdl_pool.lock)
 #define NPDL_UNLOCK() pthread_mutex_unlock(&npdl_pool.lock)
@@ -96,10 +101,21 @@ static int64_t npdl_now(void) { /* ns */
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
+/* Where a part of the job begins; the one before it ends there. */
+static ptrdiff_t npdl_start(int part) {
+    return npdl_pool.n * part / (npdl_pool.helpers + 1);
+}
+
+/* A worker's own part first, then what is left of the others'. */
 static void npdl_work(int worker) {
-    ptrdiff_t i;
-    while ((i = atomic_fetch_add(&npdl_pool.next, 1)) < npdl_pool.n)
-        npdl_pool.fn(npdl_pool.context, i, worker);
+    const int parts = npdl_pool.helpers + 1;
+    for (int turn = 0; turn < parts; turn++) {
+        const int part = (worker + turn) % parts;
+        const ptrdiff_t end = npdl_start(part + 1);
+        ptrdiff_t i;
+        while ((i = atomic_fetch_add(&npdl_parts[part].next, 1)) < end)
+            npdl_pool.fn(npdl_pool.context, i, worker);
+    }
 }
 
 /* Whether no other thread waits for this core: it would have its turn first. */
@@ -173,7 +189,8 @@ static void npdl_run(npdl_task fn, void *context, ptrdiff_t n, int workers) {
     npdl_pool.context = context;
     npdl_pool.n = n;
     npdl_pool.helpers = threads - 1;
-    atomic_store(&npdl_pool.next, 0);
+    for (int part = 0; part < threads; part++)
+        atomic_store_explicit(&npdl_parts[part].next, npdl_start(part), memory_order_relaxed);
     atomic_fetch_add(&npdl_pool.state, 1); /* open */
     if (atomic_load(&npdl_pool.sleeping)) {
         NPDL_LOCK();
