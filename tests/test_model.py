@@ -1,7 +1,8 @@
-"""`npdl.model`: the graph of layers, compile, predict, summary, saving."""
+"""`npdl.model`: the graph of layers, compile, predict, accuracy, summary, saving."""
 
 import io
 import json
+import re
 import threading
 
 import numpy as np
@@ -21,6 +22,7 @@ from npdl.layers import (
     MaxPooling,
     Softmax,
 )
+from npdl.objectives import BCE
 from npdl.summary import size_text
 from npdl.utils import get_dtype, set_dtype
 
@@ -380,3 +382,30 @@ def test_nothing_is_saved_of_what_is_not_built(tmp_path):
     model.compile()
     with pytest.raises(RuntimeError, match="built before save"):
         model.save(tmp_path / "model.npz")
+
+
+@pytest.mark.parametrize(
+    "outputs, targets, right",
+    [
+        ([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]], [1, 0, 0], 2 / 3),
+        ([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]], [[0, 1], [1, 0], [1, 0]], 2 / 3),
+        ([[[1, 0], [0, 1]], [[1, 0], [1, 0]]], [[0, 1], [1, 1]], 2 / 4),
+        ([[0.2], [0.6], [0.7]], [0, 1, 0], 2 / 3),
+        ([[0.2], [0.6], [0.7]], [[0], [1], [0]], 2 / 3),
+        ([0.2, 0.6], [0, 1], 1),
+    ],
+)
+def test_accuracy(outputs, targets, right):
+    assert Model().accuracy(outputs, targets) == pytest.approx(right)
+
+
+def test_accuracy_with_many_yes_or_no_answers():
+    model = Model([Dense(3, n_in=4, activation="sigmoid")])
+    model.compile(BCE)
+    assert model.accuracy([[0.9, 0.8, 0.1]], [[1, 0, 0]]) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("outputs, targets", [((4, 3), (5,)), ((4, 3), (4, 2)), ((4, 1), (5,))])
+def test_accuracy_of_what_does_not_fit(outputs, targets):
+    with pytest.raises(ValueError, match=rf"Received: shape {re.escape(str(targets))}"):
+        Model().accuracy(np.ones(outputs), np.ones(targets))

@@ -6,6 +6,16 @@ from functools import partial
 
 import numpy as np
 import pytest
+from objective_cases import (
+    LABELS,
+    LOG2,
+    ONE_HOT,
+    REDUCTIONS,
+    TARGETS,
+    P,
+    numeric_gradient,
+    probabilities,
+)
 
 from npdl import objectives
 from npdl.objectives import (
@@ -28,12 +38,6 @@ from npdl.objectives import (
     SoftmaxCategoricalCrossEntropy,
     SquaredHinge,
 )
-
-LOG2 = np.log(2)
-REDUCTIONS = ["mean", "sum", "none"]
-P = np.array([[0.5, 0.25, 0.25], [0.125, 0.125, 0.75]])
-ONE_HOT = np.array([[1.0, 0, 0], [0, 1, 0]])
-LABELS = np.array([0, 1])
 
 SMOOTHED = 0.25 * 2 * LOG2 + 0.75 * np.log(4 / 3)
 # Row 2 of P, smoothed to (¼, ½, ¼).
@@ -71,65 +75,11 @@ READABLE = [  # loss, outputs, targets, value of each item
 ]
 
 
-def probabilities(*shape, dtype=np.float64):
-    p = np.random.default_rng(3).uniform(0.05, 1, shape)
-    return (p / p.sum(axis=-1, keepdims=True)).astype(dtype)
-
-
-def numeric_gradient(f, x, step=1e-4):
-    """Gradient of a scalar function by central differences of order four."""
-    grad = np.empty_like(x)
-    for index in np.ndindex(x.shape):
-        e = np.zeros_like(x)
-        e[index] = step
-        near, far = f(x + e) - f(x - e), f(x + 2 * e) - f(x - 2 * e)
-        grad[index] = (8 * near - far) / (12 * step)
-    return grad
-
-
 def check_gradient(loss, p, t, rtol=1e-7):
     """Compare `backward` with differences; for 'none' those of the sum are the same."""
     value = (lambda x: loss.forward(x, t).sum()) if loss.reduction == "none" else None
     want = numeric_gradient(value or (lambda x: loss.forward(x, t)), p)
     np.testing.assert_allclose(loss.backward(p, t), want, rtol=rtol, atol=1e-9)
-
-
-TARGETS = {  # of outputs (4, 5): loss, targets
-    "mse": (MSE, np.random.default_rng(1).normal(size=(4, 5))),
-    "bce": (BCE, np.random.default_rng(1).uniform(size=(4, 5))),
-    "bce-binary": (BCE, np.eye(4, 5)),
-    "scce-rows": (SCCE, probabilities(4, 5)[::-1]),
-    "scce-one-hot": (SCCE, np.eye(4, 5)),
-    "scce-labels": (SCCE, np.array([4, 0, 0, 2])),
-    "hed-rows": (HeD, probabilities(4, 5)[::-1]),
-    "hed-one-hot": (HeD, np.eye(4, 5)),
-    "hed-labels": (HeD, np.array([4, 0, 0, 2])),
-    "mae": (MAE, np.random.default_rng(1).normal(size=(4, 5))),
-    "huber": (partial(Huber, 0.5), np.random.default_rng(1).normal(size=(4, 5))),
-    "poisson": (Poisson, np.arange(20.0).reshape(4, 5) % 4),
-    "hinge": (Hinge, np.eye(4, 5)),
-    "squared-hinge": (SquaredHinge, 1 - 2 * np.eye(4, 5)),
-    "categorical-hinge-rows": (CategoricalHinge, np.eye(4, 5)[::-1]),
-    "categorical-hinge-labels": (CategoricalHinge, np.array([4, 0, 0, 2])),
-    "kl-rows": (KLDivergence, probabilities(4, 5)[::-1]),
-    "kl-labels": (KLDivergence, np.array([4, 0, 0, 2])),
-    "cosine-rows": (CosineSimilarity, np.random.default_rng(1).normal(size=(4, 5))),
-    "cosine-labels": (CosineSimilarity, np.array([4, 0, 0, 2])),
-    "bce-logits": (partial(BCE, from_logits=True), np.eye(4, 5)),
-    "bce-smoothed": (partial(BCE, label_smoothing=0.1), np.eye(4, 5)),
-    "scce-logits-rows": (partial(SCCE, from_logits=True), 2 * probabilities(4, 5)[::-1]),
-    "scce-logits-labels": (partial(SCCE, from_logits=True), np.array([4, 0, 0, 2])),
-    "scce-smoothed": (partial(SCCE, label_smoothing=0.1), np.array([4, 0, 0, 2])),
-    "scce-ignored": (partial(SCCE, ignore_class=-1), np.array([4, -1, 0, 2])),
-    "scce-ignored-class": (
-        partial(SCCE, ignore_class=0, label_smoothing=0.1),
-        np.array([4, 0, 0, 2]),
-    ),
-    "scce-ignored-logits": (
-        partial(SCCE, from_logits=True, ignore_class=-100),
-        np.array([4, -100, 0, 2]),
-    ),
-}
 
 
 @pytest.mark.parametrize(("loss", "outputs", "targets", "want"), READABLE)
@@ -337,91 +287,6 @@ def test_users_own_objective():
 
     assert objectives.get(Absolute).forward(P, ONE_HOT) > 0
     assert Absolute().get_config() == {"reduction": "mean"}
-
-
-# ----------------------------------------------------------------- weights and ignored items
-
-
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("case", TARGETS)
-def test_sample_weights(case, reduction):
-    """Each item's value times its weight; the gradient is that of this."""
-    make, t = TARGETS[case]
-    loss, p, w = make(reduction=reduction), probabilities(4, 5), np.array([0.5, 2, 0, 1])
-    values = make(reduction="none").forward(p, t)
-    weighted = (values.T * w).T
-    got = loss.forward(p, t, w)
-    if reduction == "none":
-        np.testing.assert_allclose(got, weighted)
-    else:
-        share = 1 / loss.count(p, t) if reduction == "mean" else 1
-        assert got == pytest.approx(weighted.sum() * share)
-    want = numeric_gradient(lambda x: np.sum(loss.forward(x, t, w)), p)
-    np.testing.assert_allclose(loss.backward(p, t, w), want, rtol=1e-7, atol=1e-9)
-    assert loss.forward(p, t, w[:, None]) == pytest.approx(got)
-    assert loss.forward(p, t, np.ones(4)) == pytest.approx(loss.forward(p, t))
-
-
-def test_weights_of_steps_and_of_elements():
-    p, labels = probabilities(2, 3, 4), np.array([[0, 3, 1], [2, 2, 0]])
-    w = np.array([[1, 0, 2], [3, 1, 0]])
-    values = SCCE(reduction="none").forward(p, labels)
-    assert SCCE().forward(p, labels, w) == pytest.approx((values * w).mean())
-    for loss in (SCCE(), MSE(reduction="sum")):
-        t = labels if isinstance(loss, SCCE) else probabilities(2, 3, 4)[::-1]
-        want = numeric_gradient(lambda x: loss.forward(x, t, w), p)  # noqa: B023
-        np.testing.assert_allclose(loss.backward(p, t, w), want, rtol=1e-7, atol=1e-9)
-    assert MSE().forward([[1.0, 2.0]], [[0, 0]], [[4, 1]]) == 4
-    assert MSE().forward([[1.0], [2.0]], [0, 0], [4, 0]) == 2
-
-
-def test_mean_is_one_over_the_number_of_items():
-    assert MSE().forward([[1.0], [1.0]], [0, 0], [1, 0]) == 0.5
-    assert MSE().forward([[1.0], [1.0]], [0, 0], [10, 30]) == 20
-    assert MSE().backward([[1.0], [1.0]], [0, 0], [1, 0]).tolist() == [[1], [0]]
-
-
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("ignored", [None, -1])
-def test_fused_softmax_with_weights(reduction, ignored):
-    z = np.random.default_rng(4).normal(size=(2, 3, 4))
-    t = np.array([[0, 3, 1], [2, 2 if ignored is None else ignored, 0]])
-    w = np.array([[1, 0, 2], [3, 1, 0.5]])
-    loss = SCCE(reduction=reduction, ignore_class=ignored, label_smoothing=0.1)
-    value, p, cache = loss.forward_logits(z, t, w)
-    np.testing.assert_allclose(value, loss.forward(p, t, w))
-    want = numeric_gradient(lambda x: np.sum(loss.forward_logits(x, t, w)[0]), z)
-    np.testing.assert_allclose(loss.backward_logits(cache), want, rtol=1e-7, atol=1e-9)
-
-
-def test_ignored_items_do_not_count():
-    loss = SCCE(ignore_class=-1)
-    assert loss.forward(P, [0, -1]) == pytest.approx(LOG2)
-    assert loss.backward(P, [0, -1]).tolist() == [[-2, 0, 0], [0, 0, 0]]
-    assert loss.count(P, [0, -1]) == 1
-    assert loss.count(P, ONE_HOT) == 2
-    assert SCCE(ignore_class=-1, reduction="none").forward(P, [-1, 0]).tolist()[0] == 0
-    assert loss.forward(P, ONE_HOT) == SCCE().forward(P, ONE_HOT)
-    # Nothing at all to learn from: no nan.
-    assert loss.forward(P, [-1, -1]) == 0
-    assert loss.backward(P, [-1, -1]).tolist() == np.zeros((2, 3)).tolist()
-    with pytest.raises(ValueError, match=r"must lie in \[0, 3\)\. Received: label=-2"):
-        loss.forward(P, [0, -2])
-
-
-@pytest.mark.parametrize("make", [SCCE, partial(SCCE, from_logits=True)])
-def test_what_does_not_count_may_be_nan(make):
-    p = P.copy()
-    p[1] = np.nan
-    with np.errstate(invalid="ignore"):
-        for args in ((make(), LABELS, [1, 0]), (make(ignore_class=1), LABELS, None)):
-            loss, t, w = args
-            assert np.isfinite(loss.forward(p, t, w))
-            assert loss.backward(p, t, w)[1].tolist() == [0, 0, 0]
-        loss = make(ignore_class=1)
-        value, _, cache = loss.forward_logits(p, LABELS)
-        assert np.isfinite(value)
-        assert loss.backward_logits(cache)[1].tolist() == [0, 0, 0]
 
 
 def test_logits_and_probabilities_are_one_loss():

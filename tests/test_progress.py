@@ -165,3 +165,8 @@ def test_in_a_real_terminal():
     os.close(ours)
     assert run.returncode == 0 and "epoch 1/2:" in text
     assert len(re.findall(r"epoch \d/2  loss", text)) == 2
+
+
+def test_large_and_small_figures_stay_short():
+    values = [progress._figure(v) for v in (0, 1e-9, 0.0012345, 12.3, 123456.0, np.inf)]
+    assert values == ["0.0000", "1.00e-09", "0.0012", "12.3000", "1.23e+05", "inf"]

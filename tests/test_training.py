@@ -8,18 +8,14 @@ import warnings
 
 import numpy as np
 import pytest
+from fit_cases import LABELS, X
 
 import npdl
 from npdl import Model
-from npdl.callbacks import progress
 from npdl.layers import BatchNormal, Dense, Dropout, Flatten, Layer, Linear, SimpleRNN, Softmax
-from npdl.objectives import BCE, MSE, SCCE
+from npdl.objectives import MSE, SCCE
 from npdl.optimizers import SGD
 from npdl.utils import one_hot, set_seed
-
-RNG = np.random.default_rng(0)
-LABELS = RNG.integers(0, 3, 70)
-X = (np.eye(3)[LABELS] @ RNG.normal(size=(3, 4)) + 0.3 * RNG.normal(size=(70, 4))).astype("f4")
 
 
 def classifier(optimizer=None, **kwargs):
@@ -362,41 +358,6 @@ def test_lines_go_to_standard_output_of_the_moment(capsys, monkeypatch):
     assert file.getvalue().count("\n") == 2
     classifier().fit(X, LABELS, epochs=2, verbose=False)
     assert file.getvalue().count("\n") == 2
-
-
-def test_large_and_small_figures_stay_short():
-    values = [progress._figure(v) for v in (0, 1e-9, 0.0012345, 12.3, 123456.0, np.inf)]
-    assert values == ["0.0000", "1.00e-09", "0.0012", "12.3000", "1.23e+05", "inf"]
-
-
-# ------------------------------------------------------------------------------------ accuracy
-
-
-@pytest.mark.parametrize(
-    "outputs, targets, right",
-    [
-        ([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]], [1, 0, 0], 2 / 3),
-        ([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]], [[0, 1], [1, 0], [1, 0]], 2 / 3),
-        ([[[1, 0], [0, 1]], [[1, 0], [1, 0]]], [[0, 1], [1, 1]], 2 / 4),
-        ([[0.2], [0.6], [0.7]], [0, 1, 0], 2 / 3),
-        ([[0.2], [0.6], [0.7]], [[0], [1], [0]], 2 / 3),
-        ([0.2, 0.6], [0, 1], 1),
-    ],
-)
-def test_accuracy(outputs, targets, right):
-    assert Model().accuracy(outputs, targets) == pytest.approx(right)
-
-
-def test_accuracy_with_many_yes_or_no_answers():
-    model = Model([Dense(3, n_in=4, activation="sigmoid")])
-    model.compile(BCE)
-    assert model.accuracy([[0.9, 0.8, 0.1]], [[1, 0, 0]]) == pytest.approx(2 / 3)
-
-
-@pytest.mark.parametrize("outputs, targets", [((4, 3), (5,)), ((4, 3), (4, 2)), ((4, 1), (5,))])
-def test_accuracy_of_what_does_not_fit(outputs, targets):
-    with pytest.raises(ValueError, match=rf"Received: shape {re.escape(str(targets))}"):
-        Model().accuracy(np.ones(outputs), np.ones(targets))
 
 
 # ----------------------------------------------------------------------------------- bad input

@@ -25,7 +25,7 @@ static void inner(void *context, ptrdiff_t task, int worker) {
 static void outer(void *context, ptrdiff_t task, int worker) {
     job *j = context;
     (void)worker;
-    j->numbers[task] = (int)task + 1;
+    j->numbers[task] += (int)task + 1; /* twice would be seen */
     if (j->nested) {
         int counts[3] = {0, 0, 0};
         npdl_run(inner, counts, 3, 4);

@@ -101,8 +101,8 @@ static int64_t npdl_now(void) { /* ns */
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-/* Where a part of the job begins; the one before it ends there. */
-static ptrdiff_t npdl_start(int part) {
+/* The first task of a part of the job; the part before it ends there. */
+static ptrdiff_t npdl_first(int part) {
     return npdl_pool.n * part / (npdl_pool.helpers + 1);
 }
 
@@ -111,7 +111,7 @@ static void npdl_work(int worker) {
     const int parts = npdl_pool.helpers + 1;
     for (int turn = 0; turn < parts; turn++) {
         const int part = (worker + turn) % parts;
-        const ptrdiff_t end = npdl_start(part + 1);
+        const ptrdiff_t end = npdl_first(part + 1);
         ptrdiff_t i;
         while ((i = atomic_fetch_add(&npdl_parts[part].next, 1)) < end)
             npdl_pool.fn(npdl_pool.context, i, worker);
@@ -129,8 +129,8 @@ static void *npdl_worker(void *arg) {
     const int me = (int)(ptrdiff_t)arg;
     size_t seen = 0;
     int64_t since = npdl_now(); /* when it became idle */
-    int64_t until = since + NPDL_IDLE_NS; /* when it sleeps */
-    int64_t shared = 0; /* until when not to ask whether it is alone */
+    int alone = 0; /* on its core, as far as it knows */
+    int64_t ask = 0; /* not before this */
     for (;;) {
         size_t now = atomic_load(&npdl_pool.state);
         if ((now & 1) && now != seen) {
@@ -142,14 +142,12 @@ static void *npdl_worker(void *arg) {
             }
             atomic_fetch_sub(&npdl_pool.active, 1);
             since = npdl_now();
-            until = since + NPDL_IDLE_NS;
-        } else if (npdl_now() < until) {
+            alone = 0;
+        } else if (npdl_now() - since < (alone ? NPDL_IDLE_ALONE_NS : NPDL_IDLE_NS)) {
             for (int i = 0; i < 16; i++) NPDL_PAUSE();
-        } else if (until < since + NPDL_IDLE_ALONE_NS && shared < until) {
-            if (npdl_alone())
-                until = since + NPDL_IDLE_ALONE_NS;
-            else
-                shared = npdl_now() + NPDL_SHARED_NS;
+        } else if (!alone && npdl_now() >= ask) {
+            alone = npdl_alone();
+            if (!alone) ask = npdl_now() + NPDL_SHARED_NS;
         } else {
             NPDL_LOCK();
             atomic_fetch_add(&npdl_pool.sleeping, 1);
@@ -158,7 +156,7 @@ static void *npdl_worker(void *arg) {
             atomic_fetch_sub(&npdl_pool.sleeping, 1);
             NPDL_UNLOCK();
             since = npdl_now();
-            until = since + NPDL_IDLE_NS;
+            alone = 0;
         }
     }
     return NULL;
@@ -190,7 +188,7 @@ static void npdl_run(npdl_task fn, void *context, ptrdiff_t n, int workers) {
     npdl_pool.n = n;
     npdl_pool.helpers = threads - 1;
     for (int part = 0; part < threads; part++)
-        atomic_store_explicit(&npdl_parts[part].next, npdl_start(part), memory_order_relaxed);
+        atomic_store_explicit(&npdl_parts[part].next, npdl_first(part), memory_order_relaxed);
     atomic_fetch_add(&npdl_pool.state, 1); /* open */
     if (atomic_load(&npdl_pool.sleeping)) {
         NPDL_LOCK();

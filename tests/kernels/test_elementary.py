@@ -197,3 +197,14 @@ def test_softmax_of_extremes(implementation, dtype):
     np.testing.assert_array_equal(p[:2], [[0, 0.5, 0.5], [1, 0, 0]])
     np.testing.assert_allclose(p[2], 1 / 3, rtol=1e-6)
     assert np.isnan(p[3:5]).all() and np.isnan(p[5]).any() and np.isnan(p[6]).any()
+
+
+@dtypes
+@pytest.mark.parametrize("k", [1, 2, 15, 16, 17, 31, 32, 33, 50])
+def test_softmax_finds_the_greatest_wherever_it_stands(implementation, k, dtype):
+    """Else the exponentials overflow."""
+    wanted = np.eye(k, dtype=dtype)
+    z = 2e4 * wanted - 1e4
+    p = np.empty_like(z)
+    implementation.softmax_forward(z.astype(dtype), p)
+    np.testing.assert_array_equal(p, wanted)
