@@ -95,6 +95,13 @@ cdef inline void add_to(const real* x, real* y, Py_ssize_t n) noexcept nogil:
         y[j] += x[j]
 
 
+cdef inline void multiply(const real* a, const real* b, real* y, Py_ssize_t n) noexcept nogil:
+    """y = a∘b. y may be a. (A loop over more arrays than a few isn't vectorised.)"""
+    cdef Py_ssize_t j
+    for j in range(n):
+        y[j] = a[j] * b[j]
+
+
 cdef inline void _row(rnn_t* r, Py_ssize_t n, Py_ssize_t t, real* row) noexcept nogil:
     """[1, x, h] of one step of one sequence, h being the state before the step."""
     row[0] = 1

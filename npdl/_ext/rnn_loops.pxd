@@ -5,6 +5,7 @@ from npdl._ext.activation cimport act_span, pull_back_span
 from npdl._ext.rnn cimport (
     active,
     add_to,
+    multiply,
     rnn_t,
     state_before,
     step_product,
@@ -118,20 +119,18 @@ cdef inline void _lstm_row_backward(
     real* y,
 ) noexcept nogil:
     """dz of one step of one sequence; dc becomes that of the step before."""
-    cdef Py_ssize_t u = r.u, j
+    cdef Py_ssize_t u = r.u
     # h' = o∘act(c'):  do = dh act(c'),  dc += act'(c') o dh
     act_span(r.act, c, y, u)
-    for j in range(u):
-        dz[2 * u + j] = dh[j] * y[j]
-        dh[j] *= gates[2 * u + j]
+    multiply(dh, y, dz + 2 * u, u)
+    multiply(dh, gates + 2 * u, dh, u)
     pull_back_span(r.act, y, dh, dh, u)
+    add_to(dh, dc, u)
     # c' = f∘c + i∘g
-    for j in range(u):
-        dc[j] += dh[j]
-        dz[j] = dc[j] * gates[3 * u + j]
-        dz[u + j] = dc[j] * c_before[j]
-        dz[3 * u + j] = dc[j] * gates[j]
-        dc[j] *= gates[u + j]
+    multiply(dc, gates + 3 * u, dz, u)
+    multiply(dc, c_before, dz + u, u)
+    multiply(dc, gates, dz + 3 * u, u)
+    multiply(dc, gates + u, dc, u)
     pull_back_span(r.gate_act, gates, dz, dz, 3 * u)
     pull_back_span(r.act, gates + 3 * u, dz + 3 * u, dz + 3 * u, u)
     memset(dh, 0, u * sizeof(real))
@@ -232,8 +231,9 @@ cdef inline void gru_loop_back(
             # h' = (1-z)∘ĥ + z∘h
             for j in range(u):
                 dz[j] = d[j] * (before[j] - g[2 * u + j])
+            for j in range(u):
                 dz[2 * u + j] = d[j] * (one - g[j])
-                d[j] *= g[j]
+            multiply(d, g, d, u)
             pull_back_span(r.gate_act, g, dz, dz, u)
             pull_back_span(r.act, g + 2 * u, dz + 2 * u, dz + 2 * u, u)
         # ĥ = act(x w_x + (h∘r) w_hat + b)

@@ -36,6 +36,28 @@ typedef double npdl_f64v __attribute__((vector_size(NPDL_VB), aligned(8), may_al
 typedef float npdl_f32q __attribute__((vector_size(16)));
 typedef double npdl_f64q __attribute__((vector_size(16)));
 
+/* c + a * b, in the register of c. The accumulators of a tile leave no register free, and to copy one
+ * at every step costs percents of all products. */
+#if defined(__AVX512F__)
+#  define NPDL_STAY(x) __asm__("" : "+v"(x))
+#elif defined(__SSE2__)
+#  define NPDL_STAY(x) __asm__("" : "+x"(x))
+#elif defined(__aarch64__)
+#  define NPDL_STAY(x) __asm__("" : "+w"(x))
+#else
+#  define NPDL_STAY(x)
+#endif
+static inline npdl_f32v npdl_add_product_f32(npdl_f32v c, float a, npdl_f32v b) {
+    c += a * b;
+    NPDL_STAY(c);
+    return c;
+}
+static inline npdl_f64v npdl_add_product_f64(npdl_f64v c, double a, npdl_f64v b) {
+    c += a * b;
+    NPDL_STAY(c);
+    return c;
+}
+
 /* The sum of the lanes, 16 bytes at a time. */
 static inline float npdl_sum_f32(npdl_f32v x) {
     npdl_f32q part[NPDL_VB / 16];
@@ -83,6 +105,12 @@ static inline void npdl_transpose4(const float *rows, ptrdiff_t step, float *c0,
 #  define NPDL_NV 4
 typedef double npdl_f64v;
 typedef float npdl_f32v;
+static inline npdl_f32v npdl_add_product_f32(npdl_f32v c, float a, npdl_f32v b) {
+    return c + a * b;
+}
+static inline npdl_f64v npdl_add_product_f64(npdl_f64v c, double a, npdl_f64v b) {
+    return c + a * b;
+}
 static inline float npdl_sum_f32(npdl_f32v x) { return x; }
 static inline double npdl_sum_f64(npdl_f64v x) { return x; }
 static inline void npdl_transpose4(const float *rows, ptrdiff_t step, float *c0, float *c1,

@@ -22,6 +22,8 @@ from npdl._ext.simd cimport (
     MR,
     NV,
     TALL,
+    add_product_f32,
+    add_product_f64,
     f32v,
     f64v,
     opaque,
@@ -79,10 +81,12 @@ cdef inline Py_ssize_t lanes(const real* _) noexcept nogil:
 
 
 cdef inline void _sums(
+    Py_ssize_t tiles,
     Py_ssize_t depth,
     const real* a,
     const Py_ssize_t* a_at,
     Py_ssize_t a_step,
+    Py_ssize_t a_tile,
     const real* b,
     const Py_ssize_t* b_row,
     const Py_ssize_t* b_at,
@@ -93,42 +97,50 @@ cdef inline void _sums(
     vec* _,
     form_t* form,
 ) noexcept nogil:
+    """Tiles, one below the other."""
     cdef vec acc[TALL][NV]
     cdef vec row[NV]
     cdef vec zero
-    cdef vec* c_i
-    cdef real a_ik
-    cdef Py_ssize_t i, j, k, rows = MR, wide = NV
+    cdef real a_i
+    cdef const real* a_k
+    cdef const real* b_k
+    cdef Py_ssize_t i, j, k, _t, rows = MR, wide = NV
     if form_t is tall_shifted_t or form_t is tall_panel_t:
         rows, wide = TALL, 2
-    memset(&zero, 0, sizeof(zero))
-    for i in range(rows):
-        if form_t is panel_t or form_t is tall_panel_t:  # c is far away, more often than not
-            prefetch_w(c + i * ldc)
-            prefetch_w(c + i * ldc + wide * lanes(a) - 1)
-        for j in range(wide):
-            acc[i][j] = zero
-    for k in range(depth):
-        for j in range(wide):
-            if form_t is panel_t or form_t is tall_panel_t:
-                row[j] = (<const vec*> (b + j * lanes(a)))[0]
-            else:
-                row[j] = (<const vec*> (b + b_row[k] + b_at[j]))[0]
-        if form_t is panel_t or form_t is tall_panel_t:
-            b += wide * lanes(a)
+    for _t in range(tiles):
+        memset(&zero, 0, sizeof(zero))
         for i in range(rows):
-            a_ik = a[a_at[i] + k * a_step]
+            if form_t is panel_t or form_t is tall_panel_t:  # c is far away, more often than not
+                prefetch_w(c + i * ldc)
+                prefetch_w(c + i * ldc + wide * lanes(a) - 1)
             for j in range(wide):
-                if (real is float and vec is f32v) or (real is double and vec is f64v):
-                    acc[i][j] = acc[i][j] + a_ik * row[j]
-    if start != NULL:
+                acc[i][j] = zero
+        a_k, b_k = a, b
+        for k in range(depth):
+            for j in range(wide):
+                if form_t is panel_t or form_t is tall_panel_t:
+                    row[j] = (<const vec*> (b_k + j * lanes(a)))[0]
+                else:
+                    row[j] = (<const vec*> (b + b_row[k] + b_at[j]))[0]
+            for i in range(rows):
+                a_i = a_k[a_at[i]]
+                for j in range(wide):
+                    if real is float and vec is f32v:
+                        acc[i][j] = add_product_f32(acc[i][j], a_i, row[j])
+                    elif real is double and vec is f64v:
+                        acc[i][j] = add_product_f64(acc[i][j], a_i, row[j])
+            a_k += a_step
+            b_k += wide * lanes(a)
+        if start != NULL:
+            for i in range(rows):
+                for j in range(wide):
+                    acc[i][j] = (<const vec*> (start + i * start_row))[j] + acc[i][j]
+            start += rows * start_row
         for i in range(rows):
             for j in range(wide):
-                acc[i][j] = (<const vec*> (start + i * start_row))[j] + acc[i][j]
-    for i in range(rows):
-        c_i = <vec*> (c + i * ldc)
-        for j in range(wide):
-            c_i[j] = acc[i][j]
+                (<vec*> (c + i * ldc))[j] = acc[i][j]
+        a += a_tile
+        c += rows * ldc
 
 
 cdef inline void _tile(
@@ -142,7 +154,7 @@ cdef inline void _tile(
     Py_ssize_t ldc,
     vec* _,
 ) noexcept nogil:
-    _sums(depth, a, a_at, 1, b, b_row, b_at, c, ldc, NULL, 0, _, <shifted_t*> NULL)
+    _sums(1, depth, a, a_at, 1, 0, b, b_row, b_at, c, ldc, NULL, 0, _, <shifted_t*> NULL)
 
 
 cdef inline void _tall_tile(
@@ -156,7 +168,7 @@ cdef inline void _tall_tile(
     Py_ssize_t ldc,
     vec* _,
 ) noexcept nogil:
-    _sums(depth, a, a_at, 1, b, b_row, b_at, c, ldc, NULL, 0, _, <tall_shifted_t*> NULL)
+    _sums(1, depth, a, a_at, 1, 0, b, b_row, b_at, c, ldc, NULL, 0, _, <tall_shifted_t*> NULL)
 
 
 cdef inline void _panel_tiles(
@@ -173,12 +185,10 @@ cdef inline void _panel_tiles(
     Py_ssize_t start_row,
     vec* _,
 ) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(tiles):
-        _sums(
-            depth, a + i * a_tile, a_at, a_step, b, NULL, NULL, c + i * MR * ldc, ldc,
-            NULL if start == NULL else start + i * MR * start_row, start_row, _, <panel_t*> NULL,
-        )
+    _sums(
+        tiles, depth, a, a_at, a_step, a_tile, b, NULL, NULL, c, ldc, start, start_row, _,
+        <panel_t*> NULL,
+    )
 
 
 cdef inline void _tall_tiles(
@@ -195,13 +205,10 @@ cdef inline void _tall_tiles(
     Py_ssize_t start_row,
     vec* _,
 ) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(tiles):
-        _sums(
-            depth, a + i * a_tile, a_at, a_step, b, NULL, NULL, c + i * TALL * ldc, ldc,
-            NULL if start == NULL else start + i * TALL * start_row, start_row, _,
-            <tall_panel_t*> NULL,
-        )
+    _sums(
+        tiles, depth, a, a_at, a_step, a_tile, b, NULL, NULL, c, ldc, start, start_row, _,
+        <tall_panel_t*> NULL,
+    )
 
 
 ctypedef void (*tile_f32)(
