@@ -26,6 +26,7 @@ cdef enum:
     A_BYTES = 262144  # of A, that stay there while a thread goes from panel to panel
     GRAIN = 100000  # multiply-adds that a task has at least, of several panels if need be
     PACKED = 4  # panels of B to a task that packs
+    TOGETHER = 2  # panels of B that are packed in one go where a task packs its own
     A_COLUMN = 512  # numbers; columns of A so short are read in place
     COLUMNS = 128  # if they are no more than these
     LINE = 4  # tiles of A that are packed together
@@ -125,7 +126,7 @@ cdef inline size_t product_scratch(product_t* p, int workers) noexcept nogil:
     if p.few:
         return 0
     if p.alone:
-        return threads_for(p, workers) * p.depth * p.nr * size
+        return threads_for(p, workers) * TOGETHER * p.depth * p.nr * size
     return ((0 if p.in_place else round_up(p.m, p.mr)) + p.panels * p.nr) * p.depth * size
 
 
@@ -298,7 +299,7 @@ cdef inline void _multiply(
 ) noexcept nogil:
     cdef Py_ssize_t nr = p.nr, across = ceil_div(p.panels, p.group)
     cdef Py_ssize_t i0 = task // across * A_ROWS, i1 = min(p.m, i0 + A_ROWS)
-    cdef Py_ssize_t s0 = task % across * p.group, j, k, s, cols, depth
+    cdef Py_ssize_t s0 = task % across * p.group, s1, j, k, s, nth, cols, depth
     cdef Py_ssize_t a_row, a_step, a_tile, start_row
     cdef const real* start
     cdef real* c
@@ -310,18 +311,21 @@ cdef inline void _multiply(
         i1 = min(p.m, i0 + p.part_rows)
     if i0 >= i1:
         return
+    s1 = min(p.panels, s0 + p.group)
     k = p.k0
     while k < p.k1:
         depth = min(p.depth, p.k1 - k)
-        for s in range(s0, min(p.panels, s0 + p.group)):
+        for s in range(s0, s1):
             j = s * nr
             cols = min(nr, p.n - j)
             if p.alone:
-                panel = <real*> p.packed_b + worker * p.depth * nr
-                pack_panels(
-                    <const real*> p.b + k * p.b_row + j * p.b_col, p.b_row, p.b_col, depth, cols,
-                    nr, panel,
-                )
+                nth = (s - s0) % TOGETHER
+                panel = <real*> p.packed_b + (worker * TOGETHER * p.depth + nth * depth) * nr
+                if nth == 0:
+                    pack_panels(
+                        <const real*> p.b + k * p.b_row + j * p.b_col, p.b_row, p.b_col, depth,
+                        min(min(s + TOGETHER, s1) * nr, p.n) - j, nr, panel,
+                    )
             else:
                 panel = <real*> p.packed_b + j * depth
             if p.in_place:
@@ -340,7 +344,7 @@ cdef inline void _multiply(
             )
         k += depth
     if p.finish != NULL and k == p.k:
-        p.finish(p.context, i0, i1, s0 * nr, min(p.n, (s0 + p.group) * nr))
+        p.finish(p.context, i0, i1, s0 * nr, min(p.n, s1 * nr))
 
 
 cdef inline void _multiply_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
