@@ -199,6 +199,13 @@ cdef inline void _pack_columns(
         k += 1
 
 
+cdef inline void _copy_row(const real* row, real* to, Py_ssize_t nr) noexcept nogil:
+    if nr == tile_cols(to):  # as a constant
+        memcpy(to, row, tile_cols(to) * sizeof(real))
+    else:
+        memcpy(to, row, 2 * lanes(to) * sizeof(real))
+
+
 cdef inline void pack_panels(
     const real* b,
     Py_ssize_t b_row,
@@ -210,14 +217,14 @@ cdef inline void pack_panels(
 ) noexcept nogil:
     """b[k*b_row + j*b_col] for k < depth, j < cols, as panels one after the other.
 
-    A panel is depth x nr numbers, with zeros beside the last column.
+    A panel is depth x nr numbers. Beside the last column stands whatever follows it in b, or zeros.
     """
-    cdef Py_ssize_t whole = cols // nr, rest = cols % nr, s, j, k
+    cdef Py_ssize_t whole = cols // nr, rest = cols % nr, s, j, k, inside
     cdef const real* row
     cdef real* to
-    if rest:
-        memset(out + whole * nr * depth, 0, depth * nr * sizeof(real))
     if b_col != 1:
+        if rest:
+            memset(out + whole * nr * depth, 0, depth * nr * sizeof(real))
         j = 0
         while j < cols:
             to = out + j // nr * nr * depth + j % nr
@@ -229,14 +236,15 @@ cdef inline void pack_panels(
                     to[k * nr] = b[k * b_row + j * b_col]
                 j += 1
         return
+    inside = depth - ceil_div(nr - rest, b_row)  # rows that nr numbers can be read of
     for k in range(depth):
         row, to = b + k * b_row, out + k * nr
         for s in range(whole):
-            if nr == tile_cols(out):  # as a constant
-                memcpy(to + s * nr * depth, row + s * nr, tile_cols(out) * sizeof(real))
-            else:
-                memcpy(to + s * nr * depth, row + s * nr, 2 * lanes(out) * sizeof(real))
-        if rest:
+            _copy_row(row + s * nr, to + s * nr * depth, nr)
+        if rest and k < inside:
+            _copy_row(row + whole * nr, to + whole * nr * depth, nr)
+        elif rest:
+            memset(to + whole * nr * depth, 0, nr * sizeof(real))
             memcpy(to + whole * nr * depth, row + whole * nr, rest * sizeof(real))
 
 
