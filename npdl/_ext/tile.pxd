@@ -97,7 +97,11 @@ cdef inline void _sums(
     vec* _,
     form_t* form,
 ) noexcept nogil:
-    """Tiles, one below the other."""
+    """Tiles, one below the other.
+
+    That loop stands here, and not around calls: only within another loop does gcc unroll those over
+    the accumulators early enough to keep these in registers all the time.
+    """
     cdef vec acc[TALL][NV]
     cdef vec row[NV]
     cdef vec zero
