@@ -228,7 +228,7 @@ cdef inline void gru_loop_back(
             if not active(r, n, t):
                 memset(dz, 0, 3 * u * sizeof(real))
                 continue
-            # h' = (1-z)∘ĥ + z∘h
+            # h' = (1-z)∘ĥ + z∘h, in short loops, as `multiply` tells
             for j in range(u):
                 dz[j] = d[j] * (before[j] - g[2 * u + j])
             for j in range(u):
