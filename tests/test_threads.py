@@ -173,6 +173,39 @@ def test_a_kernel_lets_other_threads_run():
     assert sum(ticks) > 2
 
 
+@needs_cython
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux alone can move threads")
+def test_threads_that_want_the_cores_too():
+    """The pool moves its workers about, and no thread of anybody else; the bits stay the same."""
+    code = (
+        "import os, threading, numpy as np, test_threads as tests\n"
+        "calls = tests.large_calls('float32')\n"
+        "wanted = tests.as_with_one_thread(calls)  # no worker yet\n"
+        "done, a = False, np.ones((200, 200))\n"
+        "def work():\n"
+        "    while not done: a @ a  # with the interpreter's lock released\n"
+        "busy = [threading.Thread(target=work) for _ in range(2)]\n"
+        "for thread in busy: thread.start()\n"
+        "all_threads = lambda: map(int, os.listdir('/proc/self/task'))\n"
+        "where = lambda: {thread: os.sched_getaffinity(thread) for thread in all_threads()}\n"
+        "before = where()\n"
+        "tests._ext.set_num_threads(2)\n"
+        "for _ in range(5): assert [tests.bits(call) for call in calls] == wanted\n"
+        "done = True\n"
+        "for thread in busy: thread.join()\n"
+        "after, all_cores = where(), os.sched_getaffinity(0)\n"
+        "workers = after.keys() - before.keys()\n"
+        "assert len(workers) == 1 and all(after[t] <= all_cores for t in workers), after\n"
+        "assert all(after[t] == before[t] for t in after.keys() & before.keys()), (before, after)\n"
+    )
+    paths = [*sys.path, str(Path(__file__).parent)]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
 # --------------------------------------------------------------------------- fork
 
 

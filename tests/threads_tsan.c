@@ -1,7 +1,7 @@
 /* The thread pool of the kernels under ThreadSanitizer: make tsan.
  *
  * Callers at once, nested jobs, forks and a changing number of threads; each task writes memory of its
- * own, and the sums are checked. Prints how many jobs ran. */
+ * own, and the sums are checked. Then where the workers go. Prints how many jobs ran. */
 #include <stdint.h>
 #include <stdio.h>
 #include <sys/wait.h>
@@ -55,6 +55,45 @@ static void *caller(void *arg) {
     return NULL;
 }
 
+/* Leaves its core, then waits to be fetched. */
+typedef struct {
+    npdl_place place;
+    atomic_int stage;
+    int before, after;
+} guest;
+
+static void *visit(void *arg) {
+    guest *g = arg;
+    npdl_settle(&g->place);
+    g->before = npdl_core();
+    npdl_leave(&g->place, g->before, 2);
+    g->after = npdl_core();
+    atomic_store(&g->stage, 1);
+    while (atomic_load(&g->stage) == 1) sched_yield();
+    return NULL;
+}
+
+/* Whether a thread leaves its core and can be fetched, and may go everywhere after that. */
+static int placement(void) {
+    static guest g;
+    cpu_set_t mine, its;
+    pthread_t thread;
+    if (sched_getaffinity(0, sizeof mine, &mine)) return 0;
+    pthread_create(&thread, NULL, visit, &g);
+    while (!atomic_load(&g.stage)) sched_yield();
+    int fine = (g.before != g.after) == (CPU_COUNT(&mine) > 1);
+    sched_getaffinity(g.place.thread, sizeof its, &its);
+    fine &= CPU_ISSET(g.before, &its) == (CPU_COUNT(&mine) == 1);
+    npdl_fetch(&g.place);
+    sched_getaffinity(g.place.thread, sizeof its, &its);
+    fine &= CPU_EQUAL(&mine, &its) != 0;
+    sched_getaffinity(0, sizeof its, &its);
+    fine &= CPU_EQUAL(&mine, &its) != 0;
+    atomic_store(&g.stage, 2);
+    pthread_join(thread, NULL);
+    return fine;
+}
+
 int main(int argc, char **argv) {
     int jobs = argc > 1 ? atoi(argv[1]) : 20000;
     pthread_t threads[CALLERS];
@@ -71,6 +110,7 @@ int main(int argc, char **argv) {
         }
         if (child < 0 || waitpid(child, &status, 0) < 0 || status) return 2;
     }
+    if (!placement()) return 3;
     printf("%d callers, %d jobs each, 20 forks: %d threads\n", CALLERS, jobs, npdl_get_threads());
     return 0;
 }

@@ -15,7 +15,8 @@
  * An idle worker spins for a short while, then sleeps; for a longer while if no other thread waits for
  * its core. It finds that out by yielding it, which it can't do often: to a thread that spins for long,
  * as the idle ones of other libraries do, it loses it for a whole turn, of milliseconds, while one that
- * sleeps and is woken mostly gets it sooner.
+ * sleeps and is woken mostly gets it sooner. One that ends a job on the core of the caller sleeps at
+ * once. Where the cores are shared, placement.h sees to it that both get something of them.
  * A call from within a task, or while another thread uses the pool, runs its tasks by itself.
  * After fork() the child starts with no workers and makes its own.
  */
@@ -59,6 +60,8 @@ static SRWLOCK npdl_lock = SRWLOCK_INIT; /* guards the scratch blocks */
 #include <stdint.h>
 #include <time.h>
 
+#include "placement.h"
+
 #if defined(__x86_64__)
 #define NPDL_PAUSE() __builtin_ia32_pause()
 #elif defined(__aarch64__)
@@ -68,7 +71,9 @@ static SRWLOCK npdl_lock = SRWLOCK_INIT; /* guards the scratch blocks */
 #endif
 #define NPDL_IDLE_NS 60000 /* before a worker sleeps, or asks whether it is alone on its core */
 #define NPDL_IDLE_ALONE_NS 300000 /* before it sleeps if it is */
-#define NPDL_SHARED_NS 100000000 /* before it asks again if it is not */
+#define NPDL_SHARED_NS 100000000 /* for which the cores are taken to be shared, once one was */
+#define NPDL_SPINS 1000 /* of a caller who waits, before it yields its core */
+#define NPDL_PATIENCE 1200 /* the same and its yields, before it gets a worker onto its core */
 
 static struct {
     pthread_mutex_t lock; /* guards started, the condition and the scratch blocks */
@@ -82,15 +87,22 @@ static struct {
     void *context;
     ptrdiff_t n;
     int helpers; /* workers with a higher number stay out */
+    int core; /* of the caller */
     atomic_size_t state;
     atomic_int active;
+    atomic_llong shared_until; /* by npdl_now(): other threads want the cores */
 } npdl_pool = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 1, 0, 0, ATOMIC_FLAG_INIT,
-               NULL, NULL, 0, 0, 0, 0};
+               NULL, NULL, 0, 0, 0, 0, 0, 0};
 
 /* The next task of each part of the job, each in a line of the cache by itself. */
 static struct {
     _Alignas(NPDL_ALIGN) atomic_ptrdiff_t next;
 } npdl_parts[NPDL_MAX_THREADS];
+
+static struct {
+    npdl_place place;
+    atomic_int working;
+} npdl_workers[NPDL_MAX_THREADS];
 
 #define NPDL_LOCK() pthread_mutex_lock(&npdl_pool.lock)
 #define NPDL_UNLOCK() pthread_mutex_unlock(&npdl_pool.lock)
@@ -118,36 +130,59 @@ static void npdl_work(int worker) {
     }
 }
 
+static void npdl_share_cores(void) {
+    atomic_store(&npdl_pool.shared_until, npdl_now() + NPDL_SHARED_NS);
+}
+static int npdl_cores_shared(void) { return npdl_now() < atomic_load(&npdl_pool.shared_until); }
+
 /* Whether no other thread waits for this core: it would have its turn first. */
 static int npdl_alone(void) {
     const int64_t before = npdl_now();
     sched_yield();
-    return npdl_now() - before < 200000;
+    if (npdl_now() - before < 200000) return 1;
+    npdl_share_cores();
+    return 0;
+}
+
+static int npdl_on_callers_core(void) {
+    const int core = npdl_core();
+    return core >= 0 && core == npdl_pool.core;
+}
+
+/* A worker's share of the job that is open. */
+static void npdl_help(int me) {
+    if (me > npdl_pool.helpers) return;
+    if (npdl_on_callers_core()) {
+        npdl_leave(&npdl_workers[me].place, npdl_pool.core, npdl_pool.helpers + 1);
+        npdl_share_cores();
+    }
+    atomic_store(&npdl_workers[me].working, 1);
+    npdl_work(me);
+    atomic_store(&npdl_workers[me].working, 0);
 }
 
 static void *npdl_worker(void *arg) {
     const int me = (int)(ptrdiff_t)arg;
     size_t seen = 0;
-    int64_t since = npdl_now(); /* when it became idle */
+    int64_t since = npdl_now(); /* when it became idle; 0 if it shall not spin */
     int alone = 0; /* on its core, as far as it knows */
-    int64_t ask = 0; /* not before this */
+    npdl_settle(&npdl_workers[me].place);
     for (;;) {
         size_t now = atomic_load(&npdl_pool.state);
         if ((now & 1) && now != seen) {
             atomic_fetch_add(&npdl_pool.active, 1);
             now = atomic_load(&npdl_pool.state);
             if (now & 1) { /* open: its fields stay until we leave */
-                if (me <= npdl_pool.helpers) npdl_work(me);
+                npdl_help(me);
                 seen = now;
+                since = npdl_on_callers_core() ? 0 : npdl_now();
             }
             atomic_fetch_sub(&npdl_pool.active, 1);
-            since = npdl_now();
             alone = 0;
         } else if (npdl_now() - since < (alone ? NPDL_IDLE_ALONE_NS : NPDL_IDLE_NS)) {
             for (int i = 0; i < 16; i++) NPDL_PAUSE();
-        } else if (!alone && npdl_now() >= ask) {
+        } else if (!alone && !npdl_cores_shared()) {
             alone = npdl_alone();
-            if (!alone) ask = npdl_now() + NPDL_SHARED_NS;
         } else {
             NPDL_LOCK();
             atomic_fetch_add(&npdl_pool.sleeping, 1);
@@ -175,6 +210,20 @@ static void npdl_start_workers(void) {
     NPDL_UNLOCK();
 }
 
+/* Wait until no worker has a task of the job any more. */
+static void npdl_wait(void) {
+    int worker = 1; /* the next to be fetched, if need be */
+    for (int turns = 1; atomic_load(&npdl_pool.active); turns++) {
+        NPDL_PAUSE();
+        if (turns > NPDL_SPINS) sched_yield(); /* a worker may be waiting for this very core */
+        if (turns % NPDL_PATIENCE == 0 && npdl_cores_shared()) {
+            while (worker <= npdl_pool.helpers && !atomic_load(&npdl_workers[worker].working))
+                worker++;
+            if (worker <= npdl_pool.helpers) npdl_fetch(&npdl_workers[worker++].place);
+        }
+    }
+}
+
 static void npdl_run(npdl_task fn, void *context, ptrdiff_t n, int workers) {
     int threads = atomic_load(&npdl_pool.threads); /* once: it may change at any moment */
     if (threads > workers) threads = workers;
@@ -187,6 +236,7 @@ static void npdl_run(npdl_task fn, void *context, ptrdiff_t n, int workers) {
     npdl_pool.context = context;
     npdl_pool.n = n;
     npdl_pool.helpers = threads - 1;
+    npdl_pool.core = npdl_core();
     for (int part = 0; part < threads; part++)
         atomic_store_explicit(&npdl_parts[part].next, npdl_first(part), memory_order_relaxed);
     atomic_fetch_add(&npdl_pool.state, 1); /* open */
@@ -197,10 +247,7 @@ static void npdl_run(npdl_task fn, void *context, ptrdiff_t n, int workers) {
     }
     npdl_work(0);
     atomic_fetch_add(&npdl_pool.state, 1); /* closed */
-    for (int turns = 0; atomic_load(&npdl_pool.active); turns++) {
-        NPDL_PAUSE();
-        if (turns > 1000) sched_yield(); /* the worker may be waiting for this very core */
-    }
+    npdl_wait();
     atomic_flag_clear(&npdl_pool.busy);
 }
 
@@ -218,6 +265,7 @@ static void npdl_in_child(void) {
     atomic_store(&npdl_pool.sleeping, 0);
     atomic_store(&npdl_pool.active, 0);
     atomic_store(&npdl_pool.state, 0);
+    for (int i = 0; i < NPDL_MAX_THREADS; i++) atomic_store(&npdl_workers[i].working, 0);
     atomic_flag_clear(&npdl_pool.busy);
 }
 static int npdl_threads_init(void) {
