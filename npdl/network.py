@@ -187,7 +187,8 @@ class Network(Storable):
             below = graph.run(body, X, True, mask)
             logits = head.forward_linear(below, train=True)  # type: ignore[attr-defined]
             weight = loss_weight(sample_weight, mask, logits.shape)
-            value, outputs, cache = self.loss.forward_logits(logits, Y, weight)  # type: ignore[attr-defined]
+            room = head._buffer("probabilities", logits.shape, logits.dtype)
+            value, outputs, cache = self.loss.forward_logits(logits, Y, weight, out=room)  # type: ignore[attr-defined]
             return value + self.penalty(), outputs, cache
         outputs = graph.run(self.layers, X, True, mask)
         weight = loss_weight(sample_weight, mask, outputs.shape)
@@ -218,8 +219,9 @@ class Network(Storable):
         lowest = self._lowest_learning() if self._lowest is None else self._lowest
         layers = self.layers[lowest:]
         if isinstance(cache, LogitsCache):
-            head = layers.pop()
-            grad = head.backward_linear(self.loss.backward_logits(cache))  # type: ignore[attr-defined]
+            head, p = layers.pop(), cache.probabilities
+            room = head._buffer("dz", p.shape, p.dtype)
+            grad = head.backward_linear(self.loss.backward_logits(cache, out=room))  # type: ignore[attr-defined]
         else:
             outputs, targets, weight = cache
             weights = {} if weight is None else {"sample_weight": weight}

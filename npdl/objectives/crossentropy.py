@@ -151,14 +151,22 @@ class SoftmaxCategoricalCrossEntropy(Clipped, Rowwise):
         return grad
 
     @staticmethod
-    def _softmax(z: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _softmax(
+        z: np.ndarray, t: np.ndarray, out: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities, and the loss of each item."""
-        p, loss = np.empty(z.shape, z.dtype), np.empty(z.shape[:-1], z.dtype)
+        p = np.empty(z.shape, z.dtype) if out is None else out
+        loss = np.empty(z.shape[:-1], z.dtype)
         kernels().softmax_xent_forward(*by_rows(z, t, p, loss))
         return p, loss
 
     def forward_logits(
-        self, logits: ArrayLike, targets: ArrayLike, sample_weight: ArrayLike | None = None
+        self,
+        logits: ArrayLike,
+        targets: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        out: np.ndarray | None = None,
     ) -> tuple[Any, np.ndarray, LogitsCache]:
         """Return the loss of softmax(logits).
 
@@ -167,6 +175,8 @@ class SoftmaxCategoricalCrossEntropy(Clipped, Rowwise):
         logits : array_like, shape (N, ..., K)
         targets, sample_weight : array_like
             As in `forward`.
+        out : ndarray, shape and dtype of `logits`, optional
+            Where the probabilities go; a new array by default.
 
         Returns
         -------
@@ -178,19 +188,22 @@ class SoftmaxCategoricalCrossEntropy(Clipped, Rowwise):
         """
         z, t = self._check(logits, targets)
         factors = self._factors(z, targets, sample_weight)
-        p, loss = self._softmax(z, t)
+        p, loss = self._softmax(z, t, out)
         return self._reduce(loss, factors), p, LogitsCache(p, t, factors)
 
-    def backward_logits(self, cache: LogitsCache) -> np.ndarray:
+    def backward_logits(self, cache: LogitsCache, *, out: np.ndarray | None = None) -> np.ndarray:
         """Return the gradient of the loss in the logits.
 
         Parameters
         ----------
         cache : LogitsCache
             From `forward_logits`.
+        out : ndarray, shape and dtype of the probabilities, optional
+            Where it goes; a new array by default.
         """
         p, t, factors = cache
-        dloss, dz = np.empty(p.shape[:-1], p.dtype), np.empty(p.shape, p.dtype)
+        dloss = np.empty(p.shape[:-1], p.dtype)
+        dz = np.empty(p.shape, p.dtype) if out is None else out
         dloss[...] = factors
         kernels().softmax_xent_backward(*by_rows(p, t, dloss, dz))
         if isinstance(factors, np.ndarray):
