@@ -12,7 +12,7 @@ at which no window stands (j >= OW) are computed for nothing and dropped; they a
 
     forward   y[f, q]       = Σ_k w[f, k] · plane[offset[k] + q]           A: filters, B: the image
     weights   dw[f, k]      = Σ_q dz[f, q] · plane[offset[k] + q]          lanes along q
-    input     dplane[c, q]  = Σ_{f,a,b} w[f, c, u, v] · dz[f, q - (a, b)]  A: filters, B: dz, padded
+    input     dplane[c, q]  = Σ_{a,f,b} w[f, c, u, v] · dz[f, q - (a, b)]  A: filters, B: dz, padded
 
 where k stands for (c, u, v), and (a, b) are the taps of one phase, u = pu + SH*a, v = pv + SW*b.
 The work is shared by images; the weights' gradient by fixed groups of images, whose sums are added
@@ -27,9 +27,10 @@ from npdl._ext.sums cimport sum_of
 from npdl._ext.tile cimport MAX_NR, ceil_div, dot_tile, lanes, round_up, tall_tile, tile
 
 # Where the results of positions go: those with i0 <= i < i1, j0 <= j < j1, to
-# out[m*plane + i*row + j*col].
+# out[m*plane + i*row + j*col]. If k runs by rows of taps first, `run` values to each, then those
+# a with i - high < a <= i are all that see more than padding from row i; else `run` is 0.
 ctypedef struct window_t:
-    Py_ssize_t width, i0, i1, j0, j1, plane, row, col
+    Py_ssize_t width, i0, i1, j0, j1, plane, row, col, run, high
 
 # Results of a tile that lie side by side in one row of the output.
 ctypedef struct segment_t:
@@ -55,28 +56,47 @@ cdef inline Py_ssize_t _segments(
     return pieces
 
 
+cdef inline bint _lengthen(
+    window_t* win, segment_t* piece, Py_ssize_t pieces, Py_ssize_t width
+) noexcept nogil:
+    """Make whole vectors of the pieces, if what they write beside them is written again later.
+
+    Returns whether all of them are whole vectors, side by side in the output.
+    """
+    cdef Py_ssize_t p, end = (win.i1 - 1) * win.row + win.j1
+    cdef bint side_by_side = win.col == 1
+    if win.col == 1 and win.j1 - win.j0 == win.row:  # one row of the output follows the other
+        for p in range(pieces):
+            if piece[p].to + width <= end:
+                piece[p].length = width
+    for p in range(pieces):
+        side_by_side &= (
+            piece[p].length == width
+            and piece[p].source == p * width
+            and piece[p].to == piece[0].to + p * width
+        )
+    return side_by_side
+
+
 cdef inline void _store(
     const real* block, Py_ssize_t rows, Py_ssize_t ld, const segment_t* piece, Py_ssize_t pieces,
-    window_t* win, real* out, const real* bias,
+    window_t* win, real* out,
 ) noexcept nogil:
-    """Scatter the rows of a tile, and add the bias."""
-    cdef Py_ssize_t m, p, s
+    """Scatter the rows of a tile."""
+    cdef Py_ssize_t _m, p, s
     cdef real* to
     cdef const real* source
-    cdef real shift
-    for m in range(rows):
-        shift = 0 if bias == NULL else bias[m]
+    for _m in range(rows):
         for p in range(pieces):
             source, to = block + piece[p].source, out + piece[p].to
             if win.col != 1:
                 for s in range(piece[p].length):
-                    to[s * win.col] = source[s] + shift
+                    to[s * win.col] = source[s]
             elif piece[p].length == lanes(out):  # the usual case, as a constant
-                for s in range(lanes(out)):
-                    to[s] = source[s] + shift
+                memcpy(to, source, lanes(out) * sizeof(real))
             else:
                 for s in range(piece[p].length):
-                    to[s] = source[s] + shift
+                    to[s] = source[s]
         block += ld
         out += win.plane
 
@@ -94,46 +114,62 @@ cdef inline void _correlate(
     """out[m, q] = bias[m] + Σ_k packed[m, k] planes[offset[k] + q]  for all positions of `win`.
 
     The vectors of a tile go along the rows, or straight through the positions between two rows;
-    whichever takes fewer. The tile is the one that leaves fewer of its rows unused.
+    whichever takes fewer. The tile is the one that leaves fewer of its rows unused. Rows of taps
+    that see nothing but padding are left out.
     """
     cdef real block[TALL * MAX_NR]
     cdef segment_t piece[MAX_NR]
     cdef Py_ssize_t at[NV]
     cdef Py_ssize_t a_at[TALL]
+    cdef real shift[TALL]
     cdef Py_ssize_t width = lanes(out), rows = win.i1 - win.i0, cols = win.j1 - win.j0
-    cdef Py_ssize_t per_row = ceil_div(cols, width), v, i, j, s, row, col, pieces
+    cdef Py_ssize_t per_row = ceil_div(cols, width), v, i, j, s, pieces, k0 = 0, k1 = depth
     cdef Py_ssize_t total = ceil_div((rows - 1) * win.width + cols, width)
-    cdef bint by_row = per_row * rows <= total, tall = round_up(m, TALL) < round_up(m, MR)
+    cdef bint by_row = per_row * rows <= total, tall = round_up(m, TALL) < round_up(m, MR), whole
     cdef Py_ssize_t high = TALL if tall else MR, wide = 2 if tall else NV
+    cdef Py_ssize_t row = win.i0, col = win.j0  # of the next vector
+    cdef real* c
+    cdef Py_ssize_t ldc
     if by_row:
         total = per_row * rows
     v = 0
     while v < total:
         pieces = 0
         for j in range(wide):
-            s = min(v + j, total - 1)
-            if by_row:
-                row, col = win.i0 + s // per_row, win.j0 + s % per_row * width
-            else:
-                s = win.j0 + s * width
-                row, col = win.i0 + s // win.width, s % win.width
             at[j] = row * win.width + col
             if v + j < total:
                 pieces += _segments(
                     win, j * width, row, col, min(width, win.j1 - col) if by_row else width,
                     piece + pieces,
                 )
+            if v + j < total - 1:  # else the last one once more
+                col += width
+                if by_row and col >= win.j1:
+                    row, col = row + 1, win.j0
+                while col >= win.width:
+                    row, col = row + 1, col - win.width
+        whole = _lengthen(win, piece, pieces, width) and pieces == wide
+        if win.run:
+            s = at[wide - 1] + (0 if by_row else width - 1)  # the last position
+            k0 = min(depth, max(0, at[0] // win.width - win.high + 1) * win.run)
+            k1 = max(k0, min(depth, (s // win.width + 1) * win.run))
         for i in range(ceil_div(m, high)):
             for s in range(high):
-                a_at[s] = min(i * high + s, m - 1) * depth
+                j = min(i * high + s, m - 1)
+                a_at[s] = j * depth + k0
+                shift[s] = 0 if bias == NULL else bias[j]
+            c, ldc = block, wide * width
+            if whole and (i + 1) * high <= m:
+                c, ldc = out + i * high * win.plane + piece[0].to, win.plane
             if tall:
-                tall_tile(depth, packed, a_at, planes, offset, at, block, wide * width)
+                tall_tile(k1 - k0, packed, a_at, planes, offset + k0, at, c, ldc, shift)
             else:
-                tile(depth, packed, a_at, planes, offset, at, block, wide * width)
-            _store(
-                block, min(high, m - i * high), wide * width, piece, pieces, win,
-                out + i * high * win.plane, NULL if bias == NULL else bias + i * high,
-            )
+                tile(k1 - k0, packed, a_at, planes, offset + k0, at, c, ldc, shift)
+            if c == block:
+                _store(
+                    block, min(high, m - i * high), ldc, piece, pieces, win,
+                    out + i * high * win.plane,
+                )
         v += wide
 
 
@@ -209,7 +245,7 @@ cdef inline void _forward(conv_t* j, Py_ssize_t task, int worker, const real* _)
     cdef window_t win
     if f0 >= f1:
         return
-    win.width, win.plane, win.row, win.col = j.plane_w, j.oh * j.ow, j.ow, 1
+    win.width, win.plane, win.row, win.col, win.run = j.plane_w, j.oh * j.ow, j.ow, 1, 0
     win.i0, win.i1, win.j0, win.j1 = row, min(j.oh, row + j.part_rows), 0, j.ow
     if not j.shared:
         _split_image(j, <const real*> j.x + n * j.c * j.h * j.w, planes, 0, j.c)
@@ -274,10 +310,12 @@ cdef inline void _backward_input(conv_t* j, const real* dz, real* padded, real* 
             )
     memset(dx, 0, j.c * j.h * j.w * sizeof(real))  # windows need not reach every pixel
     win.width, win.plane, win.row, win.col = j.dz_w, j.h * j.w, j.sh * j.w, j.sw
+    win.high = j.oh
     for pu in range(j.phases_h):
         for pv in range(j.phases_w):
             taps_h, taps_w = ceil_div(j.kh - pu, j.sh), ceil_div(j.kw - pv, j.sw)
-            depth = j.f * taps_h * taps_w
+            win.run = j.f * taps_w
+            depth = taps_h * win.run
             # the pixels i*SH + pu - PH, j*SW + pv - PW that lie inside the image
             win.i0 = ceil_div(j.ph - pu, j.sh) if j.ph > pu else 0
             win.j0 = ceil_div(j.pw - pv, j.sw) if j.pw > pv else 0
@@ -339,8 +377,8 @@ cdef inline void pack_for_input(conv_t* j, const real* w, real* packed) noexcept
             depth = j.f * taps_h * taps_w
             memset(packed, 0, round_up(j.c, MR) * depth * sizeof(real))
             k = 0
-            for f in range(j.f):
-                for a in range(taps_h):
+            for a in range(taps_h):
+                for f in range(j.f):
                     for b in range(taps_w):
                         offset[k] = (
                             (f * j.dz_h + j.taps_h - 1 - a) * j.dz_w + j.taps_w - 1 - b

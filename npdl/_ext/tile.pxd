@@ -138,7 +138,10 @@ cdef inline void _sums(
         if start != NULL:
             for i in range(rows):
                 for j in range(wide):
-                    acc[i][j] = (<const vec*> (start + i * start_row))[j] + acc[i][j]
+                    if form_t is panel_t or form_t is tall_panel_t:
+                        acc[i][j] = (<const vec*> (start + i * start_row))[j] + acc[i][j]
+                    elif (real is float and vec is f32v) or (real is double and vec is f64v):
+                        acc[i][j] = acc[i][j] + start[i]  # a number for each row
             start += rows * start_row
         for i in range(rows):
             for j in range(wide):
@@ -156,9 +159,10 @@ cdef inline void _tile(
     const Py_ssize_t* b_at,
     real* c,
     Py_ssize_t ldc,
+    const real* bias,
     vec* _,
 ) noexcept nogil:
-    _sums(1, depth, a, a_at, 1, 0, b, b_row, b_at, c, ldc, NULL, 0, _, <shifted_t*> NULL)
+    _sums(1, depth, a, a_at, 1, 0, b, b_row, b_at, c, ldc, bias, 0, _, <shifted_t*> NULL)
 
 
 cdef inline void _tall_tile(
@@ -170,9 +174,10 @@ cdef inline void _tall_tile(
     const Py_ssize_t* b_at,
     real* c,
     Py_ssize_t ldc,
+    const real* bias,
     vec* _,
 ) noexcept nogil:
-    _sums(1, depth, a, a_at, 1, 0, b, b_row, b_at, c, ldc, NULL, 0, _, <tall_shifted_t*> NULL)
+    _sums(1, depth, a, a_at, 1, 0, b, b_row, b_at, c, ldc, bias, 0, _, <tall_shifted_t*> NULL)
 
 
 cdef inline void _panel_tiles(
@@ -217,11 +222,11 @@ cdef inline void _tall_tiles(
 
 ctypedef void (*tile_f32)(
     Py_ssize_t, const float*, const Py_ssize_t*, const float*, const Py_ssize_t*,
-    const Py_ssize_t*, float*, Py_ssize_t, f32v*
+    const Py_ssize_t*, float*, Py_ssize_t, const float*, f32v*
 ) noexcept nogil
 ctypedef void (*tile_f64)(
     Py_ssize_t, const double*, const Py_ssize_t*, const double*, const Py_ssize_t*,
-    const Py_ssize_t*, double*, Py_ssize_t, f64v*
+    const Py_ssize_t*, double*, Py_ssize_t, const double*, f64v*
 ) noexcept nogil
 ctypedef void (*panel_f32)(
     Py_ssize_t, Py_ssize_t, const float*, const Py_ssize_t*, Py_ssize_t, Py_ssize_t, const float*,
@@ -242,18 +247,20 @@ cdef inline void tile(
     const Py_ssize_t* b_at,
     real* c,
     Py_ssize_t ldc,
+    const real* bias,
 ) noexcept nogil:
-    """c[i*ldc + j*LANES + l] = Σ_k a[a_at[i] + k] · b[b_row[k] + b_at[j] + l].
+    """c[i*ldc + j*LANES + l] = bias[i] + Σ_k a[a_at[i] + k] · b[b_row[k] + b_at[j] + l].
 
-    For all MR x NV vectors of the tile, l being the lane. Reads and writes whole vectors.
+    For all MR x NV vectors of the tile, l being the lane. Reads and writes whole vectors. The bias
+    may be NULL.
     """
     if real is float:
         (<tile_f32> opaque(<void*> &_tile[float, f32v]))(
-            depth, a, a_at, b, b_row, b_at, c, ldc, NULL
+            depth, a, a_at, b, b_row, b_at, c, ldc, bias, NULL
         )
     else:
         (<tile_f64> opaque(<void*> &_tile[double, f64v]))(
-            depth, a, a_at, b, b_row, b_at, c, ldc, NULL
+            depth, a, a_at, b, b_row, b_at, c, ldc, bias, NULL
         )
 
 
@@ -266,15 +273,16 @@ cdef inline void tall_tile(
     const Py_ssize_t* b_at,
     real* c,
     Py_ssize_t ldc,
+    const real* bias,
 ) noexcept nogil:
     """As `tile`, for TALL x 2 vectors."""
     if real is float:
         (<tile_f32> opaque(<void*> &_tall_tile[float, f32v]))(
-            depth, a, a_at, b, b_row, b_at, c, ldc, NULL
+            depth, a, a_at, b, b_row, b_at, c, ldc, bias, NULL
         )
     else:
         (<tile_f64> opaque(<void*> &_tall_tile[double, f64v]))(
-            depth, a, a_at, b, b_row, b_at, c, ldc, NULL
+            depth, a, a_at, b, b_row, b_at, c, ldc, bias, NULL
         )
 
 
