@@ -1,6 +1,6 @@
 """Activations over spans of numbers, for every kernel. Codes and formulas: ``activation_np.py``."""
 
-from npdl._ext.elementary cimport exp, expm1_negative, log1p_unit, sigmoid, tanh
+from npdl._ext.elementary cimport exp, log1p_unit, magnitude, one_minus_exp, sigmoid, tanh
 from npdl._ext.simd cimport real
 
 cdef enum:
@@ -25,10 +25,6 @@ cdef inline act_t parse_act(act) except *:
     if not LINEAR <= a.code <= SYMMETRIC_ELLIOT:
         raise ValueError(f"Unknown activation code {a.code}.")
     return a
-
-
-cdef inline real magnitude(real x) noexcept nogil:
-    return -x if x < 0 else x
 
 
 cdef inline void act_span(act_t act, const real* x, real* y, Py_ssize_t n) noexcept nogil:
@@ -84,7 +80,7 @@ cdef inline void pull_back_span(
             dx[i] = dy[i] * y[i] * (one - y[i])
     elif act.code == SOFT_PLUS:
         for i in range(n):
-            dx[i] = -dy[i] * expm1_negative(-y[i])
+            dx[i] = dy[i] * one_minus_exp(-y[i])
     elif act.code == SOFT_SIGN:
         for i in range(n):
             u = one - magnitude(y[i])

@@ -21,6 +21,28 @@ cdef inline real round_magic(const real* _) noexcept nogil:
     return <real> 12582912.0 if real is float else <real> 6755399441055744.0
 
 
+cdef inline real magnitude(real x) noexcept nogil:
+    """|x|."""
+    if real is float:
+        return from_bits_f32(<int32_t> (<uint32_t> bits_f32(x) & <uint32_t> 0x7FFFFFFF))
+    else:
+        return from_bits_f64(<int64_t> (<uint64_t> bits_f64(x) & <uint64_t> 0x7FFFFFFFFFFFFFFF))
+
+
+cdef inline real with_sign(real y, real x) noexcept nogil:
+    """y, which has no sign, with that of x."""
+    if real is float:
+        return from_bits_f32(
+            <int32_t> (<uint32_t> bits_f32(y) | (<uint32_t> bits_f32(x) & <uint32_t> 0x80000000))
+        )
+    else:
+        return from_bits_f64(
+            <int64_t> (
+                <uint64_t> bits_f64(y) | (<uint64_t> bits_f64(x) & <uint64_t> 0x8000000000000000)
+            )
+        )
+
+
 cdef inline real two_to(real t) noexcept nogil:
     """2^(n-1), where t = n + round_magic."""
     if real is float:
@@ -60,41 +82,45 @@ cdef inline real expm1_poly(real r) noexcept nogil:
     return r + r * r * p
 
 
-cdef inline real exp(real x) noexcept nogil:
-    """e^x; inf above the range, 0 below it, NaN for NaN."""
+cdef inline real exp_above(real x) noexcept nogil:
+    """e^x; inf above the range, NaN for NaN, and below it the least that is computed."""
     cdef real low = <real> -86.6 if real is float else <real> -707.7
-    cdef real high = <real> 88.72283 if real is float else <real> 709.782712893384
+    cdef real high = <real> 89 if real is float else <real> 710  # where the last sum overflows
     cdef real clipped = low if x < low else high if x > high else x
     cdef real t = clipped * <real> 1.4426950408889634 + round_magic(&x)
     cdef real e = expm1_poly(reduce(clipped, t - round_magic(&x)))
-    cdef real half = two_to(t), zero = 0
+    cdef real half = two_to(t)
     e = e * half + half
-    e = zero if x <= low else e + e
-    return <real> INFINITY if x > high else e
+    return e + e
 
 
-cdef inline real expm1_negative(real x) noexcept nogil:
-    """e^x - 1 for x <= 0, exact to the last places near 0 too."""
+cdef inline real exp(real x) noexcept nogil:
+    """e^x; inf above the range, 0 below it, NaN for NaN."""
+    cdef real low = <real> -86.6 if real is float else <real> -707.7, zero = 0
+    return zero if x <= low else exp_above(x)
+
+
+cdef inline real one_minus_exp(real x) noexcept nogil:
+    """1 - e^x for x <= 0, exact to the last places near 0 too."""
     cdef real clipped = <real> -40 if x < <real> -40 else x
     cdef real t = clipped * <real> 1.4426950408889634 + round_magic(&x)
     cdef real p = expm1_poly(reduce(clipped, t - round_magic(&x)))
     cdef real half = two_to(t), one = 1
     cdef real scale = half + half
-    return p * scale + (scale - one)
+    return (one - scale) - p * scale
 
 
 cdef inline real tanh(real x) noexcept nogil:
-    """tanh |x| = -m / (m + 2), m = e^(-2|x|) - 1."""
-    cdef real a = -x if x < 0 else x
-    cdef real m = expm1_negative(-(a + a)), two = 2
-    cdef real y = -m / (m + two)
-    return -y if x < 0 else y
+    """tanh |x| = m / (2 - m), m = 1 - e^(-2|x|)."""
+    cdef real two = 2, minus_two = -2
+    cdef real m = one_minus_exp(minus_two * magnitude(x))
+    return with_sign(m / (two - m), x)
 
 
 cdef inline real sigmoid(real x) noexcept nogil:
     """1 / (1 + e^-x)."""
     cdef real one = 1
-    return one / (one + exp(-x))
+    return one / (one + exp_above(-x))
 
 
 cdef inline real log1p_unit(real x) noexcept nogil:

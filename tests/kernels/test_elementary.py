@@ -155,6 +155,8 @@ def test_zero_and_the_smallest_numbers(implementation, act, dtype):
 def test_tanh_is_odd(implementation, dtype, rng):
     x = samples(dtype, -30, 30, rng, 10_000)
     np.testing.assert_array_equal(apply(implementation, -x, TANH), -apply(implementation, x, TANH))
+    zeros = apply(implementation, np.array([0.0, -0.0], dtype), TANH)
+    assert np.signbit(zeros).tolist() == [False, True]
 
 
 @dtypes
