@@ -72,6 +72,20 @@ def as_with_one_thread(calls: list[Call]) -> list[tuple[bytes, ...]]:
     return [bits(call) for call in calls]
 
 
+def output_of(code: str) -> str:
+    """What a program prints in a process of its own; it may import the modules of these tests."""
+    paths = [str(Path(npdl.__file__).parents[1]), *sys.path, str(Path(__file__).parent)]
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
 # ------------------------------------------------------------------- the same bits
 
 
@@ -173,37 +187,39 @@ def test_a_kernel_lets_other_threads_run():
     assert sum(ticks) > 2
 
 
+def moves_among_busy_threads() -> None:
+    """In a process that has no worker yet: what the pool does while the cores are wanted."""
+    calls, a, done = large_calls("float32"), np.ones((200, 200)), threading.Event()
+    wanted = as_with_one_thread(calls)
+
+    def work():
+        while not done.is_set():
+            a @ a  # with the interpreter's lock released
+
+    def affinities() -> dict[int, set[int]]:
+        return {int(t): os.sched_getaffinity(int(t)) for t in os.listdir("/proc/self/task")}
+
+    busy = [threading.Thread(target=work) for _ in range(2)]
+    for thread in busy:
+        thread.start()
+    before = affinities()
+    _ext.set_num_threads(2)
+    same = all([bits(call) for call in calls] == wanted for _ in range(5))
+    after = affinities()
+    done.set()
+    for thread in busy:
+        thread.join()
+    workers = [after[thread] for thread in after.keys() - before.keys()]
+    assert same
+    assert len(workers) == 1 and workers[0] <= os.sched_getaffinity(0)
+    assert all(after[thread] == cores for thread, cores in before.items())
+
+
 @needs_cython
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux alone can move threads")
 def test_threads_that_want_the_cores_too():
     """The pool moves its workers about, and no thread of anybody else; the bits stay the same."""
-    code = (
-        "import os, threading, numpy as np, test_threads as tests\n"
-        "calls = tests.large_calls('float32')\n"
-        "wanted = tests.as_with_one_thread(calls)  # no worker yet\n"
-        "done, a = False, np.ones((200, 200))\n"
-        "def work():\n"
-        "    while not done: a @ a  # with the interpreter's lock released\n"
-        "busy = [threading.Thread(target=work) for _ in range(2)]\n"
-        "for thread in busy: thread.start()\n"
-        "all_threads = lambda: map(int, os.listdir('/proc/self/task'))\n"
-        "where = lambda: {thread: os.sched_getaffinity(thread) for thread in all_threads()}\n"
-        "before = where()\n"
-        "tests._ext.set_num_threads(2)\n"
-        "for _ in range(5): assert [tests.bits(call) for call in calls] == wanted\n"
-        "done = True\n"
-        "for thread in busy: thread.join()\n"
-        "after, all_cores = where(), os.sched_getaffinity(0)\n"
-        "workers = after.keys() - before.keys()\n"
-        "assert len(workers) == 1 and all(after[t] <= all_cores for t in workers), after\n"
-        "assert all(after[t] == before[t] for t in after.keys() & before.keys()), (before, after)\n"
-    )
-    paths = [*sys.path, str(Path(__file__).parent)]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
+    output_of("import test_threads as tests; tests.moves_among_busy_threads()")
 
 
 # --------------------------------------------------------------------------- fork
@@ -277,19 +293,6 @@ def test_multiprocessing_with_fork():
     bits(large_calls("float32")[0])
     with multiprocessing.get_context("fork").Pool(2) as pool:
         assert pool.map_async(_bits_of_first, range(4)).get(timeout=20) == [wanted] * 4
-
-
-def output_of(code: str) -> str:
-    """What a program prints in a process of its own."""
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": str(Path(npdl.__file__).parents[1])},
-        capture_output=True,
-        text=True,
-        timeout=20,
-    )
-    assert run.returncode == 0, run.stderr
-    return run.stdout
 
 
 @needs_cython

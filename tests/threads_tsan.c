@@ -55,21 +55,24 @@ static void *caller(void *arg) {
     return NULL;
 }
 
-/* Leaves its core, then waits to be fetched. */
+/* Leaves the core of its host, then waits to be fetched there. */
 typedef struct {
     npdl_place place;
-    atomic_int stage;
+    atomic_int stage, host, visited; /* the host's core, and whether it was there again */
     int before, after;
 } guest;
 
 static void *visit(void *arg) {
     guest *g = arg;
     npdl_settle(&g->place);
-    g->before = npdl_core();
+    g->before = atomic_load(&g->host);
     npdl_leave(&g->place, g->before, 2);
     g->after = npdl_core();
     atomic_store(&g->stage, 1);
-    while (atomic_load(&g->stage) == 1) sched_yield();
+    while (atomic_load(&g->stage) == 1) {
+        if (npdl_core() == atomic_load(&g->host)) atomic_store(&g->visited, 1);
+        sched_yield();
+    }
     return NULL;
 }
 
@@ -79,12 +82,19 @@ static int placement(void) {
     cpu_set_t mine, its;
     pthread_t thread;
     if (sched_getaffinity(0, sizeof mine, &mine)) return 0;
+    atomic_store(&g.host, npdl_core());
     pthread_create(&thread, NULL, visit, &g);
     while (!atomic_load(&g.stage)) sched_yield();
     int fine = (g.before != g.after) == (CPU_COUNT(&mine) > 1);
+    atomic_store(&g.visited, 0);
     sched_getaffinity(g.place.thread, sizeof its, &its);
     fine &= CPU_ISSET(g.before, &its) == (CPU_COUNT(&mine) == 1);
-    npdl_fetch(&g.place);
+    for (int i = 0; i < 1000 && !atomic_load(&g.visited); i++) {
+        atomic_store(&g.host, npdl_core());
+        npdl_fetch(&g.place);
+        for (int k = 0; k < 10; k++) sched_yield();
+    }
+    fine &= atomic_load(&g.visited);
     sched_getaffinity(g.place.thread, sizeof its, &its);
     fine &= CPU_EQUAL(&mine, &its) != 0;
     sched_getaffinity(0, sizeof its, &its);

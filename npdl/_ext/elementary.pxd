@@ -12,7 +12,6 @@ Greatest errors, in units of the last place (ulp) of the exact result, as tests/
 3 for each function. Below 2^-125 (2^-1021) exp gives 0.
 """
 
-from libc.math cimport INFINITY
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from npdl._ext.simd cimport bits_f32, bits_f64, from_bits_f32, from_bits_f64, real
 
@@ -82,9 +81,14 @@ cdef inline real expm1_poly(real r) noexcept nogil:
     return r + r * r * p
 
 
+cdef inline real exp_low(const real* _) noexcept nogil:
+    """The least x of which e^x is computed."""
+    return <real> -86.6 if real is float else <real> -707.7
+
+
 cdef inline real exp_above(real x) noexcept nogil:
     """e^x; inf above the range, NaN for NaN, and below it the least that is computed."""
-    cdef real low = <real> -86.6 if real is float else <real> -707.7
+    cdef real low = exp_low(&x)
     cdef real high = <real> 89 if real is float else <real> 710  # where the last sum overflows
     cdef real clipped = low if x < low else high if x > high else x
     cdef real t = clipped * <real> 1.4426950408889634 + round_magic(&x)
@@ -96,8 +100,8 @@ cdef inline real exp_above(real x) noexcept nogil:
 
 cdef inline real exp(real x) noexcept nogil:
     """e^x; inf above the range, 0 below it, NaN for NaN."""
-    cdef real low = <real> -86.6 if real is float else <real> -707.7, zero = 0
-    return zero if x <= low else exp_above(x)
+    cdef real zero = 0
+    return zero if x <= exp_low(&x) else exp_above(x)
 
 
 cdef inline real one_minus_exp(real x) noexcept nogil:
