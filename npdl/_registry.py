@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -192,7 +193,18 @@ class Configurable:
 
 def constructor_arguments(cls: type) -> dict[str, inspect.Parameter]:
     """Return the named arguments of a constructor; ``**kwargs`` stand for those of the base."""
+    return _constructor(cls)[0]
+
+
+def takes_any(cls: type) -> bool:
+    """Whether a constructor takes keyword arguments of any name."""
+    return _constructor(cls)[1]
+
+
+@functools.cache
+def _constructor(cls: type) -> tuple[dict[str, inspect.Parameter], bool]:
     found: dict[str, inspect.Parameter] = {}
+    open_ended = False
     for base in cls.__mro__:
         if "__init__" not in vars(base) or base is object:
             continue
@@ -201,9 +213,10 @@ def constructor_arguments(cls: type) -> dict[str, inspect.Parameter]:
             kinds.add(parameter.kind)
             if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 found.setdefault(parameter.name, parameter)
-        if inspect.Parameter.VAR_KEYWORD not in kinds:
+        open_ended = inspect.Parameter.VAR_KEYWORD in kinds
+        if not open_ended:
             break
-    return found
+    return found, open_ended
 
 
 def to_json_type(value: Any) -> Any:

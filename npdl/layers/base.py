@@ -1,86 +1,36 @@
-"""The base class of layers, and the parameters that they own.
+"""The base class of layers.
 
-A layer is built once, by `Layer.connect_to`, and then runs forward and backward on arrays. What it
-learns lives in its `parameters`; `params` and `grads` are views of them.
+A layer is built once, by `Layer.connect_to` or by a call on symbolic values, and then runs forward
+and backward on arrays. What it learns lives in its `parameters`; `params` and `grads` are views of
+them. A layer may own further layers, its `sublayers`.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable, Mapping, Sequence
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from npdl._checks import check_int, complaint
-from npdl._dtype import FLOATS
+from npdl._checks import complaint
 from npdl._registry import Configurable, snake_case
+from npdl.initializations import undrawn
+from npdl.layers._checked import Checked
+from npdl.layers._names import LayerType
+from npdl.layers._shapes import Shape, by_shape, fits, matches
+from npdl.layers.node import Node, Value, as_values
+from npdl.layers.parameter import Parameter, ParameterView
+from npdl.layers.tree import collect, named_arrays, unique_names
 from npdl.regularizers import Regularizer
 from npdl.utils.random import get_dtype
 
-#: The kinds of dtype that hold real numbers.
-_REAL = "buif"
-
-#: A shape whose unknown axes, the sample axis above all, are None.
-Shape = tuple[int | None, ...]
+__all__ = ["Layer", "Parameter", "ParameterView", "Shape", "by_shape", "fits", "matches"]
 
 
-class Parameter:
-    """An array that a layer owns, with its gradient.
-
-    Attributes
-    ----------
-    name : str
-        Name within the layer, such as ``"W"``.
-    value : ndarray
-        The array. Optimizers change it in place.
-    grad : ndarray or None
-        Gradient of the loss in `value`, filled by each backward pass; None where not `trainable`.
-    trainable : bool
-        False for arrays that belong to the layer's state but are not learned by gradient.
-    """
-
-    __slots__ = ("grad", "name", "trainable", "value")
-
-    def __init__(self, name: str, value: NDArray, trainable: bool = True) -> None:
-        self.name = name
-        self.value = value
-        self.grad = np.zeros_like(value) if trainable else None
-        self.trainable = trainable
-
-
-class ParameterView:
-    """Attribute of a layer that reads, or overwrites in place, one of its parameters.
-
-    ``W = ParameterView("W")`` and ``dW = ParameterView("W", "grad")`` in a class body make
-    ``layer.W`` and ``layer.dW``. The attribute is None until the layer is built.
-    """
-
-    def __init__(self, name: str, field: Literal["value", "grad"] = "value") -> None:
-        self._name = name
-        self._is_grad = field == "grad"
-
-    def __get__(self, layer: Layer | None, owner: type | None = None) -> Any:
-        if layer is None:
-            return self
-        parameter = layer._named.get(self._name)
-        if parameter is None:
-            return None
-        return parameter.grad if self._is_grad else parameter.value
-
-    def __set__(self, layer: Layer, value: ArrayLike) -> None:
-        array = self.__get__(layer)
-        if array is None:
-            raise ValueError(f"Parameter {self._name!r} does not exist yet {layer._where}.")
-        value = np.asarray(value)
-        if value.shape != array.shape:
-            raise layer._error(f"`{self._name}` must have shape {array.shape}", shape=value.shape)
-        array[...] = value
-
-
-class Layer(Configurable):
+class Layer(Checked, Configurable, metaclass=LayerType):
     """Base class of all layers, to be subclassed for layers of your own.
 
     A subclass defines `forward` and `backward`. If it learns something, it either creates its
@@ -90,7 +40,12 @@ class Layer(Configurable):
     Attributes
     ----------
     parameters : tuple of Parameter
-        Everything the layer owns, trainable or not; each has a name of its own.
+        Everything the layer owns, trainable or not, its sublayers' included; each of its own has a
+        name of its own.
+    sublayers : tuple of Layer
+        The layers that this one keeps as attributes, or in lists or dicts of them.
+    trainable : bool
+        Whether training changes the parameters. It may be set before or after the layer is built.
     regularizer : Regularizer or None
         What the weights add to the loss: all trained parameters of two or more axes, no biases.
     prev_layer : Layer or None
@@ -109,8 +64,19 @@ class Layer(Configurable):
     need_input_grad: bool = True
     keep_buffers: bool = False
 
+    #: How many arrays `forward` returns: a tuple of them if there are several.
+    n_outputs: int = 1
+    #: Whether the layer makes a mask of steps out of its input, see `make_mask`.
+    makes_mask: bool = False
+
     _name: str | None = None
-    #: `parameters` by name. A forward pass reads it directly, which is quicker than the views are.
+    _auto_name: str | None = None
+    _trainable: bool = True
+    #: The shape of the input as `input_shape=` gave it, for layers without such an argument.
+    _declared: Shape | None = None
+    #: The shapes that the layer was built for; None if it is not, or builds itself.
+    _in_shapes: tuple[Shape, ...] | None = None
+    #: The layer's own parameters by name; a forward pass reads it, which is quicker than a view.
     _named: Mapping[str, Parameter] = MappingProxyType({})
     _buffers: dict[str, NDArray] | None = None
     _cache: tuple | None = None
@@ -119,12 +85,21 @@ class Layer(Configurable):
 
     @property
     def name(self) -> str:
-        """Name of the layer; by default that of its class, as in ``"batch_normal"``."""
-        return self._name or snake_case(type(self).__name__)
+        """Name of the layer; by default a numbered one from its model, or that of its class."""
+        return self._name or self._auto_name or snake_case(type(self).__name__)
 
     @name.setter
     def name(self, name: str) -> None:
+        if not isinstance(name, str) or not name:
+            raise TypeError(complaint("`name` must be a string", name=name))
         self._name = name
+
+    @classmethod
+    def _positional(
+        cls, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of the constructor, where positional ones mean something else."""
+        return args, kwargs
 
     def to_json(self) -> dict[str, Any]:
         """Return the constructor's arguments as a dict of JSON types."""
@@ -146,7 +121,7 @@ class Layer(Configurable):
         return self.to_json()
 
     def __getstate__(self) -> dict[str, Any]:
-        """What `pickle` and `copy.deepcopy` take: all but the arrays of the last step."""
+        """What `pickle` and `copy.deepcopy` copy: everything but the arrays of the last step."""
         passing = ("_buffers", "_cache", "keep_buffers", "need_input_grad")
         return {k: v for k, v in self.__dict__.items() if k not in passing}
 
@@ -157,14 +132,47 @@ class Layer(Configurable):
         """Shape of the input as the constructor's arguments declare it; None if they do not."""
         return None
 
-    def connect_to(self, prev_layer: Any = None) -> None:
+    def __call__(self, *values: Any, **options: Any) -> Any:
+        """Call the layer on symbolic values, see `npdl.Input`, and return its symbolic output.
+
+        Parameters
+        ----------
+        *values : Value, or list of Value
+            The inputs. A layer that is called again shares its weights.
+        **options
+            Further inputs by name, for layers that have them.
+
+        Returns
+        -------
+        Value, or tuple of Value
+            A tuple where the layer has several outputs.
+        """
+        found = as_values(values)
+        if not found:
+            got = ", ".join(type(v).__name__ for v in values) or "nothing"
+            raise TypeError(
+                "A layer is called on symbolic values, see npdl.Input; use forward() for arrays. "
+                f"Received: {got} {self._where}"
+            )
+        return Node(self, self.call_inputs(*found, **options)).output
+
+    def call_inputs(self, *values: Value, **options: Any) -> tuple[Value, ...]:
+        """The values that a call of the layer reads; a subclass may take further ones by name."""
+        if options:
+            rule = f"A call of {type(self).__name__} takes only values"
+            raise TypeError(complaint(rule, layer=self.name, **options))
+        return values
+
+    def connect_to(self, prev_layer: Any = None, *others: Any) -> None:
         """Connect to the layer that feeds this one, create the parameters and set `out_shape`.
 
         Parameters
         ----------
         prev_layer : Layer, optional
             Anything with an attribute `out_shape`. Without it, the layer is the first of its
-            network, and its own arguments (``n_in``, ``input_shape``, ...) tell its input's shape.
+            network, and its own arguments (``n_in``, ``input_shape``, ...) give its input's shape.
+        *others
+            The same for the further inputs of a layer that has several.
 
         Raises
         ------
@@ -172,38 +180,138 @@ class Layer(Configurable):
             If the shape of the input is unknown, does not fit, or contradicts the arguments.
         """
         if prev_layer is None:
-            shape = self.in_shape
+            shape = self.declared_shape
             if shape is None:
                 raise ValueError(
                     "The first layer must be told the shape of its input, "
                     f"or be connected to a layer {self._where}."
                 )
+            shapes = [shape]
         else:
-            shape = prev_layer.out_shape
-            if shape is None:
+            shapes = [source.out_shape for source in (prev_layer, *others)]
+            if None in shapes:
                 raise ValueError(f"The previous layer must be connected first {self._where}.")
         self.parameters = ()
         self._cache = self._buffers = None
-        self.out_shape = self.build(tuple(shape))
+        self._in_shapes = tuple(map(tuple, shapes))
+        self.out_shape = self._built(self._in_shapes)
         self.prev_layer = prev_layer
 
-    def build(self, in_shape: Shape) -> Shape:
-        """Create the parameters for an input of this shape, and return the output's shape."""
-        return in_shape
+    def _built(self, in_shapes: tuple[Shape, ...]) -> Shape:
+        out_shape = self.build(*in_shapes)
+        if not isinstance(out_shape, tuple):
+            rule = "`build` must return the shape of the output, a tuple"
+            raise TypeError(complaint(rule, layer=self.name, returned=out_shape))
+        return out_shape
+
+    @property
+    def declared_shape(self) -> Shape | None:
+        """`in_shape`, or what ``input_shape=`` gave to a layer that has no such argument."""
+        return self._declared if self.in_shape is None else self.in_shape
+
+    def shape_for(self, *sources: Any) -> Any:
+        """Shape of the output for inputs from `sources`; connects the layer if it is not.
+
+        A layer that is built keeps its weights. It takes inputs of other sizes where the shapes of
+        its weights do not depend on them.
+
+        Parameters
+        ----------
+        *sources
+            Objects with an attribute `out_shape`.
+
+        Raises
+        ------
+        ValueError
+            If the weights do not fit.
+        """
+        if self.out_shape is None:
+            self.connect_to(*sources)
+            return self.out_shape
+        shapes = tuple(tuple(source.out_shape) for source in sources)
+        if self._in_shapes is None or shapes == self._in_shapes:
+            return self.out_shape
+        return self.compute_output_shape(*shapes)
+
+    def compute_output_shape(self, *in_shapes: Shape) -> Any:
+        """Shape of the output for inputs of these shapes; the layer is not changed.
+
+        Parameters
+        ----------
+        *in_shapes : tuple
+            With the sample axis, None for sizes that are open.
+
+        Raises
+        ------
+        ValueError
+            If the layer, or its weights, can't take such inputs.
+        """
+        other = copy.deepcopy(self, {id(self.prev_layer): self.prev_layer})
+        with undrawn(2**62):
+            other.parameters = ()
+            out_shape = other._built(in_shapes)
+        mine, theirs = (dict(layer.named_parameters()) for layer in (self, other))
+        for name in mine:
+            want, got = mine[name].value.shape, theirs[name].value.shape
+            if want != got:
+                raise self._error(
+                    f"The layer was built for inputs of shape {_one(self._in_shapes)}, with "
+                    f"{name!r} of shape {want}; it can't take inputs for which {name!r} must have "
+                    f"shape {got}",
+                    shape=_one(in_shapes),
+                )
+        return out_shape
+
+    def build(self, *in_shapes: Any, **kwargs: Any) -> Any:
+        """Create the parameters for inputs of these shapes, and return the output's shape."""
+        return in_shapes[0]
 
     def add_parameter(self, name: str, value: ArrayLike, trainable: bool = True) -> NDArray:
-        """Append a parameter, a copy of `value` in npdl's dtype, and return its array."""
+        """Append a parameter, a copy of `value` in npdl's dtype, and return its array.
+
+        The array may move to other memory when the layer becomes part of a model. Read it through
+        `ParameterView`, or as ``self.parameters[0].value``.
+        """
         array = np.array(value, dtype=get_dtype(), order="C")
-        self.parameters = (*self.parameters, Parameter(name, array, trainable))
+        made = Parameter(name, array, trainable and self._trainable, learns=trainable)
+        self._set_own((*self._named.values(), made))
         return array
+
+    # ------------------------------------------------------------------- parameters, sublayers
+
+    @property
+    def sublayers(self) -> tuple[Layer, ...]:
+        """The layers that this one keeps as attributes, or in lists, tuples or dicts of them."""
+        found: dict[int, Layer] = {}
+        for key, value in vars(self).items():
+            if key != "prev_layer":
+                collect(value, found)
+        return tuple(found.values())
+
+    def named_sublayers(self) -> list[tuple[str, Layer]]:
+        """The sublayers, each with a name that no other one of them has."""
+        layers = self.sublayers
+        return list(zip(unique_names(layers), layers)) if layers else []
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """Yield each parameter with its name, ``"W"``, or ``"dense_1/W"`` in a sublayer."""
+        yield from self._named.items()
+        for name, layer in self.named_sublayers():
+            for path, parameter in layer.named_parameters():
+                yield f"{name}/{path}", parameter
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
-        """All that the layer owns, in the order in which it was added."""
-        return tuple(self._named.values())
+        """Everything that the layer owns, in the order of adding, then what its sublayers own."""
+        own = tuple(self._named.values())
+        return own + tuple(p for layer in self.sublayers for p in layer.parameters)
 
     @parameters.setter
     def parameters(self, parameters: Iterable[Parameter]) -> None:
+        inner = {id(p) for layer in self.sublayers for p in layer.parameters}
+        self._set_own(p for p in parameters if id(p) not in inner)
+
+    def _set_own(self, parameters: Iterable[Parameter]) -> None:
         parameters = tuple(parameters)
         names = [p.name for p in parameters]
         if len(set(names)) < len(names):
@@ -211,34 +319,84 @@ class Layer(Configurable):
         self._named = dict(zip(names, parameters))
 
     @property
+    def trainable(self) -> bool:
+        """Whether training changes the layer's parameters."""
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, trainable: bool) -> None:
+        self._trainable = bool(trainable)
+        for parameter in self._named.values():
+            parameter.trainable = self._trainable and parameter.learns
+        for layer in self.sublayers:
+            layer.trainable = trainable
+
+    @property
     def params(self) -> list[NDArray]:
         """The arrays that are trained."""
-        return [p.value for p in self._named.values() if p.trainable]
+        own = [p.value for p in self._named.values() if p.trainable]
+        return own + [array for layer in self.sublayers for array in layer.params]
 
     @property
     def grads(self) -> list[NDArray]:
         """The gradients of `params`, in the same order."""
-        return [p.grad for p in self._named.values() if p.trainable and p.grad is not None]
+        own = [p.grad for p in self._named.values() if p.grad is not None]
+        return own + [array for layer in self.sublayers for array in layer.grads]
 
     @property
     def param_grads(self) -> list[tuple[NDArray, NDArray]]:
         """Pairs of `params` and `grads`."""
         return list(zip(self.params, self.grads, strict=True))
 
+    def get_weights(self) -> list[NDArray]:
+        """Return copies of all arrays of the layer."""
+        return [array.copy() for _, array, _ in named_arrays(self)]
+
+    def set_weights(self, weights: Sequence[ArrayLike]) -> None:
+        """Take over the arrays that `get_weights` returned.
+
+        Parameters
+        ----------
+        weights : sequence of array_like
+
+        Raises
+        ------
+        ValueError
+            If their number, or a shape, is another one; nothing is changed then.
+        """
+        own = list(named_arrays(self))
+        new = [np.asarray(array) for array in weights]
+        if [a.shape for a in new] != [a.shape for _, a, _ in own]:
+            wanted = ", ".join(f"{name} {a.shape}" for name, a, _ in own)
+            raise self._error(f"The weights must be {wanted}", shapes=[a.shape for a in new])
+        for (_, array, _), value in zip(own, new):
+            array[...] = value
+
+    def count_params(self) -> int:
+        """Return how many numbers the layer owns."""
+        return sum(array.size for _, array, _ in named_arrays(self))
+
     def penalty(self) -> float:
-        """Return what the weights add to the loss of a model, see `npdl.regularizers`."""
+        """Return what the layer adds to the loss of a model, see `npdl.regularizers`.
+
+        A subclass may add a term of its own; then it also extends `add_penalty_gradient`.
+        """
         rule = self.regularizer
-        return 0.0 if rule is None else sum(rule.forward(w) for w, _ in self._regularized())
+        own = 0.0 if rule is None else sum(rule.forward(w) for w, _ in self._regularized())
+        return own + sum(layer.penalty() for layer in self.sublayers)
 
     def add_penalty_gradient(self) -> None:
         """Add the gradient of `penalty` to `grads`, as a model does after `backward`."""
         if self.regularizer is not None:
             for weights, grad in self._regularized():
                 grad += self.regularizer.backward(weights)
+        for layer in self.sublayers:
+            layer.add_penalty_gradient()
 
     def _regularized(self) -> list[tuple[NDArray, NDArray]]:
         """The weights that `regularizer` looks at, and their gradients."""
-        return [(w, grad) for w, grad in self.param_grads if w.ndim > 1]
+        own = ((p.value, p.grad) for p in self._named.values() if p.grad is not None)
+        return [(w, grad) for w, grad in own if w.ndim > 1]
 
     # ----------------------------------------------------------------------------- computation
 
@@ -261,6 +419,27 @@ class Layer(Configurable):
             Gradient of the loss in what the last training `forward` returned.
         """
         raise NotImplementedError(f"{type(self).__name__} must define backward.")
+
+    def next_mask(self, masks: Sequence[NDArray | None], y: Any) -> Any:
+        """Return the mask of the output, for the masks of the inputs.
+
+        By default that of the first input, as long as the output still has its steps.
+
+        Parameters
+        ----------
+        masks : sequence of ndarray or None
+            For each input its mask, shape (N, T), 0 for padding; None if it has none.
+        y : ndarray
+            The output; a tuple where there are several, which then have a tuple of masks.
+        """
+        mask = masks[0]
+        if isinstance(y, tuple):
+            return tuple(_kept(mask, array) for array in y)
+        return _kept(mask, y)
+
+    def make_mask(self, *inputs: NDArray) -> NDArray | None:
+        """Return the mask that the layer makes of its inputs, if `makes_mask` is true."""
+        raise NotImplementedError(f"{type(self).__name__} must define make_mask.")
 
     def _remembered(self) -> tuple:
         """What the last training forward pass left for the backward pass."""
@@ -290,124 +469,12 @@ class Layer(Configurable):
         """The array for the gradient in the input `x`; None where nobody needs it."""
         return self._buffer("dx", x.shape, x.dtype) if self.need_input_grad else None
 
-    # ---------------------------------------------------------------------------------- checks
 
-    @property
-    def _where(self) -> str:
-        return f"(layer {self.name!r})"
-
-    def _error(self, rule: str, **received: Any) -> ValueError:
-        """A ValueError that says what is expected, what came, and in which layer."""
-        return ValueError(complaint(rule, layer=self.name, **received))
-
-    def _not_built(self) -> RuntimeError:
-        return RuntimeError(f"connect_to must be called before forward {self._where}.")
-
-    def _optional_int(self, name: str, value: Any) -> int | None:
-        """Return a positive integer, or None as it is."""
-        return None if value is None else check_int(name, value, layer=self.name)
-
-    def _rank(self, in_shape: Shape, *ranks: int) -> None:
-        """Check the number of axes of the shape that a layer is built for."""
-        if len(in_shape) not in ranks:
-            rule = f"The input must have {' or '.join(map(str, ranks))} axes"
-            raise self._error(rule, shape=in_shape)
-
-    def _size(self, in_shape: Shape, axis: int, name: str, declared: int | None = None) -> int:
-        """The size of one axis of the input, which has to be known and to agree with `declared`."""
-        size = in_shape[axis] if declared is None or in_shape[axis] is not None else declared
-        if size is None:
-            raise self._error(f"The input's axis {axis} must be known", shape=in_shape)
-        if declared is not None and size != declared:
-            raise self._error(
-                f"`{name}` must be {size}, as the previous layer has it", **{name: declared}
-            )
-        return size
-
-    def _array(
-        self,
-        value: ArrayLike,
-        shape: Sequence[Any],
-        what: str = "input",
-        dtype: np.dtype | None = None,
-    ) -> NDArray:
-        """Return `value` as a C-ordered array of the layer's dtype, after checking its shape.
-
-        Parameters
-        ----------
-        value : array_like
-        shape : sequence
-            A size where one is fixed, a letter where any will do, ``"..."`` for any further axes.
-        what : str
-            What the error message calls the array.
-        dtype : dtype, optional
-            That of the parameters, where the caller knows it.
-        """
-        array = self._numbers(value, dtype, what)
-        if array.shape != shape and not fits(array.shape, tuple(shape)):
-            raise self._misshapen(array.shape, shape, what)
-        return array
-
-    def _numbers(
-        self, value: ArrayLike, dtype: np.dtype | None = None, what: str = "input"
-    ) -> NDArray:
-        """Do what `_array` does, but for the shape.
-
-        A layer whose parameters tell the dtype passes it.
-        """
-        array = np.asarray(value, order="C")
-        own = array.dtype
-        if own is dtype or (dtype is None and own in FLOATS and not self._named):
-            return array  # as nearly always
-        if own.kind not in _REAL:
-            rule = f"`{what}` must hold real numbers"
-            raise TypeError(complaint(rule, layer=self.name, dtype=own.name))
-        return np.asarray(array, dtype or self._dtype_for(array), order="C")
-
-    def _misshapen(self, shape: tuple[int, ...], wanted: Sequence[Any], what: str = "input"):
-        """The error of an array that has another shape than `wanted`, or holds nothing."""
-        empty = matches(shape, wanted)
-        rule = "must not be empty" if empty else f"must have shape {_spelled(wanted)}"
-        return self._error(f"`{what}` {rule}", shape=shape)
-
-    def _dtype_for(self, array: NDArray) -> np.dtype:
-        """The dtype to compute in: that of the parameters, else the array's own if it is usable."""
-        for parameter in self._named.values():
-            return parameter.value.dtype
-        return array.dtype if array.dtype in FLOATS else get_dtype()
+def _kept(mask: NDArray | None, y: NDArray) -> NDArray | None:
+    """The mask, if an array still has the steps that it is for."""
+    return mask if mask is not None and y.ndim >= 3 and y.shape[:2] == mask.shape else None
 
 
-def _spelled(shape: Sequence[Any]) -> str:
-    """``("N", "...", 5)`` -> ``"(N, ..., 5)"``."""
-    return "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"
-
-
-def matches(shape: tuple[int, ...], expected: Sequence[Any]) -> bool:
-    """Whether a shape is as expected: sizes, letters for any size, "..." for any axes."""
-    if "..." in expected:
-        gap = expected.index("...")
-        tail = len(expected) - gap - 1
-        return (
-            len(shape) >= gap + tail
-            and _fit(shape[:gap], expected[:gap])
-            and _fit(shape[len(shape) - tail :], expected[gap + 1 :])
-        )
-    return len(shape) == len(expected) and _fit(shape, expected)
-
-
-def _fit(sizes: Sequence[int], expected: Sequence[Any]) -> bool:
-    for size, want in zip(sizes, expected):
-        if size != want and not isinstance(want, str):
-            return False
-    return True
-
-
-#: Decorates the functions that work out from shapes and options, and from nothing else, whether an
-#: input fits a layer and what comes out. Few shapes come, and they come again at each call.
-by_shape = functools.lru_cache(1024)
-
-
-@by_shape
-def fits(shape: tuple[int, ...], expected: tuple[Any, ...]) -> bool:
-    """Whether the shape of an array is as expected, see `matches`, and it holds anything."""
-    return 0 not in shape and matches(shape, expected)
+def _one(shapes: Sequence[Shape] | None) -> Any:
+    """One shape by itself, several as a tuple."""
+    return shapes[0] if shapes is not None and len(shapes) == 1 else shapes
