@@ -30,6 +30,7 @@ HERE = Path("npdl/_ext")
 KERNELS = [
     "activation",
     "conv",
+    "ctc",
     "dense",
     "dropout",
     "embedding",

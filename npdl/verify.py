@@ -172,6 +172,14 @@ def _softmax(make: _Maker, n: int, k: int, dense: bool = False) -> Iterator[Case
     yield Case("right_answers", (p, target, np.full(n, 255, np.uint8)))
 
 
+def _ctc(make: _Maker, n: int, t: int, k: int, length: int, masked: bool = False) -> Iterator[Case]:
+    x, labels = make.random(n, t, k, scale=2), make.rng.integers(0, k - 1, (n, length))
+    mask = (np.arange(t) >= make.rng.integers(0, t // 4 + 1, (n, 1))).astype(np.uint8)
+    inputs = x, labels, mask if masked else None, k - 1, True
+    yield Case("ctc_forward", (*inputs, make.blank(n)))
+    yield Case("ctc_backward", (*inputs, make.random(n), make.blank(n, t, k)))
+
+
 def _optimizer(make: _Maker, size: int) -> Iterator[Case]:
     lr, rho, beta1, beta2, epsilon = 0.1, 0.9, 0.9, 0.999, 1e-7
     unbias1, unbias2 = 0.1, 0.001  # of the first step
@@ -214,6 +222,7 @@ def cases(dtype: str, size: str) -> Iterator[Case]:
         yield from _pool(make, (64, 32, 16, 16), (2, 2), (2, 2))
         yield from _rnn(make, 32, 32, 64, 64)
         yield from _softmax(make, 1024, 100)
+        yield from _ctc(make, 32, 100, 40, 20)
         yield from _optimizer(make, 400_000)
         return
     if size != "odd":
@@ -240,6 +249,8 @@ def cases(dtype: str, size: str) -> Iterator[Case]:
     for rows, columns in [(1, 1), (17, 11)]:
         yield from _softmax(make, rows, columns)
     yield from _softmax(make, 17, 11, dense=True)
+    yield from _ctc(make, 1, 1, 2, 1)
+    yield from _ctc(make, 5, 37, 7, 9, masked=True)
     for length in (1, 37, 16411):
         yield from _optimizer(make, length)
 

@@ -27,6 +27,8 @@ FILLED = {
     "activation_backward": ("dx",),
     "conv2d_forward": ("y",),
     "conv2d_backward": ("dx", "dw", "db"),
+    "ctc_forward": ("loss",),
+    "ctc_backward": ("dx",),
     "dense_forward": ("y",),
     "dense_backward": ("dx", "dw", "db"),
     "dropout_forward": ("y", "mask"),
@@ -302,6 +304,31 @@ class Maker:
         calls.append(self.call("right_answers", p, t, np.zeros(n, np.uint8)))
         return calls
 
+    def ctc(
+        self,
+        n: int,
+        t: int,
+        k: int,
+        length: int,
+        blank: int = 0,
+        normalize: bool = True,
+        mask: str | None = None,
+        scale: float = 2.0,
+    ) -> list[Call]:
+        """`length` of the longest labels; the others are shorter, with padding anywhere."""
+        x = self.random(n, t, k, scale=scale)
+        if not normalize:
+            x = (x - np.log(np.exp(x).sum(axis=-1, keepdims=True))).astype(self.dtype)
+        labels = (blank + self.rng.integers(1, max(k, 2), (n, length))) % k
+        labels[1:][self.rng.random((max(n - 1, 0), length)) < 0.4] = -1
+        if k == 1:  # there is only the blank
+            labels[...] = -1
+        args = x, labels, self.masks(mask, n, t), blank, normalize
+        return [
+            self.call("ctc_forward", *args, self.empty(n)),
+            self.call("ctc_backward", *args, self.random(n), self.empty(n, t, k)),
+        ]
+
     def optimizer(self, size: int, lr: float = 0.1, step: int = 3) -> list[Call]:
         """Step number `step` of every optimizer, after steps that have left something behind."""
 
@@ -335,6 +362,7 @@ class Maker:
             *self.pool((2, 3, 7, 8), (2, 3), (3, 2)),
             *self.softmax(6, 7, dense=True)[-1:],  # rows of targets tell what the others must be
             *self.softmax(6, 7),
+            *self.ctc(3, 9, 7, 4, blank=2, mask="some"),
             *self.optimizer(13),
         ]
         for cell in ("rnn", "lstm", "gru"):

@@ -36,6 +36,7 @@ from npdl._ext.cores import usable_cores
 PAIRS = {
     "activation": ("activation_forward", "activation_backward"),
     "conv": ("conv2d_forward", "conv2d_backward"),
+    "ctc": ("ctc_forward", "ctc_backward"),
     "dense": ("dense_forward", "dense_backward"),
     "dropout": ("dropout_forward", "dropout_backward"),
     "embedding": ("embedding_backward",),

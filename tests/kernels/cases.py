@@ -185,6 +185,23 @@ def softmax_cases():
     yield "small", dict(n=9, k=7, scale=1e-30)
 
 
+def ctc_cases():
+    """Long enough for their labels: `test_values` has what can't be aligned."""
+    base = dict(n=5, t=40, k=6, length=7)
+    for n, t, k, length in [(1, 1, 1, 1), (1, 1, 2, 1), (2, 1, 3, 0), (0, 3, 4, 2), (3, 2, 5, 1)]:
+        yield f"n{n}-t{t}-k{k}-l{length}", dict(n=n, t=t, k=k, length=length)
+    for length in (0, 1, 3, 4, 7, 8, 15, 16):  # 2 L + 1 states, around the widths of vectors
+        yield f"l{length}", dict(base, length=length)
+    for k in (2, 7, 8, 9, 33):
+        yield f"k{k}", dict(base, k=k, blank=k - 1)
+    yield "threads", dict(n=37, t=61, k=29, length=21, blank=3)
+    yield "log-probabilities", dict(base, normalize=False)
+    yield "certain", dict(base, scale=30.0)
+    for mask in ("all", "nonzero"):
+        yield f"mask-{mask}", dict(base, mask=mask)
+        yield f"mask-{mask}-log-probabilities", dict(base, mask=mask, normalize=False)
+
+
 def optimizer_cases():
     for size in (0, 1, 2, 3, 7, 8, 15, 16, 17, 31, 37, 16383, 16384, 16385, 40009):
         yield f"n{size}", dict(size=size)
@@ -242,6 +259,7 @@ GENERATORS = {
     "conv": conv_cases,
     "pool": pool_cases,
     "softmax": softmax_cases,
+    "ctc": ctc_cases,
     "optimizer": optimizer_cases,
     "rnn": functools.partial(recurrent_cases, "rnn"),
     "lstm": functools.partial(recurrent_cases, "lstm"),

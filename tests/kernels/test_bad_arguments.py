@@ -47,12 +47,16 @@ OPTIONAL = {
     *((f, "dx") for f in FILLED if f.endswith("backward") and STEM[f] in HAS_DX),
     *((f, name) for f in FILLED if STEM[f] == "rnn" for name in ("mask", "dh", "dhn", "dcn")),
     ("maxpool_forward", "argmax"),
+    *((f, "mask") for f in FILLED if STEM[f] == "ctc"),
 }
 
 #: Axes whose length no other argument fixes: the shape of y is the caller's choice in a
 #: convolution, and a pooled image may be larger than its windows reach.
 FREE = {
     ("embedding_backward", "dtable"): (0,),
+    ("ctc_forward", "x"): (2,),
+    ("ctc_forward", "labels"): (1,),
+    ("ctc_backward", "labels"): (1,),
     ("conv2d_forward", "x"): (2, 3),
     ("conv2d_forward", "w"): (2, 3),
     ("conv2d_forward", "y"): (2, 3),
@@ -142,8 +146,9 @@ def bad_calls(function: str, dtype: str):
         elif not isinstance(value, bool):  # anything is true or false
             for what, thing in BAD_NUMBERS.items():
                 yield label(name, what), wrong(thing)
-            if not name.startswith("pad") and name != "seed":
+            if not name.startswith("pad") and name not in ("seed", "blank"):
                 yield label(name, "0"), wrong(0)
+            if not name.startswith("pad") and name != "seed":
                 yield label(name, "huge"), wrong(2**62)  # its double overflows
             if "pool" in function:
                 yield label(name, "large"), wrong(1000)
@@ -240,7 +245,7 @@ def outcomes(request):
         (function, argument)
         for function in FILLED
         for argument in parameters(function)
-        if argument != "nesterov"
+        if argument not in ("nesterov", "normalize")
     ],
 )
 def test_kernels_refuse(outcomes, function, dtype, argument):

@@ -112,6 +112,14 @@ def test_softmax_gradients(kernels, dense):
         check_gradients(kernels, *calls[2:4], {"p": "dp"})
 
 
+@pytest.mark.parametrize("mask", [None, "nonzero"])
+@pytest.mark.parametrize("normalize", [True, False], ids=["logits", "log-probabilities"])
+def test_ctc_gradients(kernels, normalize, mask):
+    for blank, length in itertools.product((0, 2), (0, 1, 3)):
+        calls = Maker("float64").ctc(3, 11, 4, length, blank, normalize, mask)
+        check_gradients(kernels, *calls, {"loss": "dloss"})
+
+
 RECURRENT = {
     "rnn": ({"h": "dh"}, {"h": "dhn"}),
     "lstm": ({"h": "dh"}, {"h": "dhn", "c": "dcn"}),
