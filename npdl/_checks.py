@@ -130,7 +130,9 @@ def label_array(labels: Any, nb_classes: int | None = None, name: str = "labels"
     return np.asarray(array, np.int64, order="C")
 
 
-def weights_like(shape: tuple[int, ...], sample_weight: Any) -> np.ndarray:
+def weights_like(
+    shape: tuple[int, ...], sample_weight: Any, name: str = "sample_weight"
+) -> np.ndarray:
     """Return `sample_weight` so that it broadcasts over items of this shape.
 
     Parameters
@@ -139,14 +141,16 @@ def weights_like(shape: tuple[int, ...], sample_weight: Any) -> np.ndarray:
         Of the items, (N, ...).
     sample_weight : array_like
         A weight for each entry of one or more leading axes; axes of length 1 may follow.
+    name : str
+        What the message calls it.
     """
     weights = np.asarray(sample_weight)
     if weights.dtype.kind not in "fiub":
-        raise TypeError(complaint("`sample_weight` must be numbers", dtype=weights.dtype.name))
+        raise TypeError(complaint(f"`{name}` must be numbers", dtype=weights.dtype.name))
     while weights.ndim > 1 and weights.shape[-1] == 1:
         weights = weights[..., 0]
     if not weights.ndim or weights.shape != shape[: weights.ndim]:
-        rule = f"`sample_weight` must have a weight for each item, shape {shape}"
+        rule = f"`{name}` must have a weight for each item, shape {shape}"
         raise ValueError(complaint(rule + " or its leading axes", shape=weights.shape))
     return weights.reshape(weights.shape + (1,) * (len(shape) - weights.ndim))
 

@@ -112,59 +112,6 @@ def is_stream(X: Any) -> bool:
     return isinstance(X, Iterable) or (hasattr(X, "__getitem__") and hasattr(X, "__len__"))
 
 
-def class_weights(table: Mapping[int, float], y: NDArray, shape: tuple[int, ...]) -> NDArray:
-    """The weight of the class of each target; 1 where `table` has none.
-
-    Parameters
-    ----------
-    table : dict of int to float
-    y : ndarray
-        Targets: class numbers, yes or no, or one-hot.
-    shape : tuple
-        Of the outputs, with any sample axis.
-    """
-    if not isinstance(table, Mapping):
-        raise TypeError(complaint("`class_weight` must be a dict of weights", class_weight=table))
-    wrong = [k for k in table if not hasattr(k, "__index__") or k < 0]
-    if wrong:
-        raise ValueError(complaint("`class_weight` must have class numbers as keys", key=wrong[0]))
-    if y.ndim == len(shape):  # rows of K: one-hot, or a single yes or no
-        y = y.argmax(-1) if shape[-1] > 1 else y[..., 0]
-    labels = y.astype(np.int64)
-    weights = np.ones(max(int(labels.max()), *table, 0) + 1, np.float32)
-    weights[list(table)] = list(table.values())
-    return weights[labels]
-
-
-def times(one: NDArray | None, other: NDArray | None) -> NDArray | None:
-    """The product of two sets of weights, either of which may be missing or lack the last axes."""
-    if one is None or other is None:
-        return other if one is None else one
-    if one.ndim > other.ndim:
-        one, other = other, one
-    return one.reshape(one.shape + (1,) * (other.ndim - one.ndim)) * other
-
-
-def loss_weight(
-    weight: NDArray | None, mask: NDArray | None, shape: tuple[int, ...]
-) -> NDArray | None:
-    """The weights of the items in the loss of outputs of this shape; None where all count 1.
-
-    A mask does not change the mean over the steps that it leaves.
-    """
-    mask = steps_mask(mask, shape)
-    if mask is None:
-        return weight
-    return times(weight, mask * np.float32(mask.size / max(float(mask.sum()), 1.0)))
-
-
-def steps_mask(mask: NDArray | None, shape: tuple[int, ...]) -> NDArray | None:
-    """The mask, if an array of this shape still has the steps that it is for; else None."""
-    if mask is None or len(shape) < 3 or shape[:2] != mask.shape:
-        return None
-    return mask
-
-
 class Feed:
     """Batches of one epoch after the other.
 

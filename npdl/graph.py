@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from npdl._checks import complaint
-from npdl.feed import steps_mask
+from npdl._weights import steps_mask
 from npdl.layers.base import Layer, Shape
 
 

@@ -9,14 +9,14 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from npdl import _weights, scores, training
 from npdl import feed as feeds
-from npdl import scores, training
-from npdl._checks import check_int, check_number, complaint, label_array
+from npdl._checks import check_int, check_number, complaint, label_array, weights_like
 from npdl.callbacks import Callback, CallbackList, History
 from npdl.callbacks.progress import make_progress
 from npdl.feed import ArrayFeed, Batch, Feed, StreamFeed
 from npdl.network import Network
-from npdl.objectives.base import Rowwise
+from npdl.objectives.base import aligned, is_plain
 from npdl.scores import Score, Tally
 
 
@@ -65,7 +65,7 @@ class Model(Network):
         epochs: int | None = None,
         verbose: int | str = "auto",
         callbacks: Any = None,
-        class_weight: Mapping[int, float] | None = None,
+        class_weight: Any = None,
         sample_weight: ArrayLike | None = None,
         initial_epoch: int = 0,
         steps_per_epoch: int | None = None,
@@ -101,10 +101,11 @@ class Model(Network):
             0 prints nothing, 2 a line for each epoch. 1 and 'auto' show a bar too, by tqdm, where
             there is a terminal or a notebook for it.
         callbacks : list of npdl.callbacks.Callback, optional
-        class_weight : dict of int to float, optional
-            A weight for the samples of each class; 1 for those not named.
+        class_weight : dict of int to float, array_like or "balanced", optional
+            A weight for the samples of each class; 1 for those not named. "balanced" lets all
+            classes count alike, n / (classes * n of the class); it needs arrays.
         sample_weight : array_like of shape (N,), or (N, T) for sequences, optional
-            What each sample, or step, counts in the loss.
+            What each sample, or step, counts in the loss. One of weight 0 may hold anything.
         initial_epoch : int
             How many epochs to take for done.
         steps_per_epoch : int, optional
@@ -243,7 +244,7 @@ class Model(Network):
         X: Any,
         Y: ArrayLike,
         sample_weight: ArrayLike | None = None,
-        class_weight: Mapping[int, float] | None = None,
+        class_weight: Any = None,
         return_dict: bool = False,
     ) -> Score | dict[str, Any]:
         """Do one step of training, and return the figures of this batch before it.
@@ -332,16 +333,18 @@ class Model(Network):
         batch_size: int,
         steps: int | None = None,
         shuffle: bool = False,
-        class_weight: Mapping[int, float] | None = None,
+        class_weight: Any = None,
     ) -> Feed:
         """Batches of data that were tried on the model."""
         check_int("batch_size", batch_size)
         steps = _optional("steps", steps)
         if data.batch is not None:
-            batch = self._prepare(data.batch, class_weight)
-            return ArrayFeed(batch, batch_size, shuffle, steps)
-        feed = StreamFeed(data.stream, steps, lambda batch: self._weighed(batch, class_weight))
-        self._prepare(feed.first(), class_weight)
+            self._build_for(data.batch.x)
+            table = self._class_table(class_weight, data.batch)
+            return ArrayFeed(self._prepare(data.batch, table), batch_size, shuffle, steps)
+        table = self._class_table(class_weight)
+        feed = StreamFeed(data.stream, steps, lambda batch: self._weighed(batch, table))
+        self._prepare(feed.first(), table)
         return feed
 
     def _one_batch(
@@ -349,44 +352,75 @@ class Model(Network):
         X: Any,
         Y: ArrayLike,
         sample_weight: ArrayLike | None,
-        class_weight: Mapping[int, float] | None,
+        class_weight: Any,
     ) -> Batch:
         batch = feeds.as_batch(X, _targets(Y), sample_weight)
         self._build_for(batch.x)
-        return self._weighed(batch, class_weight)
+        return self._weighed(batch, self._class_table(class_weight, batch))
 
-    def _weighed(
-        self,
-        batch: Batch,
-        class_weight: Mapping[int, float] | None,
-    ) -> Batch:
-        """The batch with the weights of the classes, if there are any."""
+    def _class_table(
+        self, class_weight: Any, batch: Batch | None = None
+    ) -> dict[int, float] | None:
+        """The weights of the classes; "balanced" ones need all samples."""
         if class_weight is None:
+            return None
+        if not isinstance(class_weight, str):
+            return _weights.class_table(class_weight)
+        if class_weight != "balanced" or batch is None:
+            rule = "`class_weight` must be a dict of weights, an array, or, for arrays, 'balanced'"
+            raise ValueError(complaint(rule, class_weight=class_weight))
+        shape = self.layers[-1].out_shape
+        labels = _weights.class_numbers(_targets(batch.y), shape)  # type: ignore[arg-type]
+        kept = np.ones(labels.shape, bool)
+        if batch.mask is not None and labels.shape[:2] == batch.mask.shape:
+            kept &= batch.mask.reshape(batch.mask.shape + (1,) * (labels.ndim - 2)) != 0
+        if getattr(self.loss, "ignore_class", None) is not None:
+            kept &= labels != self.loss.ignore_class
+        return _weights.balanced(labels[kept])
+
+    def _weighed(self, batch: Batch, table: Mapping[int, float] | None) -> Batch:
+        """The batch with the weights of the classes, if there are any."""
+        if table is None:
             return batch
         shape = self.layers[-1].out_shape
-        weights = feeds.class_weights(class_weight, _targets(batch.y), shape)  # type: ignore[arg-type]
-        return batch._replace(weight=feeds.times(weights, batch.weight))
+        weights = _weights.class_weights(table, _targets(batch.y), shape)  # type: ignore[arg-type]
+        return batch._replace(weight=_weights.times(weights, batch.weight))
 
     @np.errstate(all="ignore")
-    def _prepare(
-        self,
-        batch: Batch,
-        class_weight: Mapping[int, float] | None = None,
-    ) -> Batch:
+    def _prepare(self, batch: Batch, table: Mapping[int, float] | None = None) -> Batch:
         """Build if need be; raise now what is wrong with the shapes, or with any class number."""
         self._build_for(batch.x)
-        y = _targets(batch.y)
+        _targets(batch.y)
         one = batch.rows(slice(1))
         outputs = self.forward(one.x, train=False, mask=one.mask)
-        if isinstance(self.loss, Rowwise) and y.ndim < outputs.ndim:
-            ignored = self.loss.ignore_class
-            label_array(y if ignored is None else y[y != ignored], outputs.shape[-1], "Y")
-        batch = self._weighed(batch, class_weight)
+        self._check_targets(batch, (len(batch.x), *outputs.shape[1:]))
+        batch = self._weighed(batch, table)
         one = batch.rows(slice(1))
         loss = self.loss_of(outputs, one.y, one.weight, one.mask)  # type: ignore[arg-type]
         if np.ndim(loss):
             raise ValueError("The loss of a model must be one number.")
         return batch
+
+    def _check_targets(self, batch: Batch, shape: tuple[int, ...]) -> None:
+        """Look at all targets and weights, for outputs of this shape."""
+        loss = self.loss
+        if not is_plain(loss):
+            return
+        outputs = np.broadcast_to(np.float32(0), shape)
+        y, items = aligned(loss, outputs, batch.y), loss.item_shape(outputs)  # type: ignore[arg-type]
+        matched = loss.match(shape, y.shape)
+        if batch.weight is not None:
+            weights_like(items, batch.weight)
+        if not loss.takes_labels or len(matched) == len(shape):
+            return
+        labels, kept = y.reshape(matched), np.ones(matched, bool)
+        mask = _weights.steps_mask(batch.mask, shape)
+        for counting in (mask, batch.weight):
+            if counting is not None:
+                kept &= weights_like(items, counting) != 0
+        if loss.ignore_class is not None:
+            kept &= labels != loss.ignore_class
+        label_array(labels if kept.all() else labels[kept], shape[-1], "Y")
 
 
 class _Data:

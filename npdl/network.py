@@ -8,14 +8,15 @@ from typing import Any, TextIO
 
 from numpy.typing import ArrayLike, NDArray
 
-from npdl import activations, graph, metrics, objectives, optimizers, scores
+from npdl import graph, metrics, objectives, optimizers, scores
 from npdl._checks import complaint
-from npdl.feed import loss_weight
+from npdl._weights import steps_mask
 from npdl.layers.base import Layer, Shape
 from npdl.layers.core import Dense
 from npdl.metrics import Metric
 from npdl.objectives import Objective
 from npdl.objectives import SoftmaxCategoricalCrossEntropy as SCCE
+from npdl.objectives.base import aligned, gradient_of, value_of
 from npdl.objectives.crossentropy import LogitsCache
 from npdl.optimizers import SGD, Optimizer
 from npdl.storable import Storable
@@ -162,13 +163,12 @@ class Network(Storable):
 
     @property
     def _fused(self) -> bool:
-        """Whether softmax and cross-entropy run as one stable kernel."""
-        head = self.layers[-1]
+        """Whether loss and last activation run as one stable kernel."""
+        head, activation = self.layers[-1], getattr(self.loss, "fuses_with", None)
         return (
-            type(self.loss) is SCCE
-            and not self.loss.from_logits
+            activation is not None
             and isinstance(head, Dense)
-            and type(head.activation) is activations.Softmax
+            and type(head.activation) is activation
             # A subclass that computes something else must be asked.
             and type(head).forward is Dense.forward
             and type(head).backward is Dense.backward
@@ -186,13 +186,17 @@ class Network(Storable):
             *body, head = self.layers
             below = graph.run(body, X, True, mask)
             logits = head.forward_linear(below, train=True)  # type: ignore[attr-defined]
-            weight = loss_weight(sample_weight, mask, logits.shape)
+            mask = steps_mask(mask, logits.shape)
             room = head._buffer("probabilities", logits.shape, logits.dtype)
-            value, outputs, cache = self.loss.forward_logits(logits, Y, weight, out=room)  # type: ignore[attr-defined]
+            loss: Any = self.loss
+            targets = aligned(loss, logits, Y)
+            value, outputs, cache = loss.forward_logits(
+                logits, targets, sample_weight, mask, out=room
+            )
             return value + self.penalty(), outputs, cache
         outputs = graph.run(self.layers, X, True, mask)
-        weight = loss_weight(sample_weight, mask, outputs.shape)
-        return self._loss(outputs, Y, weight), outputs, (outputs, Y, weight)
+        weights = sample_weight, steps_mask(mask, outputs.shape)
+        return self._loss(outputs, Y, *weights), outputs, (outputs, Y, *weights)
 
     def loss_of(
         self,
@@ -202,17 +206,10 @@ class Network(Storable):
         mask: NDArray | None = None,
     ) -> float:
         """The loss of outputs, with what the regularizers add."""
-        return self._loss(outputs, Y, loss_weight(sample_weight, mask, outputs.shape))
+        return self._loss(outputs, Y, sample_weight, steps_mask(mask, outputs.shape))
 
-    def _loss(self, outputs: NDArray, Y: ArrayLike, weight: NDArray | None) -> float:
-        if weight is None:
-            value = self.loss.forward(outputs, Y)
-        elif graph.accepts(type(self.loss).forward, "sample_weight"):
-            value = self.loss.forward(outputs, Y, sample_weight=weight)
-        else:
-            rule = "With sample weights, `forward` and `backward` of a loss must take sample_weight"
-            raise ValueError(complaint(rule, loss=type(self.loss).__name__))
-        return float(value) + self.penalty()
+    def _loss(self, outputs: NDArray, *rest: Any) -> float:
+        return float(value_of(self.loss, outputs, *rest)) + self.penalty()
 
     def loss_backward(self, cache: Any) -> None:
         """Fill the gradients of all parameters, from what `loss_forward` left."""
@@ -223,9 +220,7 @@ class Network(Storable):
             room = head._buffer("dz", p.shape, p.dtype)
             grad = head.backward_linear(self.loss.backward_logits(cache, out=room))  # type: ignore[attr-defined]
         else:
-            outputs, targets, weight = cache
-            weights = {} if weight is None else {"sample_weight": weight}
-            grad = self.loss.backward(outputs, targets, **weights)
+            grad = gradient_of(self.loss, *cache)
         graph.run_back(layers, grad)
         for layer in self.layers:
             layer.add_penalty_gradient()

@@ -11,37 +11,61 @@ from numpy.typing import NDArray
 
 from npdl import metrics
 from npdl._checks import complaint
-from npdl.feed import Batch, steps_mask, times
+from npdl._weights import selected, steps_mask
+from npdl.feed import Batch
 from npdl.metrics import Metric
-from npdl.objectives import (
-    BinaryCrossEntropy,
-    CategoricalHinge,
-    HellingerDistance,
-    Hinge,
-    SoftmaxCategoricalCrossEntropy,
-    SquaredHinge,
-)
+from npdl.objectives import Objective
+from npdl.objectives.base import aligned, count_of
 
 if TYPE_CHECKING:
     from npdl.model import Model
-
-#: The losses for which an accuracy makes sense.
-CLASSIFYING = (
-    *(SoftmaxCategoricalCrossEntropy, HellingerDistance, CategoricalHinge),
-    *(BinaryCrossEntropy, Hinge, SquaredHinge),
-)
 
 #: Names of figures in Keras, and what they are called here.
 ALIASES = {"accuracy": "acc", "val_accuracy": "val_acc"}
 
 
 class Figures(dict[str, Any]):
-    """Figures by name; ``"accuracy"`` and ``"val_accuracy"`` find "acc" and "val_acc"."""
+    """Figures by name, which are found under some other names too.
+
+    Those are ``"accuracy"`` and ``"val_accuracy"`` for "acc" and "val_acc", and any other name
+    under which a metric was asked for. `keys` lists them; iteration, `items` and `len` know each
+    figure once.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        #: The names of figures, without a prefix "val_", by their other names.
+        self.aliases: dict[str, str] = {"accuracy": "acc"}
+        for other in args:
+            self.aliases |= getattr(other, "aliases", {})
+
+    def _own(self, name: Any) -> Any:
+        """The name under which a figure is kept."""
+        if isinstance(name, str) and not super().__contains__(name):
+            plain = name.removeprefix("val_")
+            if plain == "acc":  # one that a user named in full
+                return name.replace("acc", "accuracy")
+            if plain in self.aliases:
+                return name.removesuffix(plain) + self.aliases[plain]
+        return name
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(self._own(name))
 
     def __missing__(self, name: str) -> Any:
-        if name in ALIASES and ALIASES[name] in self:
-            return self[ALIASES[name]]
-        raise KeyError(name)
+        own = self._own(name)
+        if own == name or not super().__contains__(own):
+            raise KeyError(name)
+        return super().__getitem__(own)
+
+    def get(self, name: Any, default: Any = None) -> Any:
+        """The figure of this name, or of the one that it stands for."""
+        return super().get(self._own(name), default)
+
+    def keys(self) -> Any:
+        """All names, those of the figures first."""
+        others = [prefix + name for prefix in ("", "val_") for name in self.aliases]
+        return dict.fromkeys([*self, *(name for name in others if name in self)]).keys()
 
 
 class Score(tuple):
@@ -93,8 +117,8 @@ class Tally:
     """
 
     def __init__(self, model: Model) -> None:
+        self._model_loss = model.loss
         self._sums = getattr(model.loss, "reduction", "mean") == "sum"
-        self._ignored = getattr(model.loss, "ignore_class", None)
         self.batches = 0
         self._loss = 0.0
         self._count = 0.0
@@ -105,30 +129,50 @@ class Tally:
             self._metrics.append((name, own, weighted))
 
     def add(self, loss: float, outputs: NDArray, batch: Batch) -> None:
-        """Count one batch."""
+        """Count one batch: the items that mask and loss leave, the loss by their number."""
         self.batches += 1
-        x, y, weight, mask = batch
-        n: float = len(x)
-        if mask is not None:
-            mask = steps_mask(mask, outputs.shape)
-            n = n if mask is None else float(mask.sum())
-        if self._ignored is not None and y is not None and y.ndim < outputs.ndim:
-            kept = y != self._ignored
-            y, mask = np.where(kept, y, 0), times(mask, kept)
-            n = float(kept.sum())
+        _, y, weight, mask = batch
+        mask = steps_mask(mask, outputs.shape)
+        n = count_of(self._model_loss, outputs, y, mask)  # type: ignore[arg-type]
         self._count += n
         self._loss += loss if self._sums else loss * n
+        if not self._metrics:
+            return
+        y, kept = self._kept(outputs, y, mask)  # type: ignore[arg-type]
+        if kept is not None and not kept.all():
+            outputs, y = outputs[kept], y[kept]
+            weight = None if weight is None else selected(kept, weight)
+        if not len(outputs):
+            return
         for _, metric, weighted in self._metrics:
-            w = times(weight, mask) if weighted else mask
-            metric.update_state(y, outputs, w)  # type: ignore[arg-type]
+            metric.update_state(y, outputs, weight if weighted else None)
+
+    def _kept(
+        self, outputs: NDArray, y: NDArray, mask: NDArray | None
+    ) -> tuple[NDArray, NDArray | None]:
+        """The targets, and which items are neither masked nor ignored; None for all."""
+        kept, loss = None if mask is None else mask != 0, self._model_loss
+        if not isinstance(loss, Objective) or loss.ignore_class is None:
+            return y, kept
+        y = aligned(loss, outputs, y)
+        y = y.reshape(loss.match(outputs.shape, y.shape))
+        ignored = loss.ignored(outputs, y)
+        if ignored is None:
+            return y, kept
+        if kept is None:
+            return y, ~ignored
+        return y, ~ignored & kept.reshape(kept.shape + (1,) * (ignored.ndim - kept.ndim))
 
     def figures(self, everything: bool = True) -> Figures:
         """Loss and metrics of all batches so far; of metrics perhaps only those that are cheap."""
         loss = self._loss if self._sums else self._loss / max(self._count, 1)
-        found = Figures(loss=loss)
+        found = Figures(loss=float(loss))
         for name, metric, _ in self._metrics:
             if everything or metric.in_batch_logs:
-                found[name] = metric.result()
+                value = metric.result()
+                found[name] = value if np.ndim(value) else float(value)
+                if metric.alias is not None:
+                    found.aliases[metric.alias] = name
         return found
 
     def get_state(self) -> dict[str, Any]:
@@ -152,7 +196,7 @@ def named_metrics(
 
     Where no metrics at all are asked for, a loss that classifies has the accuracy.
     """
-    if plain is None and weighted is None and isinstance(loss, CLASSIFYING):
+    if plain is None and weighted is None and getattr(loss, "classifies", False):
         plain = [metrics.Accuracy()]
     found: dict[str, tuple[Metric, bool]] = {}
     for metric, by_weight in [

@@ -364,7 +364,7 @@ def test_a_loss_of_ones_own_and_weights():
         ((iter([]),), {}, ValueError, "`X` must yield at least one batch"),
         ((X, LABELS), {"sample_weight": np.ones(3)}, ValueError, r"each of 70 .*shape=\(3,\)"),
         ((X, LABELS), {"sample_weight": ["a"] * 70}, TypeError, "`sample_weight` must be an array"),
-        ((X, LABELS), {"sample_weight": np.ones((70, 2))}, ValueError, r"shape \(1,\) or its lead"),
+        ((X, LABELS), {"sample_weight": np.ones((70, 2))}, ValueError, r"shape \(70,\) or its l"),
         ((X, LABELS), {"class_weight": [1, 2]}, TypeError, "`class_weight` must be a dict"),
         ((X, LABELS), {"class_weight": {"a": 1}}, ValueError, "class numbers as keys.*key='a'"),
         ((X, LABELS), {"class_weight": {-1: 1}}, ValueError, "class numbers as keys.*key=-1"),

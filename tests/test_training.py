@@ -364,7 +364,7 @@ def test_lines_go_to_standard_output_of_the_moment(capsys, monkeypatch):
         (
             {"y": one_hot(LABELS, 5)},
             ValueError,
-            r"Targets must have shape \(1, 3\).*shape=\(1, 5\)",
+            r"Targets must have shape \(70, 3\).*shape=\(70, 5\)",
         ),
         ({"y": np.array(["a"] * 70)}, TypeError, r"`Y` must be an array of numbers.*dtype='str"),
         ({"batch_size": 0}, ValueError, r"`batch_size` must be an integer >= 1.*batch_size=0"),

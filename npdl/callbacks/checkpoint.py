@@ -81,7 +81,7 @@ class ModelCheckpoint(_Saving):
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Ask the model's metrics which way is better."""
-        self._watched.bind(self.model)
+        self._watched.bind(self.model, self)
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Take note of the epoch."""

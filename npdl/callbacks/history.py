@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from npdl.callbacks.base import Callback, Logs
 from npdl.scores import Figures
 
@@ -20,21 +22,24 @@ class History(Callback):
         The numbers of the epochs, from 1.
     history : dict of str to list
         A value for each epoch: ``loss``, the metrics such as ``acc``, and where there was a
-        validation ``val_loss``, ``val_acc``. ``history["accuracy"]`` finds ``acc``.
+        validation ``val_loss``, ``val_acc``. ``accuracy`` finds ``acc``.
     interrupted : bool
         Whether Ctrl-C ended the training.
     """
 
     def __init__(self) -> None:
         self.epochs: list[int] = []
-        self.history: dict[str, list[Any]] = Figures()
+        self.history = Figures()
         self.interrupted = False
 
     def record(self, epoch: int, values: Logs) -> None:
         """Append the values of one epoch, counted from 1."""
         self.epochs.append(epoch)
         for key, value in values.items():
+            value = value.item() if isinstance(value, np.generic) else value
             self.history.setdefault(key, []).append(value)
+        if isinstance(values, Figures):
+            self.history.aliases |= values.aliases
 
     @property
     def epoch(self) -> list[int]:

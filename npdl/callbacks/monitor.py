@@ -6,15 +6,17 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from npdl._checks import check_choice, warn
+from npdl._checks import check_choice, complaint, warn
 from npdl.scores import ALIASES
 
 if TYPE_CHECKING:
     from npdl.callbacks.base import Callback
     from npdl.model import Model
 
-#: Figures that grow as a model gets better, by the words in their names.
+#: What grows, and what shrinks, as a model gets better, by the words in its name. It is asked where
+#: a figure is none of the model's own, but one that a callback adds to the logs.
 _GROWING = ("acc", "auc", "precision", "recall", "f1", "r2", "top_k")
+_SHRINKING = ("loss", "error", "mse", "mae", "mape", "msle", "perplexity")
 
 
 def figure(logs: Mapping[str, float], name: str) -> float | None:
@@ -39,35 +41,60 @@ class Monitor:
         Which way is better; 'auto' asks the model's metrics, or tells it from the name.
     min_delta : float
         A change of at most this much is no improvement.
+
+    Attributes
+    ----------
+    mode : {'min', 'max'} or None
+        None where 'auto' can't tell.
     """
 
     def __init__(self, name: str, mode: str = "auto", min_delta: float = 0.0) -> None:
         self.name = name
         self._auto = check_choice("mode", mode, ("auto", "min", "max")) == "auto"
-        if self._auto:
-            mode = "max" if any(word in name.lower() for word in _GROWING) else "min"
-        self.mode = mode
+        self.mode: str | None = _by_name(name) if self._auto else mode
         self.min_delta = abs(min_delta)
         self._warned = False
+        self._loop: Any = None
 
-    def bind(self, model: Model) -> None:
-        """Ask the metrics of a model which way is better, if 'auto' is to tell."""
+    def bind(self, model: Model, who: Any = None) -> None:
+        """Ask the metrics of a model which way is better, if 'auto' is to tell.
+
+        Raises
+        ------
+        ValueError
+            If the metric can't tell either.
+        """
+        self._warned, self._loop = False, model.loop
         own = self.name.removeprefix("val_")
         for name, metric, _ in model.figures if self._auto else ():
-            if name == ALIASES.get(own, own):
+            if own in (name, metric.alias) or name == ALIASES.get(own):
                 self.mode = metric.direction
+                self._require_mode(who)
+
+    def _require_mode(self, who: Any) -> None:
+        if self.mode is None:
+            rule = f"{type(who).__name__} must be told which way {self.name!r} is better, by `mode`"
+            raise ValueError(complaint(f"{rule}: 'min' or 'max'", mode="auto"))
 
     def value(self, logs: Mapping[str, float] | None, who: Any) -> float | None:
-        """The figure, or None after a warning, given once, that `who` looks for it in vain."""
+        """The figure, or None after a warning, given once, that `who` looks for it in vain.
+
+        There is no warning in an epoch that has no validation, where others have one.
+        """
         value = figure(logs or {}, self.name)
-        if value is None and not self._warned:
+        if value is None and not self._warned and not self._comes_later():
             self._warned = True
             names = ", ".join(logs or {})
             warn(
                 f"{type(who).__name__} watches {self.name!r}, which is not there. "
                 f"What is there: {names}."
             )
+        if value is not None:
+            self._require_mode(who)
         return value
+
+    def _comes_later(self) -> bool:
+        return self.name.startswith("val_") and validates_later(self._loop)
 
     def improved(self, value: float, best: float | None) -> bool:
         """Whether `value` is better than `best` by more than `min_delta`.
@@ -79,3 +106,17 @@ class Monitor:
         if self.mode == "max":
             return value - self.min_delta > best
         return value + self.min_delta < best
+
+
+def validates_later(loop: Any) -> bool:
+    """Whether a training validates in other epochs than the one under way."""
+    if loop is None or loop.validation is None:
+        return False
+    return (loop.epoch + 1) % loop.validation_freq != 0
+
+
+def _by_name(name: str) -> str | None:
+    words = name.lower()
+    if any(word in words for word in _GROWING):
+        return "max"
+    return "min" if any(word in words for word in _SHRINKING) else None

@@ -75,7 +75,7 @@ class ReduceLROnPlateau(Callback):
         """Forget an earlier training."""
         plain_rate(self.model.optimizer, self)
         self._reset()
-        self._watched.bind(self.model)
+        self._watched.bind(self.model, self)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Compare the figure with the best one so far; add ``learning_rate`` to the logs."""

@@ -72,7 +72,7 @@ class EarlyStopping(Callback):
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Forget an earlier training."""
         self._reset()
-        self._watched.bind(self.model)
+        self._watched.bind(self.model, self)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Compare the figure with the best one so far."""

@@ -14,13 +14,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from npdl import _checks
+from npdl._checks import complaint
 from npdl._registry import Configurable, Registry, config_name, custom_object, snake_case
 
 
 class Metric(Configurable):
     """A figure that is collected batch by batch; to be subclassed.
 
-    A subclass defines `update_state`, `result` and `reset_state`, as in Keras.
+    A subclass defines `update_state`, `result` and `reset_state`, as in Keras; and `direction`, if
+    callbacks are to watch it without being told which way is better. A model hands on only what
+    counts: steps that a mask leaves out, and classes that the loss ignores, never arrive here.
 
     Parameters
     ----------
@@ -28,8 +31,10 @@ class Metric(Configurable):
         What it is called in logs and histories; by default the class's name in snake case.
     """
 
-    #: Which way is better: "max" or "min".
-    direction = "max"
+    #: Which way is better: "max" or "min"; None where that is not known.
+    direction: str | None = None
+    #: The name by which a user asked for it, if it is not `name`; logs know it too.
+    alias: str | None = None
     #: Whether `result` is cheap enough to be shown after every batch.
     in_batch_logs = True
     #: What was counted, for those whose sums are arrays.
@@ -56,7 +61,8 @@ class Metric(Configurable):
         y_true, y_pred : array_like
             Targets and outputs.
         sample_weight : array_like, optional
-            A weight for each sample, or for each step of each sample; 0 leaves it out.
+            A weight for each sample, or for each step of each sample; 0 leaves it out, whatever
+            it holds.
         """
         raise NotImplementedError(f"{type(self).__name__} must define update_state.")
 
@@ -85,24 +91,40 @@ class Metric(Configurable):
 
 
 class MeanMetric(Metric):
-    """A weighted mean over items; a subclass defines `_values`, a value for each item."""
+    """A weighted mean over items; a subclass defines `values`, a value for each item."""
 
-    def _values(self, y_true: NDArray, y_pred: NDArray) -> NDArray:
-        raise NotImplementedError
+    def values(self, y_true: NDArray, y_pred: NDArray) -> NDArray:
+        """Return a value for each item, of the shape of the leading axes of `y_pred`.
+
+        Parameters
+        ----------
+        y_true, y_pred : ndarray
+            Targets and outputs of the items that count.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define values(y_true, y_pred).")
 
     def update_state(
         self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None
     ) -> None:
         """Count one batch; see `Metric.update_state`."""
-        values = np.asarray(self._values(np.asarray(y_true), np.asarray(y_pred)))
-        if sample_weight is None:
+        y, p, weights = what_counts(y_true, y_pred, sample_weight)
+        if not len(p):
+            return
+        values = np.asarray(self.values(y, p))
+        if not values.ndim or values.shape != p.shape[: values.ndim]:
+            rule = f"{self.name!r} must have a value for each item of outputs of shape {p.shape}"
+            raise ValueError(complaint(rule, shape=values.shape, targets=y.shape))
+        self._add(values, weights)
+
+    def _add(self, values: NDArray, weights: NDArray | None) -> None:
+        if weights is None:
             yes_or_no = values.dtype.kind == "b"
-            self._sum += np.count_nonzero(values) if yes_or_no else float(values.sum(dtype="f8"))
+            total = np.count_nonzero(values) if yes_or_no else values.sum(dtype=np.float64)
+            self._sum += float(total)
             self._sum_weights += values.size
         else:
-            weights = weights_like(values, sample_weight)
-            # A value that does not count may be nan.
-            self._sum += float((values * weights).sum(where=weights != 0, dtype=np.float64))
+            weights = weights_like(values, weights)
+            self._sum += float((values * weights).sum(dtype=np.float64))
             self._sum_weights += float(weights.sum(dtype=np.float64))
 
     def result(self) -> float:
@@ -116,17 +138,23 @@ class MeanMetric(Metric):
 
 
 class FunctionMetric(MeanMetric):
-    """The mean of what a function returns: values of items, or one value for the batch.
+    """What a function computes from the targets and outputs of a whole set.
+
+    A function that returns a value for each item is averaged. One that returns a single number is
+    called once, at the end, with all targets and outputs, which are kept until then.
 
     Parameters
     ----------
     function : callable
-        ``function(y_true, y_pred)``.
+        ``function(y_true, y_pred)``. Where the outputs have a last axis of length 1 and the targets
+        lack it, the targets get it; class numbers lose theirs. Among weighted metrics, one that
+        returns a single number must take `sample_weight` too.
     name : str, optional
         That of the function by default.
     """
 
-    direction = "min"
+    #: Whether the function returns one number for all samples.
+    _whole: bool = False
 
     def __init__(self, function: Callable[..., Any], name: str | None = None) -> None:
         if isinstance(function, str):  # in a configuration
@@ -134,9 +162,104 @@ class FunctionMetric(MeanMetric):
         super().__init__(name or getattr(function, "__name__", None))
         self.function = function
 
-    def _values(self, y_true: NDArray, y_pred: NDArray) -> NDArray:
-        values = np.asarray(self.function(y_true, y_pred))
-        return values if values.ndim else np.full(len(y_true), values)
+    @property
+    def in_batch_logs(self) -> bool:  # type: ignore[override]
+        """Not where the function takes the whole set."""
+        return not self._whole
+
+    def update_state(
+        self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> None:
+        """Count one batch; see `Metric.update_state`."""
+        y, p, weights = what_counts(y_true, y_pred, sample_weight)
+        if not len(p):
+            return
+        if (*y.shape, 1) == p.shape:
+            y = y[..., None]
+        elif p.shape[-1] != 1 and y.shape == (*p.shape[:-1], 1):
+            y = y[..., 0]
+        values = np.zeros(()) if self._whole else np.asarray(self.function(y, p))
+        if values.ndim:
+            if values.shape != p.shape[: values.ndim]:
+                rule = f"{self.name!r} must return one number, or a value for each item"
+                raise ValueError(
+                    complaint(rule, shape=values.shape, y_true=y.shape, y_pred=p.shape)
+                )
+            self._add(values, weights)
+            return
+        if weights is not None and not self._takes_weights and (weights != 1).any():
+            rule = (
+                f"{self.name!r} returns one number for all samples: to be weighted it must take "
+                "the argument sample_weight"
+            )
+            raise ValueError(complaint(rule, sample_weight=weights.shape))
+        self._whole = True
+        parts = (y, p) if weights is None else (y, p, weights)
+        self._sum_of.append([np.array(part) for part in parts])
+
+    def result(self) -> float:
+        """The figure; nan of nothing."""
+        if not self._sum_of:
+            return super().result()
+        ranks = {tuple(part.shape[1:] for part in parts) for parts in self._sum_of}
+        y, p, *weights = (
+            np.concatenate([part if len(ranks) == 1 else _steps(part, i) for part in parts])
+            for i, parts in enumerate(zip(*self._sum_of))
+        )
+        more = {"sample_weight": weights[0]} if weights and self._takes_weights else {}
+        return float(self.function(y, p, **more))
+
+    def reset_state(self) -> None:
+        """Forget what was counted."""
+        super().reset_state()
+        self._whole = False
+        self._sum_of: list[list[NDArray]] = []
+
+    def get_state(self) -> dict[str, Any]:
+        """Return what was counted so far."""
+        sums = {"_sum": self._sum, "_sum_weights": self._sum_weights}
+        return {**sums, "batches": [list(parts) for parts in self._sum_of]}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `get_state` returned."""
+        self._sum, self._sum_weights = float(state["_sum"]), float(state["_sum_weights"])
+        self._sum_of = [[np.asarray(part) for part in parts] for parts in state["batches"]]
+        self._whole = bool(self._sum_of)
+
+    @property
+    def _takes_weights(self) -> bool:
+        try:
+            return "sample_weight" in inspect.signature(self.function).parameters
+        except ValueError:  # a function written in C tells nothing
+            return False
+
+
+def _steps(part: NDArray, index: int) -> NDArray:
+    """Sequences of batches of different lengths as one list of steps."""
+    return part.reshape(-1, *part.shape[2:])
+
+
+def what_counts(
+    y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None
+) -> tuple[NDArray, NDArray, NDArray | None]:
+    """Targets, outputs and weights as arrays, without the items of weight 0.
+
+    Where some are left out, the axes that the weights have become one.
+    """
+    y, p = np.asarray(y_true), np.asarray(y_pred)
+    if sample_weight is None:
+        return y, p, None
+    weights = np.asarray(sample_weight)
+    while weights.ndim > 1 and weights.shape[-1] == 1:
+        weights = weights[..., 0]
+    kept = weights != 0
+    shape = kept.shape
+    fits = shape and shape == p.shape[: len(shape)] and shape == y.shape[: len(shape)]
+    if not fits or kept.all():  # a wrong shape is an error later on
+        return y, p, weights
+    if p.ndim > 1 and shape == p.shape:  # weights of elements
+        return np.where(kept, y, 0), np.where(kept, p, 0), np.where(kept, weights, 0)
+    return y[kept], p[kept], weights[kept]
 
 
 def weights_like(values: NDArray, sample_weight: ArrayLike) -> NDArray:
@@ -155,9 +278,9 @@ def get(metric: Any) -> Metric:
     ----------
     metric : str, Metric, class, dict or function
         ``"accuracy"``, ``"top_k"``, ``"f1"``, ...: a name is also what the figure is called in
-        logs, except that accuracy is called ``acc``. An instance is returned as it is; a dict is
-        what `Metric.get_config` returned, or holds a name and arguments; of a function
-        ``f(y_true, y_pred)`` the mean is taken.
+        logs; accuracy is called ``acc`` there, and is found under the name that was given too. An
+        instance is returned as it is; a dict is what `Metric.get_config` returned, or holds a name
+        and arguments; a function ``f(y_true, y_pred)`` becomes a `FunctionMetric`.
 
     Raises
     ------
@@ -168,6 +291,8 @@ def get(metric: Any) -> Metric:
         found = _registry.get(metric)
         if found.name != "acc":
             found.name = metric
+        elif metric != "acc":
+            found.alias = metric
         return found
     if inspect.isfunction(metric) or inspect.ismethod(metric):
         return FunctionMetric(metric)

@@ -10,8 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from npdl._checks import check_choice, check_int, check_number, complaint, label_array
 from npdl._dtype import FLOATS
 from npdl._ext import kernels
-from npdl.metrics.base import MeanMetric, Metric, register, weights_like
-from npdl.objectives import BinaryCrossEntropy, Hinge, SquaredHinge
+from npdl.metrics.base import MeanMetric, Metric, register, weights_like, what_counts
 from npdl.objectives.crossentropy import by_rows
 
 _INT64 = np.dtype(np.int64)
@@ -47,6 +46,8 @@ def decide(
         return y_true.argmax(-1), y_pred.argmax(-1)
     elif y_true.shape == y_pred.shape[:-1]:
         return y_true, y_pred.argmax(-1)
+    elif y_true.shape == (*y_pred.shape[:-1], 1):
+        return y_true[..., 0], y_pred.argmax(-1)
     raise ValueError(
         f"targets must have the shape of the outputs, {y_pred.shape}, or hold a class number for "
         f"each row. Received: shape {y_true.shape}"
@@ -77,9 +78,7 @@ def right_answers(y_true: NDArray, y_pred: NDArray) -> NDArray | None:
 
 def own_threshold(loss: Any) -> float | None:
     """The threshold where a loss takes each output for an answer of its own; else None."""
-    if isinstance(loss, BinaryCrossEntropy):
-        return 0.0 if getattr(loss, "from_logits", False) else 0.5
-    return 0.0 if isinstance(loss, Hinge | SquaredHinge) else None
+    return getattr(loss, "threshold", None)
 
 
 class Deciding(Metric):
@@ -116,10 +115,13 @@ class Accuracy(Deciding, MeanMetric):
     name : str, optional
     """
 
+    direction = "max"
+
     def __init__(self, threshold: float | None = None, name: str | None = None) -> None:
         super().__init__(threshold, name or "acc")
 
-    def _values(self, y_true: NDArray, y_pred: NDArray) -> NDArray:
+    def values(self, y_true: NDArray, y_pred: NDArray) -> NDArray:
+        """Return the value of each item; see `MeanMetric.values`."""
         right = right_answers(y_true, y_pred) if self._cut is None else None
         if right is None:
             truth, guess = decide(y_true, y_pred, self._cut)
@@ -154,11 +156,14 @@ class TopKAccuracy(MeanMetric):
         By default ``"top_k_accuracy"``.
     """
 
+    direction = "max"
+
     def __init__(self, k: int = 5, name: str | None = None) -> None:
         super().__init__(name)
         self.k = check_int("k", k)
 
-    def _values(self, y_true: NDArray, y_pred: NDArray) -> NDArray:
+    def values(self, y_true: NDArray, y_pred: NDArray) -> NDArray:
+        """Return the value of each item; see `MeanMetric.values`."""
         truth, _ = class_rows(y_true, y_pred)
         own = np.take_along_axis(y_pred, truth[..., None], -1)
         # nan is greater than nothing, so that it is asked for what is not below.
@@ -186,7 +191,8 @@ class Perplexity(MeanMetric):
         """Ask the loss whether the outputs are logits."""
         self._logits = self.from_logits or bool(getattr(loss, "from_logits", False))
 
-    def _values(self, y_true: NDArray, y_pred: NDArray) -> NDArray:
+    def values(self, y_true: NDArray, y_pred: NDArray) -> NDArray:
+        """Return the value of each item; see `MeanMetric.values`."""
         truth, z = class_rows(y_true, y_pred)
         own = np.take_along_axis(z, truth[..., None], -1)[..., 0]
         if not self._logits:
@@ -213,6 +219,8 @@ def class_rows(y_true: NDArray, y_pred: NDArray) -> tuple[NDArray, NDArray]:
 class _Counting(Deciding):
     """Counts, for each class or label: how often it is right, decided, and true."""
 
+    direction = "max"
+
     def __init__(
         self,
         average: str | None = "macro",
@@ -230,7 +238,9 @@ class _Counting(Deciding):
         self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None
     ) -> None:
         """Count one batch; see `Metric.update_state`."""
-        y_true, y_pred = np.asarray(y_true), np.asarray(y_pred)
+        y_true, y_pred, sample_weight = what_counts(y_true, y_pred, sample_weight)
+        if not len(y_pred):
+            return
         truth, guess = decide(y_true, y_pred, self._cut)
         weights: NDArray = np.ones(truth.shape)
         if sample_weight is not None:
@@ -342,7 +352,9 @@ class ConfusionMatrix(Deciding):
         self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None
     ) -> None:
         """Count one batch; see `Metric.update_state`."""
-        y_true, y_pred = np.asarray(y_true), np.asarray(y_pred)
+        y_true, y_pred, sample_weight = what_counts(y_true, y_pred, sample_weight)
+        if not len(y_pred):
+            return
         single = y_pred.ndim == 1 or y_pred.shape[-1] == 1
         truth, guess = decide(y_true, y_pred, self._cut if single else None)
         size = 2 if single else y_pred.shape[-1]

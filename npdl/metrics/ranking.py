@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from npdl._checks import check_choice
-from npdl.metrics.base import Metric, register, weights_like
+from npdl.metrics.base import Metric, register, weights_like, what_counts
 from npdl.metrics.classification import class_rows, own_threshold
 
 
@@ -29,6 +29,7 @@ class AUC(Metric):
     name : str, optional
     """
 
+    direction = "max"
     in_batch_logs = False
 
     def __init__(
@@ -46,7 +47,9 @@ class AUC(Metric):
         self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None
     ) -> None:
         """Keep the scores of one batch; see `Metric.update_state`."""
-        y_true, y_pred = np.asarray(y_true), np.asarray(y_pred)
+        y_true, y_pred, sample_weight = what_counts(y_true, y_pred, sample_weight)
+        if not len(y_pred):
+            return
         size = 1 if y_pred.ndim == 1 else y_pred.shape[-1]
         shape = y_pred.shape if y_pred.ndim == 1 else y_pred.shape[:-1]
         if size == 1 or self._labels:

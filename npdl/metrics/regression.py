@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from npdl._checks import complaint
-from npdl.metrics.base import MeanMetric, Metric, register, weights_like
+from npdl.metrics.base import MeanMetric, Metric, register, weights_like, what_counts
 
 
 def alike(y_true: NDArray, y_pred: NDArray) -> NDArray:
@@ -29,7 +29,8 @@ class MeanSquaredError(MeanMetric):
 
     direction = "min"
 
-    def _values(self, y_true: NDArray, y_pred: NDArray) -> NDArray:
+    def values(self, y_true: NDArray, y_pred: NDArray) -> NDArray:
+        """Return the value of each item; see `MeanMetric.values`."""
         return np.square(y_pred - alike(y_true, y_pred))
 
 
@@ -58,7 +59,8 @@ class MeanAbsoluteError(MeanMetric):
 
     direction = "min"
 
-    def _values(self, y_true: NDArray, y_pred: NDArray) -> NDArray:
+    def values(self, y_true: NDArray, y_pred: NDArray) -> NDArray:
+        """Return the value of each item; see `MeanMetric.values`."""
         return np.abs(y_pred - alike(y_true, y_pred))
 
 
@@ -74,21 +76,24 @@ class R2Score(Metric):
     name : str, optional
     """
 
+    direction = "max"
+
     def update_state(
         self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None
     ) -> None:
         """Count one batch; see `Metric.update_state`."""
+        y_true, y_pred, sample_weight = what_counts(y_true, y_pred, sample_weight)
+        if not len(y_pred):
+            return
         p = np.asarray(y_pred, np.float64)
-        t = alike(np.asarray(y_true), p).astype(np.float64)
+        t = alike(y_true, p).astype(np.float64)
         w: NDArray = np.ones(t.shape)
         if sample_weight is not None:
             w = weights_like(t, sample_weight)
         size = p.shape[-1] if p.ndim > 1 else 1
         p, t, w = (a.reshape(-1, size) for a in (p, t, w))
         n = w.sum(axis=0)
-        if not n.all():
-            return
-        mean = (w * t).sum(axis=0) / n
+        mean = _ratio((w * t).sum(axis=0), n)
         spread = (w * np.square(t - mean)).sum(axis=0)
         error = (w * np.square(p - t)).sum(axis=0)
         if self._sums is None:
@@ -97,25 +102,25 @@ class R2Score(Metric):
         # Chan, Golub and LeVeque (1979): the spread of two sets from that of each.
         n0, mean0, spread0, error0 = self._sums
         total = n0 + n
-        gap = mean - mean0
+        gap, part = mean - mean0, _ratio(n, total)
         self._sums = np.array(
-            [
-                total,
-                mean0 + gap * n / total,
-                spread0 + spread + gap * gap * n0 * n / total,
-                error0 + error,
-            ]
+            [total, mean0 + gap * part, spread0 + spread + gap * gap * n0 * part, error0 + error]
         )
 
     def result(self) -> float:
-        """The figure; nan of nothing."""
+        """The figure, the mean over the outputs that anything was counted of; nan of nothing."""
         if self._sums is None:
             return float("nan")
-        _, _, spread, error = self._sums
+        n, _, spread, error = self._sums[:, self._sums[0] != 0]
+        if not n.size:
+            return float("nan")
         constant = np.where(error == 0, 1.0, 0.0)
-        ratio = np.divide(error, spread, out=np.zeros_like(error), where=spread > 0)
-        return float(np.where(spread > 0, 1 - ratio, constant).mean())
+        return float(np.where(spread > 0, 1 - _ratio(error, spread), constant).mean())
 
     def reset_state(self) -> None:
         """Forget what was counted."""
         self._sums = None  # weight, mean, spread and error of each output
+
+
+def _ratio(top: NDArray, bottom: NDArray) -> NDArray:
+    return np.divide(top, bottom, out=np.zeros_like(top), where=bottom != 0)

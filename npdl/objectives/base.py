@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from typing import Any
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,13 +19,31 @@ from npdl._checks import (
     label_array,
     weights_like,
 )
-from npdl._registry import Configurable, Registry
+from npdl._registry import Configurable, Registry, custom_object, to_json_type
+from npdl._weights import times
+
+
+class Counted(NamedTuple):
+    """Which items of a batch count, and how much."""
+
+    #: True for each item that counts; None where all do.
+    kept: np.ndarray | None
+    #: The weight of each item; None where all weigh 1.
+    weights: np.ndarray | None
+    #: What the sum over the items is divided by for the mean.
+    number: int
 
 
 class Objective(Configurable):
     """Base class of the losses.
 
-    A subclass defines `_values` and `_slopes`, or `forward` and `backward` themselves.
+    A subclass defines `match`, `values` and `gradient`; most are subclasses of `Elementwise` or
+    `Rowwise`, which define `match`. Or it defines `forward` and `backward` themselves.
+
+    Items that do not count are left out before the loss looks at anything: those that a mask or
+    `ignore_class` excludes, and those of weight 0. Whatever they hold, nan or a class number out of
+    range, they add nothing to the loss, and their gradient is 0. The mean is taken over the items
+    that mask and `ignore_class` leave, as in Keras; one of weight 0 is a zero among them.
 
     Parameters
     ----------
@@ -35,12 +56,102 @@ class Objective(Configurable):
     from_logits: bool = False
     #: The class number of the items that do not count.
     ignore_class: int | None = None
+    #: Whether this is a loss of classification, for which a model counts the accuracy by default.
+    classifies: bool = False
+    #: Whether targets may be class numbers.
+    takes_labels: bool = False
 
     def __init__(self, *, reduction: str = "mean") -> None:
         self.reduction = check_choice("reduction", reduction, ("mean", "sum", "none"))
 
+    @property
+    def threshold(self) -> float | None:
+        """Above this an output means yes, where each is an answer of its own; else None."""
+        return None
+
+    @property
+    def fuses_with(self) -> type | None:
+        """The activation that this loss is fused with in training; None if there is none.
+
+        A loss that names one has `forward_logits` and `backward_logits`.
+        """
+        return None
+
+    # ------------------------------------------------------------- what a subclass may define
+
+    def match(self, outputs: tuple[int, ...], targets: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape in which targets of a shape fit outputs of a shape.
+
+        Parameters
+        ----------
+        outputs, targets : tuple of int
+            Shapes.
+
+        Raises
+        ------
+        ValueError
+            If they don't fit.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define match(outputs, targets).")
+
+    def check(self, p: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return outputs and targets as `values` takes them, or raise ValueError.
+
+        Parameters
+        ----------
+        p, t : ndarray
+            Of the items that count.
+        """
+        return p, np.asarray(t, p.dtype, order="C")
+
+    def values(self, p: np.ndarray, t: np.ndarray) -> np.ndarray:
+        """Return the value of each item.
+
+        Parameters
+        ----------
+        p, t : ndarray
+            From `check`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define values(p, t).")
+
+    def gradient(self, p: np.ndarray, t: np.ndarray) -> np.ndarray:
+        """Return the gradient of each item's value, a new array like `p`.
+
+        Parameters
+        ----------
+        p, t : ndarray
+            From `check`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define gradient(p, t).")
+
+    def item_shape(self, p: np.ndarray) -> tuple[int, ...]:
+        """Return the shape of the items, the leading axes of the outputs.
+
+        Parameters
+        ----------
+        p : ndarray
+            The outputs.
+        """
+        return p.shape
+
+    def ignored(self, p: np.ndarray, t: np.ndarray) -> np.ndarray | None:
+        """Return which items do not count, as booleans of their shape; None where all do.
+
+        Parameters
+        ----------
+        p, t : ndarray
+            Outputs, and targets in the shape that `match` returned.
+        """
+        return None
+
+    # ------------------------------------------------------------------------------ the loss
+
     def forward(
-        self, outputs: ArrayLike, targets: ArrayLike, sample_weight: ArrayLike | None = None
+        self,
+        outputs: ArrayLike,
+        targets: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
     ) -> Any:
         """Return the loss.
 
@@ -51,125 +162,160 @@ class Objective(Configurable):
         targets : array_like
             What it should have returned, see the class for the forms.
         sample_weight : array_like, optional
-            The value of each item is multiplied by its weight; 0 leaves it out. Of the shape of the
-            items or of its leading axes: (N,) for a weight for each sample. The mean stays one over
-            the number of items, as in Keras.
+            The value of each item is multiplied by its weight. Of the shape of the items or of its
+            leading axes: (N,) for a weight for each sample. The mean stays one over the number of
+            items, as in Keras.
+        mask : array_like, optional
+            0 for each item that does not count, nor in the number that the mean divides by. Of the
+            shape of the items or of its leading axes.
 
         Returns
         -------
         float, or ndarray with a value for each item where `reduction` is 'none'
         """
-        p, t = self._check(outputs, targets)
-        return self._reduce(self._values(p, t), self._factors(p, targets, sample_weight))
+        p, t = self._matched(outputs, targets)
+        counted = self.counted(p, t, sample_weight, mask)
+        values = np.zeros(0, p.dtype)
+        if counted.kept is None or counted.kept.any():
+            values = self.values(*self.check(*_chosen(counted.kept, p, t)))
+        return self._reduced(values, counted, self.item_shape(p))
 
     def backward(
-        self, outputs: ArrayLike, targets: ArrayLike, sample_weight: ArrayLike | None = None
+        self,
+        outputs: ArrayLike,
+        targets: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
     ) -> np.ndarray:
         """Return the gradient of the loss in the outputs, an array like them.
 
         Parameters
         ----------
-        outputs, targets, sample_weight : array_like
+        outputs, targets, sample_weight, mask : array_like
             As in `forward`. Where `reduction` is 'none': the gradient of each item's own value.
         """
-        p, t = self._check(outputs, targets)
-        grad, factors = self._slopes(p, t), self._factors(p, targets, sample_weight)
-        if isinstance(factors, np.ndarray):
-            factors = factors.reshape(factors.shape + (1,) * (grad.ndim - factors.ndim))
-            return _multiplied(grad, factors)
-        grad *= factors
-        return grad
+        p, t = self._matched(outputs, targets)
+        counted = self.counted(p, t, sample_weight, mask)
+        kept, weights, _ = counted
+        if kept is not None and not kept.any():
+            return np.zeros_like(p)
+        grad = self.gradient(*self.check(*_chosen(kept, p, t)))
+        if weights is not None:
+            factors = weights if kept is None else weights[kept]
+            grad *= factors.reshape(factors.shape + (1,) * (grad.ndim - factors.ndim))
+        grad *= self._share(counted)
+        if kept is None:
+            return grad
+        whole = np.zeros_like(p)
+        whole[kept] = grad
+        return whole
 
-    def count(self, outputs: ArrayLike, targets: ArrayLike) -> int:
+    def count(self, outputs: ArrayLike, targets: ArrayLike, mask: ArrayLike | None = None) -> int:
         """Return the number of items that the mean is taken over.
 
         Parameters
         ----------
-        outputs, targets : array_like
+        outputs, targets, mask : array_like
             As in `forward`.
         """
-        p = np.asarray(outputs)
-        ignored = self._ignored(p, targets)
-        return math.prod(self._items(p)) if ignored is None else int((~ignored).sum())
+        p, t = self._matched(outputs, targets)
+        return self.counted(p, t, None, mask).number
 
-    def _check(self, outputs: ArrayLike, targets: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-        """Both as C-ordered arrays that fit each other."""
-        raise NotImplementedError
+    def counted(
+        self,
+        p: np.ndarray,
+        t: np.ndarray,
+        sample_weight: ArrayLike | None,
+        mask: ArrayLike | None,
+    ) -> Counted:
+        """Return which items count, and how much.
 
-    def _values(self, p: np.ndarray, t: np.ndarray) -> np.ndarray:
-        """The value of each item."""
-        raise NotImplementedError
+        Parameters
+        ----------
+        p, t : ndarray
+            Outputs, and targets in the shape that `match` returned.
+        sample_weight, mask : array_like or None
+            As in `forward`.
+        """
+        items = self.item_shape(p)
+        left_out = self.ignored(p, t)
+        kept = None if left_out is None else ~left_out
+        if mask is not None:
+            kept = _both(kept, np.broadcast_to(weights_like(items, mask, "mask") != 0, items))
+        number = math.prod(items) if kept is None else int(np.count_nonzero(kept))
+        weights = None
+        if sample_weight is not None:
+            weights = np.broadcast_to(weights_like(items, sample_weight), items)
+            kept = _both(kept, weights != 0)
+            weights = weights.astype(p.dtype)
+        return Counted(None if kept is None or kept.all() else kept, weights, number)
 
-    def _slopes(self, p: np.ndarray, t: np.ndarray) -> np.ndarray:
-        """The gradient of each item's value, a new array like `p`."""
-        raise NotImplementedError
+    def _matched(self, outputs: ArrayLike, targets: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+        p, t = float_array(outputs, "outputs"), np.asarray(targets)
+        if not p.size:
+            raise ValueError(complaint("Outputs must hold at least one value", shape=p.shape))
+        if t.dtype.kind not in "fiub":
+            raise TypeError(complaint("Targets must be numbers", dtype=t.dtype.name))
+        return p, t.reshape(self.match(p.shape, t.shape))
 
-    def _items(self, p: np.ndarray) -> tuple[int, ...]:
-        """The shape of the items."""
-        return p.shape
+    def _share(self, counted: Counted) -> float:
+        """What the value of an item of weight 1 counts in the loss."""
+        return 1 / max(counted.number, 1) if self.reduction == "mean" else 1.0
 
-    def _ignored(self, p: np.ndarray, targets: ArrayLike) -> np.ndarray | None:
-        """Which items do not count, as booleans of their shape; None where all do."""
-        return None
-
-    def _factors(
-        self, p: np.ndarray, targets: ArrayLike, sample_weight: ArrayLike | None
-    ) -> float | np.ndarray:
-        """What the value of each item counts in the loss: one number for all, or an array."""
-        items = self._items(p)
-        ignored = self._ignored(p, targets)
-        count = math.prod(items) if ignored is None else int((~ignored).sum())
-        share = 1 / max(count, 1) if self.reduction == "mean" else 1.0
-        if sample_weight is None and ignored is None:
-            return share
-        weights = 1.0 if sample_weight is None else weights_like(items, sample_weight)
-        kept = 1.0 if ignored is None else ~ignored
-        return np.broadcast_to(np.asarray(share * weights * kept, p.dtype), items)
-
-    def _reduce(self, values: np.ndarray, factors: float | np.ndarray) -> Any:
-        factor = 1.0
-        if isinstance(factors, np.ndarray):
-            values = _multiplied(values, factors)
-        else:
-            factor = factors
+    def _reduced(self, values: np.ndarray, counted: Counted, items: tuple[int, ...]) -> Any:
+        """The loss, from the values of the items that count."""
+        kept, weights, _ = counted
+        if weights is not None:
+            values = values * (weights if kept is None else weights[kept])
         if self.reduction == "none":
-            return values
+            if kept is None:
+                return values
+            whole = np.zeros(items, values.dtype)
+            whole[kept] = values
+            return whole
         # Summed in float64, so that the mean of many float32 values is not off by their number.
-        return float(np.add.reduce(values, axis=None, dtype=np.float64)) * factor
+        return float(np.add.reduce(values, axis=None, dtype=np.float64)) * self._share(counted)
 
 
-def _multiplied(values: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """values · factors; what has the factor 0 does not count, be it nan."""
-    return np.multiply(values, factors, out=np.zeros_like(values), where=factors != 0)
+def _both(one: np.ndarray | None, other: np.ndarray) -> np.ndarray:
+    return other if one is None else one & other
+
+
+def _chosen(kept: np.ndarray | None, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    return arrays if kept is None else tuple(a[kept] for a in arrays)
 
 
 class Elementwise(Objective):
     """An item is one element; outputs (N, ..., 1) also take targets without the last axis."""
 
-    def _check(self, outputs, targets):
-        p, t = _arrays(outputs, targets)
-        if (*t.shape, 1) == p.shape:
-            t = t[..., None]
-        if t.shape != p.shape:
-            raise ValueError(complaint(f"Targets must have shape {p.shape}", shape=t.shape))
-        return p, np.asarray(t, p.dtype, order="C")
+    def match(self, outputs, targets):
+        """Return the shape of the outputs; see `Objective.match`."""
+        if targets != outputs and (*targets, 1) != outputs:
+            raise ValueError(complaint(f"Targets must have shape {outputs}", shape=targets))
+        return outputs
 
 
 class Rowwise(Objective):
     """An item is a row; targets are rows too, or class numbers."""
 
-    def _check(self, outputs, targets):
-        p, t = _arrays(outputs, targets)
-        if p.ndim < 2:
-            raise ValueError(complaint("Outputs must have shape (N, ..., K)", shape=p.shape))
-        if t.shape == p.shape:
-            return p, np.asarray(t, p.dtype, order="C")
-        if t.shape == p.shape[:-1]:
-            return p, label_array(t, p.shape[-1])
-        rule = f"Targets must have shape {p.shape}, or {p.shape[:-1]} for class numbers"
-        raise ValueError(complaint(rule, shape=t.shape))
+    takes_labels = True
 
-    def _items(self, p):
+    def match(self, outputs, targets):
+        """Return the shape of rows, or of class numbers; see `Objective.match`."""
+        if len(outputs) < 2:
+            raise ValueError(complaint("Outputs must have shape (N, ..., K)", shape=outputs))
+        rows = outputs[:-1]
+        if targets in (outputs, rows):
+            return targets
+        rule = f"Targets must have shape {outputs}, or {rows} for class numbers"
+        raise ValueError(complaint(rule, shape=targets))
+
+    def check(self, p, t):
+        """Return outputs and rows, or int64 class numbers; see `Objective.check`."""
+        return (p, label_array(t, p.shape[-1])) if t.ndim < p.ndim else super().check(p, t)
+
+    def item_shape(self, p):
+        """Return the shape of the rows."""
         return p.shape[:-1]
 
     @staticmethod
@@ -195,17 +341,138 @@ class Clipped(Objective):
         return (p < self.epsilon) | (p > 1)
 
 
-def _arrays(outputs: ArrayLike, targets: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    p, t = float_array(outputs, "outputs"), np.asarray(targets)
-    if not p.size:
-        raise ValueError(complaint("Outputs must hold at least one value", shape=p.shape))
-    if t.dtype.kind not in "fiub":
-        raise TypeError(complaint("Targets must be numbers", dtype=t.dtype.name))
-    return p, t
-
-
 _registry = Registry("objective", Objective)
 register = _registry.register
+
+
+class FunctionLoss(Objective):
+    """A loss that is a function.
+
+    Parameters
+    ----------
+    function : callable
+        ``function(outputs, targets)`` returns the loss, a number, and its gradient in the outputs,
+        an array like them. Where sample weights or a mask are used, it must take the arguments
+        `sample_weight` or `mask` too.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        if isinstance(function, str):  # in a configuration
+            function = custom_object(function)
+        super().__init__()
+        self.function = function
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the function's name, which `custom_objects` must then know."""
+        return {"function": to_json_type(self.function)}
+
+    def forward(self, outputs, targets, sample_weight=None, mask=None):
+        """Return the loss; see `Objective.forward`."""
+        return float(self._both(outputs, targets, sample_weight, mask)[0])
+
+    def backward(self, outputs, targets, sample_weight=None, mask=None):
+        """Return the gradient; see `Objective.backward`."""
+        gradient = float_array(self._both(outputs, targets, sample_weight, mask)[1], "gradient")
+        if gradient.shape != np.shape(outputs):
+            rule = f"The gradient of {self._name} must have the outputs' shape, {np.shape(outputs)}"
+            raise ValueError(complaint(rule, shape=gradient.shape))
+        return gradient
+
+    def _both(self, outputs: Any, targets: Any, sample_weight: Any, mask: Any) -> tuple[Any, Any]:
+        weights = {"sample_weight": sample_weight, "mask": mask}
+        given = {name: value for name, value in weights.items() if value is not None}
+        result = self.function(outputs, aligned(self, np.asarray(outputs), targets), **given)
+        if not isinstance(result, tuple) or len(result) != 2 or np.ndim(result[0]):
+            rule = f"A function as a loss must return (value, gradient), and {self._name} does not"
+            raise TypeError(complaint(rule, type=type(result).__name__))
+        return result
+
+    @property
+    def _name(self) -> str:
+        return getattr(self.function, "__name__", repr(self.function))
+
+
+def aligned(loss: Any, outputs: np.ndarray, targets: ArrayLike) -> np.ndarray:
+    """Targets with or without a last axis of length 1, as the loss takes them for these outputs.
+
+    Targets (N,) get it where the outputs are (N, 1); class numbers (N, 1) lose it.
+    """
+    t, shape = np.asarray(targets), outputs.shape
+    if (*t.shape, 1) == shape and not is_plain(loss):  # those take care of it themselves
+        return t[..., None]
+    if shape[-1] > 1 and t.shape == (*shape[:-1], 1) and getattr(loss, "takes_labels", False):
+        return t[..., 0]
+    return t
+
+
+def value_of(
+    loss: Any,
+    outputs: np.ndarray,
+    targets: ArrayLike,
+    sample_weight: np.ndarray | None = None,
+    mask: np.ndarray | None = None,
+) -> Any:
+    """The value of a loss, npdl's or any object with `forward`."""
+    targets = aligned(loss, outputs, targets)
+    return loss.forward(outputs, targets, **_keywords(loss, sample_weight, mask))
+
+
+def gradient_of(
+    loss: Any,
+    outputs: np.ndarray,
+    targets: ArrayLike,
+    sample_weight: np.ndarray | None = None,
+    mask: np.ndarray | None = None,
+) -> np.ndarray:
+    """The gradient of a loss, npdl's or any object with `backward`."""
+    targets = aligned(loss, outputs, targets)
+    return loss.backward(outputs, targets, **_keywords(loss, sample_weight, mask))
+
+
+def count_of(
+    loss: Any, outputs: np.ndarray, targets: ArrayLike, mask: np.ndarray | None = None
+) -> int:
+    """How many items the mean of a loss is over: samples, or real steps, where it can't tell."""
+    if is_plain(loss):
+        return loss.count(outputs, aligned(loss, outputs, targets), mask)
+    return len(outputs) if mask is None else int(np.count_nonzero(mask))
+
+
+def is_plain(loss: Any) -> bool:
+    """Whether `forward` is npdl's own, and so `match` and `item_shape` are defined."""
+    return isinstance(loss, Objective) and type(loss).forward is Objective.forward
+
+
+def _keywords(
+    loss: Any, sample_weight: np.ndarray | None, mask: np.ndarray | None
+) -> dict[str, np.ndarray]:
+    """Weights and mask in the arguments that a loss takes."""
+    pairs = {"sample_weight": sample_weight, "mask": mask}
+    given = {name: value for name, value in pairs.items() if value is not None}
+    if not given or is_plain(loss):
+        return given
+    taken = _taken(loss.function if isinstance(loss, FunctionLoss) else type(loss).forward)
+    if given.keys() <= taken:
+        return given
+    if "sample_weight" in taken and mask is not None:
+        # One that knows no masks: weights that keep the mean over all items one over the real ones.
+        real = np.asarray(mask) != 0
+        summed = getattr(loss, "reduction", "mean") == "sum"
+        scale = 1.0 if summed else real.size / max(np.count_nonzero(real), 1)
+        weights = np.asarray(times(sample_weight, np.where(real, scale, 0.0)))
+        real = real.reshape(real.shape + (1,) * (weights.ndim - real.ndim))
+        return {"sample_weight": np.where(real, weights, 0.0)}
+    what, name = ("a mask", "mask") if "mask" in given else ("sample weights", "sample_weight")
+    rule = f"With {what}, `forward` and `backward` of a loss must take {name}"
+    raise ValueError(complaint(rule, loss=type(loss).__name__))
+
+
+@lru_cache
+def _taken(function: Callable[..., Any]) -> frozenset[str]:
+    parameters = inspect.signature(function).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return frozenset({"sample_weight", "mask"})
+    return frozenset(p.name for p in parameters)
 
 
 def get(objective: Any) -> Any:
@@ -213,11 +480,12 @@ def get(objective: Any) -> Any:
 
     Parameters
     ----------
-    objective : str, Objective, class or dict
+    objective : str, Objective, class, dict or function
         'mse', 'MeanSquaredError', 'softmax_categorical_cross_entropy', ...; a dict holds the name
         and the arguments. An instance is returned as it is; so is any other object that has
         methods ``forward(outputs, targets)``, which returns a number, and
-        ``backward(outputs, targets)``, which returns its gradient in the outputs.
+        ``backward(outputs, targets)``, which returns its gradient in the outputs. A function
+        ``f(outputs, targets)`` returns both, see `FunctionLoss`.
 
     Raises
     ------
@@ -226,4 +494,8 @@ def get(objective: Any) -> Any:
     """
     if all(callable(getattr(objective, name, None)) for name in ("forward", "backward")):
         return objective() if isinstance(objective, type) else objective
+    if inspect.isfunction(objective) or inspect.ismethod(objective):
+        return FunctionLoss(objective)
+    if isinstance(objective, dict) and objective.get("name") == FunctionLoss.__name__:
+        return FunctionLoss(objective["function"])
     return _registry.get(objective)

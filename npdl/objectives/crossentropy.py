@@ -8,17 +8,108 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from npdl import activations
 from npdl._checks import check_int, check_number, complaint
 from npdl._ext import kernels
-from npdl.objectives.base import Clipped, Elementwise, Rowwise, register
+from npdl.objectives.base import Clipped, Counted, Elementwise, Objective, Rowwise, register
+
+
+class LogitsCache(NamedTuple):
+    """What `Fused.backward_logits` needs."""
+
+    probabilities: np.ndarray
+    targets: np.ndarray
+    counted: Counted
+
+
+class Fused(Objective):
+    """A loss that also runs together with the activation before it, see `Objective.fuses_with`.
+
+    A subclass defines `_fused_values` and `_fused_gradient`.
+    """
+
+    def forward_logits(
+        self,
+        logits: ArrayLike,
+        targets: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        *,
+        out: np.ndarray | None = None,
+    ) -> tuple[Any, np.ndarray, LogitsCache]:
+        """Return the loss of the activation of `logits`.
+
+        Parameters
+        ----------
+        logits : array_like, shape (N, ..., K)
+        targets, sample_weight, mask : array_like
+            As in `forward`.
+        out : ndarray, shape and dtype of `logits`, optional
+            Where the probabilities go; a new array by default.
+
+        Returns
+        -------
+        loss : float or ndarray
+            As in `forward`.
+        probabilities : ndarray, shape of `logits`
+        cache : LogitsCache
+            For `backward_logits`.
+        """
+        z, t = self._matched(logits, targets)
+        counted = self.counted(z, t, sample_weight, mask)
+        kept = counted.kept
+        if kept is not None:  # what does not count may be anything
+            t = np.where(kept[(..., *[None] * (t.ndim - kept.ndim))], t, 0)
+        t = self.check(z, t)[1]
+        p = np.empty(z.shape, z.dtype) if out is None else out
+        values = self._fused_values(z, t, p)
+        if kept is not None:
+            values = values[kept]
+        cache = LogitsCache(p, t, counted)
+        return self._reduced(values, counted, self.item_shape(z)), p, cache
+
+    def backward_logits(self, cache: LogitsCache, *, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the gradient of the loss in the logits.
+
+        Parameters
+        ----------
+        cache : LogitsCache
+            From `forward_logits`.
+        out : ndarray, shape and dtype of the probabilities, optional
+            Where it goes; a new array by default.
+        """
+        p, t, counted = cache
+        factors = np.empty(self.item_shape(p), p.dtype)
+        factors[...] = self._share(counted)
+        if counted.weights is not None:
+            factors *= counted.weights
+        dz = np.empty(p.shape, p.dtype) if out is None else out
+        self._fused_gradient(p, t, factors, dz)
+        if counted.kept is not None:
+            dz[~counted.kept] = 0  # nan times 0 is nan
+        return dz
+
+    def _fused_values(self, z: np.ndarray, t: np.ndarray, p: np.ndarray) -> np.ndarray:
+        """Fill `p` with the probabilities, and return the value of each item."""
+        raise NotImplementedError
+
+    def _fused_gradient(
+        self, p: np.ndarray, t: np.ndarray, factors: np.ndarray, dz: np.ndarray
+    ) -> None:
+        """Fill `dz` with the gradient, that of each item times its factor."""
+        raise NotImplementedError
 
 
 @register("BCE")
-class BinaryCrossEntropy(Clipped, Elementwise):
+class BinaryCrossEntropy(Fused, Clipped, Elementwise):
     """-t log p - (1-t) log(1-p), for each element.
 
     Targets lie in [0, 1]. Outside of [epsilon, 1 - epsilon] the loss is that of the nearer end, and
     its gradient 0. Above, epsilon is at least the spacing of the dtype's numbers at 1.
+
+    `forward_logits` and `backward_logits` fuse the loss with the sigmoid before it: they take
+    logits, need no clipping, and their gradient is p - t, which does not vanish where the sigmoid
+    is saturated. A model whose last layer is a `Dense` with a sigmoid is trained through them.
 
     Parameters
     ----------
@@ -42,45 +133,69 @@ class BinaryCrossEntropy(Clipped, Elementwise):
         self.from_logits = bool(from_logits)
         self.label_smoothing = check_number("label_smoothing", label_smoothing, "[0, 1)")
 
-    def _check(self, outputs, targets):
-        p, t = super()._check(outputs, targets)
+    def check(self, p, t):
+        """Return outputs and targets as `values` takes them, or raise ValueError."""
+        p, t = super().check(p, t)
         outside = (t < 0) | (t > 1)
         if outside.any():
             raise ValueError(complaint("Targets must lie in [0, 1]", target=t[outside][0].item()))
         s = self.label_smoothing
         return p, (1 - s) * t + 0.5 * s if s else t
 
+    classifies = True
+
+    @property
+    def threshold(self) -> float:
+        """0.5, or 0 for logits."""
+        return 0.0 if self.from_logits else 0.5
+
+    @property
+    def fuses_with(self) -> type | None:
+        """The sigmoid."""
+        plain = type(self) is BinaryCrossEntropy and not self.from_logits
+        return activations.Sigmoid if plain else None
+
     def _ends(self, p: np.ndarray) -> tuple[float, float]:
         return self.epsilon, 1 - max(self.epsilon, float(np.finfo(p.dtype).eps))
 
-    def _values(self, p, t):
+    def values(self, p, t):
+        """Return the value of each element; see `Objective.values`."""
         if self.from_logits:
-            # log(1 + e^z) - t z, with an exponential that can't overflow.
-            return np.maximum(p, 0) - t * p + np.log1p(np.exp(-np.abs(p)))
+            return _logit_values(p, t)
         p = np.clip(p, *self._ends(p))
         return -(t * np.log(p) + (1 - t) * np.log1p(-p))
 
-    def _slopes(self, p, t):
+    def gradient(self, p, t):
+        """Return the gradient of each element's value; see `Objective.gradient`."""
         if self.from_logits:
-            e = np.exp(-np.abs(p))
-            return np.where(p >= 0, 1, e) / (1 + e) - t
+            return _sigmoid(p) - t
         low, high = self._ends(p)
         q = np.clip(p, low, high)
         grad = (q - t) / (q * (1 - q))
         grad[(p < low) | (p > high)] = 0
         return grad
 
+    def _fused_values(self, z, t, p):
+        p[...] = _sigmoid(z)
+        return _logit_values(z, t)
 
-class LogitsCache(NamedTuple):
-    """What `SoftmaxCategoricalCrossEntropy.backward_logits` needs."""
+    def _fused_gradient(self, p, t, factors, dz):
+        np.subtract(p, t, out=dz)
+        dz *= factors
 
-    probabilities: np.ndarray
-    targets: np.ndarray
-    factors: float | np.ndarray
+
+def _sigmoid(z: np.ndarray) -> np.ndarray:
+    e = np.exp(-np.abs(z))  # can't overflow
+    return np.where(z >= 0, 1, e) / (1 + e)
+
+
+def _logit_values(z: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """log(1 + e^z) - t z."""
+    return np.maximum(z, 0) - t * z + np.log1p(np.exp(-np.abs(z)))
 
 
 @register("SCCE", "categorical_cross_entropy", "sparse_categorical_cross_entropy", "cross_entropy")
-class SoftmaxCategoricalCrossEntropy(Clipped, Rowwise):
+class SoftmaxCategoricalCrossEntropy(Fused, Clipped, Rowwise):
     """-Σ_j t_j log p_j, for each row of probabilities.
 
     Targets are rows like the outputs, or class numbers. Outside of [epsilon, 1] the loss is that of
@@ -117,30 +232,42 @@ class SoftmaxCategoricalCrossEntropy(Clipped, Rowwise):
             ignore_class = check_int("ignore_class", ignore_class, low=-(2**62))
         self.ignore_class = ignore_class
 
-    def _ignored(self, p, targets):
-        if self.ignore_class is None or np.ndim(targets) == p.ndim:
-            return None
-        return np.asarray(targets) == self.ignore_class
+    classifies = True
 
-    def _check(self, outputs, targets):
-        if self.ignore_class is not None:
-            ignored = self._ignored(np.asarray(outputs), targets)
-            targets = targets if ignored is None else np.where(ignored, 0, targets)
-        p, t = super()._check(outputs, targets)
+    @property
+    def fuses_with(self) -> type | None:
+        """The softmax."""
+        plain = type(self) is SoftmaxCategoricalCrossEntropy and not self.from_logits
+        return activations.Softmax if plain else None
+
+    def ignored(self, p, t):
+        """Return which class numbers are `ignore_class`; see `Objective.ignored`."""
+        if self.ignore_class is None or t.ndim == p.ndim:
+            return None
+        return t == self.ignore_class
+
+    def check(self, p, t):
+        """Return outputs, and rows or int64 class numbers; see `Objective.check`."""
+        p, t = super().check(p, t)
         s = self.label_smoothing
         return p, (1 - s) * self._rows(p, t) + s / p.shape[-1] if s else t
 
-    def _values(self, p, t):
+    def values(self, p, t):
+        """Return the value of each row; see `Objective.values`."""
         if self.from_logits:
-            return self._softmax(p, t)[1]
+            return self._fused_values(p, t, np.empty_like(p))
         if t.ndim < p.ndim:
             chosen = np.take_along_axis(p, t[..., None], -1)[..., 0]
             return -np.log(self._clip(chosen))
         return -(t * np.log(self._clip(p))).sum(axis=-1)
 
-    def _slopes(self, p, t):
+    def gradient(self, p, t):
+        """Return the gradient of each row's value; see `Objective.gradient`."""
         if self.from_logits:
-            return self.backward_logits(LogitsCache(self._softmax(p, t)[0], t, 1.0))
+            q, dz = np.empty_like(p), np.empty_like(p)
+            self._fused_values(p, t, q)
+            self._fused_gradient(q, t, np.ones(p.shape[:-1], p.dtype), dz)
+            return dz
         if t.ndim < p.ndim:
             grad = np.zeros_like(p)
             chosen = np.take_along_axis(p, t[..., None], -1)
@@ -150,65 +277,13 @@ class SoftmaxCategoricalCrossEntropy(Clipped, Rowwise):
         grad[self._outside(p)] = 0
         return grad
 
-    @staticmethod
-    def _softmax(
-        z: np.ndarray, t: np.ndarray, out: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities, and the loss of each item."""
-        p = np.empty(z.shape, z.dtype) if out is None else out
+    def _fused_values(self, z, t, p):
         loss = np.empty(z.shape[:-1], z.dtype)
         kernels().softmax_xent_forward(*by_rows(z, t, p, loss))
-        return p, loss
+        return loss
 
-    def forward_logits(
-        self,
-        logits: ArrayLike,
-        targets: ArrayLike,
-        sample_weight: ArrayLike | None = None,
-        *,
-        out: np.ndarray | None = None,
-    ) -> tuple[Any, np.ndarray, LogitsCache]:
-        """Return the loss of softmax(logits).
-
-        Parameters
-        ----------
-        logits : array_like, shape (N, ..., K)
-        targets, sample_weight : array_like
-            As in `forward`.
-        out : ndarray, shape and dtype of `logits`, optional
-            Where the probabilities go; a new array by default.
-
-        Returns
-        -------
-        loss : float or ndarray
-            As in `forward`.
-        probabilities : ndarray, shape of `logits`
-        cache : LogitsCache
-            For `backward_logits`.
-        """
-        z, t = self._check(logits, targets)
-        factors = self._factors(z, targets, sample_weight)
-        p, loss = self._softmax(z, t, out)
-        return self._reduce(loss, factors), p, LogitsCache(p, t, factors)
-
-    def backward_logits(self, cache: LogitsCache, *, out: np.ndarray | None = None) -> np.ndarray:
-        """Return the gradient of the loss in the logits.
-
-        Parameters
-        ----------
-        cache : LogitsCache
-            From `forward_logits`.
-        out : ndarray, shape and dtype of the probabilities, optional
-            Where it goes; a new array by default.
-        """
-        p, t, factors = cache
-        dloss = np.empty(p.shape[:-1], p.dtype)
-        dz = np.empty(p.shape, p.dtype) if out is None else out
-        dloss[...] = factors
-        kernels().softmax_xent_backward(*by_rows(p, t, dloss, dz))
-        if isinstance(factors, np.ndarray):
-            dz[dloss == 0] = 0  # nan times 0 is nan
-        return dz
+    def _fused_gradient(self, p, t, factors, dz):
+        kernels().softmax_xent_backward(*by_rows(p, t, factors, dz))
 
 
 def by_rows(p: np.ndarray, t: np.ndarray, *others: np.ndarray) -> Iterable[np.ndarray]:

@@ -24,21 +24,26 @@ class HellingerDistance(Rowwise):
     reduction : {'mean', 'sum', 'none'}
     """
 
-    def _check(self, outputs, targets):
-        p, t = super()._check(outputs, targets)
+    classifies = True
+
+    def check(self, p, t):
+        """Return outputs and targets as `values` takes them, or raise ValueError."""
+        p, t = super().check(p, t)
         t = self._rows(p, t)
         if (t < 0).any():
             raise ValueError(complaint("Targets must be >= 0", target=t[t < 0][0].item()))
         return p, np.maximum(t, _FLOOR)
 
-    def _values(self, p, t):
+    def values(self, p, t):
+        """Return the value of each item; see `Objective.values`."""
         difference = np.sqrt(np.maximum(p, _FLOOR)) - np.sqrt(t)
         return np.sqrt(0.5 * np.square(difference).sum(axis=-1))
 
-    def _slopes(self, p, t):
+    def gradient(self, p, t):
+        """Return the gradient of each item's value; see `Objective.gradient`."""
         # h² = ½ Σ (√p - √t)², so dh/dp = (1 - √t/√p) / (4 h).
         root = np.sqrt(np.maximum(p, _FLOOR))
-        distance = self._values(p, t)[..., None]
+        distance = self.values(p, t)[..., None]
         grad = np.zeros_like(p)
         moving = (distance > 0) & (p >= _FLOOR)
         np.divide(1 - np.sqrt(t) / root, 4 * distance, out=grad, where=moving)
@@ -58,18 +63,21 @@ class KLDivergence(Clipped, Rowwise):
     reduction : {'mean', 'sum', 'none'}
     """
 
-    def _check(self, outputs, targets):
-        p, t = super()._check(outputs, targets)
+    def check(self, p, t):
+        """Return outputs and targets as `values` takes them, or raise ValueError."""
+        p, t = super().check(p, t)
         t = self._rows(p, t)
         if (t < 0).any():
             raise ValueError(complaint("Targets must be >= 0", target=t[t < 0][0].item()))
         return p, t
 
-    def _values(self, p, t):
+    def values(self, p, t):
+        """Return the value of each item; see `Objective.values`."""
         log_t = np.log(t, out=np.zeros_like(t), where=t > 0)
         return (t * (log_t - np.log(self._clip(p)))).sum(axis=-1)
 
-    def _slopes(self, p, t):
+    def gradient(self, p, t):
+        """Return the gradient of each item's value; see `Objective.gradient`."""
         grad = -t / self._clip(p)
         grad[self._outside(p)] = 0
         return grad
@@ -86,14 +94,17 @@ class CosineSimilarity(Rowwise):
     reduction : {'mean', 'sum', 'none'}
     """
 
-    def _check(self, outputs, targets):
-        p, t = super()._check(outputs, targets)
+    def check(self, p, t):
+        """Return outputs and targets as `values` takes them, or raise ValueError."""
+        p, t = super().check(p, t)
         return p, _unit(self._rows(p, t))[0]
 
-    def _values(self, p, t):
+    def values(self, p, t):
+        """Return the value of each item; see `Objective.values`."""
         return -(_unit(p)[0] * t).sum(axis=-1)
 
-    def _slopes(self, p, t):
+    def gradient(self, p, t):
+        """Return the gradient of each item's value; see `Objective.gradient`."""
         # With u = p/|p|, the derivative of u·t in p is (t - (u·t) u) / |p|.
         u, length = _unit(p)
         along = (u * t).sum(axis=-1, keepdims=True)

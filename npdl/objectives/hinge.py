@@ -17,8 +17,16 @@ class Hinge(Elementwise):
     reduction : {'mean', 'sum', 'none'}
     """
 
-    def _check(self, outputs, targets):
-        p, t = super()._check(outputs, targets)
+    classifies = True
+
+    @property
+    def threshold(self) -> float:
+        """0."""
+        return 0.0
+
+    def check(self, p, t):
+        """Return outputs and targets as `values` takes them, or raise ValueError."""
+        p, t = super().check(p, t)
         binary = (t == 0) | (t == 1)
         if binary.all():
             return p, 2 * t - 1
@@ -28,10 +36,12 @@ class Hinge(Elementwise):
             raise ValueError(complaint(rule, target=t[wrong][0].item()))
         return p, t
 
-    def _values(self, p, t):
+    def values(self, p, t):
+        """Return the value of each item; see `Objective.values`."""
         return np.maximum(1 - t * p, 0)
 
-    def _slopes(self, p, t):
+    def gradient(self, p, t):
+        """Return the gradient of each item's value; see `Objective.gradient`."""
         return np.where(t * p < 1, -t, np.zeros_like(t))
 
 
@@ -44,11 +54,13 @@ class SquaredHinge(Hinge):
     reduction : {'mean', 'sum', 'none'}
     """
 
-    def _values(self, p, t):
-        return np.square(super()._values(p, t))
+    def values(self, p, t):
+        """Return the value of each item; see `Objective.values`."""
+        return np.square(super().values(p, t))
 
-    def _slopes(self, p, t):
-        return -2 * t * super()._values(p, t)
+    def gradient(self, p, t):
+        """Return the gradient of each item's value; see `Objective.gradient`."""
+        return -2 * t * super().values(p, t)
 
 
 @register()
@@ -62,17 +74,22 @@ class CategoricalHinge(Rowwise):
     reduction : {'mean', 'sum', 'none'}
     """
 
-    def _check(self, outputs, targets):
-        p, t = super()._check(outputs, targets)
+    classifies = True
+
+    def check(self, p, t):
+        """Return outputs and targets as `values` takes them, or raise ValueError."""
+        p, t = super().check(p, t)
         return p, self._rows(p, t)
 
-    def _values(self, p, t):
+    def values(self, p, t):
+        """Return the value of each item; see `Objective.values`."""
         rival = ((1 - t) * p).max(axis=-1)
         return np.maximum(1 + rival - (t * p).sum(axis=-1), 0)
 
-    def _slopes(self, p, t):
+    def gradient(self, p, t):
+        """Return the gradient of each item's value; see `Objective.gradient`."""
         rival = ((1 - t) * p).argmax(axis=-1)[..., None]
         grad = -t
         at_rival = np.take_along_axis(grad, rival, -1)
         np.put_along_axis(grad, rival, 1 + 2 * at_rival, -1)
-        return np.where(self._values(p, t)[..., None] > 0, grad, np.zeros_like(grad))
+        return np.where(self.values(p, t)[..., None] > 0, grad, np.zeros_like(grad))

@@ -17,10 +17,12 @@ class MeanSquaredError(Elementwise):
     reduction : {'mean', 'sum', 'none'}
     """
 
-    def _values(self, p, t):
+    def values(self, p, t):
+        """Return the value of each item; see `Objective.values`."""
         return np.square(p - t)
 
-    def _slopes(self, p, t):
+    def gradient(self, p, t):
+        """Return the gradient of each item's value; see `Objective.gradient`."""
         return 2 * (p - t)
 
 
@@ -33,10 +35,12 @@ class MeanAbsoluteError(Elementwise):
     reduction : {'mean', 'sum', 'none'}
     """
 
-    def _values(self, p, t):
+    def values(self, p, t):
+        """Return the value of each item; see `Objective.values`."""
         return np.abs(p - t)
 
-    def _slopes(self, p, t):
+    def gradient(self, p, t):
+        """Return the gradient of each item's value; see `Objective.gradient`."""
         return np.sign(p - t)
 
 
@@ -56,13 +60,15 @@ class Huber(Elementwise):
         super().__init__(reduction=reduction)
         self.delta = check_number("delta", delta, "(0, inf)")
 
-    def _values(self, p, t):
+    def values(self, p, t):
+        """Return the value of each item; see `Objective.values`."""
         size = np.abs(p - t)
         # ½ d (2|e| - d) with d = min(|e|, delta) is both branches.
         d = np.minimum(size, self.delta)
         return 0.5 * d * (2 * size - d)
 
-    def _slopes(self, p, t):
+    def gradient(self, p, t):
+        """Return the gradient of each item's value; see `Objective.gradient`."""
         return np.clip(p - t, -self.delta, self.delta)
 
 
@@ -82,14 +88,17 @@ class Poisson(Elementwise):
         super().__init__(reduction=reduction)
         self.epsilon = check_number("epsilon", epsilon, "(0, 1)")
 
-    def _check(self, outputs, targets):
-        p, t = super()._check(outputs, targets)
+    def check(self, p, t):
+        """Return outputs and targets as `values` takes them, or raise ValueError."""
+        p, t = super().check(p, t)
         if (t < 0).any():
             raise ValueError(complaint("Targets must be >= 0", target=t[t < 0][0].item()))
         return p, t
 
-    def _values(self, p, t):
+    def values(self, p, t):
+        """Return the value of each item; see `Objective.values`."""
         return p - t * np.log(np.maximum(p, self.epsilon))
 
-    def _slopes(self, p, t):
+    def gradient(self, p, t):
+        """Return the gradient of each item's value; see `Objective.gradient`."""
         return 1 - np.where(p < self.epsilon, 0, t / np.maximum(p, self.epsilon))
