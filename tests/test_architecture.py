@@ -68,11 +68,15 @@ def test_imports_go_downwards_only(path, unit):
             assert rest == ["__version__"] or unit == "_ext", f"{path.name} imports {name}"
 
 
+#: What else a module may import, where it uses it.
+EXTRAS = {**dict.fromkeys(("callbacks", "demo", "viz"), "matplotlib"), "data": "PIL"}
+
+
 @pytest.mark.parametrize("path, unit", [*modules()])
 def test_numpy_is_the_only_dependency(path, unit):
     roots = {name.split(".")[0] for name in imports(path)}
     others = roots - sys.stdlib_module_names - {"numpy", "npdl"}
-    assert others <= ({"matplotlib"} if unit in ("callbacks", "demo", "viz") else set())
+    assert others <= {EXTRAS.get(unit)}
 
 
 def says(code):

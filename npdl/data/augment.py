@@ -1,7 +1,7 @@
 """Images changed at random, in ways that do not change what they show.
 
 Each of these is called with a batch of images (N, C, H, W) and a generator of random numbers, and
-returns a new array of the same dtype; each image has its own luck.
+returns a new array of the same dtype; each image is changed independently of the others.
 """
 
 from __future__ import annotations
@@ -157,6 +157,167 @@ class Noise(_ImageTransform):
         y *= self.std
         y += x
         return np.clip(y, self.low, self.high, out=y)
+
+
+class _Warp(_ImageTransform):
+    """Draws each pixel from a place of its own, by bilinear interpolation.
+
+    Parameters
+    ----------
+    fill : float or "edge"
+        The value around the image, or "edge" for that of the nearest pixel.
+    """
+
+    def __init__(self, fill: float | str) -> None:
+        if isinstance(fill, str) and fill != "edge":
+            raise ValueError(complaint("`fill` must be a number or 'edge'", fill=fill))
+        self.fill = fill
+
+    def _change(self, x: NDArray, rng: np.random.Generator) -> NDArray:
+        matrices = self._matrices(len(x), rng)
+        y = np.empty_like(x, order="C")
+        some = max(1, _PIXELS // max(x[0].size if len(x) else 1, 1))
+        for i in range(0, len(x), some):
+            y[i : i + some] = _warped(x[i : i + some], matrices[i : i + some], self.fill)
+        return y
+
+    def _matrices(self, n: int, rng: np.random.Generator) -> NDArray:
+        """What takes the place of a pixel, from the centre, to the one it is drawn from."""
+        raise NotImplementedError
+
+
+class Rotation(_Warp):
+    """Turn each image about its centre.
+
+    Parameters
+    ----------
+    degrees : float
+        How far at most, to either side.
+    fill : float or "edge"
+        The value of what comes in from outside, or "edge" for that of the nearest pixel.
+    """
+
+    def __init__(self, degrees: float, fill: float | str = 0.0) -> None:
+        super().__init__(fill)
+        self.degrees = check_number("degrees", degrees, "[0, inf)")
+
+    def _matrices(self, n: int, rng: np.random.Generator) -> NDArray:
+        angle = np.deg2rad(rng.uniform(-self.degrees, self.degrees, n))
+        cos, sin = np.cos(angle), np.sin(angle)
+        return np.array([[cos, sin], [-sin, cos]]).transpose(2, 0, 1)
+
+
+class Zoom(_Warp):
+    """Make each image larger or smaller about its centre.
+
+    Parameters
+    ----------
+    factor : float or (float, float)
+        The least and the most that sizes are multiplied by; a single number z stands for 1/z to z,
+        or z to 1/z. Each factor is as likely as its reciprocal.
+    fill : float or "edge"
+        As in `Rotation`.
+    """
+
+    def __init__(self, factor: float | tuple[float, float], fill: float | str = 0.0) -> None:
+        super().__init__(fill)
+        pair = (factor, 1 / factor) if isinstance(factor, int | float) and factor else factor
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise ValueError(complaint("`factor` must be a number or two", factor=factor))
+        low, high = sorted(check_number("factor", z, "(0, inf)") for z in pair)
+        self.low, self.high = low, high
+
+    def _matrices(self, n: int, rng: np.random.Generator) -> NDArray:
+        factors = np.exp(rng.uniform(np.log(self.low), np.log(self.high), n))
+        return np.eye(2) / factors[:, None, None]
+
+
+class Brightness(_ImageTransform):
+    """Make each image brighter or darker, all of its pixels by one number.
+
+    Parameters
+    ----------
+    amount : float
+        What is added at most, and taken away at most.
+    low, high : float
+        The values are kept in between; those of integers within the limits of their dtype too.
+    """
+
+    def __init__(self, amount: float, low: float = -np.inf, high: float = np.inf) -> None:
+        self.amount = check_number("amount", amount, "[0, inf)")
+        self.low, self.high = float(low), float(high)
+        if not self.low < self.high:
+            raise ValueError(complaint("`low` must be below `high`", low=low, high=high))
+
+    def _change(self, x: NDArray, rng: np.random.Generator) -> NDArray:
+        floats = x.dtype if x.dtype.kind == "f" else np.dtype(np.float64)
+        added = rng.uniform(-self.amount, self.amount, (len(x), 1, 1, 1)).astype(floats)
+        return _as_dtype(np.clip(x + added, self.low, self.high), x.dtype)
+
+
+class Cutout(_ImageTransform):
+    """Cover a rectangle of each image, at a random place (DeVries and Taylor 2017).
+
+    Its centre may be any pixel, so that a part of it may lie outside of the image.
+
+    Parameters
+    ----------
+    size : int or (int, int)
+        Height and width.
+    fill : float
+        The value of the covered pixels.
+    """
+
+    def __init__(self, size: int | tuple[int, int], fill: float = 0.0) -> None:
+        self.size = check_pair("size", size)
+        self.fill = fill
+
+    def _change(self, x: NDArray, rng: np.random.Generator) -> NDArray:
+        inside = []
+        for pixels, side in zip(x.shape[2:], self.size):
+            first = rng.integers(pixels, size=(len(x), 1)) - side // 2
+            place = np.arange(pixels)
+            inside.append((place >= first) & (place < first + side))
+        covered = inside[0][:, None, :, None] & inside[1][:, None, None, :]
+        return np.where(covered, np.asarray(self.fill, x.dtype), x)
+
+
+#: Numbers that are warped at once, so that what is needed beside them stays small.
+_PIXELS = 1 << 18
+
+
+def _warped(x: NDArray, matrices: NDArray, fill: float | str) -> NDArray:
+    """Images whose pixel at c + v is that of x at c + M v, c being the centre."""
+    n, channels, rows, cols = x.shape
+    centre = np.array([(rows - 1) / 2, (cols - 1) / 2])
+    places = np.indices((rows, cols)).reshape(2, -1) - centre[:, None]
+    where = matrices @ places + centre[:, None]
+    low = np.floor(where).astype(np.intp)
+    part = where - low
+    around = 0 if fill == "edge" else 1  # pixels of the frame, beyond which all is as in it
+    floats = x.dtype if x.dtype.kind == "f" else np.dtype(np.float64)
+    framed = np.full((n, channels, rows + 2 * around, cols + 2 * around), 0, floats)
+    if around:
+        framed[...] = fill
+    framed[:, :, around : around + rows, around : around + cols] = x
+    flat = framed.reshape(n, channels, -1)
+    y = np.zeros((n, channels, rows * cols), floats)
+    for down in (0, 1):
+        for right in (0, 1):
+            row = np.clip(low[:, 0] + down, -around, rows - 1 + around) + around
+            col = np.clip(low[:, 1] + right, -around, cols - 1 + around) + around
+            weight = np.abs(1 - down - part[:, 0]) * np.abs(1 - right - part[:, 1])
+            index = (row * framed.shape[3] + col)[:, None, :]
+            y += weight[:, None, :].astype(floats) * np.take_along_axis(flat, index, 2)
+    return _as_dtype(y.reshape(x.shape), x.dtype)
+
+
+def _as_dtype(y: NDArray, dtype: np.dtype) -> NDArray:
+    """Values in a dtype; integers are rounded and kept within their limits."""
+    if dtype.kind not in "iu":
+        return y.astype(dtype, copy=False)
+    limits = np.iinfo(dtype)
+    return np.clip(np.rint(y), limits.min, limits.max).astype(dtype)
 
 
 def _crop(
