@@ -24,8 +24,7 @@ _COLORS: list[tuple[type, str]] = [
     (core.Linear, "#b7791f"),
     (embedding.Embedding, "#6b4fa0"),
     (normalization.BatchNormal, "#7a8794"),
-    (pooling.MeanPooling, "#5b9bd5"),
-    (pooling.MaxPooling, "#5b9bd5"),
+    (pooling.Pooling, "#5b9bd5"),
 ]
 _OTHER = "#a9b3bd"
 

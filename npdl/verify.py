@@ -116,18 +116,21 @@ def _pool(
     image: tuple[int, int, int, int],
     window: tuple[int, int],
     stride: tuple[int, int],
+    pad: tuple[int, int] = (0, 0),
 ) -> Iterator[Case]:
     n, c, height, width = image
-    out_h, out_w = (height - window[0]) // stride[0] + 1, (width - window[1]) // stride[1] + 1
-    # Values all apart, so that no rounding decides which of two is the greater.
+    out_h = (height + 2 * pad[0] - window[0]) // stride[0] + 1
+    out_w = (width + 2 * pad[1] - window[1]) // stride[1] + 1
+    geometry = (*window, *stride, *pad)
+    # Values all apart, so that no rounding decides which of two is the larger.
     x = make.rng.permutation(np.linspace(-1, 1, n * c * height * width)).reshape(image)
     x = x.astype(make.dtype)
     y, argmax = make.blank(n, c, out_h, out_w), np.full((n, c, out_h, out_w), -1, np.int32)
-    yield make.filled("maxpool_forward", x, y, argmax, *window, *stride)
+    yield make.filled("maxpool_forward", x, y, argmax, *geometry)
     dy = make.random(*y.shape)
     yield Case("maxpool_backward", (dy, argmax, make.blank(*image)))
-    yield make.filled("meanpool_forward", x, make.blank(*y.shape), *window, *stride)
-    yield Case("meanpool_backward", (dy, make.blank(*image), *window, *stride))
+    yield make.filled("meanpool_forward", x, make.blank(*y.shape), *geometry)
+    yield Case("meanpool_backward", (dy, make.blank(*image), *geometry))
 
 
 def _rnn(make: _Maker, n: int, t: int, d: int, u: int, masked: bool = False) -> Iterator[Case]:
@@ -243,6 +246,8 @@ def cases(dtype: str, size: str) -> Iterator[Case]:
     yield from _pool(make, (1, 1, 1, 1), (1, 1), (1, 1))
     yield from _pool(make, (2, 3, 7, 5), (2, 3), (1, 2))
     yield from _pool(make, (3, 2, 11, 13), (2, 2), (3, 4))
+    yield from _pool(make, (2, 3, 9, 35), (3, 18), (2, 5), (1, 17))
+    yield from _pool(make, (2, 3, 9, 7), (3, 3), (2, 2), (1, 1))
     for sequence in [(1, 1, 1, 1), (3, 7, 5, 11)]:
         yield from _rnn(make, *sequence)
     yield from _rnn(make, 5, 6, 3, 7, masked=True)

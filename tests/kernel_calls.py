@@ -222,16 +222,16 @@ class Maker:
         ]
 
     def pool(
-        self, x, window, stride, out=None, values: int | None = None, argmax: bool = True
+        self, x, window, stride, pad=(0, 0), out=None, values=None, argmax: bool = True
     ) -> list[Call]:
         """`x` (N, C, H, W); `values` makes it integers below that number, so there are ties."""
         n, c, h, w = x
         if out is None:
-            out = [(i - k) // s + 1 for i, k, s in zip((h, w), window, stride)]
+            out = [(i + 2 * p - k) // s + 1 for i, k, s, p in zip((h, w), window, stride, pad)]
         x = self.random(*x) if values is None else self.rng.integers(values, size=x)
         x = x.astype(self.dtype)
         y, dy, dx = self.empty(n, c, *out), self.random(n, c, *out), self.empty(*x.shape)
-        where, steps = np.zeros(y.shape, np.int32), (*window, *stride)
+        where, steps = np.zeros(y.shape, np.int32), (*window, *stride, *pad)
         calls = [
             self.filled("maxpool_forward", x, y.copy(), where if argmax else None, *steps),
             self.filled("meanpool_forward", x, y, *steps),
@@ -359,7 +359,7 @@ class Maker:
             *self.embedding(5, 7, 9),
             *self.norm((4, 5, 6)),
             *self.conv((3, 2, 7, 5), (4, 2, 3), (2, 1), (1, 2), act=(RELU, 1.0)),
-            *self.pool((2, 3, 7, 8), (2, 3), (3, 2)),
+            *self.pool((2, 3, 7, 8), (2, 3), (3, 2), (0, 1)),
             *self.softmax(6, 7, dense=True)[-1:],  # rows of targets tell what the others must be
             *self.softmax(6, 7),
             *self.ctc(3, 9, 7, 4, blank=2, mask="some"),

@@ -106,9 +106,9 @@ def good_calls(draw):
     window, stride = draw(st.tuples(few, few)), draw(st.tuples(few, few))
     image = [k + draw(st.integers(0, 12)) for k in window]
     x = (draw(few), draw(few), *image)
-    if kind == "pool":
-        return make.pool(x, window, stride, values=draw(st.sampled_from([None, 3])))
     pad = tuple(draw(st.integers(0, k - 1)) for k in window)
+    if kind == "pool":
+        return make.pool(x, window, stride, pad, values=draw(st.sampled_from([None, 3])))
     w = (draw(size), *window)
     return make.conv(x, w, stride, pad, act=draw(acts), dx=draw(st.booleans()))
 

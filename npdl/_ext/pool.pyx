@@ -1,13 +1,28 @@
 """Max and mean pooling. Contract: ``pool_np.py``.
 
-The N*C images are independent and shared among the threads. An output row is computed as a whole,
-one pixel (u, v) of all its windows after the other, in loops that the C compiler vectorises.
+The rows of the output are independent and shared among the threads; backward, the N*C images are.
+The usual windows, 2x2 side by side, have loops of their own; all others stand in
+``pool_windows.pxd``.
 """
 
 from libc.math cimport NAN
 from libc.stdint cimport int32_t
 from libc.string cimport memcpy, memset
 from npdl._ext.arrays cimport INT32, OR_NONE, OUT, REAL, array, array_t, call_t, clear, same_shape
+from npdl._ext.pool_windows cimport (
+    BLOCK,
+    WIDE,
+    block_t,
+    max_block,
+    max_window,
+    mean_block,
+    mean_window,
+    pool_t,
+    unmean_row,
+    unmean_window,
+    window_of,
+    window_t,
+)
 from npdl._ext.simd cimport real
 from npdl._ext.threads cimport max_workers, run
 from npdl._ext.tile cimport lanes
@@ -24,63 +39,6 @@ cdef enum:
     UNMEAN
 
 
-ctypedef struct pool_t:
-    bint single
-    int kind
-    Py_ssize_t images, per_task, h, w, oh, ow, kh, kw, sh, sw
-    const void* x  # or dy
-    void* y  # or dx
-    int32_t* argmax
-    int bad
-
-
-cdef inline void _max_row(
-    const real* x, Py_ssize_t w, Py_ssize_t kh, Py_ssize_t kw, Py_ssize_t step, int32_t at,
-    real* y, int32_t* argmax, Py_ssize_t n,
-) noexcept nogil:
-    """One output row; x is the row of the image that its windows start in, at its first pixel."""
-    cdef Py_ssize_t j, u, v
-    cdef int32_t place, winner
-    cdef real value, best
-    cdef bint better
-    for j in range(n):
-        best, winner = x[j * step], 0
-        for u in range(kh):
-            for v in range(kw):
-                value, place = x[u * w + j * step + v], <int32_t> (u * w + v)
-                better = (value > best) | (value != value) & (best == best)
-                best = value if better else best
-                winner = place if better else winner
-        y[j] = best
-        if argmax != NULL:
-            argmax[j] = at + <int32_t> (j * step) + winner
-
-
-cdef inline void _mean_row(
-    const real* x, Py_ssize_t w, Py_ssize_t kh, Py_ssize_t kw, Py_ssize_t step, real scale, real* y,
-    Py_ssize_t n,
-) noexcept nogil:
-    cdef Py_ssize_t j, u, v
-    cdef real total
-    for j in range(n):
-        total = 0
-        for u in range(kh):
-            for v in range(kw):
-                total += x[u * w + j * step + v]
-        y[j] = total * scale
-
-
-cdef inline void _unmean_row(
-    const real* dy, Py_ssize_t w, Py_ssize_t kh, Py_ssize_t kw, Py_ssize_t step, real scale,
-    real* dx, Py_ssize_t n,
-) noexcept nogil:
-    cdef Py_ssize_t j, u, v
-    for u in range(kh):
-        for j in range(n):
-            for v in range(kw):
-                dx[u * w + j * step + v] += dy[j] * scale
-
-
 # ------------------------------------------------- the usual windows: 2x2, side by side
 # Some at a time, `count` being a constant: loops over arrays of a constant length, which the C
 # compiler turns into vectors. The last ones of a row overlap those before them.
@@ -90,7 +48,7 @@ cdef inline real _larger(real a, real b) noexcept nogil:
 
 
 cdef inline bint _is(real value, real best) noexcept nogil:
-    """Whether a value is the greatest, or a NaN, as the greatest then is."""
+    """Whether a value is the largest, or a NaN, as the largest then is."""
     return (value == best) | (value != value)
 
 
@@ -146,16 +104,18 @@ cdef inline void _unmean_2x2(
 
 
 cdef inline void _rows_2x2(
-    int kind, Py_ssize_t width, Py_ssize_t h, Py_ssize_t w, Py_ssize_t oh, Py_ssize_t ow, real* x,
+    const pool_t* p, int kind, Py_ssize_t width, Py_ssize_t first, Py_ssize_t last, real* x,
     real* y, int32_t* argmax,
 ) noexcept nogil:
-    """All windows of an image, `width` at a time; x is what they lie in."""
-    cdef Py_ssize_t i, j
-    cdef real* row = x
-    for i in range(oh):
+    """Rows [first, last) of all outputs, `width` windows at a time; x is what they lie in."""
+    cdef Py_ssize_t i = first % p.oh, j, w = p.w, _
+    cdef real* row
+    x += first // p.oh * p.h * w
+    for _ in range(last - first):
+        row = x + 2 * i * w
         j = 0
-        while j < ow:
-            j = min(j, ow - width)
+        while j < p.ow:
+            j = min(j, p.ow - width)
             if kind == MAX:
                 _max_2x2(
                     row + 2 * j, row + w + 2 * j, <int32_t> (2 * (i * w + j)), <int32_t> w, y + j,
@@ -166,50 +126,88 @@ cdef inline void _rows_2x2(
             else:
                 _unmean_2x2(y + j, <real> 0.25, row + 2 * j, row + w + 2 * j, width)
             j += width
-        y += ow
-        argmax = NULL if argmax == NULL else argmax + ow
-        row += 2 * w
+        y += p.ow
+        argmax = NULL if argmax == NULL else argmax + p.ow
+        i += 1
+        if i == p.oh:
+            i = 0
+            x += p.h * w
 
 
-cdef inline bint _pool_2x2(
-    const pool_t* p, int kind, real* x, real* y, int32_t* argmax
+cdef inline void _pool_2x2(
+    const pool_t* p, int kind, Py_ssize_t first, Py_ssize_t last, real* x, real* y, int32_t* argmax
 ) noexcept nogil:
-    """Pool one image, if its windows are the usual ones."""
-    if not (p.kh == 2 and p.kw == 2 and p.sh == 2 and p.sw == 2):
-        return False
-    if kind == UNMEAN and (p.h > 2 * p.oh or p.w > 2 * p.ow):
-        memset(x, 0, p.h * p.w * sizeof(real))
-    if p.ow >= lanes(x):
-        _rows_2x2(kind, lanes(x), p.h, p.w, p.oh, p.ow, x, y, argmax)
-    elif p.ow >= lanes(x) // 2 > 0:
-        _rows_2x2(kind, lanes(x) // 2, p.h, p.w, p.oh, p.ow, x, y, argmax)
+    """As many windows at a time as the vectors hold, or as there are in a row of a narrow image."""
+    if p.ow >= 16 and lanes(x) >= 16:
+        _rows_2x2(p, kind, 16, first, last, x, y, argmax)
+    elif p.ow >= 8 and lanes(x) >= 8:
+        _rows_2x2(p, kind, 8, first, last, x, y, argmax)
+    elif p.ow >= 4 and lanes(x) >= 4:
+        _rows_2x2(p, kind, 4, first, last, x, y, argmax)
+    elif p.ow >= 2 and lanes(x) >= 2:
+        _rows_2x2(p, kind, 2, first, last, x, y, argmax)
     else:
-        _rows_2x2(kind, 1, p.h, p.w, p.oh, p.ow, x, y, argmax)
-    return True
+        _rows_2x2(p, kind, 1, first, last, x, y, argmax)
 
 
-# -------------------------------------------------------------------------------------- images
+# ------------------------------------------------------------------------- the tasks, forward
 
-cdef inline void _max_image(pool_t* p, const real* x, real* y, int32_t* argmax) noexcept nogil:
-    cdef Py_ssize_t i, at
-    if _pool_2x2(p, MAX, <real*> x, y, argmax):
-        return
-    for i in range(p.oh):
-        at = i * p.sh * p.w
-        _max_row(
-            x + at, p.w, p.kh, p.kw, p.sw, <int32_t> at, y + i * p.ow,
-            NULL if argmax == NULL else argmax + i * p.ow, p.ow,
-        )
+cdef inline void _pool_windows(
+    pool_t* p, Py_ssize_t first, Py_ssize_t last, const real* x, real* y, int32_t* argmax
+) noexcept nogil:
+    """Rows [first, last) of all outputs, window by window."""
+    cdef Py_ssize_t r, j, k = 0
+    cdef const real* image
+    cdef window_t window
+    for r in range(first, last):
+        image = x + r // p.oh * p.h * p.w
+        for j in range(p.ow):
+            window = window_of(p, r % p.oh, j)
+            if p.kind == MAX:
+                y[k] = max_window(image, &window, NULL if argmax == NULL else argmax + k)
+            else:
+                y[k] = mean_window(image, &window)
+            k += 1
 
 
-cdef inline void _mean_image(pool_t* p, const real* x, real* y) noexcept nogil:
-    cdef Py_ssize_t i
-    cdef real scale = <real> (1.0 / (p.kh * p.kw))
-    if _pool_2x2(p, MEAN, <real*> x, y, NULL):
-        return
-    for i in range(p.oh):
-        _mean_row(x + i * p.sh * p.w, p.w, p.kh, p.kw, p.sw, scale, y + i * p.ow, p.ow)
+cdef inline void _pool_blocks(
+    pool_t* p, Py_ssize_t first, Py_ssize_t last, const real* x, real* y, int32_t* argmax
+) noexcept nogil:
+    """Rows [first, last) of all outputs, block by block."""
+    cdef block_t b
+    cdef Py_ssize_t k = 0
+    b.row, b.first = first, 0
+    while b.row < last:
+        b.n = min(BLOCK, p.ow - b.first)
+        b.rows = min(BLOCK // p.ow, last - b.row) if p.ow <= BLOCK else 1
+        if p.kind == MAX:
+            max_block(p, &b, x, y + k, NULL if argmax == NULL else argmax + k)
+        else:
+            mean_block(p, &b, x, y + k)
+        k += b.rows * b.n
+        b.first += b.n
+        if b.first == p.ow:
+            b.first = 0
+            b.row += b.rows
 
+
+cdef inline void _pool(pool_t* p, Py_ssize_t task, const real* _) noexcept nogil:
+    cdef Py_ssize_t first = task * p.per_task
+    cdef Py_ssize_t last = min(p.images * p.oh, first + p.per_task)
+    cdef const real* x = <const real*> p.x
+    cdef real* y = <real*> p.y + first * p.ow
+    cdef int32_t* argmax = NULL if p.argmax == NULL else p.argmax + first * p.ow
+    if p.usual and p.kind == MAX:
+        _pool_2x2(p, MAX, first, last, <real*> x, y, argmax)
+    elif p.usual:
+        _pool_2x2(p, MEAN, first, last, <real*> x, y, argmax)
+    elif p.spans:
+        _pool_windows(p, first, last, x, y, argmax)
+    else:
+        _pool_blocks(p, first, last, x, y, argmax)
+
+
+# ------------------------------------------------------------------------ the tasks, backward
 
 cdef inline void _unmax_image(
     pool_t* p, const real* dy, const int32_t* argmax, real* dx
@@ -228,39 +226,48 @@ cdef inline void _unmax_image(
 
 
 cdef inline void _unmean_image(pool_t* p, const real* dy, real* dx) noexcept nogil:
-    cdef Py_ssize_t i
-    cdef real scale = <real> (1.0 / (p.kh * p.kw))
-    if _pool_2x2(p, UNMEAN, dx, <real*> dy, NULL):
-        return
+    cdef Py_ssize_t i, j
+    cdef window_t window
     memset(dx, 0, p.h * p.w * sizeof(real))
     for i in range(p.oh):
-        _unmean_row(dy + i * p.ow, p.w, p.kh, p.kw, p.sw, scale, dx + i * p.sh * p.w, p.ow)
-
-
-cdef inline void _images(pool_t* p, Py_ssize_t task, const real* _) noexcept nogil:
-    """One task: some images through one of the four loops."""
-    cdef Py_ssize_t k, size = p.h * p.w, out = p.oh * p.ow
-    cdef const real* x = <const real*> p.x
-    cdef real* y = <real*> p.y
-    for k in range(task * p.per_task, min(p.images, (task + 1) * p.per_task)):
-        if p.kind == MAX:
-            _max_image(
-                p, x + k * size, y + k * out, NULL if p.argmax == NULL else p.argmax + k * out
+        if not p.spans:
+            unmean_row(p, i, dy + i * p.ow, dx)
+            continue
+        for j in range(p.ow):
+            window = window_of(p, i, j)
+            unmean_window(
+                dy[i * p.ow + j] / <real> (window.spans * window.length), &window, dx
             )
-        elif p.kind == MEAN:
-            _mean_image(p, x + k * size, y + k * out)
-        elif p.kind == UNMAX:
-            _unmax_image(p, x + k * out, p.argmax + k * out, y + k * size)
+
+
+cdef inline void _unpool(pool_t* p, Py_ssize_t task, const real* _) noexcept nogil:
+    cdef Py_ssize_t k, size = p.h * p.w, out = p.oh * p.ow, first = task * p.per_task
+    cdef Py_ssize_t last = min(p.images, first + p.per_task)
+    cdef const real* dy = <const real*> p.x
+    cdef real* dx = <real*> p.y
+    if p.kind == UNMEAN and p.usual:
+        if p.h > 2 * p.oh or p.w > 2 * p.ow:
+            memset(dx + first * size, 0, (last - first) * size * sizeof(real))
+        _pool_2x2(p, UNMEAN, first * p.oh, last * p.oh, dx, <real*> dy + first * out, NULL)
+        return
+    for k in range(first, last):
+        if p.kind == UNMAX:
+            _unmax_image(p, dy + k * out, p.argmax + k * out, dx + k * size)
         else:
-            _unmean_image(p, x + k * out, y + k * size)
+            _unmean_image(p, dy + k * out, dx + k * size)
 
 
 cdef void _task(void* context, Py_ssize_t task, int worker) noexcept nogil:
     cdef pool_t* p = <pool_t*> context
-    if p.single:
-        _images(p, task, <float*> NULL)
+    if p.kind == MAX or p.kind == MEAN:
+        if p.single:
+            _pool(p, task, <float*> NULL)
+        else:
+            _pool(p, task, <double*> NULL)
+    elif p.single:
+        _unpool(p, task, <float*> NULL)
     else:
-        _images(p, task, <double*> NULL)
+        _unpool(p, task, <double*> NULL)
 
 
 cdef pool_t _plan(const array_t* image, const array_t* pooled) except *:
@@ -274,40 +281,67 @@ cdef pool_t _plan(const array_t* image, const array_t* pooled) except *:
     p.single = image.single
     p.images = image.shape[0] * image.shape[1]
     p.h, p.w, p.oh, p.ow = image.shape[2], image.shape[3], pooled.shape[2], pooled.shape[3]
-    p.per_task = max(1, CHUNK // max(1, p.h * p.w))
     if p.oh * p.ow == 0:
         p.images = 0
     return p
 
 
-cdef void _set_windows(
-    pool_t* p, Py_ssize_t kh, Py_ssize_t kw, Py_ssize_t stride_h, Py_ssize_t stride_w
+cdef void _side(
+    bint check, Py_ssize_t size, Py_ssize_t out, Py_ssize_t window, Py_ssize_t stride,
+    Py_ssize_t pad,
 ) except *:
-    if min(kh, kw, stride_h, stride_w) < 1:
+    if min(window, stride) < 1:
         raise ValueError("pool: window and stride must be at least 1.")
-    if max(kh, kw, stride_h, stride_w) > 0x7FFFFFFF:
+    if max(window, stride) > 0x7FFFFFFF:
         raise ValueError("pool: window and stride must be below 2^31.")
-    if p.images and (
-        (p.oh - 1) * stride_h + kh > p.h or (p.ow - 1) * stride_w + kw > p.w
-    ):
-        raise ValueError("pool: every window must lie inside the image.")
-    p.kh, p.kw, p.sh, p.sw = kh, kw, stride_h, stride_w
+    if pad < 0 or pad >= window:
+        raise ValueError("pool: the padding must be at least 0, and less than the window.")
+    if check and (out - 1) * stride - pad >= size:
+        raise ValueError("pool: every window must hold a pixel.")
+
+
+cdef void _set_windows(
+    pool_t* p, Py_ssize_t kh, Py_ssize_t kw, Py_ssize_t stride_h, Py_ssize_t stride_w,
+    Py_ssize_t pad_h, Py_ssize_t pad_w,
+) except *:
+    _side(p.images > 0, p.h, p.oh, kh, stride_h, pad_h)
+    _side(p.images > 0, p.w, p.ow, kw, stride_w, pad_w)
+    # No further than some window reaches.
+    kh, kw = min(kh, p.h + pad_h), min(kw, p.w + pad_w)
+    p.kh, p.kw, p.sh, p.sw, p.ph, p.pw = kh, kw, stride_h, stride_w, pad_h, pad_w
+    if kh * p.w > 0x7FFFFFFF:
+        raise ValueError("pool: a window must have fewer than 2^31 pixels.")
+    p.usual = (
+        kh == 2 and kw == 2 and stride_h == 2 and stride_w == 2 and pad_h == 0 and pad_w == 0
+        and 2 * p.oh <= p.h and 2 * p.ow <= p.w
+    )
+    # All that a window holds of a row is one run; other loops are better where the runs are short,
+    # or where many windows share the pixels of a row.
+    p.spans = (p.ow == 1 and pad_w == 0 and kw >= p.w and kh * p.w >= WIDE) or (
+        kw >= WIDE and (p.ow < WIDE or stride_w > 2)
+    )
 
 
 cdef void _run(int kind, pool_t* p) noexcept nogil:
+    cdef Py_ssize_t items = p.images, size = p.h * p.w
+    if kind == MAX or kind == MEAN:  # by rows
+        items *= p.oh
+        size = min(p.sh, p.kh) * p.w
     p.kind = kind
-    run(_task, p, (p.images + p.per_task - 1) // p.per_task, max_workers())
+    p.per_task = max(1, CHUNK // max(1, size))
+    run(_task, p, (items + p.per_task - 1) // p.per_task, max_workers())
 
 
 def maxpool_forward(
-    x, y, argmax, Py_ssize_t kh, Py_ssize_t kw, Py_ssize_t stride_h, Py_ssize_t stride_w
+    x, y, argmax, Py_ssize_t kh, Py_ssize_t kw, Py_ssize_t stride_h, Py_ssize_t stride_w,
+    Py_ssize_t pad_h, Py_ssize_t pad_w,
 ):
-    """Greatest value of each window."""
+    """Largest value of each window."""
     cdef call_t call = call_t("maxpool_forward", REAL)
     cdef array_t x_ = array(&call, x, "x", 4, REAL), y_ = array(&call, y, "y", 4, REAL | OUT)
     cdef array_t argmax_ = array(&call, argmax, "argmax", 4, INT32 | OUT | OR_NONE)
     cdef pool_t p = _plan(&x_, &y_)
-    _set_windows(&p, kh, kw, stride_h, stride_w)
+    _set_windows(&p, kh, kw, stride_h, stride_w, pad_h, pad_w)
     if argmax_.given and not same_shape(&argmax_, &y_):
         raise ValueError("maxpool_forward: y and argmax must have one shape.")
     p.x, p.y, p.argmax = x_.data, y_.data, <int32_t*> argmax_.data
@@ -333,26 +367,28 @@ def maxpool_backward(dy, argmax, dx):
 
 
 def meanpool_forward(
-    x, y, Py_ssize_t kh, Py_ssize_t kw, Py_ssize_t stride_h, Py_ssize_t stride_w
+    x, y, Py_ssize_t kh, Py_ssize_t kw, Py_ssize_t stride_h, Py_ssize_t stride_w,
+    Py_ssize_t pad_h, Py_ssize_t pad_w,
 ):
     """Mean of each window."""
     cdef call_t call = call_t("meanpool_forward", REAL)
     cdef array_t x_ = array(&call, x, "x", 4, REAL), y_ = array(&call, y, "y", 4, REAL | OUT)
     cdef pool_t p = _plan(&x_, &y_)
-    _set_windows(&p, kh, kw, stride_h, stride_w)
+    _set_windows(&p, kh, kw, stride_h, stride_w, pad_h, pad_w)
     p.x, p.y = x_.data, y_.data
     with nogil:
         _run(MEAN, &p)
 
 
 def meanpool_backward(
-    dy, dx, Py_ssize_t kh, Py_ssize_t kw, Py_ssize_t stride_h, Py_ssize_t stride_w
+    dy, dx, Py_ssize_t kh, Py_ssize_t kw, Py_ssize_t stride_h, Py_ssize_t stride_w,
+    Py_ssize_t pad_h, Py_ssize_t pad_w,
 ):
     """Share each gradient equally among the pixels of its window."""
     cdef call_t call = call_t("meanpool_backward", REAL)
     cdef array_t dy_ = array(&call, dy, "dy", 4, REAL), dx_ = array(&call, dx, "dx", 4, REAL | OUT)
     cdef pool_t p = _plan(&dx_, &dy_)
-    _set_windows(&p, kh, kw, stride_h, stride_w)
+    _set_windows(&p, kh, kw, stride_h, stride_w, pad_h, pad_w)
     if not p.images:
         clear(&dx_)
     p.x, p.y = dy_.data, dx_.data

@@ -158,12 +158,33 @@ def pool_cases():
         ((0, 3, 7, 5), (2, 3), (1, 2)),
         ((2, 1, 131, 127), (3, 2), (2, 2)),  # more pixels than one task takes
         ((37, 8, 9, 7), (2, 2), (2, 2)),
+        *((((7, 3, 2 * w, 2 * w + 1), (2, 2), (2, 2))) for w in (1, 2, 3, 4, 5, 9, 17, 33)),
+        ((2, 3, 9, 40), (2, 17), (1, 3)),  # wide windows, one by one
+        ((3, 5, 19, 23), (19, 23), (1, 1)),
+        ((3, 5, 19, 7), (4, 7), (2, 1)),
+        ((2, 2, 3, 700), (2, 3), (1, 2)),  # more outputs in a row than a block has
+        ((2, 1, 3, 1100), (1, 1), (1, 1)),
+        ((2, 1, 40, 300), (3, 1), (2, 1)),
     ]:
         label = (
             "x".join(map(str, x)) + f"-window{window[0]}x{window[1]}-stride{stride[0]}x{stride[1]}"
         )
         yield label, dict(x=x, window=window, stride=stride)
         yield label + "-ties", dict(x=x, window=window, stride=stride, values=3)
+    for x, window, stride, pad, out in [
+        ((2, 3, 7, 5), (3, 2), (1, 1), (2, 1), (9, 6)),
+        ((2, 3, 7, 5), (2, 2), (2, 2), (0, 0), (4, 3)),  # the last windows reach beyond the image
+        ((2, 3, 8, 6), (2, 2), (2, 2), (1, 1), (5, 4)),
+        ((3, 2, 5, 4), (3, 5), (2, 1), (1, 2), (3, 4)),
+        ((2, 3, 4, 3), (9, 8), (3, 2), (4, 4), (2, 3)),  # larger than the image
+        ((5, 3, 1, 2), (3, 3), (1, 4), (2, 2), (3, 1)),
+        ((2, 2, 4, 50), (3, 20), (2, 7), (1, 19), (2, 9)),
+        ((2, 2, 4, 300), (2, 3), (3, 2), (0, 1), (2, 150)),
+        ((1, 2, 3, 550), (3, 3), (1, 1), (1, 1), (3, 550)),
+    ]:
+        label = "-".join("x".join(map(str, v)) for v in (x, window, stride)) + f"-pad{pad}"
+        yield label, dict(x=x, window=window, stride=stride, pad=pad, out=out)
+        yield label + "-ties", dict(x=x, window=window, stride=stride, pad=pad, out=out, values=3)
     yield "no-argmax", dict(x=(2, 3, 7, 8), window=(2, 3), stride=(2, 2), argmax=False)
     yield "no-argmax-stride1", dict(x=(2, 3, 7, 8), window=(2, 3), stride=(1, 1), argmax=False)
     yield "not-all-windows", dict(x=(2, 3, 7, 8), window=(2, 3), stride=(2, 2), out=(2, 1))

@@ -150,7 +150,7 @@ def bad_calls(function: str, dtype: str):
                 yield label(name, "0"), wrong(0)
             if not name.startswith("pad") and name != "seed":
                 yield label(name, "huge"), wrong(2**62)  # its double overflows
-            if "pool" in function:
+            if "pool" in function and name not in ("kh", "kw"):  # a window may reach beyond
                 yield label(name, "large"), wrong(1000)
     if function == "maxpool_backward":
         dy, argmax, dx = call.args.values()

@@ -94,10 +94,19 @@ def test_convolution_gradients(kernels, stride, pad, out, dx):
     check_gradients(kernels, *calls, {"y": "dy"})
 
 
-@pytest.mark.parametrize("window, stride", [((2, 3), (1, 2)), ((2, 2), (2, 2)), ((1, 2), (3, 3))])
-def test_pooling_gradients(kernels, window, stride):
+@pytest.mark.parametrize(
+    "window, stride, pad",
+    [
+        ((2, 3), (1, 2), (0, 0)),
+        ((2, 2), (2, 2), (0, 0)),
+        ((1, 2), (3, 3), (0, 0)),
+        ((3, 4), (2, 1), (2, 1)),
+        ((5, 17), (2, 4), (1, 16)),
+    ],
+)
+def test_pooling_gradients(kernels, window, stride, pad):
     make = Maker("float64")
-    greatest, mean, mean_back, greatest_back = make.pool((2, 2, 5, 6), window, stride)
+    greatest, mean, mean_back, greatest_back = make.pool((2, 2, 5, 6), window, stride, pad)
     values = make.rng.permutation(greatest.args["x"].size).reshape(2, 2, 5, 6)
     greatest.args["x"][...] = values  # all apart
     check_gradients(kernels, mean, mean_back, {"y": "dy"})

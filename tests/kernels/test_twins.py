@@ -166,7 +166,7 @@ def test_nan_is_the_greatest_in_a_window(implementation, size, step, dtype):
     x[0, 0, 3, 4:9] = x[0, 1, 0, 0] = x[0, 1, 6, 22] = np.nan
     out = [(side - size) // step + 1 for side in (7, 23)]
     y, where = np.zeros((1, 2, *out), dtype), np.zeros((1, 2, *out), np.int32)
-    args = x, y, where, size, size, step, step
+    args = x, y, where, size, size, step, step, 0, 0
     call = Call("maxpool_forward", dict(zip(parameters("maxpool_forward"), args)))
     results = []
     for kernel in (implementation.maxpool_forward, TWINS["pool"].maxpool_forward):

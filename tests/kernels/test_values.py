@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from kernel_calls import TWINS
@@ -124,7 +126,7 @@ def test_convolution_backward(backend):
     ],
 )
 def test_pooling(backend, window, stride, winners, mean):
-    winners, steps = np.array([[winners]]), (*window, *stride)
+    winners, steps = np.array([[winners]]), (*window, *stride, 0, 0)
     y, where = np.empty(winners.shape), np.empty(winners.shape, np.int32)
     backend.maxpool_forward(IMAGE, y, where, *steps)
     np.testing.assert_array_equal(y, winners)
@@ -143,19 +145,51 @@ def test_pooling_backward(backend):
     wanted = np.zeros(16)
     wanted[[5, 6, 15]] = 4, 2, 4
     np.testing.assert_array_equal(dx.ravel(), wanted)
-    backend.meanpool_backward(dy, dx, 2, 2, 2, 2)
+    backend.meanpool_backward(dy, dx, 2, 2, 2, 2, 0, 0)
     np.testing.assert_array_equal(
         4 * dx[0, 0], [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]]
     )
-    backend.meanpool_backward(dy, dx, 2, 2, 1, 1)  # windows overlap, the last row has none
+    backend.meanpool_backward(dy, dx, 2, 2, 1, 1, 0, 0)  # windows overlap, the last row has none
     np.testing.assert_array_equal(
         4 * dx[0, 0], [[1, 3, 2, 0], [4, 10, 6, 0], [3, 7, 4, 0], [0, 0, 0, 0]]
     )
 
 
+def test_pooling_counts_no_pixel_beside_the_image(backend):
+    """Windows of 2x2 that begin one pixel above and left: corners, edges, and one in the middle."""
+    y, where, steps = np.empty((1, 1, 3, 3)), np.empty((1, 1, 3, 3), np.int32), (2, 2, 2, 2, 1, 1)
+    backend.maxpool_forward(IMAGE, y, where, *steps)
+    np.testing.assert_array_equal(where[0, 0], [[0, 2, 3], [8, 10, 11], [12, 14, 15]])
+    np.testing.assert_array_equal(y[0, 0], [[0, 2, 3], [8, 10, 11], [12, 14, 15]])
+    backend.maxpool_forward(IMAGE - 100, y, where, *steps)
+    np.testing.assert_array_equal(y[0, 0, 0], [-100, -98, -97])
+    backend.maxpool_forward(np.full_like(IMAGE, -np.inf), y, where, *steps)
+    np.testing.assert_array_equal(y, np.full_like(y, -np.inf))
+    np.testing.assert_array_equal(where[0, 0], [[0, 1, 3], [4, 5, 7], [12, 13, 15]])
+    backend.meanpool_forward(IMAGE, y, *steps)
+    np.testing.assert_array_equal(y[0, 0], [[0, 1.5, 3], [6, 7.5, 9], [12, 13.5, 15]])
+    dx = like(IMAGE)
+    backend.meanpool_backward(np.ones((1, 1, 3, 3)), dx, *steps)
+    np.testing.assert_array_equal(
+        dx[0, 0],
+        [[1, 0.5, 0.5, 1], [0.5, 0.25, 0.25, 0.5], [0.5, 0.25, 0.25, 0.5], [1, 0.5, 0.5, 1]],
+    )
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1100, 1000), (1, 3, 1_100_000, 1), (1, 1, 2, 550_000)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_mean_of_a_million_pixels_is_exact_to_rounding(backend, shape, dtype):
+    x, y = np.full(shape, 0.1, dtype), np.empty((*shape[:2], 1, 1), dtype)
+    x[..., ::3, :] *= 1.5
+    backend.meanpool_forward(x, y, *shape[2:], 1, 1, 0, 0)
+    wanted = [math.fsum(image.ravel()) / image.size for image in x[0]]
+    places = 1 if backend.backend == "cython" or dtype == "float32" else 2e5  # NumPy's own sum
+    np.testing.assert_allclose(y.ravel(), wanted, rtol=places * np.finfo(dtype).eps)
+
+
 def test_of_equal_values_the_first_wins(backend):
     y, where = np.empty((1, 1, 2, 2)), np.empty((1, 1, 2, 2), np.int32)
-    backend.maxpool_forward(np.ones((1, 1, 4, 4)), y, where, 2, 2, 2, 2)
+    backend.maxpool_forward(np.ones((1, 1, 4, 4)), y, where, 2, 2, 2, 2, 0, 0)
     np.testing.assert_array_equal(where[0, 0], [[0, 2], [8, 10]])
 
 
