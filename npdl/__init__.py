@@ -21,6 +21,7 @@ from npdl._ext import get_num_threads, get_precision, set_num_threads, set_preci
 from npdl._version import __version__
 from npdl.model import Model
 from npdl.saving import load_model
+from npdl.utils import use_dtype, use_rng
 
 if TYPE_CHECKING:
     from npdl import data, datasets, testing, viz
@@ -52,6 +53,8 @@ __all__ = [
     "show_config",
     "testing",
     "use_backend",
+    "use_dtype",
+    "use_rng",
     "utils",
     "viz",
 ]

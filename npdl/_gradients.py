@@ -15,7 +15,7 @@ from npdl._checks import check_choice
 from npdl.layers.base import Layer
 from npdl.model import Model
 from npdl.objectives import Objective
-from npdl.utils.random import get_dtype, get_rng, set_dtype
+from npdl.utils.random import get_rng, use_dtype
 
 
 class Problem(NamedTuple):
@@ -313,15 +313,9 @@ def to_float64(layer: Layer) -> None:
             vars(layer).update({k: new for k, v in vars(layer).items() if v is old})
 
 
-@contextlib.contextmanager
-def float64() -> Iterator[None]:
+def float64() -> contextlib.AbstractContextManager[None]:
     """Let new parameters be of float64 inside a ``with`` block."""
-    before = get_dtype()
-    set_dtype(np.float64)
-    try:
-        yield
-    finally:
-        set_dtype(before)
+    return use_dtype(np.float64)
 
 
 @contextlib.contextmanager

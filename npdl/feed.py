@@ -287,6 +287,8 @@ class StreamFeed(Feed):
                     break
                 continue
             self._taken += 1
+            if _is_empty(item):
+                continue
             count += 1
             yield self._weigh(item_batch(item))
         self.exhausted = count == 0 or (self._wanted is not None and count < self._wanted)
@@ -304,6 +306,9 @@ class StreamFeed(Feed):
         if self._items is None:
             self._begin()
         item = next(self._items, _END)  # type: ignore[arg-type]
+        while _is_empty(item):
+            self._taken += 1
+            item = next(self._items, _END)  # type: ignore[arg-type]
         if item is _END:
             raise ValueError("`X` must yield at least one batch. Received: none")
         self._items = itertools.chain([item], self._items)  # type: ignore[arg-type]
@@ -336,6 +341,13 @@ class StreamFeed(Feed):
         if hasattr(self._own, "close"):
             self._own.close()
         self._items = self._own = None
+
+
+def _is_empty(item: Any) -> bool:
+    """Whether a batch holds no sample: it is passed over, and is no step."""
+    x = item[0] if isinstance(item, tuple | list) and item else item
+    x = x[0] if isinstance(x, tuple) and x else x
+    return isinstance(x, np.ndarray | list) and len(x) == 0
 
 
 def _iterate(source: Any) -> Iterator[Any]:

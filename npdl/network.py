@@ -9,6 +9,7 @@ from typing import Any, TextIO
 from numpy.typing import ArrayLike, NDArray
 
 from npdl import graph, metrics, objectives, optimizers, scores
+from npdl._busy import trained_here
 from npdl._checks import complaint
 from npdl._weights import steps_mask
 from npdl.layers.base import Layer, Shape
@@ -88,6 +89,8 @@ class Network(Storable):
         self.figures = scores.named_metrics(loss, plain, weighted)
         self.metrics, self.weighted_metrics = plain, weighted
         self.loss, self.optimizer = loss, optimizers.get(optimizer)
+        if isinstance(self.optimizer, Optimizer):
+            self.optimizer.claim(self)
         graph.give_names(self.layers)
         if self.layers[0].out_shape is not None or self.layers[0].in_shape is not None:
             self.build()
@@ -118,6 +121,12 @@ class Network(Storable):
 
     @contextlib.contextmanager
     def training(self) -> Iterator[None]:
+        """Train in this thread alone, see `trained_here`, with what `_trained_fast` prepares."""
+        with trained_here(self), self._trained_fast():
+            yield
+
+    @contextlib.contextmanager
+    def _trained_fast(self) -> Iterator[None]:
         """Let the layers keep their arrays from step to step, and leave out needless gradients."""
         index = self._lowest_learning()
         lowest = self.layers[index]
@@ -247,13 +256,23 @@ class Network(Storable):
         """All arrays of all layers by name, ``"dense_1/W"``: trained, frozen and running ones."""
         return {name: a for layer in self.layers for name, a, _ in graph.arrays(layer)}
 
-    def update(self) -> None:
-        """Let the optimizer change the parameters, by the gradients of the last `loss_backward`."""
-        params, grads = self.params, self.grads
-        if graph.accepts(type(self.optimizer).update, "names"):
-            self.optimizer.update(params, grads, names=self._names or self._trained_names())
-        else:
-            self.optimizer.update(params, grads)
+    def update(self, count: float | None = None) -> None:
+        """Let the optimizer change the parameters, by the gradients of the last `loss_backward`.
+
+        Parameters
+        ----------
+        count : float, optional
+            Over how many items the loss is a mean, for an optimizer that accumulates gradients.
+        """
+        params, grads, optimizer = self.params, self.grads, self.optimizer
+        if isinstance(optimizer, Optimizer):
+            optimizer.claim(self)
+        more: dict[str, Any] = {}
+        if graph.accepts(type(optimizer).update, "names"):
+            more["names"] = self._names or self._trained_names()
+        if count is not None and graph.accepts(type(optimizer).update, "count"):
+            more["count"] = count
+        optimizer.update(params, grads, **more)
 
     def finish_training(self) -> None:
         """Let the moving averages, if the optimizer keeps them, take the parameters' places."""

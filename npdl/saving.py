@@ -9,8 +9,7 @@ two are further tensors, see `npdl._tree`.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -30,7 +29,7 @@ from npdl._registry import (
 from npdl._version import __version__
 from npdl.initializations import undrawn
 from npdl.layers.base import Layer
-from npdl.utils.random import get_dtype, get_rng_state, set_dtype, set_rng_state
+from npdl.utils.random import get_dtype, get_rng_state, set_rng_state, use_dtype
 
 if TYPE_CHECKING:
     from npdl.model import Model
@@ -257,7 +256,7 @@ def load_model(
         if not compile:
             config = {key: config[key] for key in config if key not in COMPILED}
         # What is written there decides on sizes: the parameters can't be larger than the file.
-        with undrawn(sum(array.size for array in tensors.values())), _default_dtype(config):
+        with undrawn(sum(array.size for array in tensors.values())), use_dtype(config["dtype"]):
             model = Model.from_json(config, custom_objects)
             if not model.built:
                 model.build()
@@ -321,17 +320,6 @@ def _adopt(model: Model, weights: dict[str, NDArray], frozen: list[str]) -> None
             if parameter.grad is None and (parameter.trainable or graded):
                 parameter.grad = np.zeros_like(parameter.value)
     load_weights(model, weights, strict=True)
-
-
-@contextlib.contextmanager
-def _default_dtype(config: Mapping[str, Any]) -> Iterator[None]:
-    """Make new parameters in the dtype of a configuration."""
-    before = get_dtype()
-    set_dtype(config["dtype"])
-    try:
-        yield
-    finally:
-        set_dtype(before)
 
 
 def _dtype(model: Model) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from npdl import metrics
 from npdl._checks import complaint
 from npdl._weights import selected, steps_mask
 from npdl.feed import Batch
-from npdl.metrics import Metric
+from npdl.metrics import FunctionMetric, Metric
 from npdl.objectives import Objective
 from npdl.objectives.base import aligned, count_of
 
@@ -145,7 +146,9 @@ class Tally:
         if not len(outputs):
             return
         for _, metric, weighted in self._metrics:
-            metric.update_state(y, outputs, weight if weighted else None)
+            # Warnings and errors of NumPy that the user has asked for are about his own functions.
+            with contextlib.nullcontext() if _is_own(metric) else np.errstate(all="ignore"):
+                metric.update_state(y, outputs, weight if weighted else None)
 
     def _kept(
         self, outputs: NDArray, y: NDArray, mask: NDArray | None
@@ -203,6 +206,7 @@ def named_metrics(
         *((m, False) for m in plain or ()),
         *((m, True) for m in weighted or ()),
     ]:
+        metric = copy.copy(metric)  # which may stand in another model too, with another loss
         metric.bind(loss)
         name = metric.name
         if name in found and by_weight:
@@ -211,6 +215,11 @@ def named_metrics(
             raise ValueError(complaint("Each metric must have a name of its own", name=name))
         found[name] = metric, by_weight
     return [(name, *rest) for name, rest in found.items()]
+
+
+def _is_own(metric: Metric) -> bool:
+    """Whether a user wrote what a metric computes."""
+    return isinstance(metric, FunctionMetric) or not type(metric).__module__.startswith("npdl.")
 
 
 def accuracy(outputs: NDArray, targets: NDArray, loss: Any) -> float:

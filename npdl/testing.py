@@ -21,7 +21,7 @@ from npdl import graph
 from npdl._ext import available_backends, use_backend
 from npdl._gradients import check_gradients, copied, draw, forward, numeric_gradient
 from npdl.layers.base import Layer
-from npdl.utils.random import get_dtype, get_rng, set_dtype
+from npdl.utils.random import get_dtype, get_rng, use_dtype
 
 __all__ = ["check_gradients", "check_layer", "numeric_gradient"]
 
@@ -76,15 +76,16 @@ def check_layer(
     """
     for dtype in dtypes:
         case = _Case(layer, input, input_dtype, dict(forward_args or {}), dtype, seed)
-        before, state = get_dtype(), get_rng().bit_generator.state
-        set_dtype(dtype)
+        state = get_rng().bit_generator.state
         try:
-            for check in _CHECKS:
-                check(case)
-            if dtype == "float64":
-                check_gradients(case.layer(), case.x, forward_args=case.args, rtol=rtol, seed=seed)
+            with use_dtype(dtype):
+                for check in _CHECKS:
+                    check(case)
+                if dtype == "float64":
+                    check_gradients(
+                        case.layer(), case.x, forward_args=case.args, rtol=rtol, seed=seed
+                    )
         finally:
-            set_dtype(before)
             get_rng().bit_generator.state = state
 
 

@@ -22,9 +22,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from npdl._busy import trained_here
 from npdl._checks import warn
+from npdl._weights import steps_mask
 from npdl.callbacks import CallbackList, History
 from npdl.feed import Batch, Feed
+from npdl.objectives.base import count_of
 from npdl.scores import Figures, Score, Tally
 from npdl.utils.random import get_rng_state, set_rng_state
 
@@ -41,27 +44,43 @@ class Watch:
         self.epoch = 0
         self._warned = False
 
-    def check(self, model: Model, x: NDArray, loss: float) -> None:
-        """Warn if `loss`, that of the batch `x` before the update, is nan or inf."""
+    def check(self, model: Model, batch: Batch, loss: float) -> None:
+        """Warn if `loss`, that of a batch before the update, is nan or inf."""
         if self._warned or math.isfinite(loss):
             return
         self._warned = True
+        data = _not_finite(batch)
+        if data is not None:
+            warn(f"The loss is {loss} in epoch {self.epoch}: {data}.")
+            return
         warn(
-            f"The loss is {loss} in epoch {self.epoch}: {_first_not_finite(model, x)}. A lower "
+            f"The loss is {loss} in epoch {self.epoch}: {_first_not_finite(model, batch)}. A lower "
             "learning rate, clipped gradients (clip=1.0) or scaled inputs may help."
         )
 
 
-def _first_not_finite(model: Model, x: NDArray) -> str:
+def _not_finite(batch: Batch) -> str | None:
+    """What of the data is not finite, in words; values that a mask leaves out may be anything."""
+    for name, array in (("X", batch.x), ("Y", batch.y), ("sample_weight", batch.weight)):
+        if array is None:
+            continue
+        real = batch.mask if batch.mask is not None and name != "X" else None
+        if real is not None and real.shape == array.shape[:2]:
+            array = array[real != 0]
+        if not np.isfinite(array).all():
+            return f"{name}{' itself' if name == 'X' else ''} holds values that are not finite"
+    return None
+
+
+def _first_not_finite(model: Model, batch: Batch) -> str:
     """Where the values of a batch cease to be finite, in words."""
-    if not np.isfinite(x).all():
-        return "X itself holds values that are not finite"
-    for layer, output in model.trace(x):
+    for layer, output in model.trace(batch.x):
         if not np.isfinite(output).all():
             return f"layer {layer.name!r} is the first whose output is not finite"
     return f"the outputs of all layers are finite, the loss {type(model.loss).__name__} is not"
 
 
+@np.errstate(all="ignore")  # what NumPy warns of, `Watch` says better
 def train_step(
     model: Model,
     x: NDArray,
@@ -71,12 +90,20 @@ def train_step(
     mask: NDArray | None = None,
 ) -> tuple[float, NDArray]:
     """Train on one batch, and return its loss and the outputs before the update."""
-    loss, outputs, cache = model.loss_forward(x, y, weight, mask)
+    batch = Batch(x, y, weight, mask)  # type: ignore[arg-type]
+    loss, outputs, cache = model.loss_forward(*batch)  # type: ignore[arg-type]
     if watch is not None:
-        watch.check(model, x, loss)
+        watch.check(model, batch, loss)
     model.loss_backward(cache)
-    model.update()
+    count = None
+    if getattr(model.optimizer, "gradient_accumulation_steps", None) and not _sums(model.loss):
+        count = count_of(model.loss, outputs, y, steps_mask(mask, outputs.shape))
+    model.update(count)
     return loss, outputs
+
+
+def _sums(loss: Any) -> bool:
+    return getattr(loss, "reduction", "mean") == "sum"
 
 
 class Interrupt:
@@ -239,6 +266,10 @@ class Loop:
 
     def run(self) -> None:
         """Train, from the first callback to the last."""
+        with trained_here(self.model):
+            self._run()
+
+    def _run(self) -> None:
         model, callbacks = self.model, self.callbacks
         model.loop, model.stop_training = self, False
         try:
@@ -273,9 +304,7 @@ class Loop:
                 return
         self._logs = logs = self.tally.figures()
         if self.validation is not None and (epoch + 1) % self.validation_freq == 0:
-            pause = self._interrupt.pause
-            held_out = evaluate(self.model, self.validation, callbacks, pause)
-            logs.update((f"val_{name}", value) for name, value in held_out.items())
+            self._validate(self.validation, logs)
         callbacks.call("on_epoch_end", epoch, logs)
         self.epoch, self.batch, self.samples = epoch + 1, 0, 0
         self.tally = Tally(self.model)
@@ -283,7 +312,18 @@ class Loop:
             callbacks.call("on_rest", self.epoch, 0)
         self._interrupt.pause()
 
-    @np.errstate(all="ignore")  # what NumPy warns of, `Watch` says better
+    def _validate(self, feed: Feed, logs: Figures) -> None:
+        """Add the figures of the validation to those of the epoch."""
+        held_out = evaluate(self.model, feed, self.callbacks, self._interrupt.pause, False)
+        if feed.exhausted:
+            self.validation = None
+            warn(
+                f"`validation_data` ran out of batches in epoch {self.epoch + 1} of {self.epochs}: "
+                "the training goes on without a validation. A generator must yield the batches of "
+                "all validations."
+            )
+        logs.update((f"val_{name}", value) for name, value in held_out.items())
+
     def _train(self) -> None:
         """Train on the batches of this epoch that are not done yet."""
         model, callbacks, watch, interrupt = (
@@ -318,14 +358,17 @@ class Loop:
         self.speed = (self.samples - before) / (time.perf_counter() - start)
 
 
-@np.errstate(all="ignore")
 def evaluate(
     model: Model,
     feed: Feed,
     callbacks: CallbackList | None = None,
     pause: Callable[[], None] = lambda: None,
+    required: bool = True,
 ) -> Figures:
-    """Loss and metrics over all samples, in inference mode; `pause` is called after each batch."""
+    """Loss and metrics over all samples, in inference mode; `pause` is called after each batch.
+
+    Without any batch there are no figures, or an error where some are required.
+    """
     callbacks = callbacks or CallbackList()
     begins, ends = (callbacks.wants(f"on_test_batch_{when}") for when in ("begin", "end"))
     reads = callbacks.reads("on_test_batch_end")
@@ -340,13 +383,14 @@ def evaluate(
             callbacks.call("on_test_batch_end", i, logs)
         pause()
     feed.close()
-    if not tally.batches:
+    if not tally.batches and required:
         raise ValueError("The data to evaluate on must yield at least one batch. Received: none")
-    figures = tally.figures()
+    figures = tally.figures() if tally.batches else Figures()
     callbacks.call("on_test_end", figures)
     return figures
 
 
+@np.errstate(all="ignore")
 def eval_step(model: Model, batch: Batch) -> tuple[float, NDArray]:
     """Loss and outputs of one batch, in inference mode."""
     outputs = model.forward(batch.x, train=False, mask=batch.mask)

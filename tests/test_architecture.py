@@ -17,7 +17,7 @@ PACKAGE = Path(npdl.__file__).parent
 LEVELS = [
     {"_ext", "_version"},
     {
-        *("_checks", "_dtype", "_files", "_registry", "_safetensors", "_tree", "_weights"),
+        *("_busy", "_checks", "_dtype", "_files", "_registry", "_safetensors", "_tree", "_weights"),
         *("activations", "config", "data", "initializations"),
         *("layers", "metrics", "objectives", "optimizers", "regularizers", "schedules", "utils"),
     },

@@ -10,7 +10,7 @@ from npdl import saving
 from npdl._checks import check_int, complaint
 from npdl._files import StrPath
 from npdl.callbacks.base import Callback, Logs
-from npdl.callbacks.monitor import ALIASES, Monitor, say
+from npdl.callbacks.monitor import ALIASES, Monitor, say, validates_later
 
 
 class _Saving(Callback):
@@ -40,7 +40,8 @@ class ModelCheckpoint(_Saving):
     ----------
     filepath : path
         A name with places for the number of the epoch, from 1, and its figures:
-        ``"{epoch:02d}-{val_loss:.2f}.safetensors"``. Folders are made where they are missing.
+        ``"{epoch:02d}-{val_loss:.2f}.safetensors"``. Folders are made where they are missing. An
+        epoch without the validation that a name speaks of is not saved.
     monitor : str
         The figure that `save_best_only` looks at.
     verbose : int
@@ -103,18 +104,25 @@ class ModelCheckpoint(_Saving):
             if value is None or not self._watched.improved(value, self.best):
                 return
             self.best = value
-        path = Path(self._path(epoch, logs))
+        name = self._path(epoch, logs)
+        if name is None:
+            return
+        path = Path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         (saving.save_weights if self.save_weights_only else saving.save_model)(self.model, path)
         if self.verbose:
             say(self, f"epoch {epoch + 1}: saved {path}")
 
-    def _path(self, epoch: int, logs: Logs) -> str:
-        figures = {"epoch": epoch + 1, **logs}
+    def _path(self, epoch: int, logs: Logs) -> str | None:
+        """The name of the file; None in an epoch without the validation that it needs."""
+        figures = {"epoch": epoch + 1, **{name: logs[name] for name in logs.keys()}}
         figures |= {name: logs[own] for name, own in ALIASES.items() if own in logs}
         try:
             return self.filepath.format(**figures)
         except (LookupError, ValueError) as error:
+            missing = error.args[0] if isinstance(error, KeyError) else None
+            if str(missing).startswith("val_") and validates_later(self.model.loop):
+                return None
             rule = f"`filepath` must be filled in from {', '.join(figures)} ({error!r})"
             raise ValueError(complaint(rule, filepath=self.filepath)) from error
 

@@ -148,7 +148,8 @@ class FunctionMetric(MeanMetric):
     function : callable
         ``function(y_true, y_pred)``. Where the outputs have a last axis of length 1 and the targets
         lack it, the targets get it; class numbers lose theirs. Among weighted metrics, one that
-        returns a single number must take `sample_weight` too.
+        returns a single number must take `sample_weight` too; one that takes it is to return a
+        single number.
     name : str, optional
         That of the function by default.
     """
@@ -178,7 +179,8 @@ class FunctionMetric(MeanMetric):
             y = y[..., None]
         elif p.shape[-1] != 1 and y.shape == (*p.shape[:-1], 1):
             y = y[..., 0]
-        values = np.zeros(()) if self._whole else np.asarray(self.function(y, p))
+        whole = self._whole or self._takes_weights
+        values = np.zeros(()) if whole else np.asarray(self.function(y, p))
         if values.ndim:
             if values.shape != p.shape[: values.ndim]:
                 rule = f"{self.name!r} must return one number, or a value for each item"

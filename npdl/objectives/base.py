@@ -434,13 +434,18 @@ def count_of(
 ) -> int:
     """How many items the mean of a loss is over: samples, or real steps, where it can't tell."""
     if is_plain(loss):
-        return loss.count(outputs, aligned(loss, outputs, targets), mask)
+        return Objective.count(loss, outputs, aligned(loss, outputs, targets), mask)
     return len(outputs) if mask is None else int(np.count_nonzero(mask))
 
 
 def is_plain(loss: Any) -> bool:
-    """Whether `forward` is npdl's own, and so `match` and `item_shape` are defined."""
-    return isinstance(loss, Objective) and type(loss).forward is Objective.forward
+    """Whether `forward` and `backward` are npdl's own, and so `match` and `values` are there."""
+    cls = type(loss)
+    return (
+        isinstance(loss, Objective)
+        and cls.forward is Objective.forward
+        and cls.backward is Objective.backward
+    )
 
 
 def _keywords(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import weakref
 from collections.abc import Hashable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -66,7 +67,9 @@ class Optimizer(Configurable):
         Parameters that do not decay: by full name, ``"dense_1/b"``, or by the last part of it,
         ``"b"``, ``"gamma"``.
     gradient_accumulation_steps : int, optional
-        One step for so many updates, by the mean of their gradients.
+        One step for so many updates, by the mean of their gradients. In `Model.fit` each counts by
+        the number of items that its batch has in the loss, so that the step is that of the batches
+        joined into one; with reduction="sum", by the plain mean.
     use_ema : bool
         Whether to keep a moving average of each parameter, a = m a + (1-m) p, see
         `swap_averages`. At the end of `Model.fit` the averages take the place of the parameters.
@@ -137,11 +140,37 @@ class Optimizer(Configurable):
         self.swapped = False
         #: Updates whose gradients wait in the slots "accumulated" for the next step.
         self._pending = 0
+        #: What these gradients weigh together.
+        self._weight = 0.0
         self._slots: dict[Hashable, Slots] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """What `pickle` and `copy.deepcopy` take: all but the parameters themselves."""
-        return {k: v for k, v in self.__dict__.items() if k != "_plan"}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_plan", "_owner")}
+
+    def claim(self, owner: Any) -> None:
+        """Let this optimizer belong to a model, the only one that it can train.
+
+        Parameters
+        ----------
+        owner : object
+            The model.
+
+        Raises
+        ------
+        ValueError
+            If it has trained another one, and remembers that.
+        """
+        if self._owner is not None and self._owner() is owner:
+            return
+        if self._owner is not None and (self.iterations or self._slots):
+            rule = (
+                "An optimizer can train only one model, since it remembers moments, averages and "
+                "steps of that one. Make a new one for each model, or pass its name"
+            )
+            received = f"{type(self).__name__} after {self.iterations} steps with another model"
+            raise ValueError(f"{rule}. Received: {received}")
+        self._owner = weakref.ref(owner)
 
     @property
     def current_lr(self) -> float:
@@ -164,6 +193,7 @@ class Optimizer(Configurable):
         params: Sequence[np.ndarray],
         grads: Sequence[np.ndarray],
         names: Sequence[Hashable] | None = None,
+        count: float | None = None,
     ) -> None:
         """Do one step: change the parameters in place.
 
@@ -175,6 +205,9 @@ class Optimizer(Configurable):
             The gradient of each, of its shape. Not changed.
         names : sequence, optional
             A name for each, to remember it by; its place in the sequence if not given.
+        count : float, optional
+            How much these gradients weigh where those of some updates are averaged: the number of
+            items that the loss is a mean over. By default all weigh the same.
 
         Raises
         ------
@@ -198,7 +231,7 @@ class Optimizer(Configurable):
             )
         if plan is None:
             plan = self._plan = self._planned(params, grads, names)
-        if self.gradient_accumulation_steps and not self._accumulate(grads, plan.slots):
+        if self.gradient_accumulation_steps and not self._accumulate(grads, plan.slots, count):
             return
         grads = self._clipped(grads)
         lr = self.current_lr
@@ -224,18 +257,20 @@ class Optimizer(Configurable):
         excluded = self.exclude_from_weight_decay or ()
         return name in excluded or str(name).rpartition("/")[2] in excluded
 
-    def _accumulate(self, grads: list[np.ndarray], slots: list[Slots]) -> bool:
+    def _accumulate(self, grads: list[np.ndarray], slots: list[Slots], count: float | None) -> bool:
         """Add up gradients; with the last ones of a step, put the means into `grads`."""
         steps = self.gradient_accumulation_steps or 1
         first, self._pending = self._pending == 0, (self._pending + 1) % steps
+        weight = 1.0 if count is None else float(count)
+        self._weight = weight + (0.0 if first else self._weight)
         for i, (g, slot) in enumerate(zip(grads, slots)):
             if "accumulated" not in slot:
                 slot["accumulated"] = np.zeros_like(g)
-            total = slot["accumulated"]
-            np.copyto(total, g) if first else np.add(total, g, out=total)
+            total, part = slot["accumulated"], g if weight == 1 else g * g.dtype.type(weight)
+            np.copyto(total, part) if first else np.add(total, part, out=total)
             if not self._pending:
                 grads[i] = total
-                total /= steps
+                total /= self._weight or 1
         return not self._pending
 
     def _average(self, params: list[np.ndarray], slots: list[Slots]) -> None:
@@ -294,10 +329,11 @@ class Optimizer(Configurable):
         Returns
         -------
         dict
-            "iterations", "pending" and "swapped", two integers and a bool; "slots", the arrays by
-            parameter and name.
+            "iterations" and "pending", integers; "weight", a float; "swapped", a bool; "slots", the
+            arrays by parameter and name.
         """
-        plain = {"iterations": self.iterations, "pending": self._pending, "swapped": self.swapped}
+        plain: dict[str, Any] = {"iterations": self.iterations, "pending": self._pending}
+        plain |= {"weight": self._weight, "swapped": self.swapped}
         return {**plain, "slots": _copy(self._slots)}
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -309,10 +345,13 @@ class Optimizer(Configurable):
         """
         self.iterations = int(state["iterations"])
         self._pending = int(state.get("pending", 0))
+        self._weight = float(state.get("weight", self._pending))
         self.swapped = bool(state.get("swapped", False))
         self._slots = _copy(state["slots"])
 
     _plan: Plan | None = None
+    #: The model that this optimizer belongs to.
+    _owner: weakref.ref[Any] | None = None
 
     #: Names of the arrays that a subclass remembers for each parameter; they start at zero.
     slot_names: tuple[str, ...] = ()

@@ -9,6 +9,8 @@ from npdl.utils.random import (
     set_rng,
     set_rng_state,
     set_seed,
+    use_dtype,
+    use_rng,
 )
 
 __all__ = [
@@ -21,4 +23,6 @@ __all__ = [
     "set_rng_state",
     "set_seed",
     "unhot",
+    "use_dtype",
+    "use_rng",
 ]

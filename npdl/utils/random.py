@@ -1,15 +1,23 @@
 """The one source of random numbers, and the dtype of new parameters.
 
-NumPy's own global random state is never read nor changed.
+NumPy's own global random state is never read nor changed. The generator is one for all threads of
+the process, except in blocks of `use_rng`. A process that `fork` made goes on with one of its own,
+so that the workers of a pool do not all draw the same numbers; after `set_seed` they are the same
+ones in each run of the program.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+import zlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 
-from npdl._dtype import get_dtype, set_dtype
+from npdl._dtype import get_dtype, set_dtype, use_dtype
 
 __all__ = [
     "get_dtype",
@@ -19,22 +27,29 @@ __all__ = [
     "set_rng",
     "set_rng_state",
     "set_seed",
+    "use_dtype",
+    "use_rng",
 ]
 
-#: Made when it is first asked for: numpy.random takes as long to import as most of npdl.
+#: Of the process; made when it is first asked for, since numpy.random takes as long to import as
+#: most of npdl. And of a block of `use_rng`, in the thread that runs it.
 _rng: np.random.Generator | None = None
+_local: ContextVar[np.random.Generator | None] = ContextVar("npdl_rng", default=None)
 
 
 def get_rng() -> np.random.Generator:
     """Return the generator that every random number of npdl comes from."""
     global _rng
-    if _rng is None:
-        _rng = np.random.default_rng()
-    return _rng
+    found = _local.get() or _rng
+    if found is None:
+        found = _rng = np.random.default_rng()
+    return found
 
 
 def set_rng(rng: Any) -> None:
-    """Use another generator.
+    """Use another generator, in all threads.
+
+    Within a block of `use_rng` it is used until the end of the block, in its thread.
 
     Parameters
     ----------
@@ -43,15 +58,49 @@ def set_rng(rng: Any) -> None:
         a generator starts from a copy of its state.
     """
     global _rng
-    if isinstance(rng, np.random.Generator):
-        _rng = rng
-    elif hasattr(rng, "get_state"):
-        state = rng.get_state(legacy=False)
-        bits = getattr(np.random, state["bit_generator"])()
-        bits.state = state
-        _rng = np.random.Generator(bits)
+    new = _as_generator(rng)
+    if _local.get() is None:
+        _rng = new
     else:
+        _local.set(new)
+
+
+@contextlib.contextmanager
+def use_rng(rng: Any) -> Iterator[None]:
+    """Within a ``with`` block, draw npdl's random numbers from a generator, in this thread alone.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator, int or None
+        As in `set_rng`; or a seed, as in `set_seed`.
+
+    Examples
+    --------
+    >>> import npdl
+    >>> with npdl.use_rng(1):
+    ...     one = npdl.utils.get_rng().random()
+    >>> with npdl.use_rng(1):
+    ...     other = npdl.utils.get_rng().random()
+    >>> one == other
+    True
+    """
+    seed = rng is None or hasattr(rng, "__index__")
+    token = _local.set(np.random.default_rng(rng) if seed else _as_generator(rng))
+    try:
+        yield
+    finally:
+        _local.reset(token)
+
+
+def _as_generator(rng: Any) -> np.random.Generator:
+    if isinstance(rng, np.random.Generator):
+        return rng
+    if not hasattr(rng, "get_state"):
         raise TypeError(f"`rng` must be a numpy.random.Generator. Received: rng={rng!r}")
+    state = rng.get_state(legacy=False)
+    bits = getattr(np.random, state["bit_generator"])()
+    bits.state = state
+    return np.random.Generator(bits)
 
 
 def set_seed(seed: int | None) -> None:
@@ -113,3 +162,35 @@ def _generator(state: dict[str, Any]) -> np.random.Generator:
 
 
 _BIT_GENERATORS = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
+
+
+# -------------------------------------------------------------------------------------- fork
+
+#: How often this process has forked.
+_forks = 0
+
+
+def _before_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+def _after_fork() -> None:
+    """Replace the generators by others, which follow from their states and the number of forks."""
+    global _rng
+    if _rng is not None:
+        _rng = _branched(_rng)
+    here = _local.get()
+    if here is not None:
+        _local.set(_branched(here))
+
+
+def _branched(rng: np.random.Generator) -> np.random.Generator:
+    bits = rng.bit_generator
+    words = repr(bits.state).encode()
+    entropy = [zlib.crc32(words), zlib.crc32(words[::-1]), zlib.adler32(words)]
+    return np.random.Generator(type(bits)(np.random.SeedSequence(entropy, spawn_key=(_forks,))))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork)

@@ -1,0 +1,45 @@
+"""One thread at a time for what several would spoil: an error instead of a wrong result."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+#: The thread that trains each model just now, in which process.
+_owners: weakref.WeakKeyDictionary[Any, tuple[int, int]] = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def trained_here(model: Any) -> Iterator[None]:
+    """Let this thread alone train a model within the block; a block inside of one is free.
+
+    Raises
+    ------
+    RuntimeError
+        If another thread is training it.
+    """
+    me = os.getpid(), threading.get_ident()
+    with _lock:
+        owner = _owners.get(model)
+        if owner is not None and owner != me and owner[0] == me[0]:
+            raise RuntimeError(
+                "Another thread is training this model. Several threads may predict with one "
+                "model, but only one at a time can train it."
+            )
+        outermost = owner != me
+        _owners[model] = me
+    try:
+        yield
+    finally:
+        if outermost:
+            with _lock:
+                _owners.pop(model, None)
+
+
+if hasattr(os, "register_at_fork"):  # another thread may hold it while this one forks
+    os.register_at_fork(after_in_child=lambda: globals().update(_lock=threading.Lock()))
