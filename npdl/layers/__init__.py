@@ -14,7 +14,15 @@ from npdl.layers.pooling import (
     MeanPooling1D,
 )
 from npdl.layers.recurrent import GRU, LSTM, BatchLSTM, Recurrent, SimpleRNN
-from npdl.layers.shape import DimShuffle, Flatten
+from npdl.layers.resizing import (
+    Cropping,
+    Cropping1D,
+    UpSampling,
+    UpSampling1D,
+    ZeroPadding,
+    ZeroPadding1D,
+)
+from npdl.layers.shape import DimShuffle, Flatten, Permute, RepeatVector, Reshape
 
 __all__ = [
     "GRU",
@@ -22,6 +30,8 @@ __all__ = [
     "BatchLSTM",
     "BatchNormal",
     "Convolution",
+    "Cropping",
+    "Cropping1D",
     "Dense",
     "DimShuffle",
     "Dropout",
@@ -36,7 +46,14 @@ __all__ = [
     "MeanPooling",
     "MeanPooling1D",
     "Parameter",
+    "Permute",
     "Recurrent",
+    "RepeatVector",
+    "Reshape",
     "SimpleRNN",
     "Softmax",
+    "UpSampling",
+    "UpSampling1D",
+    "ZeroPadding",
+    "ZeroPadding1D",
 ]
