@@ -4,6 +4,17 @@ from npdl.layers.base import Layer, Parameter
 from npdl.layers.convolution import Convolution
 from npdl.layers.core import Dense, Dropout, Linear, Softmax
 from npdl.layers.embedding import Embedding
+from npdl.layers.merging import (
+    Add,
+    Average,
+    Concatenate,
+    Dot,
+    Maximum,
+    Merge,
+    Minimum,
+    Multiply,
+    Subtract,
+)
 from npdl.layers.normalization import BatchNormal
 from npdl.layers.pooling import (
     GlobalMaxPooling,
@@ -27,13 +38,17 @@ from npdl.layers.shape import DimShuffle, Flatten, Permute, RepeatVector, Reshap
 __all__ = [
     "GRU",
     "LSTM",
+    "Add",
+    "Average",
     "BatchLSTM",
     "BatchNormal",
+    "Concatenate",
     "Convolution",
     "Cropping",
     "Cropping1D",
     "Dense",
     "DimShuffle",
+    "Dot",
     "Dropout",
     "Embedding",
     "Flatten",
@@ -43,8 +58,12 @@ __all__ = [
     "Linear",
     "MaxPooling",
     "MaxPooling1D",
+    "Maximum",
     "MeanPooling",
     "MeanPooling1D",
+    "Merge",
+    "Minimum",
+    "Multiply",
     "Parameter",
     "Permute",
     "Recurrent",
@@ -52,6 +71,7 @@ __all__ = [
     "Reshape",
     "SimpleRNN",
     "Softmax",
+    "Subtract",
     "UpSampling",
     "UpSampling1D",
     "ZeroPadding",
