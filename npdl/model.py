@@ -16,7 +16,7 @@ from npdl.callbacks import Callback, CallbackList, History
 from npdl.callbacks.progress import make_progress
 from npdl.feed import ArrayFeed, Batch, Feed, StreamFeed
 from npdl.network import Network
-from npdl.objectives.base import aligned, is_plain
+from npdl.objectives.base import Objective, aligned, is_plain
 from npdl.scores import Score, Tally
 
 
@@ -369,8 +369,7 @@ class Model(Network):
         if class_weight != "balanced" or batch is None:
             rule = "`class_weight` must be a dict of weights, an array, or, for arrays, 'balanced'"
             raise ValueError(complaint(rule, class_weight=class_weight))
-        shape = self.layers[-1].out_shape
-        labels = _weights.class_numbers(_targets(batch.y), shape)  # type: ignore[arg-type]
+        labels = _weights.class_numbers(*self._classes_last(batch.y))
         kept = np.ones(labels.shape, bool)
         if batch.mask is not None and labels.shape[:2] == batch.mask.shape:
             kept &= batch.mask.reshape(batch.mask.shape + (1,) * (labels.ndim - 2)) != 0
@@ -378,12 +377,20 @@ class Model(Network):
             kept &= labels != self.loss.ignore_class
         return _weights.balanced(labels[kept])
 
+    def _classes_last(self, y: NDArray | None) -> tuple[NDArray, tuple[int, ...]]:
+        """Targets, and the shape of the outputs, with the classes along the last axis."""
+        targets = _targets(y)
+        shape = [n or 1 for n in self.layers[-1].out_shape]  # type: ignore[union-attr]
+        outputs = np.broadcast_to(np.float32(0), shape)
+        if isinstance(self.loss, Objective):
+            outputs, targets = self.loss.arrange(outputs, targets)
+        return targets, outputs.shape
+
     def _weighed(self, batch: Batch, table: Mapping[int, float] | None) -> Batch:
         """The batch with the weights of the classes, if there are any."""
         if table is None:
             return batch
-        shape = self.layers[-1].out_shape
-        weights = _weights.class_weights(table, _targets(batch.y), shape)  # type: ignore[arg-type]
+        weights = _weights.class_weights(table, *self._classes_last(batch.y))
         return batch._replace(weight=_weights.times(weights, batch.weight))
 
     @np.errstate(all="ignore")
@@ -406,12 +413,12 @@ class Model(Network):
         loss = self.loss
         if not is_plain(loss):
             return
-        outputs = np.broadcast_to(np.float32(0), shape)
-        y, items = aligned(loss, outputs, batch.y), loss.item_shape(outputs)  # type: ignore[arg-type]
-        matched = loss.match(shape, y.shape)
+        outputs, y = loss.arrange(np.broadcast_to(np.float32(0), shape), batch.y)  # type: ignore[arg-type]
+        y, items = aligned(loss, outputs, y), loss.item_shape(outputs)
+        matched = loss.match(outputs.shape, y.shape)
         if batch.weight is not None:
             weights_like(items, batch.weight)
-        if not loss.takes_labels or len(matched) == len(shape):
+        if not loss.takes_labels or len(matched) == outputs.ndim:
             return
         labels, kept = y.reshape(matched), np.ones(matched, bool)
         mask = _weights.steps_mask(batch.mask, shape)
@@ -420,7 +427,7 @@ class Model(Network):
                 kept &= weights_like(items, counting) != 0
         if loss.ignore_class is not None:
             kept &= labels != loss.ignore_class
-        label_array(labels if kept.all() else labels[kept], shape[-1], "Y")
+        label_array(labels if kept.all() else labels[kept], outputs.shape[-1], "Y")
 
 
 class _Data:

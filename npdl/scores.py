@@ -139,7 +139,9 @@ class Tally:
         self._loss += loss if self._sums else loss * n
         if not self._metrics:
             return
-        y, kept = self._kept(outputs, y, mask)  # type: ignore[arg-type]
+        if isinstance(self._model_loss, Objective):
+            outputs, y = self._model_loss.arrange(outputs, y)  # type: ignore[arg-type]
+        y, kept = self._kept(outputs, y, mask)
         if kept is not None and not kept.all():
             outputs, y = outputs[kept], y[kept]
             weight = None if weight is None else selected(kept, weight)
@@ -154,7 +156,10 @@ class Tally:
         self, outputs: NDArray, y: NDArray, mask: NDArray | None
     ) -> tuple[NDArray, NDArray | None]:
         """The targets, and which items are neither masked nor ignored; None for all."""
-        kept, loss = None if mask is None else mask != 0, self._model_loss
+        loss = self._model_loss
+        if getattr(loss, "masks_steps", False):
+            return y, None
+        kept = None if mask is None else mask != 0
         if not isinstance(loss, Objective) or loss.ignore_class is None:
             return y, kept
         y = aligned(loss, outputs, y)

@@ -9,14 +9,19 @@ import numpy as np
 from npdl.objectives import (
     BCE,
     MAE,
+    MAPE,
     MSE,
+    MSLE,
     SCCE,
+    BinaryFocalCrossEntropy,
     CategoricalHinge,
     CosineSimilarity,
+    FocalCrossEntropy,
     HeD,
     Hinge,
     Huber,
     KLDivergence,
+    LogCosh,
     Poisson,
     SquaredHinge,
 )
@@ -78,5 +83,20 @@ TARGETS = {  # of outputs (4, 5): loss, targets
     "scce-ignored-logits": (
         partial(SCCE, from_logits=True, ignore_class=-100),
         np.array([4, -100, 0, 2]),
+    ),
+    "log-cosh": (LogCosh, np.random.default_rng(1).normal(size=(4, 5))),
+    "mape": (MAPE, np.random.default_rng(1).normal(size=(4, 5))),
+    "msle": (MSLE, np.random.default_rng(1).uniform(0, 3, size=(4, 5))),
+    "focal-rows": (FocalCrossEntropy, probabilities(4, 5)[::-1]),
+    "focal-labels": (partial(FocalCrossEntropy, 0.5, [1, 2, 0, 3, 4]), np.array([4, 0, 0, 2])),
+    "focal-logits-rows": (
+        partial(FocalCrossEntropy, 1.5, 0.25, from_logits=True),
+        probabilities(4, 5)[::-1],
+    ),
+    "focal-logits-labels": (partial(FocalCrossEntropy, from_logits=True), np.array([4, 0, 0, 2])),
+    "binary-focal": (partial(BinaryFocalCrossEntropy, 0.5, 0.25), np.eye(4, 5)),
+    "binary-focal-logits": (
+        partial(BinaryFocalCrossEntropy, from_logits=True),
+        np.random.default_rng(1).uniform(size=(4, 5)),
     ),
 }

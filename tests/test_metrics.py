@@ -40,6 +40,14 @@ def exp_log_loss(y, p, sample_weight):
     return np.exp(sk.log_loss(y, p, sample_weight=sample_weight))
 
 
+def percentage_error(y, p, sample_weight):
+    return 100 * sk.mean_absolute_percentage_error(y, p, sample_weight=sample_weight)
+
+
+def log_cosh(y, p, sample_weight):
+    return np.average(np.log(np.cosh(p - y)).mean(axis=1), weights=sample_weight)
+
+
 CASES = {
     "accuracy": (metrics.Accuracy, LABELS, PROBABILITIES, by(sk.accuracy_score, LABELS, GUESSES)),
     "accuracy-one-hot": (
@@ -171,6 +179,19 @@ CASES = {
         ESTIMATES,
         by(sk.mean_absolute_error, NUMBERS, ESTIMATES),
     ),
+    "mape": (
+        metrics.MeanAbsolutePercentageError,
+        NUMBERS,
+        ESTIMATES,
+        by(percentage_error, NUMBERS, ESTIMATES),
+    ),
+    "msle": (
+        metrics.MeanSquaredLogarithmicError,
+        np.abs(NUMBERS),
+        np.abs(ESTIMATES),
+        by(sk.mean_squared_log_error, np.abs(NUMBERS), np.abs(ESTIMATES)),
+    ),
+    "log-cosh": (metrics.LogCoshError, NUMBERS, ESTIMATES, by(log_cosh, NUMBERS, ESTIMATES)),
     "r2": (metrics.R2Score, NUMBERS + 1e4, ESTIMATES + 1e4, by(sk.r2_score, NUMBERS, ESTIMATES)),
 }
 

@@ -16,6 +16,7 @@ from npdl.data.augment import (
 )
 from npdl.data.background import Background
 from npdl.data.batches import Batches
+from npdl.data.decoding import ctc_decode, edit_distance
 from npdl.data.images import ImageFolder
 from npdl.data.scaling import Standardizer, train_test_split
 from npdl.data.sequences import Buckets, pad_sequences
@@ -39,6 +40,8 @@ __all__ = [
     "Standardizer",
     "Vocabulary",
     "Zoom",
+    "ctc_decode",
+    "edit_distance",
     "one_hot",
     "pad_sequences",
     "train_test_split",

@@ -13,8 +13,11 @@ from npdl.metrics.classification import (
 )
 from npdl.metrics.ranking import AUC
 from npdl.metrics.regression import (
+    LogCoshError,
     MeanAbsoluteError,
+    MeanAbsolutePercentageError,
     MeanSquaredError,
+    MeanSquaredLogarithmicError,
     R2Score,
     RootMeanSquaredError,
 )
@@ -30,9 +33,12 @@ __all__ = [
     "ConfusionMatrix",
     "F1Score",
     "FunctionMetric",
+    "LogCoshError",
     "MeanAbsoluteError",
+    "MeanAbsolutePercentageError",
     "MeanMetric",
     "MeanSquaredError",
+    "MeanSquaredLogarithmicError",
     "Metric",
     "Perplexity",
     "Precision",

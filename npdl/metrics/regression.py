@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from npdl._checks import complaint
 from npdl.metrics.base import MeanMetric, Metric, register, weights_like, what_counts
+from npdl.objectives.regression import absolute_percentage, log1p_difference, log_cosh
 
 
 def alike(y_true: NDArray, y_pred: NDArray) -> NDArray:
@@ -62,6 +63,58 @@ class MeanAbsoluteError(MeanMetric):
     def values(self, y_true: NDArray, y_pred: NDArray) -> NDArray:
         """Return the value of each item; see `MeanMetric.values`."""
         return np.abs(y_pred - alike(y_true, y_pred))
+
+
+@register("MAPE")
+class MeanAbsolutePercentageError(MeanMetric):
+    """The mean of ``100 |y_pred - y_true| / |y_true|``, over all elements.
+
+    A target closer to 0 than 1e-7 counts as that in the denominator.
+
+    Parameters
+    ----------
+    name : str, optional
+    """
+
+    direction = "min"
+
+    def values(self, y_true: NDArray, y_pred: NDArray) -> NDArray:
+        """Return the value of each item; see `MeanMetric.values`."""
+        return absolute_percentage(y_pred, alike(y_true, y_pred), 1e-7)
+
+
+@register("MSLE")
+class MeanSquaredLogarithmicError(MeanMetric):
+    """The mean of (log(1 + y_pred) - log(1 + y_true))², over all elements.
+
+    What is below 0 counts as 0.
+
+    Parameters
+    ----------
+    name : str, optional
+    """
+
+    direction = "min"
+
+    def values(self, y_true: NDArray, y_pred: NDArray) -> NDArray:
+        """Return the value of each item; see `MeanMetric.values`."""
+        return np.square(log1p_difference(y_pred, alike(y_true, y_pred)))
+
+
+@register("log_cosh", "logcosh")
+class LogCoshError(MeanMetric):
+    """The mean of log cosh(y_pred - y_true), over all elements.
+
+    Parameters
+    ----------
+    name : str, optional
+    """
+
+    direction = "min"
+
+    def values(self, y_true: NDArray, y_pred: NDArray) -> NDArray:
+        """Return the value of each item; see `MeanMetric.values`."""
+        return log_cosh(y_pred - alike(y_true, y_pred))
 
 
 @register("R2")

@@ -12,12 +12,24 @@ from npdl.objectives.base import Objective, get, register
 from npdl.objectives.base import Rowwise as Rowwise
 from npdl.objectives.base import _registry as _registry
 from npdl.objectives.crossentropy import BinaryCrossEntropy, SoftmaxCategoricalCrossEntropy
+from npdl.objectives.ctc import CTC
 from npdl.objectives.distributions import CosineSimilarity, HellingerDistance, KLDivergence
+from npdl.objectives.focal import BinaryFocalCrossEntropy, FocalCrossEntropy
 from npdl.objectives.hinge import CategoricalHinge, Hinge, SquaredHinge
-from npdl.objectives.regression import Huber, MeanAbsoluteError, MeanSquaredError, Poisson
+from npdl.objectives.regression import (
+    Huber,
+    LogCosh,
+    MeanAbsoluteError,
+    MeanAbsolutePercentageError,
+    MeanSquaredError,
+    MeanSquaredLogarithmicError,
+    Poisson,
+)
 
 MSE = MeanSquaredError
 MAE = MeanAbsoluteError
+MAPE = MeanAbsolutePercentageError
+MSLE = MeanSquaredLogarithmicError
 BCE = BinaryCrossEntropy
 SCCE = SoftmaxCategoricalCrossEntropy
 CategoricalCrossEntropy = SoftmaxCategoricalCrossEntropy
@@ -27,21 +39,29 @@ KLD = KLDivergence
 
 __all__ = [
     "BCE",
+    "CTC",
     "KLD",
     "MAE",
+    "MAPE",
     "MSE",
+    "MSLE",
     "SCCE",
     "BinaryCrossEntropy",
+    "BinaryFocalCrossEntropy",
     "CategoricalCrossEntropy",
     "CategoricalHinge",
     "CosineSimilarity",
+    "FocalCrossEntropy",
     "HeD",
     "HellingerDistance",
     "Hinge",
     "Huber",
     "KLDivergence",
+    "LogCosh",
     "MeanAbsoluteError",
+    "MeanAbsolutePercentageError",
     "MeanSquaredError",
+    "MeanSquaredLogarithmicError",
     "Objective",
     "Poisson",
     "SoftmaxCategoricalCrossEntropy",

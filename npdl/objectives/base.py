@@ -60,6 +60,9 @@ class Objective(Configurable):
     classifies: bool = False
     #: Whether targets may be class numbers.
     takes_labels: bool = False
+    #: Whether an item has steps, of which a mask (N, T) leaves out some, and no items: `values` and
+    #: `gradient` then take it, or None, as their third argument.
+    masks_steps: bool = False
 
     def __init__(self, *, reduction: str = "mean") -> None:
         self.reduction = check_choice("reduction", reduction, ("mean", "sum", "none"))
@@ -79,13 +82,32 @@ class Objective(Configurable):
 
     # ------------------------------------------------------------- what a subclass may define
 
+    def arrange(self, outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return outputs and targets with their axes as all other methods here take them.
+
+        Parameters
+        ----------
+        outputs, targets : ndarray
+            As `forward` takes them. They are returned as they are, or as views.
+        """
+        return outputs, targets
+
+    def arrange_back(self, grad: np.ndarray) -> np.ndarray:
+        """Return an array like arranged outputs with the axes of the outputs.
+
+        Parameters
+        ----------
+        grad : ndarray
+        """
+        return grad
+
     def match(self, outputs: tuple[int, ...], targets: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape in which targets of a shape fit outputs of a shape.
 
         Parameters
         ----------
         outputs, targets : tuple of int
-            Shapes.
+            Shapes of arranged arrays.
 
         Raises
         ------
@@ -177,7 +199,7 @@ class Objective(Configurable):
         counted = self.counted(p, t, sample_weight, mask)
         values = np.zeros(0, p.dtype)
         if counted.kept is None or counted.kept.any():
-            values = self.values(*self.check(*_chosen(counted.kept, p, t)))
+            values = self.values(*self._arguments(counted.kept, p, t, mask))
         return self._reduced(values, counted, self.item_shape(p))
 
     def backward(
@@ -198,17 +220,17 @@ class Objective(Configurable):
         counted = self.counted(p, t, sample_weight, mask)
         kept, weights, _ = counted
         if kept is not None and not kept.any():
-            return np.zeros_like(p)
-        grad = self.gradient(*self.check(*_chosen(kept, p, t)))
+            return self.arrange_back(np.zeros_like(p))
+        grad = self.gradient(*self._arguments(kept, p, t, mask))
         if weights is not None:
             factors = weights if kept is None else weights[kept]
             grad *= factors.reshape(factors.shape + (1,) * (grad.ndim - factors.ndim))
         grad *= self._share(counted)
         if kept is None:
-            return grad
+            return self.arrange_back(grad)
         whole = np.zeros_like(p)
         whole[kept] = grad
-        return whole
+        return self.arrange_back(whole)
 
     def count(self, outputs: ArrayLike, targets: ArrayLike, mask: ArrayLike | None = None) -> int:
         """Return the number of items that the mean is taken over.
@@ -240,7 +262,7 @@ class Objective(Configurable):
         items = self.item_shape(p)
         left_out = self.ignored(p, t)
         kept = None if left_out is None else ~left_out
-        if mask is not None:
+        if mask is not None and not self.masks_steps:
             kept = _both(kept, np.broadcast_to(weights_like(items, mask, "mask") != 0, items))
         number = math.prod(items) if kept is None else int(np.count_nonzero(kept))
         weights = None
@@ -251,12 +273,22 @@ class Objective(Configurable):
         return Counted(None if kept is None or kept.all() else kept, weights, number)
 
     def _matched(self, outputs: ArrayLike, targets: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-        p, t = float_array(outputs, "outputs"), np.asarray(targets)
+        p, t = self.arrange(float_array(outputs, "outputs"), np.asarray(targets))
+        p = np.ascontiguousarray(p)
         if not p.size:
             raise ValueError(complaint("Outputs must hold at least one value", shape=p.shape))
         if t.dtype.kind not in "fiub":
             raise TypeError(complaint("Targets must be numbers", dtype=t.dtype.name))
         return p, t.reshape(self.match(p.shape, t.shape))
+
+    def _arguments(
+        self, kept: np.ndarray | None, p: np.ndarray, t: np.ndarray, mask: ArrayLike | None
+    ) -> tuple[Any, ...]:
+        """What `values` and `gradient` take: the items that count."""
+        steps: list[np.ndarray | None] = []
+        if self.masks_steps:
+            steps = [None if mask is None else _chosen(kept, step_mask(p.shape, mask))[0]]
+        return (*self.check(*_chosen(kept, p, t)), *steps)
 
     def _share(self, counted: Counted) -> float:
         """What the value of an item of weight 1 counts in the loss."""
@@ -285,6 +317,15 @@ def _chosen(kept: np.ndarray | None, *arrays: np.ndarray) -> tuple[np.ndarray, .
     return arrays if kept is None else tuple(a[kept] for a in arrays)
 
 
+def step_mask(shape: tuple[int, ...], mask: ArrayLike) -> np.ndarray:
+    """A mask of steps as the kernels take it, uint8, for outputs of a shape (N, T, ...)."""
+    steps = np.asarray(mask)
+    if steps.dtype.kind not in "fiub" or steps.shape != shape[:2]:
+        rule = f"`mask` must be numbers of shape {shape[:2]}"
+        raise ValueError(complaint(rule, dtype=steps.dtype.name, shape=steps.shape))
+    return np.asarray(steps != 0, order="C").view(np.uint8)
+
+
 class Elementwise(Objective):
     """An item is one element; outputs (N, ..., 1) also take targets without the last axis."""
 
@@ -296,9 +337,32 @@ class Elementwise(Objective):
 
 
 class Rowwise(Objective):
-    """An item is a row; targets are rows too, or class numbers."""
+    """An item is a row; targets are rows too, or class numbers.
+
+    Rows lie along the last axis, or along `axis`.
+    """
 
     takes_labels = True
+    #: Where the entries of a row lie in the outputs, 0 being the axis of the samples.
+    axis: int = -1
+
+    def arrange(self, outputs, targets):
+        """Return outputs and targets with the rows along the last axis; views."""
+        if self.axis == -1:
+            return outputs, targets
+        n = outputs.ndim
+        if self.axis in (0, -n) or not -n <= self.axis < n:
+            rule = f"`axis` must be an axis of outputs of shape {outputs.shape}, but not the first"
+            raise ValueError(complaint(rule, axis=self.axis))
+        if targets.ndim == outputs.ndim:
+            targets = np.moveaxis(targets, self.axis, -1)
+        return np.moveaxis(outputs, self.axis, -1), targets
+
+    def arrange_back(self, grad):
+        """Return rows along the last axis as an array like the outputs."""
+        if self.axis == -1:
+            return grad
+        return np.ascontiguousarray(np.moveaxis(grad, -1, self.axis))
 
     def match(self, outputs, targets):
         """Return the shape of rows, or of class numbers; see `Objective.match`."""

@@ -41,7 +41,7 @@ class Fused(Objective):
 
         Parameters
         ----------
-        logits : array_like, shape (N, ..., K)
+        logits : array_like, of the shape of the outputs
         targets, sample_weight, mask : array_like
             As in `forward`.
         out : ndarray, shape and dtype of `logits`, optional
@@ -61,12 +61,13 @@ class Fused(Objective):
         if kept is not None:  # what does not count may be anything
             t = np.where(kept[(..., *[None] * (t.ndim - kept.ndim))], t, 0)
         t = self.check(z, t)[1]
-        p = np.empty(z.shape, z.dtype) if out is None else out
+        p = self._room(out, z)
         values = self._fused_values(z, t, p)
         if kept is not None:
             values = values[kept]
         cache = LogitsCache(p, t, counted)
-        return self._reduced(values, counted, self.item_shape(z)), p, cache
+        loss = self._reduced(values, counted, self.item_shape(z))
+        return loss, _delivered(self.arrange_back(p), out), cache
 
     def backward_logits(self, cache: LogitsCache, *, out: np.ndarray | None = None) -> np.ndarray:
         """Return the gradient of the loss in the logits.
@@ -83,11 +84,17 @@ class Fused(Objective):
         factors[...] = self._share(counted)
         if counted.weights is not None:
             factors *= counted.weights
-        dz = np.empty(p.shape, p.dtype) if out is None else out
+        dz = self._room(out, p)
         self._fused_gradient(p, t, factors, dz)
         if counted.kept is not None:
             dz[~counted.kept] = 0  # nan times 0 is nan
-        return dz
+        return _delivered(self.arrange_back(dz), out)
+
+    def _room(self, out: np.ndarray | None, like: np.ndarray) -> np.ndarray:
+        """`out`, if there is one with its axes as in arranged outputs; else a new array."""
+        if out is not None and self.arrange(out, out)[0] is out:
+            return out
+        return np.empty(like.shape, like.dtype)
 
     def _fused_values(self, z: np.ndarray, t: np.ndarray, p: np.ndarray) -> np.ndarray:
         """Fill `p` with the probabilities, and return the value of each item."""
@@ -98,6 +105,14 @@ class Fused(Objective):
     ) -> None:
         """Fill `dz` with the gradient, that of each item times its factor."""
         raise NotImplementedError
+
+
+def _delivered(array: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+    """`array`, in `out` if there is one."""
+    if out is None or out is array:
+        return array
+    out[...] = array
+    return out
 
 
 @register("BCE")
@@ -213,6 +228,10 @@ class SoftmaxCategoricalCrossEntropy(Fused, Clipped, Rowwise):
     ignore_class : int, optional
         Items with this class number do not count, nor in the number that the mean divides by. It
         may lie outside of [0, K), such as -1.
+    axis : int
+        Where the classes lie, 0 being the axis of the samples: 1 for images (N, K, H, W), whose
+        class numbers and weights then have shape (N, H, W). Metrics are handed outputs whose
+        classes are moved to the last axis.
     reduction : {'mean', 'sum', 'none'}
     """
 
@@ -223,10 +242,12 @@ class SoftmaxCategoricalCrossEntropy(Fused, Clipped, Rowwise):
         from_logits: bool = False,
         label_smoothing: float = 0.0,
         ignore_class: int | None = None,
+        axis: int = -1,
         reduction: str = "mean",
     ) -> None:
         super().__init__(epsilon, reduction=reduction)
         self.from_logits = bool(from_logits)
+        self.axis = check_int("axis", axis, low=-32)
         self.label_smoothing = check_number("label_smoothing", label_smoothing, "[0, 1)")
         if ignore_class is not None:
             ignore_class = check_int("ignore_class", ignore_class, low=-(2**62))
@@ -238,6 +259,7 @@ class SoftmaxCategoricalCrossEntropy(Fused, Clipped, Rowwise):
     def fuses_with(self) -> type | None:
         """The softmax."""
         plain = type(self) is SoftmaxCategoricalCrossEntropy and not self.from_logits
+        plain &= self.axis == -1
         return activations.Softmax if plain else None
 
     def ignored(self, p, t):
