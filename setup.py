@@ -34,6 +34,7 @@ KERNELS = [
     "dense",
     "dropout",
     "embedding",
+    "log_softmax",
     "norm",
     "optimizer",
     "pool",

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from npdl._checks import check_number, check_same_shape, complaint, float_array
+from npdl._checks import check_int, check_number, check_same_shape, complaint, float_array
 from npdl._ext import activation_np as codes
 from npdl._ext import kernels
-from npdl._registry import Configurable, Registry
+from npdl._registry import Configurable, Registry, snake_case
 
 KernelCode = tuple[int, float]
 
@@ -22,8 +22,10 @@ KernelCode = tuple[int, float]
 class Activation(Configurable):
     """Base class. A subclass defines `forward` and `derivative`; `backward` follows from them."""
 
-    #: What the kernels know it by, a pair (code, steepness); None where they don't.
+    #: A pair (code, steepness) where the kernels of layers know it and its derivative; else None.
     kernel_code: KernelCode | None = None
+    #: The same where the kernels `activation_forward` and `activation_backward` know it.
+    elementwise_code: KernelCode | None = None
 
     def forward(self, input: ArrayLike) -> np.ndarray:
         """Return f(input), a new array.
@@ -51,7 +53,7 @@ class Activation(Configurable):
         Parameters
         ----------
         x, y : ndarray
-            Input and output of `forward`. The activations of this module need `y` alone.
+            Input and output of `forward`. GELU, SiLU and Mish need `x`, the others here `y`.
         dy : ndarray
             Gradient in the output.
         """
@@ -80,45 +82,50 @@ class _Remembering(Activation):
 
 
 class _Elementwise(_Remembering):
-    """An activation that the kernels know.
+    """An activation that the kernels know by `_code`, a pair (code, steepness)."""
 
-    `kernel_code` is `_code`, but None in a subclass with formulas of its own.
-    """
+    _code: KernelCode
 
-    #: A pair (code, steepness), or a property that returns one.
-    _code: ClassVar[Any]
-
-    def __init_subclass__(cls) -> None:
-        # Found out once for each class, not whenever a layer asks.
+    @property
+    def elementwise_code(self) -> KernelCode | None:  # type: ignore[override]
+        """`_code`, but None in a subclass with formulas of its own."""
+        cls = type(self)
         known = cls.forward is _Elementwise.forward and cls.derivative is _Elementwise.derivative
-        if "_code" in vars(cls):
-            cls.kernel_code = cls._code  # a property, where it is one
-        elif not known and "kernel_code" not in vars(cls):
-            cls.kernel_code = None
+        return self._code if known else None
+
+    @property
+    def kernel_code(self) -> KernelCode | None:  # type: ignore[override]
+        """`elementwise_code`, but None where the derivative needs the input."""
+        code = self.elementwise_code
+        return None if code is None or code[0] in codes.FROM_INPUT else code
 
     def forward(self, input: ArrayLike) -> np.ndarray:
         return self._value(self._remember(input))
 
     def derivative(self, input: ArrayLike | None = None) -> np.ndarray:
-        y = self._value(self._recall(input))
-        return self._pull_back(y, np.ones_like(y))
+        x = self._recall(input)
+        source = x if self._code[0] in codes.FROM_INPUT else self._value(x)
+        return self._pull_back(source, np.ones_like(x))
 
     def backward(self, x: np.ndarray | None, y: np.ndarray, dy: np.ndarray) -> np.ndarray:
-        if self.kernel_code is None:
+        if self.elementwise_code is None:
             return super().backward(x, y, dy)
-        y = float_array(y, "y")
-        dy = np.asarray(dy, y.dtype, order="C")
-        check_same_shape("dy", dy, "y", y)
-        return self._pull_back(y, dy)
+        source, name = (x, "x") if self._code[0] in codes.FROM_INPUT else (y, "y")
+        source = float_array(source, name)
+        dy = np.asarray(dy, source.dtype, order="C")
+        check_same_shape("dy", dy, name, source)
+        return self._pull_back(source, dy)
 
     def _value(self, x: np.ndarray) -> np.ndarray:
         y = np.empty_like(x)
         kernels().activation_forward(x.reshape(-1), y.reshape(-1), self._code)
         return y
 
-    def _pull_back(self, y: np.ndarray, dy: np.ndarray) -> np.ndarray:
-        dx = np.empty_like(y)
-        kernels().activation_backward(y.reshape(-1), dy.reshape(-1), dx.reshape(-1), self._code)
+    def _pull_back(self, source: np.ndarray, dy: np.ndarray) -> np.ndarray:
+        dx = np.empty_like(source)
+        kernels().activation_backward(
+            source.reshape(-1), dy.reshape(-1), dx.reshape(-1), self._code
+        )
         return dx
 
 
@@ -175,7 +182,7 @@ class _Steep(_Elementwise):
         self.steepness = check_number("steepness", steepness, "(-inf, inf)")
 
     @property
-    def _code(self) -> KernelCode:
+    def _code(self) -> KernelCode:  # type: ignore[override]
         return self._number, self.steepness
 
 
@@ -206,46 +213,207 @@ class SymmetricElliot(_Steep):
 
 
 @register()
-class Softmax(_Remembering):
-    """e^x_j / Σ_k e^x_k along the last axis, shifted by the row's greatest value."""
+class LeakyReLU(_Elementwise):
+    """x where x > 0, else ``slope x``; derivative 1 or `slope`.
+
+    Parameters
+    ----------
+    slope : float, at least 0
+    """
+
+    def __init__(self, slope: float = 0.2) -> None:
+        self.slope = check_number("slope", slope, "[0, inf)")
+
+    @property
+    def _code(self) -> KernelCode:  # type: ignore[override]
+        return codes.LEAKY_RELU, self.slope
+
+
+@register()
+class ELU(_Elementwise):
+    """x where x > 0, else ``alpha (e^x - 1)``; derivative 1 or ``y + alpha`` (Clevert et al. 2016).
+
+    Parameters
+    ----------
+    alpha : float, at least 0
+    """
+
+    def __init__(self, alpha: float = 1.0) -> None:
+        self.alpha = check_number("alpha", alpha, "[0, inf)")
+
+    @property
+    def _code(self) -> KernelCode:  # type: ignore[override]
+        return codes.ELU, self.alpha
+
+
+@register()
+class SELU(_Elementwise):
+    """1.0507 times ELU of alpha 1.6733; keeps mean 0 and variance 1 (Klambauer et al. 2017)."""
+
+    _code = codes.SELU, 1.0
+
+
+@register()
+class GELU(_Elementwise):
+    """x Φ(x), Φ the normal distribution's function, exact (Hendrycks and Gimpel 2016).
+
+    The derivative is ``Φ(x) + x e^(-x²/2) / √(2π)``.
+    """
+
+    _code = codes.GELU, 1.0
+
+
+@register("swish")
+class SiLU(_Elementwise):
+    """x / (1 + e^-x), also called Swish; derivative ``s (1 + x (1 - s))``, s the sigmoid."""
+
+    _code = codes.SILU, 1.0
+
+
+@register()
+class Mish(_Elementwise):
+    """x tanh(log(1 + e^x)) (Misra 2019)."""
+
+    _code = codes.MISH, 1.0
+
+
+@register()
+class HardSigmoid(_Elementwise):
+    """(x + 3) / 6, but no less than 0 and no more than 1, as in Keras 3 and PyTorch."""
+
+    _code = codes.HARD_SIGMOID, 1.0
+
+
+@register()
+class HardTanh(_Elementwise):
+    """x, but no less than -1 and no more than 1."""
+
+    _code = codes.HARD_TANH, 1.0
+
+
+@register()
+class Exponential(_Elementwise):
+    """e^x; derivative e^x."""
+
+    _code = codes.EXPONENTIAL, 1.0
+
+
+class _AlongAxis(_Remembering):
+    """An activation of whole rows, which lie along an axis.
+
+    Parameters
+    ----------
+    axis : int
+        Where the entries of a row lie. In a layer, axis 0 holds the samples.
+    """
+
+    #: The kernels of matrices whose rows they take: forward, backward.
+    _kernels: ClassVar[tuple[str, str]]
+
+    def __init__(self, axis: int = -1) -> None:
+        self.axis = check_int("axis", axis, low=-64)
 
     def forward(self, input: ArrayLike) -> np.ndarray:
-        """Return the softmax of each row.
+        """Return the activation of each row.
 
         Parameters
         ----------
-        input : array_like, shape (..., K)
+        input : array_like, shape (..., K) with the default axis
         """
         return self._value(self._remember(input))
+
+    def backward(self, x: np.ndarray | None, y: np.ndarray, dy: np.ndarray) -> np.ndarray:
+        """Return the product of `dy` with the Jacobian of each row, shape of `y`."""
+        y = float_array(y, "y")
+        dy = np.asarray(dy, y.dtype, order="C")
+        check_same_shape("dy", dy, "y", y)
+        y, dy = self._axis_last(y), self._axis_last(dy)
+        dx = np.empty_like(y)
+        getattr(kernels(), self._kernels[1])(_rows(y), _rows(dy), _rows(dx))
+        return self._axis_back(dx)
+
+    def _value(self, z: np.ndarray) -> np.ndarray:
+        z = self._axis_last(z)
+        y = np.empty(z.shape, z.dtype)
+        self._fill(z, y)
+        return self._axis_back(y)
+
+    def _fill(self, z: np.ndarray, y: np.ndarray) -> None:
+        """Fill `y`, which may be `z`, with rows along the last axis."""
+        getattr(kernels(), self._kernels[0])(_rows(z), _rows(y))
+
+    def _is_last(self, ndim: int) -> bool:
+        """Whether the rows of an array lie along its last axis."""
+        return self.axis in (-1, ndim - 1)
+
+    def _axis_last(self, array: np.ndarray) -> np.ndarray:
+        """`array`, checked, with the rows along the last axis, in C order."""
+        n = array.ndim
+        name = snake_case(type(self).__name__)
+        if n == 0 or (self._is_last(n) and array.shape[-1] == 0):
+            rule = f"The input of {name} must have shape (..., K), K >= 1"
+            raise ValueError(complaint(rule, shape=array.shape))
+        if self._is_last(n):
+            return array
+        if not -n <= self.axis < n or array.shape[self.axis] == 0:
+            rule = f"The input of {name} must have entries along its axis {self.axis}"
+            raise ValueError(complaint(rule, shape=array.shape))
+        return np.ascontiguousarray(np.moveaxis(array, self.axis, -1))
+
+    def _axis_back(self, array: np.ndarray) -> np.ndarray:
+        """`array` with its last axis where the axis of the rows belongs, in C order."""
+        if self._is_last(array.ndim):
+            return array
+        return np.ascontiguousarray(np.moveaxis(array, -1, self.axis))
+
+
+@register()
+class Softmax(_AlongAxis):
+    """e^x_j / Σ_k e^x_k along an axis, shifted by the row's largest value.
+
+    Parameters
+    ----------
+    axis : int
+        The axis of the sum; by default the last. On images (N, K, H, W), ``axis=1`` gives each
+        pixel the probabilities of K classes.
+    """
+
+    _kernels = "softmax_forward", "softmax_backward"
 
     def derivative(self, input: ArrayLike | None = None) -> np.ndarray:
         """Return the Jacobian of each row, diag(p) - p pᵀ, shape (..., K, K).
 
         Parameters
         ----------
-        input : array_like, shape (..., K), optional
-            The input of the last `forward` if not given.
+        input : array_like, optional
+            Shape (..., K) when the axis is the last; the input of the last `forward` if not given.
         """
-        p = self._value(self._recall(input))
+        p = self._axis_last(self._value(self._recall(input)))
         return p[..., None] * (np.eye(p.shape[-1], dtype=p.dtype) - p[..., None, :])
 
-    def backward(self, x: np.ndarray | None, y: np.ndarray, dy: np.ndarray) -> np.ndarray:
-        """Return the product of `dy` with the Jacobian of each row, shape of `y`."""
-        p = float_array(y, "y")
-        dp = np.asarray(dy, p.dtype, order="C")
-        check_same_shape("dy", dp, "y", p)
-        dz = np.empty_like(p)
-        kernels().softmax_backward(_rows(p), _rows(dp), _rows(dz))
-        return dz
 
-    @staticmethod
-    def _value(z: np.ndarray) -> np.ndarray:
-        if z.ndim == 0 or z.shape[-1] == 0:
-            rule = "The input of softmax must have shape (..., K), K >= 1"
-            raise ValueError(complaint(rule, shape=z.shape))
-        p = np.empty(z.shape, z.dtype)
-        kernels().softmax_forward(_rows(z), _rows(p))
-        return p
+@register()
+class LogSoftmax(_AlongAxis):
+    """x_j - log Σ_k e^x_k along an axis, the logarithm of softmax.
+
+    Parameters
+    ----------
+    axis : int
+        The axis of the sum; by default the last.
+    """
+
+    _kernels = "log_softmax_forward", "log_softmax_backward"
+
+    def derivative(self, input: ArrayLike | None = None) -> np.ndarray:
+        """Return the Jacobian of each row, ``δ_jk - p_k``, shape (..., K, K).
+
+        Parameters
+        ----------
+        input : array_like, optional
+            Shape (..., K) when the axis is the last; the input of the last `forward` if not given.
+        """
+        p = np.exp(self._axis_last(self._value(self._recall(input))))
+        return np.eye(p.shape[-1], dtype=p.dtype) - p[..., None, :]
 
 
 def _rows(array: np.ndarray) -> np.ndarray:
@@ -257,22 +425,22 @@ def get(activation: Any) -> Activation:
 
     Parameters
     ----------
-    activation : str, Activation, class or dict
+    activation : str, Activation, class, dict or None
         'relu', 'ReLU', 'soft_plus', ...; an instance is returned as it is; a dict holds the name
-        and the arguments: ``{"name": "elliot", "steepness": 2.0}``.
+        and the arguments: ``{"name": "elliot", "steepness": 2.0}``. None is the linear activation.
 
     Raises
     ------
     ValueError
         If the name is unknown; the message lists the valid ones.
     """
-    return _registry.get(activation)
+    return Linear() if activation is None else _registry.get(activation)
 
 
 def applied(activation: Activation, z: NDArray, keep: bool) -> NDArray:
     """Return f(z) as a layer needs it, of the dtype of `z`.
 
-    A softmax of npdl is asked for no more than its kernel, and remembers nothing.
+    The activations of npdl only run their kernel here, and remember nothing.
 
     Parameters
     ----------
@@ -282,11 +450,18 @@ def applied(activation: Activation, z: NDArray, keep: bool) -> NDArray:
     keep : bool
         Whether `z` must stay as it is.
     """
-    if type(activation).forward is not Softmax.forward:
+    code = activation.elementwise_code
+    if code is not None:
+        y = np.empty(z.shape, z.dtype) if keep else z
+        kernels().activation_forward(z.reshape(-1), y.reshape(-1), code)
+        return y
+    if type(activation).forward is not _AlongAxis.forward:
         return np.asarray(activation.forward(z), z.dtype)
-    p = np.empty(z.shape, z.dtype) if keep else z
-    kernels().softmax_forward(_rows(z), _rows(p))
-    return p
+    along: Any = activation
+    if keep or not along._is_last(z.ndim):
+        return along._value(z)
+    along._fill(along._axis_last(z), z)
+    return z
 
 
 def kernel_act(activation: Activation) -> KernelCode | Activation:

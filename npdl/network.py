@@ -178,6 +178,7 @@ class Network(Storable):
             activation is not None
             and isinstance(head, Dense)
             and type(head.activation) is activation
+            and getattr(head.activation, "axis", -1) == -1
             # A subclass that computes something else must be asked.
             and type(head).forward is Dense.forward
             and type(head).backward is Dense.backward

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 
 from npdl._ext import available_backends, kernels, use_backend
-from npdl._ext.activation_np import RELU, SIGMOID, SOFT_PLUS, TANH
+from npdl._ext.activation_np import FROM_INPUT, LINEAR, MISH, RELU, SIGMOID, SOFT_PLUS, TANH
 
 #: Seconds after which NumPy's threads, which wait for more work in a busy loop, have gone to sleep.
 QUIET = 0.3
@@ -57,10 +57,11 @@ class _Maker:
         return case
 
 
-def _activation(make: _Maker, size: int) -> Iterator[Case]:
-    x, y = make.random(size), make.blank(size)
-    yield make.filled("activation_forward", x, y, _TANH)
-    yield Case("activation_backward", (y, make.random(size), make.blank(size), _TANH))
+def _activation(make: _Maker, size: int, code: int = TANH) -> Iterator[Case]:
+    x, y, act = make.random(size), make.blank(size), (code, 1.0)
+    yield make.filled("activation_forward", x, y, act)
+    source = x if code in FROM_INPUT else y
+    yield Case("activation_backward", (source, make.random(size), make.blank(size), act))
 
 
 def _dense(make: _Maker, n: int, d: int, u: int) -> Iterator[Case]:
@@ -183,6 +184,12 @@ def _ctc(make: _Maker, n: int, t: int, k: int, length: int, masked: bool = False
     yield Case("ctc_backward", (*inputs, make.random(n), make.blank(n, t, k)))
 
 
+def _log_softmax(make: _Maker, n: int, k: int) -> Iterator[Case]:
+    z, y = make.random(n, k, scale=5), make.blank(n, k)
+    yield make.filled("log_softmax_forward", z, y)
+    yield Case("log_softmax_backward", (y, make.random(n, k), make.blank(n, k)))
+
+
 def _optimizer(make: _Maker, size: int) -> Iterator[Case]:
     lr, rho, beta1, beta2, epsilon = 0.1, 0.9, 0.9, 0.999, 1e-7
     unbias1, unbias2 = 0.1, 0.001  # of the first step
@@ -226,12 +233,14 @@ def cases(dtype: str, size: str) -> Iterator[Case]:
         yield from _rnn(make, 32, 32, 64, 64)
         yield from _softmax(make, 1024, 100)
         yield from _ctc(make, 32, 100, 40, 20)
+        yield from _log_softmax(make, 1024, 100)
         yield from _optimizer(make, 400_000)
         return
     if size != "odd":
         raise ValueError(f"size must be 'odd' or 'usual'. Received: size={size!r}.")
     for length in (1, 37):
-        yield from _activation(make, length)
+        for code in range(LINEAR, MISH + 1):
+            yield from _activation(make, length, code)
     for length in (1, 37, 16411):
         yield from _dropout(make, length)
     for table in [(1, 1, 1), (17, 11, 101)]:
@@ -253,6 +262,7 @@ def cases(dtype: str, size: str) -> Iterator[Case]:
     yield from _rnn(make, 5, 6, 3, 7, masked=True)
     for rows, columns in [(1, 1), (17, 11)]:
         yield from _softmax(make, rows, columns)
+        yield from _log_softmax(make, rows, columns)
     yield from _softmax(make, 17, 11, dense=True)
     yield from _ctc(make, 1, 1, 2, 1)
     yield from _ctc(make, 5, 37, 7, 9, masked=True)

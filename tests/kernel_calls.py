@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npdl._ext import ISAS, PAIRS
-from npdl._ext.activation_np import RELU, SIGMOID, TANH
+from npdl._ext.activation_np import FROM_INPUT, RELU, SIGMOID, TANH
 
 STEM = {function: stem for stem, functions in PAIRS.items() for function in functions}
 TWINS = {stem: importlib.import_module(f"npdl._ext.{stem}_np") for stem in PAIRS}
@@ -34,6 +34,8 @@ FILLED = {
     "dropout_forward": ("y", "mask"),
     "dropout_backward": ("dx",),
     "embedding_backward": ("dtable",),
+    "log_softmax_forward": ("y",),
+    "log_softmax_backward": ("dz",),
     "norm_forward": ("y", "mean", "var"),
     "norm_fixed_forward": ("y",),
     "norm_backward": ("dx", "dgamma", "dbeta"),
@@ -166,10 +168,10 @@ class Maker:
 
     def activation(self, size: int, act=(TANH, 1.0)) -> list[Call]:
         x, y = self.random(size, scale=3), self.empty(size)
-        return [
-            self.filled("activation_forward", x, y, act),
-            self.call("activation_backward", y, self.random(size), self.empty(size), act),
-        ]
+        forward = self.filled("activation_forward", x, y, act)
+        source = x if act[0] in FROM_INPUT else y
+        args = source, self.random(size), self.empty(size), act
+        return [forward, self.call("activation_backward", *args)]
 
     def dense(self, n: int, d: int, u: int, act=(SIGMOID, 1.0), dx: bool = True) -> list[Call]:
         x, w, b = self.random(n, d), self.random(d, u, scale=d**-0.5), self.random(u)
@@ -329,6 +331,13 @@ class Maker:
             self.call("ctc_backward", *args, self.random(n), self.empty(n, t, k)),
         ]
 
+    def log_softmax(self, n: int, k: int, scale: float = 5.0) -> list[Call]:
+        z, y = self.random(n, k, scale=scale), self.empty(n, k)
+        return [
+            self.filled("log_softmax_forward", z, y),
+            self.call("log_softmax_backward", y, self.random(n, k), self.empty(n, k)),
+        ]
+
     def optimizer(self, size: int, lr: float = 0.1, step: int = 3) -> list[Call]:
         """Step number `step` of every optimizer, after steps that have left something behind."""
 
@@ -363,6 +372,7 @@ class Maker:
             *self.softmax(6, 7, dense=True)[-1:],  # rows of targets tell what the others must be
             *self.softmax(6, 7),
             *self.ctc(3, 9, 7, 4, blank=2, mask="some"),
+            *self.log_softmax(6, 7),
             *self.optimizer(13),
         ]
         for cell in ("rnn", "lstm", "gru"):

@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
 from npdl import activations
 from npdl._ext import activation_np
-from npdl.activations import Activation, Elliot, ReLU, Sigmoid, Softmax, SymmetricElliot, Tanh, get
+from npdl.activations import (
+    ELU,
+    Activation,
+    Elliot,
+    Exponential,
+    LeakyReLU,
+    LogSoftmax,
+    ReLU,
+    Sigmoid,
+    Softmax,
+    SymmetricElliot,
+    Tanh,
+    get,
+)
 
 
 def sigmoid(x):
     return 1 / (1 + np.exp(-x))
+
+
+def normal(x):
+    """The distribution function of the normal distribution."""
+    return np.vectorize(lambda t: 0.5 * math.erfc(-t / math.sqrt(2)))(x)
+
+
+def mish(x):
+    return x * np.tanh(np.log1p(np.exp(x)))
+
+
+LAMBDA, ALPHA = 1.0507009873554805, 1.6732632423543772  # of SELU
 
 
 CLOSED_FORMS = {  # value, derivative
@@ -23,8 +50,23 @@ CLOSED_FORMS = {  # value, derivative
     "soft_sign": (lambda x: x / (1 + abs(x)), lambda x: 1 / (1 + abs(x)) ** 2),
     "elliot": (lambda x: 0.5 * x / (1 + abs(x)) + 0.5, lambda x: 0.5 / (1 + abs(x)) ** 2),
     "symmetric_elliot": (lambda x: x / (1 + abs(x)), lambda x: 1 / (1 + abs(x)) ** 2),
+    "leaky_relu": (lambda x: np.where(x > 0, x, 0.2 * x), lambda x: np.where(x > 0, 1, 0.2)),
+    "elu": (lambda x: np.where(x > 0, x, np.expm1(x)), lambda x: np.where(x > 0, 1, np.exp(x))),
+    "selu": (
+        lambda x: LAMBDA * np.where(x > 0, x, ALPHA * np.expm1(x)),
+        lambda x: LAMBDA * np.where(x > 0, 1, ALPHA * np.exp(x)),
+    ),
+    "gelu": (
+        lambda x: x * normal(x),
+        lambda x: normal(x) + x * np.exp(-x * x / 2) / math.sqrt(2 * math.pi),
+    ),
+    "silu": (lambda x: x * sigmoid(x), lambda x: sigmoid(x) * (1 + x * (1 - sigmoid(x)))),
+    "mish": (mish, lambda x: difference(mish, x)),
+    "hard_sigmoid": (lambda x: np.clip(x + 3, 0, 6) / 6, lambda x: (abs(x) < 3) / 6),
+    "hard_tanh": (lambda x: np.clip(x, -1, 1), lambda x: 1.0 * (abs(x) < 1)),
+    "exponential": (np.exp, np.exp),
 }
-STEEP = [Elliot(2.5), SymmetricElliot(0.5), SymmetricElliot(-2)]
+STEEP = [Elliot(2.5), SymmetricElliot(0.5), SymmetricElliot(-2), LeakyReLU(0.01), ELU(0.3)]
 ALL = [get(name) for name in CLOSED_FORMS] + STEEP
 READABLE = {  # at -1, 0, 1
     "sigmoid": [0.26894142, 0.5, 0.73105858],
@@ -35,11 +77,22 @@ READABLE = {  # at -1, 0, 1
     "soft_sign": [-0.5, 0, 0.5],
     "elliot": [0.25, 0.5, 0.75],
     "symmetric_elliot": [-0.5, 0, 0.5],
+    "leaky_relu": [-0.2, 0, 1],
+    "elu": [-0.63212056, 0, 1],
+    "selu": [-1.11133074, 0, 1.05070099],
+    "gelu": [-0.15865525, 0, 0.84134475],
+    "silu": [-0.26894142, 0, 0.73105858],
+    "swish": [-0.26894142, 0, 0.73105858],
+    "mish": [-0.30340146, 0, 0.86509839],
+    "hard_sigmoid": [1 / 3, 0.5, 2 / 3],
+    "hard_tanh": [-1, 0, 1],
+    "exponential": [0.36787944, 1, 2.71828183],
+    "log_softmax": [-2.40760596, -1.40760596, -0.40760596],
 }
 
 
 def label(activation):
-    return f"{type(activation).__name__}{getattr(activation, 'steepness', '')}"
+    return "".join(map(str, [type(activation).__name__, *activation.get_config().values()]))
 
 
 def points(dtype=np.float64):
@@ -76,7 +129,8 @@ def test_derivative_against_differences(activation):
     slope = activation.derivative(x)
     np.testing.assert_allclose(slope, difference(activation.forward, x), rtol=1e-6, atol=1e-9)
     dy = np.random.default_rng(1).normal(size=x.shape)
-    np.testing.assert_allclose(activation.backward(None, activation.forward(x), dy), dy * slope)
+    source = x if activation.kernel_code is None else None
+    np.testing.assert_allclose(activation.backward(source, activation.forward(x), dy), dy * slope)
 
 
 @pytest.mark.parametrize("s", [1.0, 2.5, -0.5])
@@ -90,7 +144,10 @@ def test_steepness(s):
     assert Elliot(s).get_config() == {"steepness": s}
 
 
-@pytest.mark.parametrize("activation", [*ALL, Softmax()], ids=label)
+BOUNDED = [a for a in [*ALL, Softmax(), LogSoftmax()] if not isinstance(a, Exponential)]
+
+
+@pytest.mark.parametrize("activation", BOUNDED, ids=label)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_extremes_neither_overflow_nor_warn(activation, dtype):
     x = np.array([[-1e30, -1e3, -90, 0, 90, 1e3, 1e30]], dtype)
@@ -154,8 +211,24 @@ def test_softmax_values_by_eye():
     np.testing.assert_allclose(Softmax().forward([[1000, 0]]), [[1, 0]])
 
 
-def test_softmax_jacobian():
-    softmax, z = Softmax(), points()
+def test_none_is_linear():
+    assert isinstance(get(None), activations.Linear)
+
+
+def test_softmax_along_an_axis():
+    z = points()
+    for cls in (Softmax, LogSoftmax):
+        for axis in (0, 1, -2):
+            turned = cls().forward(np.moveaxis(z, axis, -1))
+            np.testing.assert_array_equal(cls(axis).forward(z), np.moveaxis(turned, -1, axis))
+        assert cls(1).get_config() == {"axis": 1}
+    np.testing.assert_allclose(LogSoftmax(1).forward(z), np.log(Softmax(1).forward(z)))
+    assert LogSoftmax().forward([1000.0, 0]).tolist() == [0, -1000]
+
+
+@pytest.mark.parametrize("softmax", [Softmax(), LogSoftmax()], ids=label)
+def test_softmax_jacobian(softmax):
+    z = points()
     jacobian = softmax.derivative(z)
     assert jacobian.shape == (2, 3, 7, 7)
     rng = np.random.default_rng(2)
@@ -178,9 +251,17 @@ def test_backward_wants_equal_shapes():
 
 def test_kernel_codes():
     for name, code in vars(activation_np).items():
-        if name.isupper():
-            assert get(name).kernel_code == activations.kernel_act(get(name)) == (code, 1.0)
+        if not name.isupper() or not isinstance(code, int):
+            continue
+        activation, pair = get(name), (code, 0.2 if name == "LEAKY_RELU" else 1.0)
+        assert activation.elementwise_code == pair
+        if code in activation_np.FROM_INPUT:
+            assert activation.kernel_code is None
+            assert activations.kernel_act(activation) is activation
+        else:
+            assert activation.kernel_code == activations.kernel_act(activation) == pair
     softmax = Softmax()
+    assert softmax.elementwise_code is None
     assert softmax.kernel_code is None
     assert activations.kernel_act(softmax) is softmax
 
@@ -193,7 +274,7 @@ def test_users_own_activation():
         def derivative(self, input=None):
             return 2 * input
 
-    class LeakyReLU(ReLU):
+    class Leaky(ReLU):
         def forward(self, input):
             return np.where(input > 0, input, 0.1 * input)
 
@@ -201,7 +282,7 @@ def test_users_own_activation():
             return np.where(input > 0, 1, 0.1)
 
     x, dy = points(), np.ones_like(points())
-    for activation, slope in ((Square(), 2 * x), (LeakyReLU(), np.where(x > 0, 1, 0.1))):
+    for activation, slope in ((Square(), 2 * x), (Leaky(), np.where(x > 0, 1, 0.1))):
         assert activation.kernel_code is None
         np.testing.assert_array_equal(activation.backward(x, activation.forward(x), dy), slope)
         assert get(activation) is activation

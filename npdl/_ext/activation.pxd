@@ -2,6 +2,7 @@
 
 from npdl._ext.elementary cimport exp, log1p_unit, magnitude, one_minus_exp, sigmoid, tanh
 from npdl._ext.simd cimport real
+from npdl._ext.smooth cimport between
 
 cdef enum:
     LINEAR
@@ -12,19 +13,86 @@ cdef enum:
     SOFT_SIGN
     ELLIOT
     SYMMETRIC_ELLIOT
+    LEAKY_RELU
+    ELU
+    SELU
+    HARD_SIGMOID
+    HARD_TANH
+    EXPONENTIAL
+    # These are known to activation.pyx only, for their slope is no function of the output.
+    GELU
+    SILU
+    MISH
 
 ctypedef struct act_t:
     int code
     double steepness
 
 
-cdef inline act_t parse_act(act) except *:
-    """The pair (code, steepness) that a kernel was called with."""
+cdef inline act_t parse_act(act, int last=EXPONENTIAL) except *:
+    """The pair (code, steepness) that a kernel was called with; it knows the codes up to `last`."""
     cdef act_t a
     a.code, a.steepness = act
-    if not LINEAR <= a.code <= SYMMETRIC_ELLIOT:
+    if not LINEAR <= a.code <= last:
         raise ValueError(f"Unknown activation code {a.code}.")
     return a
+
+
+cdef inline void later_span(act_t act, const real* x, real* y, Py_ssize_t n) noexcept nogil:
+    """`act_span` for the codes from LEAKY_RELU on; a function of its own, to be compiled once."""
+    cdef real s = <real> act.steepness, zero = 0, one = 1, three = 3, six = 6
+    cdef real scale = <real> 1.0507009873554804934
+    cdef real depth = <real> 1.7580993408473768600
+    cdef Py_ssize_t i
+    if act.code == LEAKY_RELU:
+        for i in range(n):
+            y[i] = s * x[i] if x[i] < 0 else x[i]
+    elif act.code == ELU:
+        for i in range(n):
+            y[i] = x[i] if x[i] > 0 else -s * one_minus_exp(x[i] if x[i] < 0 else zero * x[i])
+    elif act.code == SELU:
+        for i in range(n):
+            y[i] = (
+                scale * x[i] if x[i] > 0
+                else -depth * one_minus_exp(x[i] if x[i] < 0 else zero * x[i])
+            )
+    elif act.code == HARD_SIGMOID:
+        for i in range(n):
+            y[i] = between(zero, x[i] + three, six) / six
+    elif act.code == HARD_TANH:
+        for i in range(n):
+            y[i] = between(-one, x[i], one)
+    else:
+        for i in range(n):
+            y[i] = exp(x[i])
+
+
+cdef inline void later_pull_back(
+    act_t act, const real* y, const real* dy, real* dx, Py_ssize_t n
+) noexcept nogil:
+    """`pull_back_span` for the codes from LEAKY_RELU on."""
+    cdef real s = <real> act.steepness, zero = 0, one = 1, sixth = <real> 0.16666666666666666
+    cdef real scale = <real> 1.0507009873554804934
+    cdef real depth = <real> 1.7580993408473768600
+    cdef Py_ssize_t i
+    if act.code == LEAKY_RELU:
+        for i in range(n):
+            dx[i] = dy[i] if y[i] > 0 else dy[i] * s
+    elif act.code == ELU:
+        for i in range(n):
+            dx[i] = dy[i] * (one if y[i] > 0 else y[i] + s)
+    elif act.code == SELU:
+        for i in range(n):
+            dx[i] = dy[i] * (scale if y[i] > 0 else y[i] + depth)
+    elif act.code == HARD_SIGMOID:
+        for i in range(n):
+            dx[i] = dy[i] * (sixth if (y[i] > 0) & (y[i] < 1) else zero)
+    elif act.code == HARD_TANH:
+        for i in range(n):
+            dx[i] = dy[i] if magnitude(y[i]) < 1 else zero
+    else:
+        for i in range(n):
+            dx[i] = dy[i] * y[i]
 
 
 cdef inline void act_span(act_t act, const real* x, real* y, Py_ssize_t n) noexcept nogil:
@@ -54,9 +122,11 @@ cdef inline void act_span(act_t act, const real* x, real* y, Py_ssize_t n) noexc
     elif act.code == ELLIOT:
         for i in range(n):
             y[i] = half * s * x[i] / (one + magnitude(s * x[i])) + half
-    else:
+    elif act.code == SYMMETRIC_ELLIOT:
         for i in range(n):
             y[i] = s * x[i] / (one + magnitude(s * x[i]))
+    else:
+        later_span(act, x, y, n)
 
 
 cdef inline void pull_back_span(
@@ -89,7 +159,9 @@ cdef inline void pull_back_span(
         for i in range(n):
             u = one - magnitude(y[i] + y[i] - one)
             dx[i] = dy[i] * half * s * u * u
-    else:
+    elif act.code == SYMMETRIC_ELLIOT:
         for i in range(n):
             u = one - magnitude(y[i])
             dx[i] = dy[i] * s * u * u
+    else:
+        later_pull_back(act, y, dy, dx, n)

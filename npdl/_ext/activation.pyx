@@ -1,8 +1,9 @@
 """Elementwise activations. Contract: ``activation_np.py``."""
 
-from npdl._ext.activation cimport act_span, act_t, parse_act, pull_back_span
+from npdl._ext.activation cimport GELU, MISH, SILU, act_span, act_t, parse_act, pull_back_span
 from npdl._ext.arrays cimport OUT, REAL, array, array_t, call_t
 from npdl._ext.simd cimport real
+from npdl._ext.smooth cimport gelu, gelu_slope, mish, mish_slope, silu, silu_slope
 from npdl._ext.threads cimport max_workers, run
 
 cdef enum:
@@ -13,20 +14,44 @@ ctypedef struct job_t:
     bint single
     act_t act
     Py_ssize_t n
-    const void* x  # forward: x; backward: y
+    const void* x  # forward: x; backward: y, or x
     const void* dy  # backward alone
     void* out
 
 
-cdef inline void _forward(job_t* j, Py_ssize_t i, real* _) noexcept nogil:
-    act_span(j.act, <const real*> j.x + i, <real*> j.out + i, min(<Py_ssize_t> CHUNK, j.n - i))
+cdef inline void _forward(job_t* j, Py_ssize_t at, real* _) noexcept nogil:
+    cdef const real* x = <const real*> j.x + at
+    cdef real* y = <real*> j.out + at
+    cdef Py_ssize_t n = min(<Py_ssize_t> CHUNK, j.n - at), i
+    if j.act.code < GELU:
+        act_span(j.act, x, y, n)
+    elif j.act.code == GELU:
+        for i in range(n):
+            y[i] = gelu(x[i])
+    elif j.act.code == SILU:
+        for i in range(n):
+            y[i] = silu(x[i])
+    else:
+        for i in range(n):
+            y[i] = mish(x[i])
 
 
-cdef inline void _backward(job_t* j, Py_ssize_t i, real* _) noexcept nogil:
-    pull_back_span(
-        j.act, <const real*> j.x + i, <const real*> j.dy + i, <real*> j.out + i,
-        min(<Py_ssize_t> CHUNK, j.n - i),
-    )
+cdef inline void _backward(job_t* j, Py_ssize_t at, real* _) noexcept nogil:
+    cdef const real* x = <const real*> j.x + at
+    cdef const real* dy = <const real*> j.dy + at
+    cdef real* dx = <real*> j.out + at
+    cdef Py_ssize_t n = min(<Py_ssize_t> CHUNK, j.n - at), i
+    if j.act.code < GELU:
+        pull_back_span(j.act, x, dy, dx, n)
+    elif j.act.code == GELU:
+        for i in range(n):
+            dx[i] = dy[i] * gelu_slope(x[i])
+    elif j.act.code == SILU:
+        for i in range(n):
+            dx[i] = dy[i] * silu_slope(x[i])
+    else:
+        for i in range(n):
+            dx[i] = dy[i] * mish_slope(x[i])
 
 
 cdef void _task(void* context, Py_ssize_t task, int worker) noexcept nogil:
@@ -44,7 +69,7 @@ cdef void _task(void* context, Py_ssize_t task, int worker) noexcept nogil:
 
 
 cdef void _run(job_t* j, const array_t* x, act) except *:
-    j.single, j.act, j.n = x.single, parse_act(act), x.shape[0]
+    j.single, j.act, j.n = x.single, parse_act(act, MISH), x.shape[0]
     with nogil:
         run(_task, j, (j.n + CHUNK - 1) // CHUNK, max_workers())
 
@@ -61,7 +86,7 @@ def activation_forward(x, y, act):
 
 
 def activation_backward(y, dy, dx, act):
-    """dx = f'(x) dy, from the output y = f(x)."""
+    """dx = f'(x) dy, from the output y = f(x), or from x for GELU, SILU and MISH."""
     cdef call_t call = call_t("activation_backward", REAL)
     cdef array_t y_ = array(&call, y, "y", 1, REAL), dy_ = array(&call, dy, "dy", 1, REAL)
     cdef array_t dx_ = array(&call, dx, "dx", 1, REAL | OUT)

@@ -1,5 +1,6 @@
 """Layers: what a network is made of."""
 
+from npdl.layers.activation import ELU, Activation, LeakyReLU, PReLU, ReLU
 from npdl.layers.base import Layer, Parameter
 from npdl.layers.convolution import Convolution
 from npdl.layers.core import Dense, Dropout, Linear, Softmax
@@ -15,6 +16,7 @@ from npdl.layers.merging import (
     Multiply,
     Subtract,
 )
+from npdl.layers.noise import GaussianNoise, SpatialDropout
 from npdl.layers.normalization import BatchNormal
 from npdl.layers.pooling import (
     GlobalMaxPooling,
@@ -36,8 +38,10 @@ from npdl.layers.resizing import (
 from npdl.layers.shape import DimShuffle, Flatten, Permute, RepeatVector, Reshape
 
 __all__ = [
+    "ELU",
     "GRU",
     "LSTM",
+    "Activation",
     "Add",
     "Average",
     "BatchLSTM",
@@ -52,9 +56,11 @@ __all__ = [
     "Dropout",
     "Embedding",
     "Flatten",
+    "GaussianNoise",
     "GlobalMaxPooling",
     "GlobalMeanPooling",
     "Layer",
+    "LeakyReLU",
     "Linear",
     "MaxPooling",
     "MaxPooling1D",
@@ -64,13 +70,16 @@ __all__ = [
     "Merge",
     "Minimum",
     "Multiply",
+    "PReLU",
     "Parameter",
     "Permute",
+    "ReLU",
     "Recurrent",
     "RepeatVector",
     "Reshape",
     "SimpleRNN",
     "Softmax",
+    "SpatialDropout",
     "Subtract",
     "UpSampling",
     "UpSampling1D",

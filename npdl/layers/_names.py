@@ -27,6 +27,8 @@ KERAS_NAMES: dict[str, tuple[str, ...]] = {
     "recurrent_initializer": ("inner_init",),
     "beta_initializer": ("beta_init",),
     "gamma_initializer": ("gamma_init",),
+    "alpha_initializer": ("alpha_init",),
+    "alpha_regularizer": ("regularizer",),
     "kernel_regularizer": ("regularizer",),
     "embeddings_regularizer": ("regularizer",),
     "negative_slope": ("slope",),

@@ -23,12 +23,29 @@ ACTIVATIONS = {
     )
     for steepness in (1.0, 1.7)
 }
+ACTIVATIONS |= {
+    "leaky_relu-0.3": (activation_np.LEAKY_RELU, 0.3),
+    "elu-1.0": (activation_np.ELU, 1.0),
+    "elu-1.7": (activation_np.ELU, 1.7),
+    "selu": (activation_np.SELU, 1.0),
+    "hard_sigmoid": (activation_np.HARD_SIGMOID, 1.0),
+    "hard_tanh": (activation_np.HARD_TANH, 1.0),
+}
+#: What has no business in a loop over steps, where e^x soon overflows, and what is never fused.
+EXPONENTIAL = {"exponential": (activation_np.EXPONENTIAL, 1.0)}
+ELEMENTWISE = {
+    **ACTIVATIONS,
+    **EXPONENTIAL,
+    "gelu": (activation_np.GELU, 1.0),
+    "silu": (activation_np.SILU, 1.0),
+    "mish": (activation_np.MISH, 1.0),
+}
 
 
 def activation_cases():
     for size in (0, 1, 2, 3, 7, 8, 15, 16, 17, 31, 37, 16384, 16385, 40009):
         yield f"n{size}", dict(size=size)
-    for (name, act), size in itertools.product(ACTIVATIONS.items(), (1, 67, 16411)):
+    for (name, act), size in itertools.product(ELEMENTWISE.items(), (1, 67, 16411)):
         yield f"{name}-n{size}", dict(size=size, act=act)
 
 
@@ -52,6 +69,7 @@ def dense_cases():
     yield "no-dx", dict(n=9, d=5, u=7, dx=False)
     for name, act in ACTIVATIONS.items():
         yield name, dict(n=19, d=5, u=7, act=act)
+    yield "exponential", dict(n=19, d=5, u=7, act=EXPONENTIAL["exponential"])
 
 
 def dropout_cases():
@@ -223,6 +241,13 @@ def ctc_cases():
         yield f"mask-{mask}-log-probabilities", dict(base, mask=mask, normalize=False)
 
 
+def log_softmax_cases():
+    for n, k in [*((5, k) for k in EDGES), (1, 1), (1, 1000), (2, 9001), (901, 10), (0, 4)]:
+        yield f"n{n}-k{k}", dict(n=n, k=k)
+    yield "large", dict(n=9, k=7, scale=1e4)
+    yield "small", dict(n=9, k=7, scale=1e-30)
+
+
 def optimizer_cases():
     for size in (0, 1, 2, 3, 7, 8, 15, 16, 17, 31, 37, 16383, 16384, 16385, 40009):
         yield f"n{size}", dict(size=size)
@@ -281,6 +306,7 @@ GENERATORS = {
     "pool": pool_cases,
     "softmax": softmax_cases,
     "ctc": ctc_cases,
+    "log_softmax": log_softmax_cases,
     "optimizer": optimizer_cases,
     "rnn": functools.partial(recurrent_cases, "rnn"),
     "lstm": functools.partial(recurrent_cases, "lstm"),

@@ -29,6 +29,8 @@ from kernel_calls import (
     parameters,
 )
 
+from npdl._ext.activation_np import FROM_INPUT
+
 HERE = Path(__file__).parent
 SCRIPT = f"""
 import sys
@@ -68,7 +70,7 @@ FREE = {
     ("meanpool_backward", "dy"): (2, 3),
 }
 BAD_ACTS = {
-    "unknown": (8, 1.0),
+    "unknown": (17, 1.0),
     "negative": (-1, 1.0),
     "None": None,
     "name": "tanh",
@@ -140,6 +142,9 @@ def bad_calls(function: str, dtype: str):
         elif name.endswith("act"):
             for what, thing in BAD_ACTS.items():
                 yield label(name, what), wrong(thing)
+            if STEM[function] != "activation":
+                for code in FROM_INPUT:
+                    yield label(name, f"of the input, {code}"), wrong((code, 1.0))
         elif isinstance(value, float):
             for what, thing in BAD_FLOATS.items():
                 yield label(name, what), wrong(thing)
@@ -353,5 +358,5 @@ def test_messages_name_the_value_and_its_range(compiled):
         compiled.softmax_xent_forward(z, t, p, loss)
     with pytest.raises(ValueError, match=r"index 7 is outside \[0, 7\)"):
         compiled.embedding_backward(t, z, make.empty(7, 7))
-    with pytest.raises(ValueError, match="Unknown activation code 8"):
-        compiled.activation_forward(z.ravel(), p.ravel(), (8, 1.0))
+    with pytest.raises(ValueError, match="Unknown activation code 17"):
+        compiled.activation_forward(z.ravel(), p.ravel(), (17, 1.0))

@@ -1,4 +1,4 @@
-"""Accuracy of exp, tanh, sigmoid and log(1+e^x) in every build, and what they make of the extremes.
+"""Accuracy of the elementary functions in every build, and what they make of the extremes.
 
 Errors are counted in units of the last place (ulp) of the exact result. The exact result of a
 float32 is taken in float64, that of a float64 in long double (where there is none, nothing is
@@ -7,14 +7,29 @@ measured).
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from kernel_calls import built_isas
+from kernel_calls import implementation as implementation_of
 
+from npdl._ext import activation_np as twin
 from npdl._ext.activation_np import (
     ELLIOT,
+    ELU,
+    EXPONENTIAL,
+    FROM_INPUT,
+    GELU,
+    HARD_SIGMOID,
+    HARD_TANH,
+    LEAKY_RELU,
     LINEAR,
+    MISH,
     RELU,
+    SELU,
     SIGMOID,
+    SILU,
     SOFT_PLUS,
     SOFT_SIGN,
     SYMMETRIC_ELLIOT,
@@ -22,6 +37,8 @@ from npdl._ext.activation_np import (
 )
 
 BOUND = 3  # ulps, as elementary.pxd states
+#: As smooth.pxd and the docs state, for the functions made of several.
+BOUNDS = {ELU: 4, SELU: 4, EXPONENTIAL: 3, GELU: 7, SILU: 3, MISH: 5}
 WIDER = {"float32": np.float64, "float64": np.longdouble}
 #: Below it exp counts as 0; the logarithm of the greatest number is on the other side.
 LOWEST = {"float32": -86.6, "float64": -707.7}
@@ -31,6 +48,7 @@ EXACT = {
     SIGMOID: lambda x: 1 / (1 + np.exp(-x)),
     SOFT_PLUS: lambda x: np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))),
 }
+FUNCTIONS = ("activation_forward", "activation_backward")
 NAMES = {TANH: "tanh", SIGMOID: "sigmoid", SOFT_PLUS: "soft-plus"}
 dtypes = pytest.mark.parametrize("dtype", WIDER)
 codes = pytest.mark.parametrize("code", NAMES, ids=NAMES.get)
@@ -68,6 +86,34 @@ def test_error_in_ulps(compiled, code, dtype, rng):
     for bound in (low, 1.0):
         x = samples(dtype, -abs(bound), min(high, abs(bound)), rng)
         assert ulps(apply(compiled, x, code), EXACT[code](x.astype(wider))) <= BOUND
+
+
+@dtypes
+@pytest.mark.parametrize("code", BOUNDS)
+def test_error_of_the_later_activations_in_ulps(compiled, code, dtype, rng):
+    """Against the twin in the next wider format; test_activations.py has numbers from elsewhere."""
+    wider, tails = WIDER[dtype], {GELU: (13.0, 37.0), ELU: (40.0, 40.0), SELU: (40.0, 40.0)}
+    tail = tails.get(code, (86.0, 700.0))[dtype == "float64"]
+    high = 86.0 if code == EXPONENTIAL else 200.0
+    for low, top in ((-tail, high), (-1.0, 1.0)):
+        x = samples(dtype, low, top, rng)
+        x = x[x > low]
+        assert (
+            ulps(apply(compiled, x, code), twin.apply((code, 1.0), x.astype(wider))) <= BOUNDS[code]
+        )
+
+
+@dtypes
+@pytest.mark.parametrize("code", FROM_INPUT)
+def test_error_of_slopes(compiled, code, dtype, rng):
+    x = samples(dtype, -45, 45, rng)
+    ones, found = np.ones_like(x), np.full_like(x, 7)
+    compiled.activation_backward(x, ones, found, (code, 1.0))
+    wanted = twin.slope((code, 1.0), x.astype(WIDER[dtype]))
+    if np.finfo(wanted.dtype).nmant <= np.finfo(dtype).nmant:
+        pytest.skip("no wider format here to compare with")
+    assert np.abs(found - wanted).max() <= 3 * np.finfo(dtype).eps
+    assert found.min() > -0.2 and found.max() < 1.2
 
 
 @dtypes
@@ -111,6 +157,24 @@ LIMITS = {  # at -inf, the lowest number, the greatest, inf
     (SOFT_SIGN, 1.0): (np.nan, -1, 1, np.nan),
     (ELLIOT, 1.0): (np.nan, 0, 1, np.nan),
     (SYMMETRIC_ELLIOT, 1.0): (np.nan, -1, 1, np.nan),
+    (LEAKY_RELU, 0.5): (-np.inf, "-max/2", "max", np.inf),
+    (ELU, 1.5): (-1.5, -1.5, "max", np.inf),
+    (HARD_SIGMOID, 1.0): (0, 0, 1, 1),
+    (HARD_TANH, 1.0): (-1, -1, 1, 1),
+    (EXPONENTIAL, 1.0): (0, 0, np.inf, np.inf),
+    (GELU, 1.0): (0, 0, "max", np.inf),
+    (SILU, 1.0): (0, 0, "max", np.inf),
+    (MISH, 1.0): (0, 0, "max", np.inf),
+}
+
+
+SLOPES = {  # at the same places, where these are not 0 and 1
+    (LINEAR, 1.0): (1, 1, 1, 1),
+    (TANH, 1.0): (0, 0, 0, 0),
+    (SIGMOID, 1.0): (0, 0, 0, 0),
+    (LEAKY_RELU, 0.5): (0.5, 0.5, 1, 1),
+    (HARD_SIGMOID, 1.0): (0, 0, 0, 0),
+    (HARD_TANH, 1.0): (0, 0, 0, 0),
 }
 
 
@@ -119,10 +183,16 @@ LIMITS = {  # at -inf, the lowest number, the greatest, inf
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the twins' inf / inf
 def test_extremes(implementation, act, dtype):
     greatest = np.finfo(dtype).max
-    names = {"max": greatest, "-max": -greatest}
+    names = {"max": greatest, "-max": -greatest, "-max/2": -greatest / 2}
     x = np.array([-np.inf, -greatest, greatest, np.inf], dtype)
     wanted = [names.get(value, value) for value in LIMITS[act]]
-    np.testing.assert_array_equal(apply(implementation, x, *act), np.array(wanted, dtype))
+    y = apply(implementation, x, *act)
+    np.testing.assert_array_equal(y, np.array(wanted, dtype))
+    source = x if act[0] in FROM_INPUT else y
+    if act[0] not in (SOFT_SIGN, ELLIOT, SYMMETRIC_ELLIOT, EXPONENTIAL):
+        slope = np.full_like(x, 7)
+        implementation.activation_backward(source, np.ones_like(x), slope, act)
+        np.testing.assert_array_equal(slope, SLOPES.get(act, [0, 0, 1, 1]))
 
 
 @dtypes
@@ -142,12 +212,16 @@ def test_zero_and_the_smallest_numbers(implementation, act, dtype):
     info = np.finfo(dtype)
     x = np.array([0, info.smallest_subnormal, 9 * info.smallest_subnormal, info.tiny], dtype)
     x = np.concatenate([-x, x])
-    at_zero = {SIGMOID: 0.5, ELLIOT: 0.5, SOFT_PLUS: np.log(2)}.get(act[0], 0)
+    at_zero = {
+        **{SIGMOID: 0.5, ELLIOT: 0.5, SOFT_PLUS: np.log(2), HARD_SIGMOID: 0.5, EXPONENTIAL: 1},
+    }.get(act[0], 0)
     y = apply(implementation, x, *act)
     if at_zero:
         np.testing.assert_allclose(y, at_zero, rtol=4 * info.eps)
-    else:  # the slope is 1
-        wanted = np.maximum(x, 0) if act[0] == RELU else x
+    else:  # the slope is 1, but for these
+        below = {RELU: 0, LEAKY_RELU: 0.5, ELU: 1.5, GELU: 0.5, SILU: 0.5, MISH: 0.6}.get(act[0], 1)
+        above = {GELU: 0.5, SILU: 0.5, MISH: 0.6}.get(act[0], 1)
+        wanted = np.where(x < 0, below, above).astype(dtype) * x
         np.testing.assert_allclose(y, wanted, rtol=0, atol=info.smallest_subnormal)
 
 
@@ -172,11 +246,35 @@ def test_results_stay_in_their_range(implementation, code, dtype, rng):
 def test_the_same_number_gives_the_same_bits_in_every_place(compiled, dtype, rng):
     """The rest of a loop that fills no vector uses the same arithmetic."""
     x = samples(dtype, -20, 20, rng, 50)
-    for code in range(8):
-        whole = apply(compiled, x, code, 1.7)
+    for act in ((code, 1.7) for code in range(MISH + 1)):
+        whole = apply(compiled, x, *act)
+        slopes = _slopes(compiled, x if act[0] in FROM_INPUT else whole, act)
         for start, stop in [(0, 1), (1, 2), (3, 8), (5, 22), (0, 33), (17, 50)]:
-            part = apply(compiled, x[start:stop].copy(), code, 1.7)
-            assert part.tobytes() == whole[start:stop].tobytes()
+            part = x[start:stop].copy()
+            found = apply(compiled, part, *act)
+            assert found.tobytes() == whole[start:stop].tobytes()
+            found = _slopes(compiled, part if act[0] in FROM_INPUT else found, act)
+            assert found.tobytes() == slopes[start:stop].tobytes()
+
+
+def _slopes(kernels, source, act):
+    dx = np.full_like(source, 7)
+    kernels.activation_backward(source, np.cos(np.arange(len(dx), dtype=dx.dtype) * 0 + 1), dx, act)
+    return dx
+
+
+@dtypes
+@pytest.mark.skipif(not {"v3", "v4"} <= set(built_isas()), reason="needs the builds v3 and v4")
+def test_v3_and_v4_give_the_same_bits(dtype, rng):
+    x = samples(dtype, -60, 60, rng, 20_000)
+    v3, v4 = (
+        SimpleNamespace(**{f: implementation_of(isa, f) for f in FUNCTIONS}) for isa in ("v3", "v4")
+    )
+    for act in ((code, 1.7) for code in range(MISH + 1)):
+        y = apply(v3, x, *act)
+        assert y.tobytes() == apply(v4, x, *act).tobytes(), act
+        source = x if act[0] in FROM_INPUT else y
+        assert _slopes(v3, source, act).tobytes() == _slopes(v4, source, act).tobytes(), act
 
 
 @dtypes

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import ACTIVATIONS, CASES
+from cases import CASES, ELEMENTWISE
 from kernel_calls import (
     FILLED,
     PAIRS,
@@ -142,13 +142,15 @@ def test_cases_meet_every_kernel(dtype):
         ("activation_backward", "dy", "dx"),
         ("softmax_forward", "z", "p"),
         ("softmax_backward", "dp", "dz"),
+        ("log_softmax_forward", "z", "y"),
+        ("log_softmax_backward", "dy", "dz"),
     ],
 )
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_output_may_be_the_input(implementation, function, source, target, dtype):
     make = Maker(dtype)
-    calls = [*make.softmax(7, 19)]
-    for act in ACTIVATIONS.values():
+    calls = [*make.softmax(7, 19), *make.log_softmax(7, 19)]
+    for act in ELEMENTWISE.values():
         calls += make.activation(77, act)
     for call in (c for c in calls if c.function == function):
         wanted = implementation.run(call)[target]
