@@ -29,16 +29,20 @@ from npdl._ext.winograd_weights cimport (
 )
 
 cdef enum:
-    WINOGRAD_TILES = 4  # fewer don't make up for the transform of the filters
     WINOGRAD_CHANNELS = 16  # in and out; with fewer the transforms cost more than they save
 
 
 cdef inline bint winograd_pays(conv_t* j) noexcept nogil:
-    """Whether this convolution can run in Winograd's form, and gains by it."""
+    """Whether this convolution can run in Winograd's form, and gains by it.
+
+    The batch has no say, since the other form rounds otherwise: a sample's result must not depend
+    on the samples beside it. (A few small images don't make up for the transform of the filters; in
+    batches, such images gain most.)
+    """
     return (
         j.single and j.kh == 3 and j.kw == 3 and j.sh == 1 and j.sw == 1
         and j.c >= WINOGRAD_CHANNELS and j.f >= WINOGRAD_CHANNELS and j.oh >= 4 and j.ow >= 4
-        and j.ph <= 2 and j.pw <= 2 and j.n * (j.oh // 4) * (j.ow // 4) >= WINOGRAD_TILES
+        and j.ph <= 2 and j.pw <= 2
     )
 
 

@@ -8,8 +8,8 @@ rows, a panel has one reader: the task packs it by itself, and all is one job. (
 few to go round, are shared by their rows; each part packs them anew.) Otherwise the packing is a
 job of its own, for all tasks. A row or three read B where it is.
 
-Every element of C is summed in the order of k, in blocks that only K decides, so the number of
-threads never changes a bit of the result.
+Every element of C is summed in the order of k, in blocks that only K decides: neither the number
+of threads nor that of rows changes a bit of the result.
 
 After Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", ACM TOMS 34, 2008.
 """
@@ -30,7 +30,8 @@ cdef enum:
     A_COLUMN = 512  # numbers; columns of A so short are read in place
     COLUMNS = 128  # if they are no more than these
     LINE = 4  # tiles of A that are packed together
-    FEW_DEPTH = 256  # values of k, over which few rows pass all their columns
+    FEW_DEPTH = 256  # values of k, over which few rows pass some columns: these
+    FEW_COLUMNS = 576  # whole panels of each build
     FEW_SMALL = 40000  # numbers of B below which they run by themselves
     SMALL = 300000  # multiply-adds below which a second thread doesn't pay
 
@@ -42,6 +43,7 @@ ctypedef void (*finish_t)(
 ctypedef struct product_t:
     bint single  # float32
     bint add
+    bint chain  # one sum over all of K, which starts from C; only few rows can add so
     Py_ssize_t m, n, k
     const void* a  # a[i*a_row + k*a_col]
     Py_ssize_t a_row, a_col
@@ -85,7 +87,7 @@ cdef inline product_t product_of(
     cdef product_t p
     cdef Py_ssize_t square
     p.single = real is float
-    p.add = add
+    p.add, p.chain = add, False
     p.m, p.n, p.k = m, n, k
     p.a, p.a_row, p.a_col = a, a_row, a_col
     p.b, p.b_row, p.b_col, p.b_panel = b, b_row, b_col, tile_cols(b)
@@ -112,6 +114,11 @@ cdef inline product_t product_of(
 cdef inline Py_ssize_t block_depth(Py_ssize_t k) noexcept nogil:
     """Depth of a block when K is cut into about equal ones of at most K_BLOCK."""
     return ceil_div(k, ceil_div(k, K_BLOCK))
+
+
+cdef inline void make_chain(product_t* p) noexcept nogil:
+    """Sum over all of K without a cut. (Deep sums are less exact so; blocks are the usual way.)"""
+    p.chain, p.depth = True, p.k
 
 
 cdef inline int threads_for(product_t* p, int workers) noexcept nogil:
@@ -363,24 +370,59 @@ cdef inline void _multiply_task(void* context, Py_ssize_t task, int worker) noex
         _multiply(p, task, worker, <double*> NULL)
 
 
-cdef inline void _few_columns(product_t* p, Py_ssize_t task, const real* _) noexcept nogil:
-    """Some columns of C, row by row."""
-    cdef Py_ssize_t j0 = task * p.group, j1 = min(p.n, j0 + p.group), i, k = 0
-    if p.bias != NULL:
-        for i in range(p.m):
-            memcpy(
-                <real*> p.c + i * p.ldc + j0, <const real*> p.bias + j0, (j1 - j0) * sizeof(real)
-            )
-    while k < p.k:
+cdef inline void _few_sums(
+    product_t* p, Py_ssize_t j, Py_ssize_t j1, Py_ssize_t k0, Py_ssize_t depth, real* c,
+    Py_ssize_t ldc,
+) noexcept nogil:
+    """c[:, j:j1] = Σ_k a b[:, j:j1] over one block of k; or +=, if a chain goes on from C."""
+    cdef Py_ssize_t i, k = 0
+    while k < depth:
         for i in range(p.m):
             row_times_columns(
-                p.n, j0, j1, min(p.k - k, <Py_ssize_t> FEW_DEPTH),
-                <const real*> p.a + i * p.a_row + k, <const real*> p.b + k * p.b_row, p.b_row,
-                p.b_panel, <real*> p.c + i * p.ldc, p.add or p.bias != NULL or k > 0,
+                p.n, j, j1, min(depth - k, <Py_ssize_t> FEW_DEPTH),
+                <const real*> p.a + i * p.a_row + k0 + k, <const real*> p.b + (k0 + k) * p.b_row,
+                p.b_row, p.b_panel, c + i * ldc, k > 0 or p.add and p.chain,
             )
         k += FEW_DEPTH
+
+
+cdef inline void _add_few(
+    product_t* p, Py_ssize_t j0, Py_ssize_t j1, bint begun, const real* sums
+) noexcept nogil:
+    """The sums of a block, added to C."""
+    cdef Py_ssize_t i, j
+    cdef real* c
+    cdef const real* start
+    for i in range(p.m):
+        c, start = <real*> p.c + i * p.ldc, <const real*> p.bias
+        if begun or p.add:
+            start = c
+        if start == NULL:
+            memcpy(c + j0, sums + j0, (j1 - j0) * sizeof(real))
+        else:
+            for j in range(j0, j1):
+                c[j] = start[j] + sums[j]
+        sums += FEW_COLUMNS
+
+
+cdef inline void _few_columns(product_t* p, Py_ssize_t task, const real* _) noexcept nogil:
+    """Some columns of C, row by row."""
+    cdef real sums[MR * FEW_COLUMNS]
+    cdef Py_ssize_t j = task * p.group, j1, end = min(p.n, j + p.group), k, depth
+    cdef real* c
+    while j < end:
+        j1 = min(end, j + (FEW_COLUMNS if not p.chain else end))
+        c = <real*> p.c if p.chain else sums - j
+        k = 0
+        while k < p.k:
+            depth = min(p.depth, p.k - k)
+            _few_sums(p, j, j1, k, depth, c, p.ldc if p.chain else FEW_COLUMNS)
+            if not p.chain:
+                _add_few(p, j, j1, k > 0, c)
+            k += depth
+        j = j1
     if p.finish != NULL:
-        p.finish(p.context, 0, p.m, j0, j1)
+        p.finish(p.context, 0, p.m, task * p.group, end)
 
 
 cdef inline void _few_task(void* context, Py_ssize_t task, int worker) noexcept nogil:

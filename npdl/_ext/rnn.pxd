@@ -6,12 +6,15 @@ the rows [1, x, h] with all the weights, which are packed once for a whole call;
 still in the cache when its activations follow. (To take the product with x out of the loop, for all
 steps at once, was slower: its result had to come back from memory. For a row or three it is done,
 since then it is the weights that come from memory.)
+
+Both ways give the same bits: every number of z is one unbroken sum over [1, x, h], in this order. A
+sample's result does not depend on the batch that it is in.
 """
 
 from libc.stdint cimport uint8_t
 from libc.string cimport memcpy, memset
 from npdl._ext.activation cimport act_t
-from npdl._ext.gemm cimport product, product_of, product_t
+from npdl._ext.gemm cimport make_chain, product, product_of, product_t
 from npdl._ext.simd cimport MR, real
 from npdl._ext.threads cimport aligned, max_workers, run
 from npdl._ext.tile cimport round_up, tile_cols, times_panel
@@ -133,13 +136,14 @@ cdef inline void step_product(
 ) noexcept nogil:
     """z[:, col : col+cols] = b + x w_x + h w_h, for the rows of a step."""
     cdef product_t p
-    if r.few:  # b + x w_x is there already
+    if r.few:  # b + x w_x is there already, and the sums go on from it
         p = product_of(
             m, cols, r.u, rows + 1 + r.d, r.length, 1,
             <const real*> r.w + (1 + r.d) * r.width + col, r.width, 1, z + col, z_step, True,
         )
         if packed != NULL:
             p.b, p.b_row, p.b_panel = packed, tile_cols(z), r.u * tile_cols(z)
+        make_chain(&p)
         product(&p, NULL, max_workers())
     else:
         times_panels(
@@ -148,13 +152,22 @@ cdef inline void step_product(
 
 
 cdef inline product_t input_product(rnn_t* r, real* z) noexcept nogil:
-    """z = b + x w_x, over all N*T rows."""
+    """z = b + x w_x, over the rows [1, x] of all steps, which `input_rows` lays out."""
     cdef product_t p = product_of(
-        r.n * r.t, r.width, r.d, <const real*> r.x, r.d, 1, <const real*> r.w + r.width, r.width, 1,
-        z, r.width, False,
+        r.n * r.t, r.width, 1 + r.d, <const real*> r.design, 1 + r.d, 1, <const real*> r.w, r.width,
+        1, z, r.width, False,
     )
-    p.bias = r.w
+    make_chain(&p)
     return p
+
+
+cdef inline void input_rows(rnn_t* r, real* rows) noexcept nogil:
+    """[1, x] of all steps of all sequences."""
+    cdef Py_ssize_t i
+    for i in range(r.n * r.t):
+        rows[0] = 1
+        memcpy(rows + 1, <const real*> r.x + i * r.d, r.d * sizeof(real))
+        rows += 1 + r.d
 
 
 cdef inline void _design_rows(rnn_t* r, Py_ssize_t n, const real* _) noexcept nogil:

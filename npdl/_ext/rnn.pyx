@@ -9,6 +9,7 @@ from npdl._ext.rnn cimport (
     design_matrix,
     input_gradient,
     input_product,
+    input_rows,
     panels_size,
     rnn_t,
     weight_product,
@@ -143,7 +144,7 @@ cdef void _run_forward(rnn_t* r, const real* _) except *:
     cdef int workers = max_workers()
     cdef Py_ssize_t u = r.u, hat = u if r.loop == GRU_FORWARD else 0, depth
     cdef const real* w = <const real*> r.w
-    cdef size_t packed = 0, packed_hat = 0, work = 0, z = 0
+    cdef size_t packed = 0, packed_hat = 0, work = 0, z = 0, design = 0
     cdef product_t inputs
     cdef scratch_t s
     r.few = r.n < MR
@@ -153,18 +154,20 @@ cdef void _run_forward(rnn_t* r, const real* _) except *:
     if r.few:
         if r.gates == NULL and r.loop != RNN_FORWARD:
             z = panels_size(r.n * r.t, r.width, _)
+        design = aligned(r.n * r.t * (1 + r.d) * sizeof(real))
         inputs = input_product(r, <real*> NULL)
         work = aligned(product_scratch(&inputs, workers))
     depth = r.u if r.few else r.length
     if not r.few or r.t >= FEW_STEPS:
         packed, packed_hat = panels_size(depth, r.width - hat, _), panels_size(depth, hat, _)
-    s = take(packed + packed_hat + work + z + workers * r.rows_step)
+    s = take(packed + packed_hat + work + z + design + workers * r.rows_step)
     if packed:
         r.packed, r.packed_hat = s.data, s.data + packed
     r.work = s.data + packed + packed_hat
     if z:
         r.gates = r.work + work
-    r.rows = r.work + work + z
+    r.design = r.work + work + z
+    r.rows = <char*> r.design + design
     with nogil:
         if packed:
             w += (r.length - depth) * r.width
@@ -172,6 +175,7 @@ cdef void _run_forward(rnn_t* r, const real* _) except *:
             if hat:
                 pack_all(hat, depth, w + 2 * u, r.width, 1, <real*> r.packed_hat, workers)
         if r.few:
+            input_rows(r, <real*> r.design)
             inputs = input_product(r, <real*> (r.h if r.loop == RNN_FORWARD else r.gates))
             product(&inputs, r.work, workers)
             _task(r, 0, 0)

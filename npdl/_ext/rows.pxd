@@ -3,12 +3,12 @@
 With so few products to a number of B, it is read where it is; the tile would have to pack it.
 """
 
-from libc.string cimport memset
-from npdl._ext.simd cimport NV, f32v, f64v, real
-from npdl._ext.tile cimport MAX_NR, lanes, tile_cols, vec
+from libc.string cimport memcpy, memset
+from npdl._ext.simd cimport NV, f32v, f64v, prefetch_w, real
+from npdl._ext.tile cimport MAX_NR, ceil_div, lanes, tile_cols, vec
 
 cdef enum:
-    PANELS = 3  # of NV vectors, at once
+    MOST = 9 // NV * NV  # vectors at once: whole panels
 
 
 cdef inline void _row_sums(
@@ -18,17 +18,21 @@ cdef inline void _row_sums(
     const real* b,
     Py_ssize_t b_row,
     Py_ssize_t b_panel,
+    const real* start,
     real* c,
     vec* _,
 ) noexcept nogil:
-    """c[j] = Σ_k a[k] b[k, j] for `wide` vectors, a constant: they are kept in registers."""
-    cdef vec acc[PANELS * NV]
+    """As `row_sums`, for vectors of one type."""
+    cdef vec acc[9]
     cdef vec zero
     cdef vec* out = <vec*> c
     cdef Py_ssize_t j, k
     memset(&zero, 0, sizeof(zero))
     for j in range(wide):
         acc[j] = zero
+    if start != NULL:
+        for j in range(wide):
+            acc[j] = (<const vec*> start)[j]
     for k in range(depth):
         for j in range(wide):
             if (real is float and vec is f32v) or (real is double and vec is f64v):
@@ -47,12 +51,48 @@ cdef inline void row_sums(
     const real* b,
     Py_ssize_t b_row,
     Py_ssize_t b_panel,
+    const real* start,
     real* c,
 ) noexcept nogil:
+    """c[j] = s + Σ_k a[k] b[k, j] for `wide` vectors, a constant: they are kept in registers.
+
+    The sums begin with `start`, or with 0 if it is NULL.
+    """
     if real is float:
-        _row_sums(wide, depth, a, b, b_row, b_panel, c, <f32v*> NULL)
+        _row_sums(wide, depth, a, b, b_row, b_panel, start, c, <f32v*> NULL)
     else:
-        _row_sums(wide, depth, a, b, b_row, b_panel, c, <f64v*> NULL)
+        _row_sums(wide, depth, a, b, b_row, b_panel, start, c, <f64v*> NULL)
+
+
+cdef inline void some_row_sums(
+    Py_ssize_t wide,
+    Py_ssize_t depth,
+    const real* a,
+    const real* b,
+    Py_ssize_t b_row,
+    Py_ssize_t b_panel,
+    const real* start,
+    real* c,
+) noexcept nogil:
+    """As `row_sums`, for 1 to 9 vectors."""
+    if wide == 9:
+        row_sums(9, depth, a, b, b_row, b_panel, start, c)
+    elif wide == 8:
+        row_sums(8, depth, a, b, b_row, b_panel, start, c)
+    elif wide == 7:
+        row_sums(7, depth, a, b, b_row, b_panel, start, c)
+    elif wide == 6:
+        row_sums(6, depth, a, b, b_row, b_panel, start, c)
+    elif wide == 5:
+        row_sums(5, depth, a, b, b_row, b_panel, start, c)
+    elif wide == 4:
+        row_sums(4, depth, a, b, b_row, b_panel, start, c)
+    elif wide == 3:
+        row_sums(3, depth, a, b, b_row, b_panel, start, c)
+    elif wide == 2:
+        row_sums(2, depth, a, b, b_row, b_panel, start, c)
+    else:
+        row_sums(1, depth, a, b, b_row, b_panel, start, c)
 
 
 cdef inline void row_times_columns(
@@ -69,36 +109,46 @@ cdef inline void row_times_columns(
 ) noexcept nogil:
     """c[j:j1] (+)= Σ_k a[k] b[k, j:j1], one row; j is the first column of a panel.
 
-    b[k, j] stands at k*b_row + j//NR*b_panel + j%NR, and has n columns.
+    b[k, j] stands at k*b_row + j//NR*b_panel + j%NR, and has n columns. The sums begin with what
+    they are added to, as if its own terms were among those of this call.
     """
-    cdef real out[PANELS * MAX_NR]
-    cdef Py_ssize_t nr = tile_cols(c), width, at, i, k
+    cdef real out[MAX_NR]
+    cdef Py_ssize_t nr = tile_cols(c), width, whole, at, i, k
     cdef const real* first
+    cdef const real* start
+    i = j
+    while add and i < j1:
+        prefetch_w(c + i)
+        i += 64 // sizeof(real)
     while j < j1:
-        at = j
+        at, whole = j, (j1 - j) // lanes(c)
         first = b + j // nr * b_panel + j % nr
-        if j + PANELS * nr <= j1:
-            width = PANELS * nr
-            row_sums(PANELS * NV, depth, a, first, b_row, b_panel, out)
-        elif j + nr <= j1:
-            width = nr
-            row_sums(NV, depth, a, first, b_row, b_panel, out)
+        start = c + j if add else NULL
+        # all that are left, since few vectors would wait for each other's sums
+        if whole:
+            width = min(whole, <Py_ssize_t> MOST) * lanes(c)
+            some_row_sums(width // lanes(c), depth, a, first, b_row, b_panel, start, c + j)
         elif n >= lanes(c):
             width = min(lanes(c), j1 - j)
             if b_panel == nr and at + lanes(c) > n:  # not beyond the row: some columns once more
                 at = n - lanes(c)
                 first = b + at
-            row_sums(1, depth, a, first, b_row, b_panel, out)
-        else:
+            if start != NULL:
+                memset(out, 0, lanes(c) * sizeof(real))
+                memcpy(out + j - at, start, width * sizeof(real))
+                start = out
+            row_sums(1, depth, a, first, b_row, b_panel, start, out)
+            memcpy(c + j, out + j - at, width * sizeof(real))
+        else:  # a vector reads some numbers of the row below, while there is one
             width = j1 - j
-            for i in range(width):
-                out[i] = 0
-            for k in range(depth):
+            memset(out, 0, lanes(c) * sizeof(real))
+            if start != NULL:
+                memcpy(out, start, width * sizeof(real))
+            k = max(<Py_ssize_t> 0, depth - ceil_div(lanes(c), b_row))
+            row_sums(1, k, a, first, b_row, b_panel, out, out)
+            while k < depth:
                 for i in range(width):
                     out[i] += a[k] * first[k * b_row + i]
-        for i in range(width):
-            if add:
-                c[j + i] += out[j - at + i]
-            else:
-                c[j + i] = out[j - at + i]
+                k += 1
+            memcpy(c + j, out, width * sizeof(real))
         j += width
