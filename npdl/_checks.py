@@ -91,6 +91,62 @@ def float_array(values: Any, name: str = "input") -> np.ndarray:
     return np.asarray(array, dtype, order="C")
 
 
+def number_array(name: str, values: Any) -> np.ndarray:
+    """Return data that a user passed as an array of numbers.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is none; the message names what to do.
+    """
+    if is_sparse(values):
+        rule = f"`{name}` must be a dense array: use `{name}.toarray()`, perhaps batch by batch"
+        raise TypeError(complaint(rule, type=type(values).__name__))
+    if "numpy.ma" in sys.modules and isinstance(values, np.ma.MaskedArray):
+        if np.ma.is_masked(values):
+            rule = f"`{name}` must have no masked values: use `{name}.filled(...)` and weights of 0"
+            raise TypeError(complaint(rule, masked=int(np.ma.count_masked(values))))
+        values = values.data
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise _ragged(name) from error
+    kind = array.dtype.kind
+    if kind in "fiub":
+        return array
+    rule = f"`{name}` must be an array of numbers"
+    if kind == "O":
+        columns = _columns(values)
+        if columns:
+            rule += f", and its columns {columns} prevent that: use `.astype('float32')`"
+        elif any(isinstance(item, list | tuple | np.ndarray) for item in array.flat[:1]):
+            raise _ragged(name)
+        else:
+            rule += ": use `.astype('float32')`"
+    raise TypeError(complaint(rule, dtype=array.dtype.name))
+
+
+def is_sparse(values: Any) -> bool:
+    """Whether this is a sparse matrix or array of SciPy."""
+    return hasattr(values, "toarray") and hasattr(values, "nnz")
+
+
+def _ragged(name: str) -> ValueError:
+    rule = f"`{name}` must hold samples of one shape: use npdl.data.pad_sequences for sequences"
+    return ValueError(f"{rule}. Received: items of different lengths")
+
+
+def _columns(frame: Any) -> str:
+    """The columns of a data frame that are not of the most frequent dtype of numbers."""
+    if not hasattr(frame, "columns") or not hasattr(frame, "dtypes"):
+        return ""
+    names = [str(dtype) for dtype in frame.dtypes]
+    plain = [n for n in names if n.startswith(("float", "int", "uint"))]
+    usual = max(plain, key=plain.count, default="")
+    odd = [f"{c!r} ({n})" for c, n in zip(frame.columns, names) if n != usual]
+    return ", ".join(odd[:5]) + (", ..." if len(odd) > 5 else "")
+
+
 def label_array(labels: Any, nb_classes: int | None = None, name: str = "labels") -> np.ndarray:
     """Return class numbers as a C-ordered int64 array.
 

@@ -103,7 +103,7 @@ def _sweep(target: Path) -> None:
     """Remove what processes that were killed have left."""
     import glob
 
-    for left in target.parent.glob(glob.escape(_stem(target)) + "????????.tmp"):
+    for left in target.parent.glob(glob.escape(_stem(target)) + "[0-9a-f]" * 8 + ".tmp"):
         with contextlib.suppress(OSError), left.open("r+b") as file:
             if fcntl is None or _lock(file):
                 left.unlink(missing_ok=True)

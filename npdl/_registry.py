@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
@@ -152,15 +152,25 @@ class Registry(Generic[T]):
         """The class of npdl of this name; None if there is none."""
         return self._classes.get(_key(name))
 
+    def _may_be(self, found: Any) -> bool:
+        """Whether an object of the user's own can be of this kind: it is of no other one."""
+        if found is None or not isinstance(found, type) or issubclass(found, self.base):
+            return found is not None
+        return not any(issubclass(found, other.base) for other in _registries)
+
     def find(self, name: str) -> Any:
-        """Return what a name stands for, here or among the custom objects.
+        """Return what a name stands for, here or among the custom objects of this kind.
 
         Raises
         ------
         ValueError
             If that is nothing; the message lists the valid names.
         """
-        found = _passed.get().get(name) or self.knows(name) or _registered.get(name)
+        passed = _passed.get().get(name)
+        found = passed if self._may_be(passed) else None
+        found = found or self.knows(name)
+        if found is None and self._may_be(_registered.get(name)):
+            found = _registered[name]
         if found is None:
             names = ", ".join(self._names)
             raise ValueError(f"Unknown {self.kind} {name!r}. Valid names: {names}.")
@@ -169,6 +179,17 @@ class Registry(Generic[T]):
 
 class Configurable:
     """Mixin: an object that keeps each argument of its constructor under the argument's name."""
+
+    #: Former names of hooks that subclasses define, which still do.
+    _former: ClassVar[Mapping[str, str]] = MappingProxyType({})
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for old, new in cls._former.items():
+            if new in vars(cls):
+                setattr(cls, old, vars(cls)[new])
+            elif old in vars(cls):
+                setattr(cls, new, vars(cls)[old])
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor as JSON types.
@@ -242,6 +263,23 @@ def to_json_type(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(k): to_json_type(v) for k, v in value.items()}
     raise TypeError(f"A configuration can't hold a {type(value).__name__}. Received: {value!r}")
+
+
+def function_name(function: Any, kind: str) -> str:
+    """The name of a function in configurations.
+
+    Raises
+    ------
+    TypeError
+        If it has none by which `custom_objects` could find it.
+    """
+    name = getattr(function, "__name__", "")
+    if not inspect.isfunction(function) or not name.isidentifier():
+        raise TypeError(
+            f"The {kind} {name or function!r} can't be saved: a configuration can't hold a function "
+            f"without a name. Define it with `def`, or save the weights only. Received: {function!r}"
+        )
+    return config_name(function)
 
 
 def _nested(value: Any) -> str | dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from npdl._checks import complaint
+from npdl._checks import complaint, is_sparse, number_array
 from npdl.utils.random import get_rng, get_rng_state, set_rng_state
 
 _END = object()
@@ -46,9 +46,7 @@ class Batch(NamedTuple):
 
 def as_samples(name: str, values: ArrayLike) -> NDArray:
     """Return `values` as an array of numbers with a sample axis that is not empty."""
-    array = np.asarray(values)
-    if array.dtype.kind not in "fiub":
-        raise TypeError(complaint(f"`{name}` must be an array of numbers", dtype=array.dtype.name))
+    array = number_array(name, values)
     if array.ndim == 0 or array.size == 0:
         raise ValueError(complaint(f"`{name}` must hold at least one sample", shape=array.shape))
     return array
@@ -69,8 +67,8 @@ def as_inputs(X: Any) -> tuple[NDArray, NDArray | None]:
         X, mask = X
     x = as_samples("X", X)
     if mask is not None:
-        mask = np.asarray(mask)
-        if mask.dtype.kind not in "fiub" or mask.shape != x.shape[:2]:
+        mask = number_array("mask", mask)
+        if mask.shape != x.shape[:2]:
             rule = f"`mask` must be numbers of shape {x.shape[:2]}"
             raise ValueError(complaint(rule, dtype=mask.dtype.name, shape=mask.shape))
     return x, mask
@@ -107,7 +105,7 @@ def is_stream(X: Any) -> bool:
     """Whether `X` is an iterable of batches and no array, nor a dict or a list that makes one."""
     if isinstance(X, list):  # of batches, or of what makes an array
         return any(isinstance(item, tuple) and isinstance(item[0], np.ndarray) for item in X[:1])
-    if hasattr(X, "__array__") or isinstance(X, Mapping | tuple | str | bytes):
+    if hasattr(X, "__array__") or isinstance(X, Mapping | tuple | str | bytes) or is_sparse(X):
         return False
     return isinstance(X, Iterable) or (hasattr(X, "__getitem__") and hasattr(X, "__len__"))
 

@@ -65,7 +65,7 @@ class ExponentialDecay(_Decay):
 
     def __call__(self, step: int) -> float:
         """Return the rate of step 0, 1, ..."""
-        return self.initial_learning_rate * self.decay_rate ** _passed(self, step)
+        return self.initial_learning_rate * _power(self.decay_rate, _passed(self, step))
 
 
 @register()
@@ -110,7 +110,7 @@ class StepDecay(_Decay):
 
     def __call__(self, step: int) -> float:
         """Return the rate of step 0, 1, ..."""
-        return self.initial_learning_rate * self.decay_rate ** (step // self.decay_steps)
+        return self.initial_learning_rate * _power(self.decay_rate, step // self.decay_steps)
 
 
 @register("multi_step_lr")
@@ -256,8 +256,8 @@ class CosineDecayRestarts(LearningRateSchedule):
     def __call__(self, step: int) -> float:
         """Return the rate of step 0, 1, ..."""
         period, start = self._period(step)
-        length = self.first_decay_steps * self.t_mul**period
-        left = self.m_mul**period * _cosine((step - start) / length)
+        length = self.first_decay_steps * _power(self.t_mul, period)
+        left = _power(self.m_mul, period) * _cosine((step - start) / length)
         return self.initial_learning_rate * ((1 - self.alpha) * left + self.alpha)
 
     def _period(self, step: int) -> tuple[int, float]:
@@ -378,3 +378,11 @@ def get(schedule: Any) -> LearningRateSchedule:
         If the name is unknown; the message lists the valid ones.
     """
     return _registry.get(schedule)
+
+
+def _power(base: float, exponent: float) -> float:
+    """base ** exponent; infinite where it is too large."""
+    try:
+        return base**exponent
+    except OverflowError:
+        return math.inf

@@ -279,6 +279,6 @@ def test_bad_arguments(cls, kwargs, interval):
 
 
 def test_base_class_says_what_to_define():
-    with pytest.raises(NotImplementedError, match="Optimizer must define _step"):
+    with pytest.raises(NotImplementedError, match="Optimizer must define step"):
         Optimizer().update([np.ones(1)], [np.ones(1)])
     assert optimizers.get("adam", lr=0.5).lr == 0.5

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import weakref
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from npdl import saving
-from npdl._checks import check_int, complaint
+from npdl._checks import check_int, complaint, warn
 from npdl._files import StrPath
 from npdl.callbacks.base import Callback, Logs
-from npdl.callbacks.monitor import ALIASES, Monitor, say, validates_later
+from npdl.callbacks.monitor import ALIASES, Monitor, prepare_file, say, validates_later
 
 
 class _Saving(Callback):
@@ -75,14 +80,26 @@ class ModelCheckpoint(_Saving):
         self.verbose = verbose
         self.save_best_only = save_best_only
         self.save_weights_only = save_weights_only
+        self.initial_value_threshold = initial_value_threshold
         self.best = initial_value_threshold
+        self._last: weakref.ref[Any] | None = None
         self.reads_batch_logs = save_freq != "epoch"
         self._watched = Monitor(monitor, mode)
         self._epoch = 0
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Ask the model's metrics which way is better."""
+        """Find out what could go wrong when it is time to save, and which way is better.
+
+        What was the best of one model is not the best of another one.
+        """
+        if self._last is not None and self._last() is not self.model:
+            self.best, self._batches = self.initial_value_threshold, 0
+        self._last = weakref.ref(self.model)
         self._watched.bind(self.model, self)
+        if not self.save_weights_only:
+            _require_savable(self.model, self)
+        if "{" not in self.filepath:
+            prepare_file(Path(self.filepath), self)
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Take note of the epoch."""
@@ -135,6 +152,14 @@ class ModelCheckpoint(_Saving):
         self.best, self._batches = state["best"], state["batches"]
 
 
+def _require_savable(model: Any, who: Callback) -> None:
+    """Raise now what a save would raise after an epoch."""
+    try:
+        model.to_json()
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{type(who).__name__} can't save this model. {error}") from error
+
+
 class BackupAndRestore(_Saving):
     """Let a training that was killed go on where it was, to the same bits.
 
@@ -146,7 +171,8 @@ class BackupAndRestore(_Saving):
     Parameters
     ----------
     backup_dir : path
-        A folder for this training alone; made if it is missing.
+        A folder for this training alone; made if it is missing. A backup that was made with other
+        arrays is an error.
     save_freq : 'epoch' or int
         After each epoch, or also after each so many batches.
     delete_checkpoint : bool
@@ -171,13 +197,15 @@ class BackupAndRestore(_Saving):
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Restore the backup, if there is one."""
-        Path(self.backup_dir).mkdir(parents=True, exist_ok=True)
+        prepare_file(self.path, self)
+        _require_savable(self.model, self)
         if not self.path.exists():
             return
         model, loop = self.model, self._loop
         weights, state = saving.read_training(self.path)
         try:
             place = state["loop"]
+            self._compare(place.get("data"))
             saving.load_weights(model, weights, strict=True)
             if "optimizer" in state:
                 saving.restore_optimizer(model, state["optimizer"])
@@ -186,19 +214,33 @@ class BackupAndRestore(_Saving):
                 f"{str(self.path)!r} is no backup of this training: {error}. "
                 "Delete it to begin anew."
             ) from error
+        if int(place["epoch"]) > loop.epochs:
+            warn(
+                f"The backup {str(self.path)!r} has {place['epoch']} epochs done, more than the "
+                f"{loop.epochs} that are asked for: there is nothing left to train."
+            )
         loop.set_state(place)
+
+    def _compare(self, before: Any) -> None:
+        """Raise ValueError if the backup is of other data."""
+        now = _fingerprint(self._loop.feed)
+        if before is not None and now is not None and before != now:
+            raise ValueError("it was made with other data")
 
     def on_rest(self, epoch: int, batch: int) -> None:
         """Write the backup, where it is time."""
         if batch and self.model.stop_training:  # the epoch ends now, and then there is a rest
             return
         if batch == 0 or self._is_due():
-            saving.save_model(self.model, self.path, loop=self._loop.get_state())
+            saving.save_model(self.model, self.path, loop=self._place())
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Delete the backup, if the training has come to its end."""
         if self.delete_checkpoint and not self._loop.interrupted:
             self.path.unlink(missing_ok=True)
+
+    def _place(self) -> dict[str, Any]:
+        return {**self._loop.get_state(), "data": _fingerprint(self._loop.feed)}
 
     @property
     def _loop(self) -> Any:
@@ -211,3 +253,24 @@ class BackupAndRestore(_Saving):
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on from what `get_state` returned."""
         self._batches = state["batches"]
+
+
+def _fingerprint(feed: Any) -> list[Any] | None:
+    """Shapes, dtypes, and first and last sample of the arrays of a feed; None of an iterable."""
+    if not hasattr(feed, "data"):
+        return None
+    return [_mark(array) for array in _arrays(feed.data)]
+
+
+def _arrays(tree: Any) -> Iterator[np.ndarray]:
+    if isinstance(tree, np.ndarray):
+        yield tree
+    elif isinstance(tree, Mapping):
+        tree = tree.values()
+    for part in tree if isinstance(tree, Iterable) and not isinstance(tree, np.ndarray) else ():
+        yield from _arrays(part)
+
+
+def _mark(array: np.ndarray) -> list[Any]:
+    ends = zlib.crc32(array[0].tobytes()), zlib.crc32(array[-1].tobytes())
+    return [list(array.shape), array.dtype.name, *ends]

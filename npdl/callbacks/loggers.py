@@ -12,6 +12,7 @@ import numpy as np
 
 from npdl._checks import check_int, complaint
 from npdl.callbacks.base import Callback, Logs
+from npdl.callbacks.monitor import prepare_file
 
 
 class CSVLogger(Callback):
@@ -23,6 +24,7 @@ class CSVLogger(Callback):
     Parameters
     ----------
     filename : path
+        Its folder is made if it is missing.
     separator : str
         Between the columns.
     append : bool
@@ -39,7 +41,8 @@ class CSVLogger(Callback):
         self._keys: list[str] = []
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Find out where to go on."""
+        """Make the folder, and find out where to go on."""
+        prepare_file(self.filename, self)
         self._keys = []
         self._going = False
         if self.append and self.filename.exists():
@@ -85,6 +88,15 @@ def _cell(value: Any) -> Any:
     return np.asarray(value).tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 
+def _writers() -> Any:
+    try:
+        return importlib.import_module("tensorboardX")
+    except ImportError:
+        raise ImportError(
+            "TensorBoard needs the package tensorboardX: pip install npdl[tensorboard]"
+        ) from None
+
+
 class TensorBoard(Callback):
     """Write figures for TensorBoard, by `tensorboardX`: ``pip install npdl[tensorboard]``.
 
@@ -112,14 +124,13 @@ class TensorBoard(Callback):
         self._writers: dict[str, Any] = {}
         self._step = 0
 
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Find the package."""
+        _writers()
+
     def _write(self, part: str, figures: dict[str, Any], step: int) -> None:
         if part not in self._writers:
-            try:
-                writers = importlib.import_module("tensorboardX")
-            except ImportError:
-                raise ImportError(
-                    "TensorBoard needs the package tensorboardX: pip install npdl[tensorboard]"
-                ) from None
+            writers = _writers()
             self._writers[part] = writers.SummaryWriter(str(self.log_dir / part))
         for name, value in figures.items():
             if np.ndim(value) == 0:

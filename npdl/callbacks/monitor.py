@@ -1,9 +1,12 @@
-"""What the callbacks that watch a figure share: its name, and which way is better."""
+"""What callbacks share: the figure that they watch, which way is better, the file they write."""
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from npdl._checks import check_choice, complaint, warn
@@ -106,6 +109,26 @@ class Monitor:
         if self.mode == "max":
             return value - self.min_delta > best
         return value + self.min_delta < best
+
+
+def prepare_file(path: Path, who: Any) -> None:
+    """Make the folder of a file that a callback is to write, and see that it can be written.
+
+    Raises
+    ------
+    OSError
+        Of the kind that the system would report later.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(
+            errno.EISDIR, f"{type(who).__name__} can't write its file: it is a folder", str(path)
+        )
+    place = path if path.exists() else path.parent
+    if not os.access(place, os.W_OK):
+        raise PermissionError(
+            errno.EACCES, f"{type(who).__name__} can't write its file: it is read-only", str(path)
+        )
 
 
 def validates_later(loop: Any) -> bool:

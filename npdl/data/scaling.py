@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import functools
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from npdl._checks import check_number, complaint, float_array
+from npdl._checks import check_number, complaint, float_array, number_array
 from npdl.data._checks import as_arrays
 from npdl.data.batches import take
 from npdl.utils.random import get_rng
@@ -100,18 +100,23 @@ def _stratified(classes: NDArray, n_test: int, rng: np.random.Generator) -> NDAr
 class Standardizer:
     """Shift and scale values so that their mean is 0 and their standard deviation 1.
 
+    Values of any magnitude and with any offset are taken as they are, integers of 64 bits too: all
+    is computed from the differences to the first sample. A feature that is constant, but for the
+    rounding of its numbers, is only shifted.
+
     Parameters
     ----------
     axis : int or tuple of int
         The axes that mean and deviation are taken over, 0 among them. The default treats each
         feature by itself; ``(0, 2, 3)`` each channel of images (N, C, H, W).
     epsilon : float
-        A feature whose standard deviation is not greater is constant, and only shifted.
+        A feature whose standard deviation is not greater is only shifted too.
 
     Attributes
     ----------
     mean, std : ndarray
-        Set by `fit`, of the shape of one sample, with 1 for the axes averaged.
+        Set by `fit`, of the shape of one sample, with 1 for the axes averaged. float64 for data of
+        float64 and for integers of 32 and 64 bits.
 
     Examples
     --------
@@ -124,8 +129,12 @@ class Standardizer:
 
     mean: NDArray | None = None
     std: NDArray | None = None
+    #: mean = origin + offset, where the first is a number of the data, kept as it is.
+    _origin: NDArray
+    _offset: NDArray
+    _exact_std: NDArray
 
-    def __init__(self, axis: int | tuple[int, ...] = 0, epsilon: float = 1e-7) -> None:
+    def __init__(self, axis: int | tuple[int, ...] = 0, epsilon: float = 0.0) -> None:
         self.axis = (axis,) if isinstance(axis, int) else tuple(axis)
         if 0 not in self.axis:
             raise ValueError(complaint("`axis` must include 0, the samples", axis=axis))
@@ -133,24 +142,38 @@ class Standardizer:
 
     def fit(self, X: ArrayLike) -> Standardizer:
         """Take mean and deviation of the training data, and return this object."""
-        x = np.asarray(X)
-        if x.dtype.kind not in "fiub":
-            raise TypeError(complaint("`X` must be an array of numbers", dtype=x.dtype.name))
+        x = number_array("X", X)
         if not x.size or not x.ndim:
             raise ValueError(complaint("`X` must hold at least one sample", shape=x.shape))
-        mean = self._mean(x, lambda part: part)
-        std = np.sqrt(self._mean(x, lambda part: (part - mean) ** 2))
-        if not np.isfinite(std).all():
+        if not all(np.isfinite(part).all() for part in _parts(x)):
             raise ValueError("`X` must be finite. Received: values that are nan or infinite")
-        std[std <= self.epsilon * np.maximum(np.abs(mean), 1)] = 1
-        dtype = float_array(x[:1]).dtype
-        self.mean, self.std = mean.astype(dtype), std.astype(dtype)
+        axes = {axis % x.ndim for axis in self.axis}
+        origin = x[tuple(slice(0, 1 if i in axes else None) for i in range(x.ndim))]
+        # Squares of very large or very small differences would leave the range of float64.
+        spread = self._over(x, lambda part: np.abs(_difference(part, origin)), np.maximum)
+        unit = np.where(spread > 0, spread, 1.0)
+        mean = self._over(x, lambda part: _difference(part, origin) / unit, np.add)
+        square = self._over(x, lambda part: (_difference(part, origin) / unit - mean) ** 2, np.add)
+        std = unit * np.sqrt(square)
+        rounding = np.spacing(np.abs(origin)) if x.dtype.kind == "f" else 0
+        std[(spread <= rounding) | (std <= self.epsilon)] = 1
+        self._origin, self._offset, self._exact_std = origin[0].copy(), (mean * unit)[0], std[0]
+        wide = x.dtype == np.float64 or (x.dtype.kind in "iu" and x.dtype.itemsize >= 4)
+        dtype = np.dtype(np.float64) if wide else float_array(x[:1]).dtype
+        self.mean = (self._origin.astype(np.float64) + self._offset).astype(dtype)
+        self.std = self._exact_std.astype(dtype)
         return self
 
     def __call__(self, X: ArrayLike) -> NDArray:
         """Return `X` shifted and scaled, as a new array."""
-        mean, std = self._fitted()
-        return (float_array(X, "X") - mean) / std
+        self._require_fitted()
+        x = number_array("X", X)
+        y = np.empty(
+            np.broadcast_shapes(x.shape, self._origin.shape), float_array(x[:1], "X").dtype
+        )
+        for part, out in zip(_parts(x), _parts(y)):
+            out[...] = (_difference(part, self._origin) - self._offset) / self._exact_std
+        return y
 
     transform = __call__
 
@@ -159,18 +182,35 @@ class Standardizer:
         return self.fit(X)(X)
 
     def inverse(self, X: ArrayLike) -> NDArray:
-        """Return the values that `X` was made of."""
-        mean, std = self._fitted()
-        return float_array(X, "X") * std + mean
+        """Return the values that `X` was made of; float64 where `mean` is."""
+        mean, _ = self._require_fitted()
+        x = float_array(X, "X")
+        values = x * self._exact_std + self._offset + self._origin.astype(np.float64)
+        return values.astype(np.result_type(x.dtype, mean.dtype))
 
-    def _mean(self, x: NDArray, function: Callable[[NDArray], NDArray]) -> NDArray:
-        """Mean of a function of the values, in float64; a part of a large array at a time."""
-        step = max(1, _PART * len(x) // x.size)
-        parts = (function(x[i : i + step].astype(np.float64)) for i in range(0, len(x), step))
-        total = sum(part.sum(self.axis, keepdims=True) for part in parts)
-        return (total * (total.size / x.size))[0]
+    def _over(self, x: NDArray, function: Callable[[NDArray], NDArray], total: np.ufunc) -> NDArray:
+        """A function of the values, in float64, over the axes: its maximum, or its mean."""
+        results = [total.reduce(function(part), self.axis, keepdims=True) for part in _parts(x)]
+        found = functools.reduce(total, results)
+        return found * (found.size / x.size) if total is np.add else found
 
-    def _fitted(self) -> tuple[Any, Any]:
+    def _require_fitted(self) -> tuple[NDArray, NDArray]:
         if self.mean is None or self.std is None:
             raise RuntimeError("fit must be called before the data can be scaled.")
         return self.mean, self.std
+
+
+def _parts(x: NDArray) -> Iterator[NDArray]:
+    """A large array in parts."""
+    step = max(1, _PART * len(x) // x.size) if x.size else 1
+    return (x[i : i + step] for i in range(0, len(x), step))
+
+
+def _difference(x: NDArray, origin: NDArray) -> NDArray:
+    """x - origin in float64; that of integers is exact as far as float64 goes."""
+    about = x.astype(np.float64) - origin.astype(np.float64)
+    if x.dtype.kind not in "iu" or origin.dtype.kind not in "iu":
+        return about
+    # Modulo 2^64, and so right where the difference has 63 bits.
+    exact = (x.astype(np.int64) - origin.astype(np.int64)).astype(np.float64)
+    return np.where(np.abs(about) < 2.0**62, exact, about)

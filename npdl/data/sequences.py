@@ -62,14 +62,28 @@ def pad_sequences(
         check_int("maxlen", maxlen)
     length = max(map(len, rows)) if maxlen is None else maxlen
     if dtype is None:
-        dtype = np.result_type(*{row.dtype for row in rows if len(row)} or {get_dtype()})
-    padded = np.full((len(rows), length, *_item_shape(rows)), value, dtype)
+        dtype = np.result_type(*{row.dtype for row in rows if len(row)})
+    padded, mask = _padded(rows, length, _item_shape(rows), dtype, padding, truncating, value)
+    return (padded, mask) if return_mask else padded
+
+
+def _padded(
+    rows: Sequence[NDArray],
+    length: int,
+    item: tuple[int, ...],
+    dtype: DTypeLike,
+    padding: str,
+    truncating: str = "pre",
+    value: float = 0.0,
+) -> tuple[NDArray, NDArray]:
+    padded = np.full((len(rows), length, *item), value, dtype)
     mask = np.zeros((len(rows), length), np.uint8)
     for row, out, real in zip(rows, padded, mask):
         kept = row[max(0, len(row) - length) :] if truncating == "pre" else row[:length]
         part = slice(length - len(kept), None) if padding == "pre" else slice(len(kept))
-        out[part], real[part] = kept, 1
-    return (padded, mask) if return_mask else padded
+        if len(kept):  # one that is empty need not have the shape of the others' items
+            out[part], real[part] = kept, 1
+    return padded, mask
 
 
 class Buckets(Seeded):
@@ -88,7 +102,8 @@ class Buckets(Seeded):
         Whether the sequences within a bucket, and then the batches, are put in a random order.
     padding : {"pre", "post"}
     value : float
-        As in `pad_sequences`. A batch is as long as its longest sequence.
+        As in `pad_sequences`. A batch is as long as its longest sequence, and has one step where
+        all of its sequences are empty.
     masks : bool
         Whether to yield ``(x, mask)`` in the place of `x`, for recurrent layers.
     drop_last : bool
@@ -103,8 +118,8 @@ class Buckets(Seeded):
     y : ndarray
         Targets; padded with 0 if there is one for each step.
     weight : ndarray of `get_dtype()`, shape (N, T)
-        Only where there is a target for each step: 0 for those of the padding, which the loss is
-        to leave out, and 1 for all others.
+        Only where there is a target for each step: 0 for those of the padding, which add nothing to
+        the loss, and 1 for all others. With `masks` the mean of the loss is over these alone.
     """
 
     def __init__(
@@ -129,7 +144,7 @@ class Buckets(Seeded):
         lengths = np.array([len(s) for s in self.sequences])
         self.stepwise, self.targets = _as_targets(targets, lengths)
         if boundaries is None:
-            tenths = np.quantile(lengths, np.arange(0.1, 1, 0.1), method="higher")
+            tenths = np.quantile(lengths[lengths > 0], np.arange(0.1, 1, 0.1), method="higher")
             boundaries = np.unique(tenths).tolist()
         # The bucket of a length is the first whose boundary it does not exceed.
         number = np.searchsorted(np.sort(np.asarray(boundaries)), lengths)
@@ -153,15 +168,23 @@ class Buckets(Seeded):
         return [part for part in parts if len(part) == size or not self.drop_last]
 
     def _batch(self, index: NDArray) -> Any:
-        rows = [self.sequences[i] for i in index]
-        x, mask = pad_sequences(rows, padding=self.padding, value=self.value, return_mask=True)
+        x, mask = self._pad(self.sequences, index, self.value)
         inputs = (x, mask) if self.masks else x
         if self.targets is None:  # a pair of arrays would be taken for samples and targets
             return (inputs,) if self.masks else inputs
         if not self.stepwise:
             return inputs, np.asarray(self.targets)[index]
-        y = pad_sequences([self.targets[i] for i in index], padding=self.padding)
+        y, _ = self._pad(self.targets, index)
         return inputs, y, mask.astype(get_dtype())
+
+    def _pad(
+        self, sequences: list[NDArray], index: NDArray, value: float = 0.0
+    ) -> tuple[NDArray, NDArray]:
+        rows = [sequences[i] for i in index]
+        length = max(1, *map(len, rows))
+        full = [row for row in rows if len(row)] or [row for row in sequences if len(row)]
+        dtype = np.result_type(*{row.dtype for row in full})
+        return _padded(rows, length, full[0].shape[1:], dtype, self.padding, value=value)
 
 
 def as_sequences(sequences: Any, name: str = "sequences") -> list[NDArray]:

@@ -125,6 +125,18 @@ class Layer(Checked, Configurable, metaclass=LayerType):
         passing = ("_buffers", "_cache", "keep_buffers", "need_input_grad")
         return {k: v for k, v in self.__dict__.items() if k not in passing}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        # Buffers that `joblib` or pickle's protocol 5 hand out may be read-only.
+        fresh: dict[int, NDArray] = {}
+        for parameter in self._named.values():
+            for field in ("value", "grad"):
+                array = getattr(parameter, field)
+                if array is not None and not array.flags.writeable:
+                    fresh[id(array)] = np.array(array)
+                    setattr(parameter, field, fresh[id(array)])
+        vars(self).update({k: fresh[id(v)] for k, v in state.items() if id(v) in fresh})
+
     # ------------------------------------------------------------------------------ connection
 
     @property

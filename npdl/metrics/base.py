@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from npdl import _checks
 from npdl._checks import complaint
-from npdl._registry import Configurable, Registry, config_name, custom_object, snake_case
+from npdl._registry import (
+    Configurable,
+    Registry,
+    config_name,
+    custom_object,
+    function_name,
+    snake_case,
+)
 
 
 class Metric(Configurable):
@@ -30,6 +38,8 @@ class Metric(Configurable):
     name : str, optional
         What it is called in logs and histories; by default the class's name in snake case.
     """
+
+    _former = MappingProxyType({"_values": "values"})
 
     #: Which way is better: "max" or "min"; None where that is not known.
     direction: str | None = None
@@ -162,6 +172,11 @@ class FunctionMetric(MeanMetric):
             function = custom_object(function)
         super().__init__(name or getattr(function, "__name__", None))
         self.function = function
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the names of class and function; `custom_objects` must know the latter."""
+        function = function_name(self.function, "metric")
+        return {"class": FunctionMetric.__name__, "function": function, "name": self.name}
 
     @property
     def in_batch_logs(self) -> bool:  # type: ignore[override]

@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from npdl._checks import (
     label_array,
     weights_like,
 )
-from npdl._registry import Configurable, Registry, custom_object, to_json_type
+from npdl._registry import Configurable, Registry, custom_object, function_name
 from npdl._weights import times
 
 
@@ -50,6 +51,8 @@ class Objective(Configurable):
     reduction : {'mean', 'sum', 'none'}
         What `forward` returns: the mean or the sum over all items, or their values one by one.
     """
+
+    _former = MappingProxyType({"_values": "values", "_slopes": "gradient"})
 
     reduction: str = "mean"
     #: Whether the outputs are logits, not yet probabilities.
@@ -428,7 +431,7 @@ class FunctionLoss(Objective):
 
     def get_config(self) -> dict[str, Any]:
         """Return the function's name, which `custom_objects` must then know."""
-        return {"function": to_json_type(self.function)}
+        return {"function": function_name(self.function, "loss")}
 
     def forward(self, outputs, targets, sample_weight=None, mask=None):
         """Return the loss; see `Objective.forward`."""

@@ -132,7 +132,8 @@ class Nadam(_Moments):
     #: A step t, and the product Πμ up to it. It follows from t, so it is not part of the state.
     _product: tuple[int, float] = (0, 1.0)
 
-    def _step(self, p, g, slots, lr):
+    def step(self, p, g, slots, lr):
+        """Do the step of one parameter; see `Optimizer.step`."""
         m = blend(slots["mean"], self.beta1, g)
         v = blend(slots["square"], self.beta2, g * g)
         t = self.iterations + 1
@@ -174,7 +175,8 @@ class RAdam(_Moments):
 
     slot_names = ("mean", "square")
 
-    def _step(self, p, g, slots, lr):
+    def step(self, p, g, slots, lr):
+        """Do the step of one parameter; see `Optimizer.step`."""
         m = blend(slots["mean"], self.beta1, g)
         v = blend(slots["square"], self.beta2, g * g)
         change = (lr / self._unbias(self.beta1)) * m

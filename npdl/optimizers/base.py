@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 import operator
 import weakref
 from collections.abc import Hashable, Sequence
-from typing import Any, ClassVar, NamedTuple
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
 from npdl import schedules
-from npdl._checks import check_int, check_number, complaint
+from npdl._checks import check_int, check_number, complaint, warn
 from npdl._dtype import FLOATS
 from npdl._ext import kernels, optimizer_np
-from npdl._registry import Configurable, Registry
+from npdl._registry import Configurable, Registry, constructor_arguments
 from npdl.optimizers import clipping
 
 Slots = dict[str, np.ndarray]
@@ -42,7 +45,7 @@ class Plan(NamedTuple):
 
 
 class Optimizer(Configurable):
-    """Base class. A subclass defines `_step`, the step of one parameter.
+    """Base class. A subclass defines `step`, the step of one parameter.
 
     What one `update` does, in this order: mean of the gradients of some batches, clipping, weight
     decay, the step, moving average of the parameters. All but the step are off by default.
@@ -144,9 +147,33 @@ class Optimizer(Configurable):
         self._weight = 0.0
         self._slots: dict[Hashable, Slots] = {}
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        _show_signature(cls)
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Warn where the first argument looks like a rate, which it is in other libraries."""
+        first = next(iter(constructor_arguments(cls)))
+        usual = (0, 1e-4) if first == "epsilon" else (0.5, math.inf)
+        if args and first != "lr" and isinstance(args[0], float) and 0 < args[0] < 1:
+            if not usual[0] <= args[0] <= usual[1]:
+                warn(
+                    f"The first argument of {cls.__name__} is `{first}`, and {args[0]} is unusual "
+                    f"for it. A learning rate is given by name: {cls.__name__}(lr={args[0]})."
+                )
+        return super().__new__(cls)
+
     def __getstate__(self) -> dict[str, Any]:
         """What `pickle` and `copy.deepcopy` take: all but the parameters themselves."""
         return {k: v for k, v in self.__dict__.items() if k not in ("_plan", "_owner")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        # Buffers that `joblib` or pickle's protocol 5 hand out may be read-only.
+        self._slots = {
+            name: {k: v if v.flags.writeable else np.array(v) for k, v in own.items()}
+            for name, own in self._slots.items()
+        }
 
     def claim(self, owner: Any) -> None:
         """Let this optimizer belong to a model, the only one that it can train.
@@ -356,14 +383,28 @@ class Optimizer(Configurable):
     #: Names of the arrays that a subclass remembers for each parameter; they start at zero.
     slot_names: tuple[str, ...] = ()
 
-    def _step(self, p: np.ndarray, g: np.ndarray, slots: Slots, lr: float) -> None:
-        """Change `p` in place, and the arrays in `slots`; `g` is read only."""
-        raise NotImplementedError(f"{type(self).__name__} must define _step(p, g, slots, lr).")
+    _former = MappingProxyType({"_step": "step"})
+
+    def step(self, p: np.ndarray, g: np.ndarray, slots: Slots, lr: float) -> None:
+        """Do the step of one parameter.
+
+        Parameters
+        ----------
+        p : ndarray
+            The parameter, to be changed in place.
+        g : ndarray
+            Its gradient, to be read only.
+        slots : dict of str to ndarray
+            What is remembered for it, by `slot_names`; to be changed in place.
+        lr : float
+            The rate of this step.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define step(p, g, slots, lr).")
 
     def _steps(self, plan: Plan, grads: list[np.ndarray], lr: float) -> None:
-        """`_step` for all parameters."""
+        """`step` for all parameters."""
         for p, g, slots in zip(plan.params, grads, plan.slots):
-            self._step(p, g, slots, lr)
+            self.step(p, g, slots, lr)
 
     def _planned(
         self, params: list[np.ndarray], grads: list[np.ndarray], names: list[Hashable]
@@ -387,12 +428,28 @@ class Optimizer(Configurable):
         return slots
 
 
+def _show_signature(cls: type) -> None:
+    """Let `help` show the arguments of `__init__`, not those of `__new__`."""
+    signature = inspect.signature(vars(cls).get("__init__") or cls.__init__)  # type: ignore[misc]
+    cls.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*signature.parameters.values()][1:]
+    )
+
+
+_show_signature(Optimizer)
+
 #: What Keras calls the arguments that have another name here.
 _ALIASES = {"learning_rate": "lr", "clipvalue": "clip"}
 
 
 def _by_own_names(cls: str, aliases: dict[str, Any]) -> dict[str, Any]:
     unknown = sorted(aliases.keys() - _ALIASES.keys())
+    if unknown and unknown[0] in ("momentum", "nesterov"):
+        other = "NesterovMomentum" if aliases.get("nesterov") else "Momentum"
+        raise TypeError(
+            f"{cls}() got an unexpected keyword argument {unknown[0]!r}: gradient descent with a "
+            f"velocity is npdl.optimizers.{other}(momentum=0.9, lr=0.01)"
+        )
     if unknown:
         raise TypeError(f"{cls}() got an unexpected keyword argument {unknown[0]!r}")
     return {_ALIASES[k]: v for k, v in aliases.items() if v is not None}
@@ -425,7 +482,7 @@ register = _registry.register
 class Fused(Optimizer):
     """Base of those whose step is one kernel.
 
-    A subclass defines `_kernel` and `_numbers`; or a `_step` of its own, which is then called.
+    A subclass defines `_kernel` and `_numbers`; or a `step` of its own, which is then called.
     """
 
     #: The name of the kernel, and the names of the slots that it takes after p and g.
@@ -435,7 +492,8 @@ class Fused(Optimizer):
         """What the kernel takes after the arrays, in this step the same for all parameters."""
         raise NotImplementedError(f"{type(self).__name__} must define _numbers(lr).")
 
-    def _step(self, p: np.ndarray, g: np.ndarray, slots: Slots, lr: float) -> None:
+    def step(self, p: np.ndarray, g: np.ndarray, slots: Slots, lr: float) -> None:
+        """Do the step of one parameter; see `Optimizer.step`."""
         (step, *names), numbers = self._kernel, self._numbers(lr)
         g = np.ascontiguousarray(g, p.dtype)
         flat = self._flattened(p, g, slots)
@@ -445,7 +503,7 @@ class Fused(Optimizer):
             getattr(kernels(), step)(*flat, *numbers)
 
     def _steps(self, plan: Plan, grads: list[np.ndarray], lr: float) -> None:
-        if type(self)._step is not Fused._step:
+        if type(self).step is not Fused.step:
             super()._steps(plan, grads, lr)
             return
         step, numbers = getattr(kernels(), self._kernel[0]), self._numbers(lr)
@@ -453,7 +511,7 @@ class Fused(Optimizer):
             plan.params, grads, plan.grads, plan.slots, plan.flat
         ):
             if flat is None or g is not planned:  # clipped, say
-                self._step(p, g, slots, lr)
+                self.step(p, g, slots, lr)
             else:
                 step(*flat, *numbers)
 

@@ -94,7 +94,8 @@ class Lion(Optimizer):
         self.beta1 = check_number("beta1", beta1, "[0, 1)")
         self.beta2 = check_number("beta2", beta2, "[0, 1)")
 
-    def _step(self, p, g, slots, lr):
+    def step(self, p, g, slots, lr):
+        """Do the step of one parameter; see `Optimizer.step`."""
         m = slots["mean"]
         p -= lr * np.sign(self.beta1 * m + (1 - self.beta1) * g)
         blend(m, self.beta2, g)

@@ -8,6 +8,9 @@ from numpy.typing import ArrayLike
 from npdl._checks import check_int, complaint, label_array
 from npdl.utils.random import get_dtype
 
+#: So many columns, and 100 for each label, are no mistake.
+_MANY = 1_000_000
+
 
 def one_hot(labels: ArrayLike, nb_classes: int | None = None) -> np.ndarray:
     """Return the one-hot rows of class numbers: a 1 in the column of the label.
@@ -25,7 +28,8 @@ def one_hot(labels: ArrayLike, nb_classes: int | None = None) -> np.ndarray:
     Raises
     ------
     ValueError
-        If a label is negative, not whole, or not below `nb_classes`.
+        If a label is negative, not whole, or not below `nb_classes`; or so large that without
+        `nb_classes` it must be a mistake.
     """
     if nb_classes is not None:
         nb_classes = check_int("nb_classes", nb_classes)
@@ -34,7 +38,12 @@ def one_hot(labels: ArrayLike, nb_classes: int | None = None) -> np.ndarray:
         if not numbers.size:
             raise ValueError("`nb_classes` must be given where there are no labels.")
         nb_classes = int(numbers.max()) + 1
-    return (numbers[..., None] == np.arange(nb_classes)).astype(get_dtype())
+        if nb_classes > max(_MANY, 100 * numbers.size):
+            rule = f"`nb_classes` must be given where a label is {_MANY} or more"
+            raise ValueError(complaint(rule, label=nb_classes - 1))
+    rows = np.zeros((*numbers.shape, nb_classes), get_dtype())
+    np.put_along_axis(rows, numbers[..., None], 1, -1)
+    return rows
 
 
 def unhot(one_hot_labels: ArrayLike) -> np.ndarray:
