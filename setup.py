@@ -38,6 +38,7 @@ KERNELS = [
     "norm",
     "optimizer",
     "pool",
+    "resize",
     "rnn",
     "softmax",
 ]

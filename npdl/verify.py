@@ -134,6 +134,16 @@ def _pool(
     yield Case("meanpool_backward", (dy, make.blank(*image), *geometry))
 
 
+def _resize(
+    make: _Maker, image: tuple[int, int, int, int], down: int, right: int
+) -> Iterator[Case]:
+    n, c, height, width = image
+    large = n, c, height * down, width * right
+    for linear in (False, True):
+        yield make.filled("enlarge_forward", make.random(*image), make.blank(*large), linear)
+        yield Case("enlarge_backward", (make.random(*large), make.blank(*image), linear))
+
+
 def _rnn(make: _Maker, n: int, t: int, d: int, u: int, masked: bool = False) -> Iterator[Case]:
     x, h0, c0 = make.random(n, t, d), make.random(n, u), make.random(n, u)
     mask = (make.rng.random((n, t)) < 0.7).astype(np.uint8) if masked else None
@@ -230,6 +240,7 @@ def cases(dtype: str, size: str) -> Iterator[Case]:
         yield from _norm(make, 64, 32, 196)
         yield from _conv(make, (32, 16, 16, 16), (32, 3, 3), (1, 1), (1, 1))
         yield from _pool(make, (64, 32, 16, 16), (2, 2), (2, 2))
+        yield from [*_resize(make, (64, 32, 16, 16), 2, 2)][2:]
         yield from _rnn(make, 32, 32, 64, 64)
         yield from _softmax(make, 1024, 100)
         yield from _ctc(make, 32, 100, 40, 20)
@@ -257,6 +268,8 @@ def cases(dtype: str, size: str) -> Iterator[Case]:
     yield from _pool(make, (3, 2, 11, 13), (2, 2), (3, 4))
     yield from _pool(make, (2, 3, 9, 35), (3, 18), (2, 5), (1, 17))
     yield from _pool(make, (2, 3, 9, 7), (3, 3), (2, 2), (1, 1))
+    yield from _resize(make, (2, 3, 5, 4), 2, 3)
+    yield from _resize(make, (2, 1, 3, 300), 2, 2)
     for sequence in [(1, 1, 1, 1), (3, 7, 5, 11)]:
         yield from _rnn(make, *sequence)
     yield from _rnn(make, 5, 6, 3, 7, masked=True)

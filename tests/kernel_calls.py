@@ -43,6 +43,8 @@ FILLED = {
     "maxpool_backward": ("dx",),
     "meanpool_forward": ("y",),
     "meanpool_backward": ("dx",),
+    "enlarge_forward": ("y",),
+    "enlarge_backward": ("dx",),
     "rnn_forward": ("h",),
     "rnn_backward": ("dx", "dw", "dh0"),
     "lstm_forward": ("h", "c", "gates"),
@@ -241,6 +243,15 @@ class Maker:
         ]
         return [*calls, self.call("maxpool_backward", dy, where, dx)] if argmax else calls
 
+    def resize(self, x, down: int, right: int, linear: bool = True) -> list[Call]:
+        """`x` (N, C, H, W)."""
+        n, c, h, w = x
+        large = n, c, h * down, w * right
+        return [
+            self.filled("enlarge_forward", self.random(*x), self.empty(*large), linear),
+            self.call("enlarge_backward", self.random(*large), self.empty(*x), linear),
+        ]
+
     def recurrent(
         self,
         cell: str,
@@ -369,6 +380,7 @@ class Maker:
             *self.norm((4, 5, 6)),
             *self.conv((3, 2, 7, 5), (4, 2, 3), (2, 1), (1, 2), act=(RELU, 1.0)),
             *self.pool((2, 3, 7, 8), (2, 3), (3, 2), (0, 1)),
+            *self.resize((2, 3, 4, 5), 2, 3),
             *self.softmax(6, 7, dense=True)[-1:],  # rows of targets tell what the others must be
             *self.softmax(6, 7),
             *self.ctc(3, 9, 7, 4, blank=2, mask="some"),

@@ -52,6 +52,7 @@ PAIRS = {
         "adamax_step",
     ),
     "pool": ("maxpool_forward", "maxpool_backward", "meanpool_forward", "meanpool_backward"),
+    "resize": ("enlarge_forward", "enlarge_backward"),
     "rnn": (
         "rnn_forward",
         "rnn_backward",

@@ -70,58 +70,6 @@ class _Resizing(Layer):
 # ------------------------------------------------------------------------------------ larger
 
 
-def _repeat(x: NDArray, y: NDArray, down: int, right: int) -> None:
-    """Fill y with each pixel of x, `down` times below and `right` times beside each other."""
-    rows = y.reshape(*x.shape[:-1], down, y.shape[-1])
-    for v in range(right):
-        rows[..., 0, v::right] = x
-    rows[..., 1:, :] = rows[..., :1, :]
-
-
-def _repeat_back(dy: NDArray, dx: NDArray, down: int, right: int) -> None:
-    """Fill dx with the sum of each block of dy."""
-    large, small = (a.reshape(len(a), -1, *a.shape[-2:]) for a in (dy, dx))
-    kernels().meanpool_forward(large, small, down, right, down, right, 0, 0)
-    dx *= down * right
-
-
-def _taps(size: int) -> list[tuple[int, float]]:
-    """For each output between two pixels: its offset to the second pixel, and that one's weight."""
-    centres = ((k + 0.5) / size - 0.5 for k in range(size))
-    return [(1 if centre > 0 else -1, abs(centre)) for centre in centres]
-
-
-def _interpolate(x: NDArray, y: NDArray, size: int) -> None:
-    """Fill y, axis 0 of x made `size` times as long; before and after it the edge is repeated."""
-    for k, (offset, weight) in enumerate(_taps(size)):
-        part = y[k::size]
-        np.multiply(x, x.dtype.type(1 - weight), out=part)
-        if weight:
-            other = x * x.dtype.type(weight)
-            if offset > 0:
-                part[:-1] += other[1:]
-                part[-1] += other[-1]
-            else:
-                part[1:] += other[:-1]
-                part[0] += other[0]
-
-
-def _interpolate_back(dy: NDArray, dx: NDArray, size: int) -> None:
-    """Fill dx, the adjoint of `_interpolate`."""
-    dx[...] = 0
-    for k, (offset, weight) in enumerate(_taps(size)):
-        part = dy[k::size]
-        dx += part * dx.dtype.type(1 - weight)
-        if weight:
-            other = part * dx.dtype.type(weight)
-            if offset > 0:
-                dx[1:] += other[:-1]
-                dx[-1] += other[-1]
-            else:
-                dx[:-1] += other[1:]
-                dx[0] += other[0]
-
-
 class UpSampling(_Resizing):
     """Make images larger by a whole factor: (N, C, H, W) gives (N, C, SH H, SW W).
 
@@ -143,22 +91,17 @@ class UpSampling(_Resizing):
         return *shape[:-2], *(None if n is None else n * factor for n, factor in sizes)
 
     def _fill(self, x, y):
-        if self.interpolation == "nearest":
-            _repeat(x, y, *self.size)
-            return
-        down, right = self.size
-        wide = np.empty((*x.shape[:-1], y.shape[-1]), x.dtype)
-        _interpolate(np.moveaxis(x, -1, 0), np.moveaxis(wide, -1, 0), right)
-        _interpolate(np.moveaxis(wide, -2, 0), np.moveaxis(y, -2, 0), down)
+        linear = self.interpolation == "bilinear"
+        kernels().enlarge_forward(_images(x), _images(y), linear)
 
     def _fill_back(self, dy, dx):
-        if self.interpolation == "nearest":
-            _repeat_back(dy, dx, *self.size)
-            return
-        down, right = self.size
-        wide = np.empty((*dx.shape[:-1], dy.shape[-1]), dy.dtype)
-        _interpolate_back(np.moveaxis(dy, -2, 0), np.moveaxis(wide, -2, 0), down)
-        _interpolate_back(np.moveaxis(wide, -1, 0), np.moveaxis(dx, -1, 0), right)
+        linear = self.interpolation == "bilinear"
+        kernels().enlarge_backward(_images(dy), _images(dx), linear)
+
+
+def _images(array: NDArray) -> NDArray:
+    """The view of an array (N, C, H, W), (N, H, W) or (N, T, D) as images."""
+    return array if array.ndim == 4 else array[:, None]
 
 
 class UpSampling1D(_Resizing):
@@ -180,10 +123,10 @@ class UpSampling1D(_Resizing):
         return n, None if steps is None else steps * self.size, width
 
     def _fill(self, x, y):
-        _repeat(x, y, self.size, 1)
+        kernels().enlarge_forward(_images(x), _images(y), False)
 
     def _fill_back(self, dy, dx):
-        _repeat_back(dy, dx, self.size, 1)
+        kernels().enlarge_backward(_images(dy), _images(dx), False)
 
     def next_mask(self, masks: Sequence[NDArray | None], y: Any) -> NDArray | None:
         """Return the mask of the output."""

@@ -208,6 +208,24 @@ def pool_cases():
     yield "not-all-windows", dict(x=(2, 3, 7, 8), window=(2, 3), stride=(2, 2), out=(2, 1))
 
 
+def resize_cases():
+    for x, down, right in [
+        ((1, 1, 1, 1), 3, 2),
+        ((2, 3, 4, 5), 2, 2),
+        ((2, 3, 5, 1), 1, 3),
+        ((2, 2, 1, 7), 4, 1),
+        ((0, 3, 2, 2), 2, 2),
+        ((2, 1, 3, 255), 1, 2),
+        ((1, 2, 3, 256), 2, 2),  # as many pixels as a block has, and more
+        ((1, 2, 2, 257), 3, 5),
+        ((3, 1, 2, 600), 2, 3),
+        ((19, 5, 8, 9), 2, 2),
+    ]:
+        for linear in (False, True):
+            label = "x".join(map(str, x)) + f"-by{down}x{right}" + "-linear" * linear
+            yield label, dict(x=x, down=down, right=right, linear=linear)
+
+
 def softmax_cases():
     for n, k in [
         *((5, k) for k in EDGES),
@@ -304,6 +322,7 @@ GENERATORS = {
     "norm": norm_cases,
     "conv": conv_cases,
     "pool": pool_cases,
+    "resize": resize_cases,
     "softmax": softmax_cases,
     "ctc": ctc_cases,
     "log_softmax": log_softmax_cases,

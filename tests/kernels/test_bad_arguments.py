@@ -68,6 +68,8 @@ FREE = {
     ("meanpool_forward", "y"): (2, 3),
     ("meanpool_backward", "dx"): (2, 3),
     ("meanpool_backward", "dy"): (2, 3),
+    **{("enlarge_forward", name): (2, 3) for name in ("x", "y")},
+    **{("enlarge_backward", name): (2, 3) for name in ("dx", "dy")},
 }
 BAD_ACTS = {
     "unknown": (17, 1.0),
@@ -250,7 +252,7 @@ def outcomes(request):
         (function, argument)
         for function in FILLED
         for argument in parameters(function)
-        if argument not in ("nesterov", "normalize")
+        if argument not in ("nesterov", "normalize", "linear")
     ],
 )
 def test_kernels_refuse(outcomes, function, dtype, argument):

@@ -133,6 +133,13 @@ def test_pooling_gradients(kernels, window, stride, pad):
     check_gradients(kernels, greatest, greatest_back, {"y": "dy"})
 
 
+@pytest.mark.parametrize("linear", [False, True], ids=["nearest", "linear"])
+@pytest.mark.parametrize("down, right", [(1, 2), (2, 3), (4, 1)])
+def test_enlarging_gradients(kernels, down, right, linear):
+    calls = Maker("float64").resize((2, 2, 3, 4), down, right, linear)
+    check_gradients(kernels, *calls, {"y": "dy"})
+
+
 @pytest.mark.parametrize("dense", [False, True], ids=["labels", "dense"])
 def test_softmax_gradients(kernels, dense):
     calls = Maker("float64").softmax(3, 4, scale=1.0, dense=dense)

@@ -187,6 +187,19 @@ def test_the_mean_of_a_million_pixels_is_exact_to_rounding(backend, shape, dtype
     np.testing.assert_allclose(y.ravel(), wanted, rtol=places * np.finfo(dtype).eps)
 
 
+def test_enlarging(backend):
+    x, y = array([[[[0, 4], [8, 12]]]]), np.empty((1, 1, 4, 2))
+    backend.enlarge_forward(x, y, False)
+    np.testing.assert_array_equal(y[0, 0], [[0, 4], [0, 4], [8, 12], [8, 12]])
+    backend.enlarge_forward(x, y, True)
+    np.testing.assert_array_equal(y[0, 0], [[0, 4], [2, 6], [6, 10], [8, 12]])
+    dy, dx = array([[[[1, 2, 3, 4, 5, 6]]]]), np.empty((1, 1, 1, 2))
+    backend.enlarge_backward(dy, dx, False)
+    np.testing.assert_array_equal(dx[0, 0], [[6, 15]])
+    backend.enlarge_backward(dy, dx, True)  # a third of pixels 3 and 4 goes to the other side
+    np.testing.assert_allclose(dx[0, 0], [[6 - 1 + 4 / 3, 15 - 4 / 3 + 1]])
+
+
 def test_of_equal_values_the_first_wins(backend):
     y, where = np.empty((1, 1, 2, 2)), np.empty((1, 1, 2, 2), np.int32)
     backend.maxpool_forward(np.ones((1, 1, 4, 4)), y, where, 2, 2, 2, 2, 0, 0)
