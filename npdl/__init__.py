@@ -24,7 +24,7 @@ from npdl.saving import load_model
 from npdl.utils import use_dtype, use_rng
 
 if TYPE_CHECKING:
-    from npdl import data, datasets, testing, viz
+    from npdl import autodiff, data, datasets, testing, viz
     from npdl.config import show_config
     from npdl.diagram import plot_model
 
@@ -32,6 +32,7 @@ __all__ = [
     "Model",
     "__version__",
     "activations",
+    "autodiff",
     "callbacks",
     "data",
     "datasets",
@@ -60,7 +61,7 @@ __all__ = [
 ]
 
 #: What not every program needs is imported when it is first used: modules, functions of modules.
-_LATER = ("data", "datasets", "testing", "viz")
+_LATER = ("autodiff", "data", "datasets", "testing", "viz")
 _LATER_FROM = {"plot_model": "diagram", "show_config": "config"}
 
 

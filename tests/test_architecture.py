@@ -17,13 +17,24 @@ PACKAGE = Path(npdl.__file__).parent
 LEVELS = [
     {"_ext", "_version"},
     {
-        *("_busy", "_checks", "_dtype", "_files", "_registry", "_safetensors", "_tree", "_weights"),
+        *(
+            "_autograd",
+            "_busy",
+            "_checks",
+            "_dtype",
+            "_files",
+            "_registry",
+            "_safetensors",
+            "_tree",
+            "_weights",
+        ),
         *("activations", "config", "data", "initializations"),
         *("layers", "metrics", "objectives", "optimizers", "regularizers", "schedules", "utils"),
     },
     {
         *(
             "_gradients",
+            "autodiff",
             "callbacks",
             "diagram",
             "feed",
@@ -69,7 +80,11 @@ def test_imports_go_downwards_only(path, unit):
 
 
 #: What else a module may import, where it uses it.
-EXTRAS = {**dict.fromkeys(("callbacks", "demo", "viz"), "matplotlib"), "data": "PIL"}
+EXTRAS = {
+    **dict.fromkeys(("callbacks", "demo", "viz"), "matplotlib"),
+    "data": "PIL",
+    "_autograd": "autograd",
+}
 
 
 @pytest.mark.parametrize("path, unit", [*modules()])

@@ -29,7 +29,7 @@ def test_losses(case, file):
     y, t, weights = np.array(case["outputs"]), np.array(case["targets"]), case["sample_weight"]
     # Keras takes the mean over the last axis of elements before it adds up.
     value = loss.forward(y, t, weights)
-    if loss.reduction == "sum" and isinstance(loss, objectives.base.Elementwise):
+    if loss.reduction == "sum" and isinstance(loss, objectives.Elementwise):
         value /= y.shape[-1]
     assert value == pytest.approx(case["value"], rel=2e-6, abs=1e-7)
     if "gradient" in case:

@@ -148,7 +148,7 @@ def reading(n=48, seed=0):
 
 def reader(activation="softmax", units=16):
     npdl.utils.set_seed(2)
-    lstm = LSTM(n_out=units, return_sequence=True, input_shape=(None, 12, 4))
+    lstm = LSTM(n_out=units, return_sequence=True)
     return Model([lstm, Dense(4, activation=activation)])
 
 

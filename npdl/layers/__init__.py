@@ -1,6 +1,7 @@
 """Layers: what a network is made of."""
 
 from npdl.layers.activation import ELU, Activation, LeakyReLU, PReLU, ReLU
+from npdl.layers.auto import AutoLayer, Lambda
 from npdl.layers.base import Layer, Parameter
 from npdl.layers.convolution import Convolution
 from npdl.layers.core import Dense, Dropout, Linear, Softmax
@@ -43,6 +44,7 @@ __all__ = [
     "LSTM",
     "Activation",
     "Add",
+    "AutoLayer",
     "Average",
     "BatchLSTM",
     "BatchNormal",
@@ -59,6 +61,7 @@ __all__ = [
     "GaussianNoise",
     "GlobalMaxPooling",
     "GlobalMeanPooling",
+    "Lambda",
     "Layer",
     "LeakyReLU",
     "Linear",

@@ -210,7 +210,10 @@ class Layer(Checked, Configurable, metaclass=LayerType):
         self.prev_layer = prev_layer
 
     def _built(self, in_shapes: tuple[Shape, ...]) -> Shape:
-        out_shape = self.build(*in_shapes)
+        return self._returned(self.build(*in_shapes))
+
+    def _returned(self, out_shape: Any) -> Shape:
+        """The shape that `build` returned, if it is one."""
         if not isinstance(out_shape, tuple):
             rule = "`build` must return the shape of the output, a tuple"
             raise TypeError(complaint(rule, layer=self.name, returned=out_shape))

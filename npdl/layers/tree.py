@@ -66,6 +66,8 @@ def every_layer(layers: Iterable[Layer]) -> Iterator[Layer]:
 
 def named_arrays(layer: Layer) -> Iterator[tuple[str, NDArray, bool]]:
     """Yield (name, array, trained or not) of all arrays of a layer, ``"W"``, ``"dense_1/W"``."""
+    from npdl.layers.base import Layer  # it imports this module
+
     if type(layer).params is not Layer.params:  # a list of the user's own
         for i, array in enumerate(layer.params):
             yield str(i), array, True

@@ -6,16 +6,16 @@ sample, or one step of a sample) where it compares rows, such as
 `MeanSquaredError`. The mean over all items is taken here, and nowhere else.
 """
 
-from npdl.objectives.base import Elementwise as Elementwise
-from npdl.objectives.base import FunctionLoss as FunctionLoss
 from npdl.objectives.base import Objective, get, register
-from npdl.objectives.base import Rowwise as Rowwise
 from npdl.objectives.base import _registry as _registry
 from npdl.objectives.crossentropy import BinaryCrossEntropy, SoftmaxCategoricalCrossEntropy
 from npdl.objectives.ctc import CTC
 from npdl.objectives.distributions import CosineSimilarity, HellingerDistance, KLDivergence
 from npdl.objectives.focal import BinaryFocalCrossEntropy, FocalCrossEntropy
+from npdl.objectives.function import FunctionLoss as FunctionLoss
 from npdl.objectives.hinge import CategoricalHinge, Hinge, SquaredHinge
+from npdl.objectives.kinds import Elementwise as Elementwise
+from npdl.objectives.kinds import Rowwise as Rowwise
 from npdl.objectives.regression import (
     Huber,
     LogCosh,

@@ -14,13 +14,11 @@ from numpy.typing import ArrayLike
 
 from npdl._checks import (
     check_choice,
-    check_number,
     complaint,
     float_array,
-    label_array,
     weights_like,
 )
-from npdl._registry import Configurable, Registry, custom_object, function_name
+from npdl._registry import Configurable, Registry
 from npdl._weights import times
 
 
@@ -329,134 +327,8 @@ def step_mask(shape: tuple[int, ...], mask: ArrayLike) -> np.ndarray:
     return np.asarray(steps != 0, order="C").view(np.uint8)
 
 
-class Elementwise(Objective):
-    """An item is one element; outputs (N, ..., 1) also take targets without the last axis."""
-
-    def match(self, outputs, targets):
-        """Return the shape of the outputs; see `Objective.match`."""
-        if targets != outputs and (*targets, 1) != outputs:
-            raise ValueError(complaint(f"Targets must have shape {outputs}", shape=targets))
-        return outputs
-
-
-class Rowwise(Objective):
-    """An item is a row; targets are rows too, or class numbers.
-
-    Rows lie along the last axis, or along `axis`.
-    """
-
-    takes_labels = True
-    #: Where the entries of a row lie in the outputs, 0 being the axis of the samples.
-    axis: int = -1
-
-    def arrange(self, outputs, targets):
-        """Return outputs and targets with the rows along the last axis; views."""
-        if self.axis == -1:
-            return outputs, targets
-        n = outputs.ndim
-        if self.axis in (0, -n) or not -n <= self.axis < n:
-            rule = f"`axis` must be an axis of outputs of shape {outputs.shape}, but not the first"
-            raise ValueError(complaint(rule, axis=self.axis))
-        if targets.ndim == outputs.ndim:
-            targets = np.moveaxis(targets, self.axis, -1)
-        return np.moveaxis(outputs, self.axis, -1), targets
-
-    def arrange_back(self, grad):
-        """Return rows along the last axis as an array like the outputs."""
-        if self.axis == -1:
-            return grad
-        return np.ascontiguousarray(np.moveaxis(grad, -1, self.axis))
-
-    def match(self, outputs, targets):
-        """Return the shape of rows, or of class numbers; see `Objective.match`."""
-        if len(outputs) < 2:
-            raise ValueError(complaint("Outputs must have shape (N, ..., K)", shape=outputs))
-        rows = outputs[:-1]
-        if targets in (outputs, rows):
-            return targets
-        rule = f"Targets must have shape {outputs}, or {rows} for class numbers"
-        raise ValueError(complaint(rule, shape=targets))
-
-    def check(self, p, t):
-        """Return outputs and rows, or int64 class numbers; see `Objective.check`."""
-        return (p, label_array(t, p.shape[-1])) if t.ndim < p.ndim else super().check(p, t)
-
-    def item_shape(self, p):
-        """Return the shape of the rows."""
-        return p.shape[:-1]
-
-    @staticmethod
-    def _rows(p: np.ndarray, t: np.ndarray) -> np.ndarray:
-        """Targets as rows: one-hot ones for class numbers."""
-        if t.ndim == p.ndim:
-            return t
-        return (t[..., None] == np.arange(p.shape[-1])).astype(p.dtype)
-
-
-class Clipped(Objective):
-    """Takes logarithms, of outputs that are kept at least `epsilon` away from 0."""
-
-    def __init__(self, epsilon: float = 1e-11, *, reduction: str = "mean") -> None:
-        super().__init__(reduction=reduction)
-        self.epsilon = check_number("epsilon", epsilon, "(0, 0.5)")
-
-    def _clip(self, p: np.ndarray) -> np.ndarray:
-        return np.clip(p, self.epsilon, 1)
-
-    def _outside(self, p: np.ndarray) -> np.ndarray:
-        """Where clipping has made the slope 0."""
-        return (p < self.epsilon) | (p > 1)
-
-
 _registry = Registry("objective", Objective)
 register = _registry.register
-
-
-class FunctionLoss(Objective):
-    """A loss that is a function.
-
-    Parameters
-    ----------
-    function : callable
-        ``function(outputs, targets)`` returns the loss, a number, and its gradient in the outputs,
-        an array like them. Where sample weights or a mask are used, it must take the arguments
-        `sample_weight` or `mask` too.
-    """
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        if isinstance(function, str):  # in a configuration
-            function = custom_object(function)
-        super().__init__()
-        self.function = function
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the function's name, which `custom_objects` must then know."""
-        return {"function": function_name(self.function, "loss")}
-
-    def forward(self, outputs, targets, sample_weight=None, mask=None):
-        """Return the loss; see `Objective.forward`."""
-        return float(self._both(outputs, targets, sample_weight, mask)[0])
-
-    def backward(self, outputs, targets, sample_weight=None, mask=None):
-        """Return the gradient; see `Objective.backward`."""
-        gradient = float_array(self._both(outputs, targets, sample_weight, mask)[1], "gradient")
-        if gradient.shape != np.shape(outputs):
-            rule = f"The gradient of {self._name} must have the outputs' shape, {np.shape(outputs)}"
-            raise ValueError(complaint(rule, shape=gradient.shape))
-        return gradient
-
-    def _both(self, outputs: Any, targets: Any, sample_weight: Any, mask: Any) -> tuple[Any, Any]:
-        weights = {"sample_weight": sample_weight, "mask": mask}
-        given = {name: value for name, value in weights.items() if value is not None}
-        result = self.function(outputs, aligned(self, np.asarray(outputs), targets), **given)
-        if not isinstance(result, tuple) or len(result) != 2 or np.ndim(result[0]):
-            rule = f"A function as a loss must return (value, gradient), and {self._name} does not"
-            raise TypeError(complaint(rule, type=type(result).__name__))
-        return result
-
-    @property
-    def _name(self) -> str:
-        return getattr(self.function, "__name__", repr(self.function))
 
 
 def aligned(loss: Any, outputs: np.ndarray, targets: ArrayLike) -> np.ndarray:
@@ -502,6 +374,8 @@ def count_of(
     """How many items the mean of a loss is over: samples, or real steps, where it can't tell."""
     if is_plain(loss):
         return Objective.count(loss, outputs, aligned(loss, outputs, targets), mask)
+    if hasattr(loss, "takes"):
+        return loss.count(outputs, targets, mask)
     return len(outputs) if mask is None else int(np.count_nonzero(mask))
 
 
@@ -523,7 +397,7 @@ def _keywords(
     given = {name: value for name, value in pairs.items() if value is not None}
     if not given or is_plain(loss):
         return given
-    taken = _taken(loss.function if isinstance(loss, FunctionLoss) else type(loss).forward)
+    taken = taken_by(getattr(loss, "takes", type(loss).forward))
     if given.keys() <= taken:
         return given
     if "sample_weight" in taken and mask is not None:
@@ -540,7 +414,8 @@ def _keywords(
 
 
 @lru_cache
-def _taken(function: Callable[..., Any]) -> frozenset[str]:
+def taken_by(function: Callable[..., Any]) -> frozenset[str]:
+    """The names of the arguments of a function."""
     parameters = inspect.signature(function).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return frozenset({"sample_weight", "mask"})
@@ -557,7 +432,7 @@ def get(objective: Any) -> Any:
         and the arguments. An instance is returned as it is; so is any other object that has
         methods ``forward(outputs, targets)``, which returns a number, and
         ``backward(outputs, targets)``, which returns its gradient in the outputs. A function
-        ``f(outputs, targets)`` returns both, see `FunctionLoss`.
+        ``f(outputs, targets)`` returns both, or ``f(y_true, y_pred)`` the loss; see `FunctionLoss`.
 
     Raises
     ------
@@ -567,7 +442,9 @@ def get(objective: Any) -> Any:
     if all(callable(getattr(objective, name, None)) for name in ("forward", "backward")):
         return objective() if isinstance(objective, type) else objective
     if inspect.isfunction(objective) or inspect.ismethod(objective):
-        return FunctionLoss(objective)
-    if isinstance(objective, dict) and objective.get("name") == FunctionLoss.__name__:
+        objective = {"name": "FunctionLoss", "function": objective}
+    if isinstance(objective, dict) and objective.get("name") == "FunctionLoss":
+        from npdl.objectives.function import FunctionLoss  # a subclass of Objective
+
         return FunctionLoss(objective["function"])
     return _registry.get(objective)

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike
 from npdl import activations
 from npdl._checks import check_int, check_number, complaint
 from npdl._ext import kernels
-from npdl.objectives.base import Clipped, Counted, Elementwise, Objective, Rowwise, register
+from npdl.objectives.base import Counted, Objective, register
+from npdl.objectives.kinds import Clipped, Elementwise, Rowwise
 
 
 class LogitsCache(NamedTuple):

@@ -10,8 +10,9 @@ from numpy.typing import ArrayLike
 from npdl import activations
 from npdl._checks import check_int, complaint
 from npdl._ext import kernels
-from npdl.objectives.base import Clipped, register, step_mask
+from npdl.objectives.base import register, step_mask
 from npdl.objectives.crossentropy import LogitsCache
+from npdl.objectives.kinds import Clipped
 
 
 @register("connectionist_temporal_classification")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from npdl._checks import complaint
-from npdl.objectives.base import Clipped, Rowwise, register
+from npdl.objectives.base import register
+from npdl.objectives.kinds import Clipped, Rowwise
 
 #: In `HellingerDistance` a probability counts as at least this much: its slope at 0 is infinite.
 _FLOOR = 1e-30

@@ -10,8 +10,9 @@ from numpy.typing import ArrayLike
 from npdl import activations
 from npdl._checks import check_int, check_number, complaint
 from npdl._ext import kernels
-from npdl.objectives.base import Clipped, Elementwise, Rowwise, register
+from npdl.objectives.base import register
 from npdl.objectives.crossentropy import Fused
+from npdl.objectives.kinds import Clipped, Elementwise, Rowwise
 
 
 @register()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from npdl._checks import complaint
-from npdl.objectives.base import Elementwise, Rowwise, register
+from npdl.objectives.base import register
+from npdl.objectives.kinds import Elementwise, Rowwise
 
 
 @register()

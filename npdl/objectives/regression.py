@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from npdl._checks import check_number, complaint
-from npdl.objectives.base import Elementwise, register
+from npdl.objectives.base import register
+from npdl.objectives.kinds import Elementwise
 
 
 @register("MSE")
