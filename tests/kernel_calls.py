@@ -51,6 +51,7 @@ FILLED = {
     "lstm_backward": ("dx", "dw", "dh0", "dc0"),
     "gru_forward": ("h", "gates"),
     "gru_backward": ("dx", "dw", "dh0"),
+    "recurrent_pair": (),  # what its calls fill
     "softmax_forward": ("p",),
     "softmax_backward": ("dz",),
     "softmax_xent_forward": ("p", "loss"),
@@ -263,16 +264,28 @@ class Maker:
         without: tuple[str, ...] = (),
         act=(TANH, 1.0),
         gate_act=(SIGMOID, 1.0),
+        reverse: bool = False,
+        drop: str = "",
+        after: bool = False,
     ) -> list[Call]:
-        """`cell` "rnn", "lstm" or "gru"; `mask` see `masks`; `without` names what is None."""
+        """`cell` "rnn", "lstm" or "gru"; `mask` see `masks`; `without` names what is None.
+
+        `drop` names "x", "h" or both; `after` is of the reset gate. Steps that are masked are NaN.
+        """
         gates, lstm = {"rnn": 1, "lstm": 4, "gru": 3}[cell], cell == "lstm"
-        x, w = self.random(n, t, d), self.random(1 + d + u, gates * u, scale=(d + u) ** -0.5)
+        x = self.random(n, t, d)
+        w = self.random(1 + after + d + u, gates * u, scale=(d + u) ** -0.5)
         first = [self.random(n, u) for _ in range(1 + lstm)]  # h0, c0
         state = [self.empty(n, t, u) for _ in range(1 + lstm)]  # h, c
         if gates > 1:
-            state.append(self.empty(n, t, gates * u))
+            state.append(self.empty(n, t, (gates + after) * u))
         acts = (act,) if gates == 1 else (act, gate_act)
-        inputs = (x, w, *first, self.masks(mask, n, t), *state)
+        steps = self.masks(mask, n, t)
+        if steps is not None:
+            x[steps == 0] = np.nan
+        inputs = (x, w, *first, steps, *state)
+        drops = (self.drops(n, width, name in drop) for name, width in (("x", d), ("h", u)))
+        acts = (*acts, reverse, *drops)
         back = self.call(
             f"{cell}_backward",
             *(*inputs, self.random(n, t, u)),
@@ -286,6 +299,12 @@ class Maker:
         forward.args.update(dict.fromkeys(kept))
         back.args.update(dict.fromkeys((set(without) - kept) & set(back.args)))
         return [forward, back]
+
+    def drops(self, n: int, width: int, wanted: bool) -> np.ndarray | None:
+        """Factors of 0 and 1.5, one in three is 0."""
+        if not wanted:
+            return None
+        return (1.5 * (self.rng.random((n, width)) < 2 / 3)).astype(self.dtype)
 
     def masks(self, kind: str | None, n: int, t: int) -> np.ndarray | None:
         if kind is None:
@@ -388,5 +407,6 @@ class Maker:
             *self.optimizer(13),
         ]
         for cell in ("rnn", "lstm", "gru"):
-            calls += self.recurrent(cell, 3, 4, 5, 6, "some")
-        return calls
+            calls += self.recurrent(cell, 3, 4, 5, 6, "some", drop="xh")
+        pair = (tuple(c.args.values()) for c in self.recurrent("rnn", 3, 4, 5, 6)[:1] * 2)
+        return [*calls, self.call("recurrent_pair", "rnn_forward", *pair)]

@@ -60,6 +60,7 @@ PAIRS = {
         "lstm_backward",
         "gru_forward",
         "gru_backward",
+        "recurrent_pair",
     ),
     "softmax": (
         "softmax_forward",

@@ -9,6 +9,9 @@ since then it is the weights that come from memory.)
 
 Both ways give the same bits: every number of z is one unbroken sum over [1, x, h], in this order. A
 sample's result does not depend on the batch that it is in.
+
+A GRU whose reset gate acts after the product has a second bias. It works on a copy of the weights
+with that row in front of those of the state, and its rows are [1, x, 1, h].
 """
 
 from libc.stdint cimport uint8_t
@@ -24,11 +27,16 @@ ctypedef struct rnn_t:
     int loop  # which of the six
     bint few  # so few rows that the columns are shared
     bint whole  # z of all steps is kept, in `gates` or h
+    bint reverse  # the walk begins at the last step
+    bint after  # GRU: the reset gate acts after the product
     act_t act, gate_act
     Py_ssize_t n, t, d, u
-    Py_ssize_t width, length  # gates * u, and 1 + d + u: the columns and rows of w
+    Py_ssize_t width, length  # gates * u, and 1 + d + u (+ 1 if after): the columns and rows of w
+    Py_ssize_t wide  # columns of `gates` and dz: those of w, and u for q
     Py_ssize_t block  # rows to a task
     const uint8_t* mask
+    const void* drop_x  # [n][d] and [n][u]: factors, or NULL
+    const void* drop_h
     const void* x
     const void* w
     const void* h0
@@ -44,10 +52,12 @@ ctypedef struct rnn_t:
     void* dw
     void* dh0
     void* dc0
-    void* dz  # [n][t][width]: gradient of every pre-activation
+    void* dz  # [n][t][wide]: gradient of every pre-activation
     # scratch
     void* packed  # forward: all weights; backward, or if few: those of the state
-    void* packed_hat  # GRU: the columns of ĥ
+    void* packed_hat  # GRU: the columns of ĥ; if after, those of q
+    void* packed_x  # if after: the columns of ĥ, rows of bias and input
+    void* swapped  # if after: the weights in the order of its rows, and on the way back dw
     void* design  # the rows [1, x, h] of all steps
     Py_ssize_t gate  # which gate the state is multiplied by in it, or -1
     char* work  # for `product`
@@ -84,8 +94,15 @@ cdef inline void times_panels(
 cdef inline const real* state_before(
     const real* state, const real* first, Py_ssize_t n, Py_ssize_t t, rnn_t* r
 ) noexcept nogil:
-    """Row n of a state before step t."""
-    return first + n * r.u if t == 0 else state + (n * r.t + t - 1) * r.u
+    """Row n of a state before step t, of the walk."""
+    if t == (r.t - 1 if r.reverse else 0):
+        return first + n * r.u
+    return state + (n * r.t + t + (1 if r.reverse else -1)) * r.u
+
+
+cdef inline Py_ssize_t step_at(rnn_t* r, Py_ssize_t k) noexcept nogil:
+    """Where the step is that the walk comes to as number k."""
+    return r.t - 1 - k if r.reverse else k
 
 
 cdef inline bint active(rnn_t* r, Py_ssize_t n, Py_ssize_t t) noexcept nogil:
@@ -107,12 +124,17 @@ cdef inline void multiply(const real* a, const real* b, real* y, Py_ssize_t n) n
 
 cdef inline void _row(rnn_t* r, Py_ssize_t n, Py_ssize_t t, real* row) noexcept nogil:
     """[1, x, h] of one step of one sequence, h being the state before the step."""
+    cdef real* state = row + r.length - r.u
     row[0] = 1
+    row[1 + r.d] = 1  # the second bias, if any
     memcpy(row + 1, <const real*> r.x + (n * r.t + t) * r.d, r.d * sizeof(real))
     memcpy(
-        row + 1 + r.d, state_before(<const real*> r.h, <const real*> r.h0, n, t, r),
-        r.u * sizeof(real),
+        state, state_before(<const real*> r.h, <const real*> r.h0, n, t, r), r.u * sizeof(real)
     )
+    if r.drop_x != NULL:
+        multiply(row + 1, <const real*> r.drop_x + n * r.d, row + 1, r.d)
+    if r.drop_h != NULL:
+        multiply(state, <const real*> r.drop_h + n * r.u, state, r.u)
 
 
 cdef inline void step_rows(
@@ -122,6 +144,35 @@ cdef inline void step_rows(
     cdef Py_ssize_t n
     for n in range(n0, n1):
         _row(r, n, t, rows + (n - n0) * r.length)
+
+
+cdef inline void state_product(
+    rnn_t* r,
+    Py_ssize_t m,
+    Py_ssize_t col,
+    Py_ssize_t cols,
+    const real* rows,
+    const void* packed,
+    real* z,
+    Py_ssize_t z_step,
+    bint add,
+) noexcept nogil:
+    """z (+)= h w_h[:, col : col+cols], after a second bias if there is one."""
+    cdef Py_ssize_t depth = r.length - 1 - r.d
+    cdef product_t p
+    if r.few:
+        p = product_of(
+            m, cols, depth, rows + 1 + r.d, r.length, 1,
+            <const real*> r.w + (1 + r.d) * r.width + col, r.width, 1, z, z_step, add,
+        )
+        if packed != NULL:
+            p.b, p.b_row, p.b_panel = packed, tile_cols(z), depth * tile_cols(z)
+        make_chain(&p)
+        product(&p, NULL, max_workers())
+    else:
+        times_panels(
+            m, cols, depth, rows + 1 + r.d, r.length, <const real*> packed, z, z_step, add
+        )
 
 
 cdef inline void step_product(
@@ -135,16 +186,8 @@ cdef inline void step_product(
     Py_ssize_t z_step,
 ) noexcept nogil:
     """z[:, col : col+cols] = b + x w_x + h w_h, for the rows of a step."""
-    cdef product_t p
     if r.few:  # b + x w_x is there already, and the sums go on from it
-        p = product_of(
-            m, cols, r.u, rows + 1 + r.d, r.length, 1,
-            <const real*> r.w + (1 + r.d) * r.width + col, r.width, 1, z + col, z_step, True,
-        )
-        if packed != NULL:
-            p.b, p.b_row, p.b_panel = packed, tile_cols(z), r.u * tile_cols(z)
-        make_chain(&p)
-        product(&p, NULL, max_workers())
+        state_product(r, m, col, cols, rows, packed, z + col, z_step, True)
     else:
         times_panels(
             m, cols, r.length, rows, r.length, <const real*> packed, z + col, z_step, False
@@ -155,7 +198,7 @@ cdef inline product_t input_product(rnn_t* r, real* z) noexcept nogil:
     """z = b + x w_x, over the rows [1, x] of all steps, which `input_rows` lays out."""
     cdef product_t p = product_of(
         r.n * r.t, r.width, 1 + r.d, <const real*> r.design, 1 + r.d, 1, <const real*> r.w, r.width,
-        1, z, r.width, False,
+        1, z, r.wide, False,
     )
     make_chain(&p)
     return p
@@ -167,6 +210,8 @@ cdef inline void input_rows(rnn_t* r, real* rows) noexcept nogil:
     for i in range(r.n * r.t):
         rows[0] = 1
         memcpy(rows + 1, <const real*> r.x + i * r.d, r.d * sizeof(real))
+        if r.drop_x != NULL:
+            multiply(rows + 1, <const real*> r.drop_x + i // r.t * r.d, rows + 1, r.d)
         rows += 1 + r.d
 
 
@@ -175,11 +220,14 @@ cdef inline void _design_rows(rnn_t* r, Py_ssize_t n, const real* _) noexcept no
     cdef real* row = <real*> r.design + n * r.t * r.length
     cdef const real* gate
     for t in range(r.t):
-        _row(r, n, t, row)
-        if r.gate >= 0:
-            gate = <const real*> r.gates + (n * r.t + t) * r.width + r.gate * r.u
-            for j in range(r.u):
-                row[1 + r.d + j] *= gate[j]
+        if active(r, n, t):
+            _row(r, n, t, row)
+            if r.gate >= 0:
+                gate = <const real*> r.gates + (n * r.t + t) * r.wide + r.gate * r.u
+                for j in range(r.u):
+                    row[r.length - r.u + j] *= gate[j]
+        else:  # its dz is 0, but x may be NaN
+            memset(row, 0, r.length * sizeof(real))
         row += r.length
 
 
@@ -198,18 +246,54 @@ cdef inline void design_matrix(rnn_t* r, Py_ssize_t gate, int workers) noexcept 
 
 
 cdef inline product_t weight_product(
-    rnn_t* r, Py_ssize_t col, Py_ssize_t cols, const real* _
+    rnn_t* r, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t col, Py_ssize_t cols, Py_ssize_t dz_col,
+    const real* _,
 ) noexcept nogil:
-    """dw[:, col : col+cols] = designᵀ dz[:, col : col+cols]: bias, w_x and w_h in one product."""
+    """dw = designᵀ dz, a block of it: bias, w_x and w_h in one product."""
     return product_of(
-        r.length, cols, r.n * r.t, <const real*> r.design, 1, r.length, <const real*> r.dz + col,
-        r.width, 1, <real*> r.dw + col, r.width, False,
+        rows, cols, r.n * r.t, <const real*> r.design + row, 1, r.length,
+        <const real*> r.dz + dz_col, r.wide, 1, <real*> r.dw + row * r.width + col, r.width, False,
     )
 
 
 cdef inline product_t input_gradient(rnn_t* r, const real* _) noexcept nogil:
     """dx = dz w_xᵀ."""
     return product_of(
-        r.n * r.t, r.d, r.width, <const real*> r.dz, r.width, 1,
+        r.n * r.t, r.d, r.width, <const real*> r.dz, r.wide, 1,
         <const real*> r.w + r.width, 1, r.width, <real*> r.dx, r.d, False,
     )
+
+
+cdef inline void _dropped_rows(rnn_t* r, Py_ssize_t n, const real* _) noexcept nogil:
+    cdef Py_ssize_t t
+    cdef real* row = <real*> r.dx + n * r.t * r.d
+    for t in range(r.t):
+        multiply(row, <const real*> r.drop_x + n * r.d, row, r.d)
+        row += r.d
+
+
+cdef inline void _dropped_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    cdef rnn_t* r = <rnn_t*> context
+    if r.single:
+        _dropped_rows(r, task, <float*> NULL)
+    else:
+        _dropped_rows(r, task, <double*> NULL)
+
+
+cdef inline void drop_gradient(rnn_t* r, int workers) noexcept nogil:
+    """dx *= drop_x, in every step."""
+    run(_dropped_task, r, r.n, workers)
+
+
+cdef inline void swap_bias(
+    rnn_t* r, const real* source, real* target, bint back
+) noexcept nogil:
+    """The rows of the weights with the second bias in front of those of the state; or back."""
+    cdef Py_ssize_t one = r.width, inputs = r.d * r.width, i, j
+    i, j = (one + inputs, one) if back else (one, one + inputs)
+    memcpy(target, source, one * sizeof(real))
+    memcpy(target + j, source + i, one * sizeof(real))  # the second bias
+    i, j = (one, 2 * one) if back else (2 * one, one)
+    memcpy(target + j, source + i, inputs * sizeof(real))
+    i = 2 * one + inputs
+    memcpy(target + i, source + i, r.u * one * sizeof(real))

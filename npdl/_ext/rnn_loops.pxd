@@ -8,6 +8,8 @@ from npdl._ext.rnn cimport (
     multiply,
     rnn_t,
     state_before,
+    state_product,
+    step_at,
     step_product,
     step_rows,
     times_panels,
@@ -19,9 +21,10 @@ from npdl._ext.simd cimport real
 cdef inline void rnn_loop(
     rnn_t* r, Py_ssize_t n0, Py_ssize_t n1, real* rows, real* _
 ) noexcept nogil:
-    cdef Py_ssize_t u = r.u, n, t
+    cdef Py_ssize_t u = r.u, n, t, k
     cdef real* h
-    for t in range(r.t):
+    for k in range(r.t):
+        t = step_at(r, k)
         step_rows(r, n0, n1, t, rows)
         step_product(
             r, n1 - n0, 0, u, rows, r.packed, <real*> r.h + (n0 * r.t + t) * u, r.t * u
@@ -46,14 +49,32 @@ cdef inline void _start_gradient(
         memcpy(state, <const real*> last + n0 * r.u, (n1 - n0) * r.u * sizeof(real))
 
 
+cdef inline void _into_state(
+    rnn_t* r, Py_ssize_t n0, Py_ssize_t n1, Py_ssize_t depth, const real* dz, const void* packed,
+    real* carry, real* dstate,
+) noexcept nogil:
+    """dstate += dz w_hᵀ, times the factors of the state; `carry` holds one such state."""
+    cdef Py_ssize_t u = r.u, step = r.t * r.wide, n
+    if r.drop_h == NULL:
+        times_panels(n1 - n0, u, depth, dz, step, <const real*> packed, dstate, u, True)
+        return
+    times_panels(n1 - n0, u, depth, dz, step, <const real*> packed, carry, u, False)
+    for n in range(n0, n1):
+        multiply(carry, <const real*> r.drop_h + n * u, carry, u)
+        add_to(carry, dstate, u)
+        carry += u
+        dstate += u
+
+
 cdef inline void rnn_loop_back(
     rnn_t* r, Py_ssize_t n0, Py_ssize_t n1, real* dstate, real* _
 ) noexcept nogil:
     cdef real* dz = <real*> r.dz
     cdef real* d
-    cdef Py_ssize_t u = r.u, n, t, at
+    cdef Py_ssize_t u = r.u, n, t, k, at
     _start_gradient(r, r.dhn, n0, n1, dstate)
-    for t in reversed(range(r.t)):
+    for k in reversed(range(r.t)):
+        t = step_at(r, k)
         for n in range(n0, n1):
             d = dstate + (n - n0) * u
             at = (n * r.t + t) * u
@@ -64,9 +85,8 @@ cdef inline void rnn_loop_back(
                 memset(d, 0, u * sizeof(real))
             else:  # what passes the step by stays in d
                 memset(dz + at, 0, u * sizeof(real))
-        times_panels(
-            n1 - n0, u, u, dz + (n0 * r.t + t) * u, r.t * u, <const real*> r.packed,
-            dstate, u, True,
+        _into_state(
+            r, n0, n1, u, dz + (n0 * r.t + t) * u, r.packed, dstate + r.block * u, dstate
         )
     memcpy(<real*> r.dh0 + n0 * u, dstate, (n1 - n0) * u * sizeof(real))
 
@@ -76,7 +96,7 @@ cdef inline void rnn_loop_back(
 cdef inline void lstm_loop(
     rnn_t* r, Py_ssize_t n0, Py_ssize_t n1, real* rows, real* _
 ) noexcept nogil:
-    cdef Py_ssize_t u = r.u, n, t, j
+    cdef Py_ssize_t u = r.u, n, t, j, k
     cdef Py_ssize_t z_step = r.t * 4 * u if r.whole else 4 * u
     cdef real* room = rows + r.block * r.length
     cdef real* cells = room + r.block * 4 * u
@@ -84,7 +104,8 @@ cdef inline void lstm_loop(
     cdef real* h
     cdef real* c
     cdef const real* c_before
-    for t in range(r.t):
+    for k in range(r.t):
+        t = step_at(r, k)
         step_rows(r, n0, n1, t, rows)
         if r.whole:
             z = <real*> r.gates + (n0 * r.t + t) * 4 * u
@@ -93,14 +114,14 @@ cdef inline void lstm_loop(
             h = <real*> r.h + (n * r.t + t) * u
             if r.c == NULL:
                 c = cells + (n - n0) * u
-                c_before = <const real*> r.c0 + n * u if t == 0 else c
+                c_before = <const real*> r.c0 + n * u if k == 0 else c
             else:
                 c = <real*> r.c + (n * r.t + t) * u
                 c_before = state_before(<real*> r.c, <const real*> r.c0, n, t, r)
-            # i, f, o = σ(z), g = act(z)
-            act_span(r.gate_act, z, z, 3 * u)
-            act_span(r.act, z + 3 * u, z + 3 * u, u)
             if active(r, n, t):
+                # i, f, o = σ(z), g = act(z)
+                act_span(r.gate_act, z, z, 3 * u)
+                act_span(r.act, z + 3 * u, z + 3 * u, u)
                 # c' = f∘c + i∘g, h' = o∘act(c')
                 for j in range(u):
                     c[j] = z[u + j] * c_before[j] + z[j] * z[3 * u + j]
@@ -110,6 +131,7 @@ cdef inline void lstm_loop(
             else:
                 memcpy(h, state_before(<real*> r.h, <const real*> r.h0, n, t, r), u * sizeof(real))
                 memmove(c, c_before, u * sizeof(real))
+                memset(z, 0, 4 * u * sizeof(real))
             z += z_step
         z = room
 
@@ -139,13 +161,15 @@ cdef inline void _lstm_row_backward(
 cdef inline void lstm_loop_back(
     rnn_t* r, Py_ssize_t n0, Py_ssize_t n1, real* dh, real* _
 ) noexcept nogil:
-    cdef Py_ssize_t u = r.u, n, t, at
+    cdef Py_ssize_t u = r.u, n, t, k, at
     cdef real* dc = dh + r.block * u
-    cdef real* y = dc + r.block * u
+    cdef real* carry = dc + r.block * u
+    cdef real* y = carry + r.block * u
     cdef real* dz = <real*> r.dz
     _start_gradient(r, r.dhn, n0, n1, dh)
     _start_gradient(r, r.dcn, n0, n1, dc)
-    for t in reversed(range(r.t)):
+    for k in reversed(range(r.t)):
+        t = step_at(r, k)
         for n in range(n0, n1):
             at = n * r.t + t
             if r.dh != NULL:
@@ -158,10 +182,7 @@ cdef inline void lstm_loop_back(
                 )
             else:
                 memset(dz + at * 4 * u, 0, 4 * u * sizeof(real))
-        times_panels(
-            n1 - n0, u, 4 * u, dz + (n0 * r.t + t) * 4 * u, r.t * 4 * u, <const real*> r.packed,
-            dh, u, True,
-        )
+        _into_state(r, n0, n1, 4 * u, dz + (n0 * r.t + t) * 4 * u, r.packed, carry, dh)
     memcpy(<real*> r.dh0 + n0 * u, dh, (n1 - n0) * u * sizeof(real))
     memcpy(<real*> r.dc0 + n0 * u, dc, (n1 - n0) * u * sizeof(real))
 
@@ -171,62 +192,81 @@ cdef inline void lstm_loop_back(
 cdef inline void gru_loop(
     rnn_t* r, Py_ssize_t n0, Py_ssize_t n1, real* rows, real* _
 ) noexcept nogil:
-    cdef Py_ssize_t u = r.u, n, t, j
-    cdef Py_ssize_t z_step = r.t * 3 * u if r.whole else 3 * u
+    cdef Py_ssize_t u = r.u, n, t, j, k
+    cdef Py_ssize_t z_step = r.t * r.wide if r.whole else r.wide
     cdef real* room = rows + r.block * r.length
     cdef real* first = room
     cdef real* z
     cdef real* h
     cdef real* state
     cdef const real* before
-    for t in range(r.t):
+    for k in range(r.t):
+        t = step_at(r, k)
         step_rows(r, n0, n1, t, rows)
         if r.whole:
-            first = <real*> r.gates + (n0 * r.t + t) * 3 * u
+            first = <real*> r.gates + (n0 * r.t + t) * r.wide
         # z, r = σ(b + x w_x + h w_zr)
         step_product(r, n1 - n0, 0, 2 * u, rows, r.packed, first, z_step)
+        if r.after:  # b + x w_x, if it is not there already, and q = b_h + h w_hat
+            if not r.few:
+                times_panels(
+                    n1 - n0, u, 1 + r.d, rows, r.length, <const real*> r.packed_x, first + 2 * u,
+                    z_step, False,
+                )
+            state_product(
+                r, n1 - n0, 2 * u, u, rows, r.packed_hat, first + 3 * u, z_step, False
+            )
         for n in range(n0, n1):
             z = first + (n - n0) * z_step
-            state = rows + (n - n0) * r.length + 1 + r.d  # h, becomes h∘r
             act_span(r.gate_act, z, z, 2 * u)
-            for j in range(u):
-                state[j] *= z[u + j]
+            if r.after:
+                for j in range(u):
+                    z[2 * u + j] += z[u + j] * z[3 * u + j]
+            else:
+                state = rows + (n - n0) * r.length + 1 + r.d  # h, becomes h∘r
+                for j in range(u):
+                    state[j] *= z[u + j]
         # ĥ = act(b + x w_x + (h∘r) w_hat)
-        step_product(r, n1 - n0, 2 * u, u, rows, r.packed_hat, first, z_step)
+        if not r.after:
+            step_product(r, n1 - n0, 2 * u, u, rows, r.packed_hat, first, z_step)
         for n in range(n0, n1):
             z = first + (n - n0) * z_step
             h = <real*> r.h + (n * r.t + t) * u
             before = state_before(<real*> r.h, <const real*> r.h0, n, t, r)
-            act_span(r.act, z + 2 * u, z + 2 * u, u)
             if active(r, n, t):
                 # h' = (1-z)∘ĥ + z∘h
+                act_span(r.act, z + 2 * u, z + 2 * u, u)
                 for j in range(u):
                     h[j] = z[2 * u + j] + z[j] * (before[j] - z[2 * u + j])
             else:
                 memcpy(h, before, u * sizeof(real))
+                memset(z, 0, r.wide * sizeof(real))
 
 
 cdef inline void gru_loop_back(
     rnn_t* r, Py_ssize_t n0, Py_ssize_t n1, real* dh, real* _
 ) noexcept nogil:
-    cdef Py_ssize_t u = r.u, n, t, j, at
+    cdef Py_ssize_t u = r.u, wide = r.wide, n, t, j, k, at
     cdef real* dreset = dh + r.block * u
+    cdef real* carry = dreset + r.block * u
     cdef real* dz
     cdef real* d
+    cdef real* back
     cdef const real* g
     cdef const real* before
     cdef real one = 1
     _start_gradient(r, r.dhn, n0, n1, dh)
-    for t in reversed(range(r.t)):
+    for k in reversed(range(r.t)):
+        t = step_at(r, k)
         for n in range(n0, n1):
             at = n * r.t + t
             d = dh + (n - n0) * u
-            dz, g = <real*> r.dz + at * 3 * u, <const real*> r.gates + at * 3 * u
+            dz, g = <real*> r.dz + at * wide, <const real*> r.gates + at * wide
             before = state_before(<real*> r.h, <const real*> r.h0, n, t, r)
             if r.dh != NULL:
                 add_to(<const real*> r.dh + at * u, d, u)
             if not active(r, n, t):
-                memset(dz, 0, 3 * u * sizeof(real))
+                memset(dz, 0, wide * sizeof(real))
                 continue
             # h' = (1-z)∘ĥ + z∘h, in short loops, as `multiply` tells
             for j in range(u):
@@ -234,27 +274,35 @@ cdef inline void gru_loop_back(
             for j in range(u):
                 dz[2 * u + j] = d[j] * (one - g[j])
             multiply(d, g, d, u)
-            pull_back_span(r.gate_act, g, dz, dz, u)
             pull_back_span(r.act, g + 2 * u, dz + 2 * u, dz + 2 * u, u)
-        # ĥ = act(x w_x + (h∘r) w_hat + b)
-        times_panels(
-            n1 - n0, u, u, <const real*> r.dz + (n0 * r.t + t) * 3 * u + 2 * u, r.t * 3 * u,
-            <const real*> r.packed_hat, dreset, u, False,
-        )
-        for n in range(n0, n1):
-            at = n * r.t + t
-            if not active(r, n, t):
-                continue
-            d = dh + (n - n0) * u
-            dz, g = <real*> r.dz + at * 3 * u, <const real*> r.gates + at * 3 * u
-            before = state_before(<real*> r.h, <const real*> r.h0, n, t, r)
-            for j in range(u):
-                dz[u + j] = dreset[(n - n0) * u + j] * before[j]
-                d[j] += dreset[(n - n0) * u + j] * g[u + j]
-            pull_back_span(r.gate_act, g + u, dz + u, dz + u, u)
+            if r.after:  # ĥ = act(b + x w_x + r∘q)
+                multiply(dz + 2 * u, g + 3 * u, dz + u, u)
+                multiply(dz + 2 * u, g + u, dz + 3 * u, u)
+                pull_back_span(r.gate_act, g, dz, dz, 2 * u)
+            else:
+                pull_back_span(r.gate_act, g, dz, dz, u)
+        dz = <real*> r.dz + (n0 * r.t + t) * wide
+        if r.after:
+            _into_state(r, n0, n1, u, dz + 3 * u, r.packed_hat, carry, dh)
+        else:
+            # ĥ = act(x w_x + (h∘r) w_hat + b)
+            times_panels(
+                n1 - n0, u, u, dz + 2 * u, r.t * wide, <const real*> r.packed_hat, dreset, u, False
+            )
+            for n in range(n0, n1):
+                at = n * r.t + t
+                if not active(r, n, t):
+                    continue
+                d, back = dh + (n - n0) * u, dreset + (n - n0) * u
+                dz, g = <real*> r.dz + at * wide, <const real*> r.gates + at * wide
+                before = state_before(<real*> r.h, <const real*> r.h0, n, t, r)
+                if r.drop_h != NULL:
+                    multiply(back, <const real*> r.drop_h + n * u, back, u)
+                for j in range(u):
+                    dz[u + j] = back[j] * before[j]
+                    d[j] += back[j] * g[u + j]
+                pull_back_span(r.gate_act, g + u, dz + u, dz + u, u)
+            dz = <real*> r.dz + (n0 * r.t + t) * wide
         # z, r = σ(x w_x + h w_zr + b)
-        times_panels(
-            n1 - n0, u, 2 * u, <const real*> r.dz + (n0 * r.t + t) * 3 * u, r.t * 3 * u,
-            <const real*> r.packed, dh, u, True,
-        )
+        _into_state(r, n0, n1, 2 * u, dz, r.packed, carry, dh)
     memcpy(<real*> r.dh0 + n0 * u, dh, (n1 - n0) * u * sizeof(real))

@@ -296,7 +296,28 @@ def recurrent_cases(cell):
     yield "threads", dict(base, n=33, t=9, d=20, u=40, mask="some")
     for mask in ("all", "none", "some", "lengths", "late", "nonzero"):
         yield f"mask-{mask}", dict(base, t=6, mask=mask)
-    optional = ("dh", "dhn", "dcn", "dx") if cell == "lstm" else ("dh", "dhn", "dx")
+    for mask in (None, "lengths", "late"):
+        for n, u in [(1, 7), (3, 5), (9, 33)]:
+            yield f"reverse-{mask}-n{n}-u{u}", dict(base, n=n, t=6, u=u, mask=mask, reverse=True)
+    for drop, n in itertools.product(("x", "h", "xh"), (1, 5, 33)):
+        for reverse in (False, True):
+            options = dict(base, n=n, t=6, mask="some", drop=drop, reverse=reverse)
+            yield f"drop-{drop}-n{n}{'-reverse' * reverse}", options
+    if cell == "gru":
+        for n, t, d, u in [
+            *((n, t, 3, 7) for n in (0, 1, 2, 3, 5, 9, 33) for t in (1, 3, 6)),
+            *((5, 4, 3, u) for u in EDGES),
+            *((n, 4, 257, u) for n in (2, 9) for u in (1, 129)),
+        ]:
+            yield f"after-n{n}-t{t}-d{d}-u{u}", dict(base, n=n, t=t, d=d, u=u, after=True)
+        for without in [("gates",), ("dw",), ("dx", "dw"), ("dh", "dx")]:
+            for n in (1, 5, 33):
+                options = dict(base, n=n, t=6, mask="some", without=without, after=True)
+                yield f"after-no-{'-'.join(without)}-n{n}", options
+        for drop, reverse in itertools.product(("", "x", "h", "xh"), (False, True)):
+            options = dict(base, n=9, t=6, mask="some", drop=drop, reverse=reverse, after=True)
+            yield f"after-drop-{drop}{'-reverse' * reverse}", options
+    optional = ("dh", "dhn", "dx", "dw") + ("dcn",) * (cell == "lstm")
     for count in range(1, len(optional) + 1):
         for without in itertools.combinations(optional, count):
             yield "no-" + "-".join(without), dict(base, mask="some", without=without)

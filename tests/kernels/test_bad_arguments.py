@@ -48,6 +48,8 @@ OPTIONAL = {
     ("gru_forward", "gates"),
     *((f, "dx") for f in FILLED if f.endswith("backward") and STEM[f] in HAS_DX),
     *((f, name) for f in FILLED if STEM[f] == "rnn" for name in ("mask", "dh", "dhn", "dcn")),
+    *((f, name) for f in FILLED if STEM[f] == "rnn" for name in ("drop_x", "drop_h")),
+    *((f"{cell}_backward", "dw") for cell in ("rnn", "lstm", "gru")),
     ("maxpool_forward", "argmax"),
     *((f, "mask") for f in FILLED if STEM[f] == "ctc"),
 }
@@ -252,7 +254,7 @@ def outcomes(request):
         (function, argument)
         for function in FILLED
         for argument in parameters(function)
-        if argument not in ("nesterov", "normalize", "linear")
+        if argument not in ("nesterov", "normalize", "linear", "reverse")
     ],
 )
 def test_kernels_refuse(outcomes, function, dtype, argument):

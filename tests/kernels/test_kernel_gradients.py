@@ -19,8 +19,9 @@ def check_gradients(kernels, forward: Call, backward: Call, results, states=()):
 
     `results` pairs an output of the forward pass with the argument of the backward pass that holds
     its gradient, or with None for an output that is a function of others; `states` pairs the last
-    step of an output with such an argument.
+    step of an output, of the walk, with such an argument.
     """
+    end = 0 if forward.args.get("reverse") else -1
 
     def loss():
         getattr(kernels, forward.function)(*forward.args.values())
@@ -30,7 +31,7 @@ def check_gradients(kernels, forward: Call, backward: Call, results, states=()):
                 total += (forward.args[name] * backward.args[gradient]).sum()
         for name, gradient in dict(states).items():
             if backward.args[gradient] is not None:
-                total += (forward.args[name][:, -1] * backward.args[gradient]).sum()
+                total += (forward.args[name][:, end] * backward.args[gradient]).sum()
         return float(total)
 
     for name in results:
@@ -40,7 +41,11 @@ def check_gradients(kernels, forward: Call, backward: Call, results, states=()):
         backward.args[name] = forward.args[name]
     found = kernels.run(backward)
     for name, value in found.items():
-        wanted = numeric_gradient(loss, forward.args[name[1:]])
+        array = forward.args[name[1:]]
+        masked = np.isnan(array)  # x, where it is not looked at
+        array[masked] = 0
+        wanted = numeric_gradient(loss, array)
+        array[masked] = np.nan
         np.testing.assert_allclose(value, wanted, rtol=1e-7, atol=1e-8, err_msg=name)
 
 
@@ -179,10 +184,20 @@ def test_recurrent_gradients_of_activations(kernels, cell, acts):
 @pytest.mark.parametrize("mask", [None, "none", "lengths", "late"])
 @pytest.mark.parametrize("cell", RECURRENT)
 def test_recurrent_gradients_of_masks_and_what_is_left_out(kernels, cell, mask):
-    optional = ("dh", "dhn", "dx") + ("dcn",) * (cell == "lstm")
+    optional = ("dh", "dhn", "dx", "dw") + ("dcn",) * (cell == "lstm")
     for count in (0, 1):
         for without in itertools.combinations(optional, count):
             calls = Maker("float64").recurrent(cell, 2, 4, 2, 2, mask, without)
+            check_gradients(kernels, *calls, *RECURRENT[cell])
+
+
+@pytest.mark.parametrize("mask", [None, "lengths", "late"])
+@pytest.mark.parametrize("options", [{}, {"drop": "xh"}, {"after": True}, {"drop": "xh", "after": 1}])
+@pytest.mark.parametrize("cell", RECURRENT)
+def test_recurrent_gradients_of_options(kernels, cell, options, mask):
+    for reverse in (False, True):
+        if cell == "gru" or not options.get("after"):
+            calls = Maker("float64").recurrent(cell, 2, 4, 2, 3, mask, reverse=reverse, **options)
             check_gradients(kernels, *calls, *RECURRENT[cell])
 
 
@@ -233,8 +248,10 @@ def twins():
 @pytest.mark.parametrize("kind", [Cubic, RowSoftmax])
 @pytest.mark.parametrize("cell", RECURRENT)
 def test_twins_take_objects(twins, cell, kind, where, mask):
-    calls = Maker("float64").recurrent(cell, 2, 4, 2, 3, mask, **{where: kind()})
-    check_gradients(twins, *calls, *RECURRENT[cell])
+    for options in [{}, {"reverse": True, "drop": "xh"}, {"after": True, "drop": "xh"}]:
+        if cell == "gru" or not options.get("after"):
+            calls = Maker("float64").recurrent(cell, 2, 4, 2, 3, mask, **{where: kind()}, **options)
+            check_gradients(twins, *calls, *RECURRENT[cell])
 
 
 @pytest.mark.parametrize("cell", RECURRENT)

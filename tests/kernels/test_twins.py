@@ -47,7 +47,7 @@ def test_table_of_pairs_is_complete():
             name
             for name, thing in vars(TWINS[stem]).items()
             if inspect.isfunction(thing) and thing.__module__ == TWINS[stem].__name__
-            if name.endswith(("_forward", "_backward", "_step", "_answers"))
+            if name.endswith(("_forward", "_backward", "_step", "_answers", "_pair"))
         }
         assert public == set(names)
 

@@ -1,0 +1,284 @@
+"""One or two jobs of the recurrent kernels: scratch memory, tasks, and what comes around the loops.
+
+Two jobs, such as the directions of a layer, walk at once: their blocks of rows are tasks of one run,
+and each job gets half of the threads. What comes before and after the walk is done for one job after
+the other, on all threads.
+"""
+
+from npdl._ext.gemm cimport pack_all, product, product_scratch, product_t
+from npdl._ext.rnn cimport (
+    design_matrix,
+    drop_gradient,
+    input_gradient,
+    input_product,
+    input_rows,
+    panels_size,
+    rnn_t,
+    swap_bias,
+    weight_product,
+)
+from npdl._ext.rnn_loops cimport (
+    gru_loop,
+    gru_loop_back,
+    lstm_loop,
+    lstm_loop_back,
+    rnn_loop,
+    rnn_loop_back,
+)
+from npdl._ext.simd cimport MR, real
+from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
+from npdl._ext.tile cimport ceil_div, round_up
+
+cdef enum:
+    FEW_STEPS = 4  # with fewer it doesn't pay to pack the weights for a few rows
+
+cdef enum:
+    RNN_FORWARD
+    RNN_BACKWARD
+    LSTM_FORWARD
+    LSTM_BACKWARD
+    GRU_FORWARD
+    GRU_BACKWARD
+
+ctypedef struct jobs_t:  # that are done at once
+    int count
+    rnn_t job[2]
+    Py_ssize_t tasks[2]
+
+
+cdef inline void _block(rnn_t* r, Py_ssize_t task, int worker, real* _) noexcept nogil:
+    """One block of rows through one of the six loops."""
+    cdef Py_ssize_t n0 = task * r.block, n1 = min(r.n, n0 + r.block)
+    cdef real* rows = <real*> (r.rows + worker * r.rows_step)
+    if r.loop == RNN_FORWARD:
+        rnn_loop(r, n0, n1, rows, _)
+    elif r.loop == RNN_BACKWARD:
+        rnn_loop_back(r, n0, n1, rows, _)
+    elif r.loop == LSTM_FORWARD:
+        lstm_loop(r, n0, n1, rows, _)
+    elif r.loop == LSTM_BACKWARD:
+        lstm_loop_back(r, n0, n1, rows, _)
+    elif r.loop == GRU_FORWARD:
+        gru_loop(r, n0, n1, rows, _)
+    else:
+        gru_loop_back(r, n0, n1, rows, _)
+
+
+cdef inline void _task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    cdef jobs_t* jobs = <jobs_t*> context
+    cdef rnn_t* r = &jobs.job[0]
+    if task >= jobs.tasks[0]:
+        task -= jobs.tasks[0]
+        r = &jobs.job[1]
+    if r.single:
+        _block(r, task, worker, <float*> NULL)
+    else:
+        _block(r, task, worker, <double*> NULL)
+
+
+cdef inline char* _cut(char** at, size_t bytes) noexcept nogil:
+    """The next part of the scratch memory."""
+    cdef char* part = at[0]
+    at[0] += bytes
+    return part
+
+
+cdef inline Py_ssize_t _share(jobs_t* jobs, rnn_t* r, int workers) noexcept nogil:
+    """Rows to a task, so that all jobs together have one for each worker."""
+    return min(
+        round_up(r.n, MR), round_up(ceil_div(r.n * jobs.count, workers), MR)
+    )
+
+
+cdef inline size_t _forward_scratch(jobs_t* jobs, rnn_t* r, char* at, const real* _) noexcept nogil:
+    """Hand out the scratch memory of one job from `at` on; how much there must be."""
+    cdef int workers = max_workers()
+    cdef char* start = at
+    cdef Py_ssize_t u = r.u, hat = u if r.loop == GRU_FORWARD else 0, depth
+    cdef product_t inputs
+    r.few = r.n < MR
+    r.whole = r.gates != NULL or r.few
+    r.block = _share(jobs, r, workers)
+    r.rows_step = panels_size(r.block, r.length + r.wide + u, _)  # rows, z and c of a step
+    if r.after:
+        r.swapped = _cut(&at, panels_size(r.length, r.width, _))
+    depth = r.length - 1 - r.d if r.few else r.length
+    if not r.few or r.t >= FEW_STEPS:
+        r.packed = _cut(&at, panels_size(depth, r.width - hat, _))
+        if r.after:
+            depth = r.length - 1 - r.d
+            if not r.few:
+                r.packed_x = _cut(&at, panels_size(1 + r.d, u, _))
+        if hat:
+            r.packed_hat = _cut(&at, panels_size(depth, hat, _))
+    if r.few:
+        r.design = _cut(&at, aligned(r.n * r.t * (1 + r.d) * sizeof(real)))
+        inputs = input_product(r, <real*> NULL)
+        r.work = _cut(&at, aligned(product_scratch(&inputs, workers)))
+        if r.gates == NULL and r.loop != RNN_FORWARD:
+            r.gates = _cut(&at, panels_size(r.n * r.t, r.wide, _))
+    r.rows = _cut(&at, workers * r.rows_step)
+    return at - start
+
+
+cdef inline void _prepare(rnn_t* r, int workers, const real* _) noexcept nogil:
+    """All that comes before the loop: the weights packed; if few, the product with x."""
+    cdef Py_ssize_t u = r.u, hat = u if r.loop == GRU_FORWARD else 0
+    cdef Py_ssize_t depth = r.length - 1 - r.d, row = 1 + r.d
+    cdef const real* w
+    cdef product_t inputs
+    if r.after:
+        swap_bias(r, <const real*> r.w, <real*> r.swapped, False)
+        r.w = r.swapped
+    w = <const real*> r.w
+    if r.packed_x != NULL:
+        pack_all(u, row, w + 2 * u, r.width, 1, <real*> r.packed_x, workers)
+    if r.packed_hat != NULL and r.after:
+        pack_all(u, depth, w + row * r.width + 2 * u, r.width, 1, <real*> r.packed_hat, workers)
+    if not r.few:
+        depth, row = r.length, 0
+    if r.packed_hat != NULL and not r.after:
+        pack_all(u, depth, w + row * r.width + 2 * u, r.width, 1, <real*> r.packed_hat, workers)
+    if r.packed != NULL:
+        pack_all(r.width - hat, depth, w + row * r.width, r.width, 1, <real*> r.packed, workers)
+    if r.few:
+        input_rows(r, <real*> r.design)
+        inputs = input_product(r, <real*> (r.h if r.loop == RNN_FORWARD else r.gates))
+        product(&inputs, r.work, workers)
+
+
+cdef inline void _walk(jobs_t* jobs, int workers) noexcept nogil:
+    """The loops over time of all jobs."""
+    cdef int i
+    cdef Py_ssize_t tasks = 0
+    for i in range(jobs.count):
+        jobs.tasks[i] = ceil_div(jobs.job[i].n, jobs.job[i].block)
+        tasks += jobs.tasks[i]
+    if tasks == 1:  # so that its products have the threads
+        _task(jobs, 0, 0)
+    else:
+        run(_task, jobs, tasks, workers)
+
+
+cdef inline void run_forward(jobs_t* jobs, const real* _) except *:
+    """The loops over time."""
+    cdef int workers = max_workers(), i
+    cdef size_t size = 0
+    cdef rnn_t plan
+    cdef char* at
+    cdef scratch_t s
+    for i in range(jobs.count):
+        plan = jobs.job[i]
+        size += _forward_scratch(jobs, &plan, NULL, _)
+    s = take(size)
+    at = s.data
+    for i in range(jobs.count):
+        at += _forward_scratch(jobs, &jobs.job[i], at, _)
+    with nogil:
+        for i in range(jobs.count):
+            _prepare(&jobs.job[i], workers, _)
+        _walk(jobs, workers)
+    give(s)
+
+
+cdef inline size_t _backward_scratch(
+    jobs_t* jobs, rnn_t* r, char* at, const real* _
+) noexcept nogil:
+    """Hand out the scratch memory of one job, but for what one job after the other uses."""
+    cdef char* start = at
+    cdef Py_ssize_t u = r.u, hat = u if r.loop == GRU_BACKWARD else 0
+    r.block = _share(jobs, r, max_workers())
+    r.rows_step = panels_size(3 * r.block + 1, u, _)
+    r.packed, r.packed_hat = _cut(&at, panels_size(r.width, u, _)), NULL
+    if hat:
+        r.packed_hat = _cut(&at, panels_size(hat, u, _))
+    r.dz = _cut(&at, panels_size(r.n * r.t, r.wide, _))
+    if r.after:
+        r.swapped = _cut(&at, panels_size(2 * r.length, r.width, _))
+    r.rows = _cut(&at, max_workers() * r.rows_step)
+    return at - start
+
+
+cdef inline size_t _weight_block(
+    rnn_t* r, bint plan, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t col, Py_ssize_t cols,
+    Py_ssize_t dz_col, int workers, const real* _,
+) noexcept nogil:
+    """Compute a block of dw, unless this is the plan; bytes of scratch that it needs."""
+    cdef product_t p = weight_product(r, row, rows, col, cols, dz_col, _)
+    if not plan:
+        product(&p, r.work, workers)
+    return product_scratch(&p, workers)
+
+
+cdef inline size_t _weight_gradient(rnn_t* r, bint plan, int workers, const real* _) noexcept nogil:
+    """dw, from dz of all steps; or the plan for it: bytes of scratch."""
+    cdef Py_ssize_t u = r.u
+    cdef void* dw = r.dw
+    cdef size_t size
+    if not plan:
+        design_matrix(r, -1, workers)
+    if r.loop != GRU_BACKWARD:
+        return _weight_block(r, plan, 0, r.length, 0, r.width, 0, workers, _)
+    if r.after:
+        r.dw = <real*> r.swapped + r.length * r.width
+    size = _weight_block(r, plan, 0, r.length, 0, 2 * u, 0, workers, _)
+    if r.after:  # the columns of ĥ have rows of the input, and those of q rows of the state
+        size = max(size, _weight_block(r, plan, 0, 1 + r.d, 2 * u, u, 2 * u, workers, _))
+        size = max(size, _weight_block(r, plan, 1 + r.d, 1 + u, 2 * u, u, 3 * u, workers, _))
+        if not plan:
+            swap_bias(r, <const real*> r.dw, <real*> dw, True)
+        r.dw = dw
+    else:
+        if not plan:
+            design_matrix(r, 1, workers)  # the columns of ĥ saw h∘r
+        size = max(size, _weight_block(r, plan, 0, r.length, 2 * u, u, 2 * u, workers, _))
+    return size
+
+
+cdef inline void run_backward(jobs_t* jobs, const real* _) except *:
+    """The loops back through time, which leave dz; then dw and dx from all of it."""
+    cdef int workers = max_workers(), i
+    cdef size_t size = 0, work = 0, design = 0
+    cdef Py_ssize_t u, hat
+    cdef rnn_t plan
+    cdef rnn_t* r
+    cdef product_t inputs
+    cdef const real* w_h
+    cdef char* at
+    cdef scratch_t s
+    for i in range(jobs.count):
+        plan = jobs.job[i]
+        size += _backward_scratch(jobs, &plan, NULL, _)
+        inputs = input_gradient(&plan, _)
+        work = max(work, aligned(product_scratch(&inputs, workers)))
+        if plan.dw != NULL:
+            work = max(work, aligned(_weight_gradient(&plan, True, workers, _)))
+            design = max(design, panels_size(plan.n * plan.t, plan.length, _))
+    s = take(size + work + design)
+    at = s.data + work + design
+    for i in range(jobs.count):
+        r = &jobs.job[i]
+        at += _backward_scratch(jobs, r, at, _)
+        r.work, r.design = s.data, s.data + work
+    with nogil:
+        for i in range(jobs.count):
+            r = &jobs.job[i]
+            u, hat = r.u, r.u if r.loop == GRU_BACKWARD else 0
+            if r.after:
+                swap_bias(r, <const real*> r.w, <real*> r.swapped, False)
+                r.w = r.swapped
+            w_h = <const real*> r.w + (r.length - u) * r.width
+            pack_all(u, r.width - hat, w_h, 1, r.width, <real*> r.packed, workers)
+            if hat:
+                pack_all(u, hat, w_h + r.width - hat, 1, r.width, <real*> r.packed_hat, workers)
+        _walk(jobs, workers)
+        for i in range(jobs.count):
+            r = &jobs.job[i]
+            if r.dw != NULL:
+                _weight_gradient(r, False, workers, _)
+            if r.dx != NULL:
+                inputs = input_gradient(r, _)
+                product(&inputs, r.work, workers)
+                if r.drop_x != NULL:
+                    drop_gradient(r, workers)
+    give(s)
