@@ -144,13 +144,19 @@ def _resize(
         yield Case("enlarge_backward", (make.random(*large), make.blank(*image), linear))
 
 
-def _rnn(make: _Maker, n: int, t: int, d: int, u: int, masked: bool = False) -> Iterator[Case]:
+def _rnn(
+    make: _Maker, n: int, t: int, d: int, u: int, masked: bool = False, options: bool = False
+) -> Iterator[Case]:
+    """A case of each recurrent kernel; `options` are dropout, and a GRU that resets after."""
     x, h0, c0 = make.random(n, t, d), make.random(n, u), make.random(n, u)
     mask = (make.rng.random((n, t)) < 0.7).astype(np.uint8) if masked else None
     dh, dhn, dcn = make.random(n, t, u), make.random(n, u), make.random(n, u)
+    more: tuple[Any, ...] = masked, None, None  # whether to walk backwards, factors
+    if options:
+        more = masked, make.random(n, d), make.random(n, u)
 
-    def weights(gates: int) -> np.ndarray:
-        return make.random(1 + d + u, gates * u, scale=(d + u) ** -0.5)
+    def weights(gates: int, biases: int = 1) -> np.ndarray:
+        return make.random(biases + d + u, gates * u, scale=(d + u) ** -0.5)
 
     def state() -> np.ndarray:
         return make.blank(n, t, u)
@@ -160,19 +166,22 @@ def _rnn(make: _Maker, n: int, t: int, d: int, u: int, masked: bool = False) -> 
         return [make.blank(*s) for s in [(n, t, d), w.shape, *[(n, u)] * states]]
 
     w, h = weights(1), state()
-    yield make.filled("rnn_forward", x, w, h0, mask, h, _TANH)
-    yield Case("rnn_backward", (x, w, h0, mask, h, dh, dhn, *grads(w, 1), _TANH))
+    one = make.filled("rnn_forward", x, w, h0, mask, h, _TANH, *more)
+    yield one
+    yield Case("rnn_backward", (x, w, h0, mask, h, dh, dhn, *grads(w, 1), _TANH, *more))
+    other = (x, weights(1), h0, mask, state(), _SIGMOID, not masked, *more[1:])
+    yield Case("recurrent_pair", ("rnn_forward", copy.deepcopy(one.args), other))
 
     acts = _TANH, _SIGMOID
     w, h, c, gates = weights(4), state(), state(), make.blank(n, t, 4 * u)
-    yield make.filled("lstm_forward", x, w, h0, c0, mask, h, c, gates, *acts)
+    yield make.filled("lstm_forward", x, w, h0, c0, mask, h, c, gates, *acts, *more)
     inputs = (x, w, h0, c0, mask, h, c, gates)
-    yield Case("lstm_backward", (*inputs, dh, dhn, dcn, *grads(w, 2), *acts))
+    yield Case("lstm_backward", (*inputs, dh, dhn, dcn, *grads(w, 2), *acts, *more))
 
     acts = _SOFT_PLUS if masked else _TANH, _SIGMOID
-    w, h, gates = weights(3), state(), make.blank(n, t, 3 * u)
-    yield make.filled("gru_forward", x, w, h0, mask, h, gates, *acts)
-    yield Case("gru_backward", (x, w, h0, mask, h, gates, dh, dhn, *grads(w, 1), *acts))
+    w, h, gates = weights(3, 1 + options), state(), make.blank(n, t, (3 + options) * u)
+    yield make.filled("gru_forward", x, w, h0, mask, h, gates, *acts, *more)
+    yield Case("gru_backward", (x, w, h0, mask, h, gates, dh, dhn, *grads(w, 1), *acts, *more))
 
 
 def _softmax(make: _Maker, n: int, k: int, dense: bool = False) -> Iterator[Case]:
@@ -272,7 +281,8 @@ def cases(dtype: str, size: str) -> Iterator[Case]:
     yield from _resize(make, (2, 1, 3, 300), 2, 2)
     for sequence in [(1, 1, 1, 1), (3, 7, 5, 11)]:
         yield from _rnn(make, *sequence)
-    yield from _rnn(make, 5, 6, 3, 7, masked=True)
+    for options in (False, True):
+        yield from _rnn(make, 5, 6, 3, 7, masked=True, options=options)
     for rows, columns in [(1, 1), (17, 11)]:
         yield from _softmax(make, rows, columns)
         yield from _log_softmax(make, rows, columns)
@@ -294,13 +304,22 @@ def difference(case: Case, one: Callable[..., None], other: Callable[..., None])
     for function in (one, other):
         args = copy.deepcopy(case.args)
         function(*args)
-        results.append([a for a in args if isinstance(a, np.ndarray)])
+        results.append(list(arrays_of(args)))
     for a, b in zip(*results, strict=True):
         if not (np.isfinite(a).all() and np.isfinite(b).all()):
             return np.inf
         gap = np.abs(a.astype(float) - b).max(initial=0.0)
         worst = max(worst, gap / max(np.abs(a).max(initial=0.0), np.finfo(float).tiny))
     return float(worst)
+
+
+def arrays_of(args: tuple[Any, ...]) -> Iterator[np.ndarray]:
+    """The arrays among some arguments, and in those that are the arguments of a call."""
+    for value in args:
+        if isinstance(value, np.ndarray):
+            yield value
+        elif isinstance(value, tuple):
+            yield from arrays_of(value)
 
 
 def median_time(case: Case, function: Callable[..., None], budget: float) -> float:

@@ -27,7 +27,7 @@ def test_cases_cover_every_kernel(size, dtype):
     if size == "usual":
         assert len(found) == len(FUNCTIONS)
     for case in found:
-        arrays = [a for a in case.args if isinstance(a, np.ndarray)]
+        arrays = list(verify.arrays_of(case.args))
         assert all(a.flags.c_contiguous for a in arrays)
         assert {a.dtype for a in arrays if a.dtype.kind == "f"} == {np.dtype(dtype)}
         assert len({id(a) for a in arrays}) == len(arrays)
@@ -41,13 +41,13 @@ def unfilled(array):
 def test_every_case_has_something_to_fill_and_the_twin_fills_all_of_it(twins):
     for case in verify.cases("float64", "odd"):
         args = copy.deepcopy(case.args)
-        arrays = [a for a in args if isinstance(a, np.ndarray)]
+        arrays = list(verify.arrays_of(args))
         blank = any(map(unfilled, arrays))
         assert blank != (case.function in PAIRS["optimizer"]), case.function
         getattr(twins, case.function)(*args)
         assert not any(map(unfilled, arrays)), case.function
         if not blank:  # changed in place
-            kept = [b for b in case.args if isinstance(b, np.ndarray)]
+            kept = list(verify.arrays_of(case.args))
             changed = [(a != b).any() for a, b in zip(arrays, kept)]
             assert changed == [index != 1 for index in range(len(arrays))], case.function
 

@@ -265,9 +265,9 @@ cdef inline product_t input_gradient(rnn_t* r, const real* _) noexcept nogil:
 
 
 cdef inline void _dropped_rows(rnn_t* r, Py_ssize_t n, const real* _) noexcept nogil:
-    cdef Py_ssize_t t
+    cdef Py_ssize_t _t
     cdef real* row = <real*> r.dx + n * r.t * r.d
-    for t in range(r.t):
+    for _t in range(r.t):
         multiply(row, <const real*> r.drop_x + n * r.d, row, r.d)
         row += r.d
 

@@ -1,8 +1,8 @@
 """One or two jobs of the recurrent kernels: scratch memory, tasks, and what comes around the loops.
 
-Two jobs, such as the directions of a layer, walk at once: their blocks of rows are tasks of one run,
-and each job gets half of the threads. What comes before and after the walk is done for one job after
-the other, on all threads.
+Two jobs, such as the directions of a layer, walk at once: their blocks of rows are tasks of one
+run, and each job gets half of the threads. What comes before and after the walk is done for one job
+after the other, on all threads.
 """
 
 from npdl._ext.gemm cimport pack_all, product, product_scratch, product_t

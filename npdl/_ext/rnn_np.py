@@ -18,9 +18,9 @@ gate acts after that product (as in cuDNN, PyTorch, and Keras by default):
 
     GRU         z, r = σ(b + x w_x + b_h + h w_h)    ĥ = act(b + x w_x + r∘q),  q = b_h + h w_h
 
-σ stands for the gate activation. With `reverse` the steps are walked from the last to the first; the
-state "before" a step is then that of the step to its right. `drop_x` (N, D) and `drop_h` (N, U) are
-factors of x and of h, wherever these are multiplied by weights; the same in every step (Gal and
+σ stands for the gate activation. With `reverse` the steps are walked from the last to the first;
+the state "before" a step is then that of the step to its right. `drop_x` (N, D) and `drop_h` (N, U)
+are factors of x and of h wherever these are multiplied by weights, the same in every step (Gal and
 Ghahramani 2016).
 
 A step whose mask is 0 keeps the state as it was, and its output is the kept state. Nothing else
@@ -273,7 +273,8 @@ def lstm_backward(
     """
     bias, w_x, w_h = _split(w, x.shape[2], h.shape[2])
     x, mask, h, c, gates, dh, dx = _walk(reverse, x, mask, h, c, gates, dh, dx)
-    x, fed, c_before = _inputs(x, mask, drop_x), _dropped(_previous(h, h0), drop_h), _previous(c, c0)
+    x, fed = _inputs(x, mask, drop_x), _dropped(_previous(h, h0), drop_h)
+    c_before = _previous(c, c0)
     z = _input_of([act, gate_act], lambda: bias + x @ w_x + fed @ w_h)
     dz = np.empty_like(gates)
     dh_t, dc_t = _start(dhn, h0), _start(dcn, c0)

@@ -6,6 +6,7 @@ from npdl.layers.base import Layer, Parameter
 from npdl.layers.convolution import Convolution
 from npdl.layers.core import Dense, Dropout, Linear, Softmax
 from npdl.layers.embedding import Embedding
+from npdl.layers.masking import Masking
 from npdl.layers.merging import (
     Add,
     Average,
@@ -65,6 +66,7 @@ __all__ = [
     "Layer",
     "LeakyReLU",
     "Linear",
+    "Masking",
     "MaxPooling",
     "MaxPooling1D",
     "Maximum",

@@ -30,6 +30,8 @@ class Embedding(Layer):
     init : str or Initializer
     regularizer : str or Regularizer, optional, keyword-only
         Of the table, all its rows, where it is trained.
+    mask_zero : bool, keyword-only
+        Whether 0 stands for padding: the layer then makes a mask of the steps with other numbers.
 
     Attributes
     ----------
@@ -51,7 +53,9 @@ class Embedding(Layer):
         init: Any = "uniform",
         *,
         regularizer: Any = None,
+        mask_zero: bool = False,
     ) -> None:
+        self.mask_zero = bool(mask_zero)
         self.input_size = self._optional_int("input_size", input_size)
         self.n_out = self._optional_int("n_out", n_out)
         self._given = None if embed_words is None else float_array(embed_words).copy()
@@ -72,6 +76,32 @@ class Embedding(Layer):
         self.nb_seq = self._optional_int("nb_seq", nb_seq)
         self.init = initializations.get(init)
         self.regularizer = regularizers.get(regularizer)
+
+    @classmethod
+    def _positional(
+        cls, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """``Embedding(1000, 64)`` is ``Embedding(input_size=1000, n_out=64)``."""
+        whole = [hasattr(a, "__index__") and not isinstance(a, bool | np.ndarray) for a in args]
+        if not args or not whole[0]:
+            return args, kwargs
+        if len(args) > 2 or not all(whole):
+            rule = f"{cls.__name__} takes only `input_size` and `n_out` without names"
+            raise TypeError(complaint(rule, arguments=args))
+        given = dict(zip(("input_size", "n_out"), args))
+        if twice := given.keys() & kwargs.keys():
+            raise TypeError(f"{cls.__name__}() got {', '.join(sorted(twice))} twice.")
+        return (), {**given, **kwargs}
+
+    @property
+    def makes_mask(self) -> bool:  # type: ignore[override]
+        """Whether a mask is made of the numbers, see `mask_zero`."""
+        return self.mask_zero
+
+    def make_mask(self, *inputs: NDArray) -> NDArray | None:
+        """Return 1 where a step holds another number than 0, for input of shape (N, T)."""
+        index = np.asarray(inputs[0])
+        return (index != 0).astype(np.uint8) if index.ndim == 2 else None
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as JSON types, `embed_words` as it was given."""

@@ -12,7 +12,7 @@ from npdl._ext.activation_np import SIGMOID, TANH
 BATCHES = (1, 2, 3, 4, 5, 7, 8, 9, 12, 13)
 N = 101
 #: Arguments that have a row for each sample.
-ROWS = {"x", "h0", "c0", "mask", "z", "t"}
+ROWS = {"x", "h0", "c0", "mask", "z", "t", "drop_x", "drop_h"}
 
 
 def forward_calls(dtype: str):
@@ -39,6 +39,10 @@ def forward_calls(dtype: str):
         for name in {"gates", "c"} & call.args.keys():
             call.args[name] = None
         yield f"{cell}-states-alone", call
+        options: dict = {"reverse": True, "drop": "xh", "after": cell == "gru"}
+        for t, mask in [(3, None), (6, "some")]:
+            call = make.recurrent(cell, N, t, 6, 19, mask, act=act, **options)[0]
+            yield f"{cell}-options-{t}", call
     for c, f, size in [(16, 16, 4), (17, 16, 7), (16, 33, 9), (3, 8, 6), (29, 5, 5)]:
         yield f"conv-{c}-{f}-{size}", make.conv((N, c, size, size), (f, 3, 3), pad=(1, 1))[0]
     yield "conv-stride", make.conv((N, 5, 9, 8), (7, 3, 2), (2, 1), (1, 0))[0]

@@ -192,7 +192,9 @@ def test_recurrent_gradients_of_masks_and_what_is_left_out(kernels, cell, mask):
 
 
 @pytest.mark.parametrize("mask", [None, "lengths", "late"])
-@pytest.mark.parametrize("options", [{}, {"drop": "xh"}, {"after": True}, {"drop": "xh", "after": 1}])
+@pytest.mark.parametrize(
+    "options", [{}, {"drop": "xh"}, {"after": True}, {"drop": "xh", "after": True}], ids=str
+)
 @pytest.mark.parametrize("cell", RECURRENT)
 def test_recurrent_gradients_of_options(kernels, cell, options, mask):
     for reverse in (False, True):

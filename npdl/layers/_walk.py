@@ -1,0 +1,68 @@
+"""One pass of a recurrent layer through a batch of sequences, as the kernels take it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Walk(NamedTuple):
+    """What a forward pass works on, and what its backward pass reads."""
+
+    x: NDArray
+    w: NDArray
+    start: list[NDArray]  # h0, [c0]
+    mask: NDArray | None
+    filled: list[Any]  # h, [c], [gates]; None for what nobody needs
+    reverse: bool
+    drops: tuple[NDArray | None, NDArray | None]
+    n_states: int
+
+    def forward_args(self, acts: list[Any]) -> tuple[Any, ...]:
+        """The arguments of the forward kernel."""
+        options = self.reverse, *self.drops
+        return (self.x, self.w, *self.start, self.mask, *self.filled, *acts, *options)
+
+    def backward_args(
+        self,
+        acts: list[Any],
+        dh: NDArray | None,
+        ends: list[NDArray | None],
+        dx: NDArray | None,
+        dw: NDArray | None,
+        dstart: list[NDArray],
+    ) -> tuple[Any, ...]:
+        """The arguments of the backward kernel."""
+        inputs = self.x, self.w, *self.start, self.mask, *self.filled
+        return (*inputs, dh, *ends, dx, dw, *dstart, *acts, self.reverse, *self.drops)
+
+    def sequence(self, in_order_of_steps: bool = True) -> NDArray:
+        """The output of every step, in the order of the input or of the walk."""
+        h = self.filled[0]
+        return h if in_order_of_steps or not self.reverse else np.ascontiguousarray(h[:, ::-1])
+
+    def last(self) -> list[NDArray]:
+        """The states that the walk ends with, copies; without those that were not kept."""
+        end = 0 if self.reverse else -1
+        states = self.filled[: self.n_states]
+        return [state[:, end].copy() for state in states if state is not None]
+
+
+class KernelCall(NamedTuple):
+    """A call of a kernel, to be made."""
+
+    module: Any
+    function: str
+    args: tuple[Any, ...]
+
+
+def run(calls: Sequence[KernelCall]) -> None:
+    """Make one call, or two at once where the kernels can."""
+    if len(calls) == 2 and calls[0][:2] == calls[1][:2]:
+        calls[0].module.recurrent_pair(calls[0].function, calls[0].args, calls[1].args)
+        return
+    for module, function, args in calls:
+        getattr(module, function)(*args)
