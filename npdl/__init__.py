@@ -19,6 +19,7 @@ from npdl import (
 )
 from npdl._ext import get_num_threads, get_precision, set_num_threads, set_precision, use_backend
 from npdl._version import __version__
+from npdl.layers import Input
 from npdl.model import Model
 from npdl.saving import load_model
 from npdl.utils import use_dtype, use_rng
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from npdl.diagram import plot_model
 
 __all__ = [
+    "Input",
     "Model",
     "__version__",
     "activations",

@@ -211,6 +211,38 @@ class Configurable:
             config[name] = to_json_type(value)
         return config
 
+    def nested_config(self) -> Any:
+        """Return what stands for this object in the configuration of another one."""
+        return _nested(self)
+
+    def __repr__(self) -> str:
+        try:
+            config = self.get_config()
+            arguments = constructor_arguments(type(self))
+        except (TypeError, ValueError, AttributeError):
+            return f"<{type(self).__name__}>"
+        given = (
+            f"{name}={_short(value)}"
+            for name, value in config.items()
+            if name not in arguments or not _is_default(value, arguments[name].default)
+        )
+        return f"{type(self).__name__}({', '.join(given)})"
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    if isinstance(value, str) and isinstance(default, str):
+        return _key(value) == _key(default)
+    if isinstance(default, tuple):
+        default = [*default]
+    if isinstance(value, list) and isinstance(default, int) and not isinstance(default, bool):
+        return value == [default] * len(value)
+    return (type(value) is type(default) and value == default) or value is default
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
 
 def constructor_arguments(cls: type) -> dict[str, inspect.Parameter]:
     """Return the named arguments of a constructor; ``**kwargs`` stand for those of the base."""
@@ -248,9 +280,9 @@ def to_json_type(value: Any) -> Any:
     TypeError
         If there is no such form.
     """
-    if isinstance(value, Configurable) or (
-        hasattr(value, "get_config") and not isinstance(value, type)
-    ):
+    if isinstance(value, Configurable):
+        return value.nested_config()
+    if hasattr(value, "get_config") and not isinstance(value, type):
         return _nested(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value

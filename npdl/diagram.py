@@ -6,27 +6,13 @@ import html
 import inspect
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from npdl._files import replacing
 from npdl._registry import constructor_arguments
-from npdl.layers import base, convolution, core, embedding, normalization, pooling, recurrent
+from npdl.layers import base
 from npdl.summary import Row, describe, shape_text
-
-if TYPE_CHECKING:
-    from npdl.model import Model
-
-#: Colors of the stripe at the left of a layer, by what it does.
-_COLORS: list[tuple[type, str]] = [
-    (convolution.Convolution, "#1f5fa8"),
-    (recurrent.Recurrent, "#2a7f62"),
-    (core.Softmax, "#b3452c"),
-    (core.Linear, "#b7791f"),
-    (embedding.Embedding, "#6b4fa0"),
-    (normalization.BatchNormal, "#7a8794"),
-    (pooling.Pooling, "#5b9bd5"),
-]
-_OTHER = "#a9b3bd"
+from npdl.trainer import Trainer
 
 _PAD, _GAP, _HEIGHT = 16, 26, 54
 #: Widths of a character, at most, in the sizes used, in a common sans-serif font.
@@ -51,7 +37,7 @@ class Diagram(str):
 
 
 def plot_model(
-    model: Model,
+    model: Trainer,
     to_file: str | os.PathLike[str] | None = "model.svg",
     show_shapes: bool = True,
     show_layer_names: bool = True,
@@ -87,24 +73,72 @@ def plot_model(
     if to_file is not None and Path(to_file).suffix.lower() != ".svg":
         rule = "`to_file` must end in .svg"
         raise ValueError(f"{rule}. Received: to_file={os.fspath(to_file)!r}")
-    boxes = [
-        _texts(row, show_shapes, show_layer_names, show_parameters)
-        for row in describe(model.layers)
-    ]
-    first = model.layers[0]
-    before = getattr(first.prev_layer, "out_shape", None) or first.in_shape
-    entry = "input" + (f"  {shape_text(before)}" if show_shapes else "")
-    diagram = Diagram(_svg(entry, boxes, [_color(layer) for layer in model.layers]))
+    boxes = _boxes(model, show_shapes, show_layer_names, show_parameters)
+    diagram = Diagram(_svg(boxes))
     if to_file is not None:
         diagram.save(to_file)
     return diagram
 
 
-#: The four texts of a box: above left, below left, above right, below right.
-_Texts = tuple[str, str, str, str]
+class _Box:
+    """An input, or a call of a layer, with the strings to show and its place."""
+
+    def __init__(self, texts: tuple[str, str, str, str], color: str | None, below: list[_Box]):
+        #: Above left, below left, above right, below right; an input has the first only.
+        self.texts = texts
+        self.color = color
+        self.below = below
+        self.rank = 1 + max((box.rank for box in below), default=-1)
+        longest = max(
+            _WIDE * (len(texts[0]) + len(texts[2])), _NARROW * (len(texts[1]) + len(texts[3]))
+        )
+        self.width = (0.0 if color is None else 28 + 24) + longest
+        self.x = self.y = 0.0
+
+    @property
+    def height(self) -> int:
+        return 20 if self.color is None else _HEIGHT
+
+    @property
+    def middle(self) -> float:
+        return self.x + self.width / 2
 
 
-def _texts(row: Row, shapes: bool, names: bool, parameters: bool) -> _Texts:
+def _boxes(model: Trainer, shapes: bool, names: bool, parameters: bool) -> list[_Box]:
+    """A box for each input and each call of a layer, those that are read first."""
+    rows = {id(row.layer): row for row in describe(model) if not row.depth}
+    plan = model.plan
+    if plan is None:
+        entry = model.layers[0].declared_shape
+        found = [_Box((_entry("input", entry, shapes), "", "", ""), None, [])]
+        for layer in model.layers:
+            texts = _texts(rows[id(layer)], shapes, names, parameters)
+            found.append(_Box(texts, layer.color, [found[-1]]))
+        return found
+    found = [
+        _Box((_entry(name, shape, shapes), "", "", ""), None, [])
+        for name, shape in zip(model.input_names, plan.in_shapes)
+    ]
+    slots = [*found]
+    seen: set[int] = set()
+    for step in plan.steps:
+        layer = step.owner
+        texts = _texts(rows[id(layer)], shapes, names, parameters and id(layer) not in seen)
+        if id(layer) in seen:
+            texts = (*texts[:3], "shared weights")
+        seen.add(id(layer))
+        below = list(dict.fromkeys(slots[slot] for slot in step.sources))
+        box = _Box(texts, layer.color, below)
+        found.append(box)
+        slots += [box] * len(step.targets)
+    return found
+
+
+def _entry(name: str, shape: Any, shapes: bool) -> str:
+    return name + (f"  {shape_text(shape)}" if shapes else "")
+
+
+def _texts(row: Row, shapes: bool, names: bool, parameters: bool) -> tuple[str, str, str, str]:
     layer, kind = row.layer, type(row.layer).__name__
     options = _options(layer)
     below = ", ".join([kind, *options] if names else options)
@@ -112,8 +146,7 @@ def _texts(row: Row, shapes: bool, names: bool, parameters: bool) -> _Texts:
     if parameters and row.parameters:
         frozen = {"no": ", frozen", "partly": f", {row.trained:,} trained"}.get(row.is_trained, "")
         count = f"{row.parameters:,} parameters{frozen}"
-    shape = shape_text(layer.out_shape) if shapes else ""
-    return layer.name if names else kind, below, shape, count
+    return row.name if names else kind, below, shape_text(row.shape) if shapes else "", count
 
 
 def _options(layer: base.Layer) -> list[str]:
@@ -144,48 +177,73 @@ def _same(value: Any, default: Any) -> bool:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+        return f"[{', '.join(map(_short, value))}]"
     if isinstance(value, list):
         return "×".join(map(str, value))
     if isinstance(value, dict):
-        return str(value.get("name", "…"))
+        return str(value.get("class", value.get("name", "…")))
     text = str(value)
     return text if len(text) <= 24 else text[:23] + "…"
 
 
-def _color(layer: base.Layer) -> str:
-    return next((color for cls, color in _COLORS if isinstance(layer, cls)), _OTHER)
+def _placed(boxes: list[_Box]) -> tuple[float, float]:
+    """Give each box its place, in rows by its rank; the width and the height of the drawing."""
+    rows: dict[int, list[_Box]] = {}
+    for box in boxes:
+        rows.setdefault(box.rank, []).append(box)
+    alone = all(len(row) == 1 for row in rows.values())
+    widest = max([300.0, *(box.width for box in boxes if box.color)])
+    for box in boxes:
+        if box.color and alone:  # boxes that stand one below the other are equally wide
+            box.width = widest
+    spans = {r: sum(b.width for b in row) + _GAP * (len(row) - 1) for r, row in rows.items()}
+    width = max(spans.values())
+    y: float = _PAD
+    for rank in sorted(rows):
+        row = sorted(
+            rows[rank], key=lambda b: sum(a.middle for a in b.below) / max(len(b.below), 1)
+        )
+        x = _PAD + (width - spans[rank]) / 2
+        for box in row:
+            box.x, box.y = x, y
+            x += box.width + _GAP
+        y += max(box.height for box in row) + _GAP
+    return width + 2 * _PAD, y - _GAP + _PAD
 
 
-def _svg(entry: str, boxes: list[_Texts], colors: list[str]) -> str:
-    width = max(
-        300.0,
-        *(2 * 14 + 24 + _WIDE * (len(box[0]) + len(box[2])) for box in boxes),
-        *(2 * 14 + 24 + _NARROW * (len(box[1]) + len(box[3])) for box in boxes),
-    )
-    middle = _PAD + width / 2
+def _middle_below(box: _Box) -> float:
+    """Where the boxes are that a box reads, on average."""
+    return sum(below.middle for below in box.below) / max(len(box.below), 1)
+
+
+def _svg(boxes: list[_Box]) -> str:
+    width, height = _placed(boxes)
     parts = []
-    y: float = _PAD + 20
-    parts.append(_text(middle, _PAD + 14, entry, "d", "text-anchor='middle'"))
-    for box, color in zip(boxes, colors):
-        parts.append(_arrow(middle, y, y + _GAP))
-        y += _GAP
-        left, right = _PAD + 16, _PAD + width - 12
-        title = html.escape(" ".join(text for text in box if text), quote=False)
+    for box in boxes:
+        for below in box.below:
+            jumps = box.rank - below.rank > 1
+            parts.append(_arrow(below.middle, below.y + below.height, box.middle, box.y, jumps))
+    for box in boxes:
+        if box.color is None:
+            parts.append(_text(box.middle, box.y + 14, box.texts[0], "d", "text-anchor='middle'"))
+            continue
+        x, y, left, right = box.x, box.y, box.x + 16, box.x + box.width - 12
+        title = html.escape(" ".join(text for text in box.texts if text), quote=False)
         parts += [
             f"<g><title>{title}</title>",
-            f"<rect class='b' x='{_PAD}' y='{y:g}' width='{width:g}' height='{_HEIGHT}' rx='5'/>",
-            f"<rect x='{_PAD}' y='{y:g}' width='6' height='{_HEIGHT}' rx='3' fill='{color}'/>",
-            _text(left, y + 22, box[0], "n"),
-            _text(left, y + 42, box[1], "d"),
-            _text(right, y + 22, box[2], "n r"),
-            _text(right, y + 42, box[3], "d r"),
+            f"<rect class='b' x='{x:g}' y='{y:g}' width='{box.width:g}' height='{_HEIGHT}' "
+            "rx='5'/>",
+            f"<rect x='{x:g}' y='{y:g}' width='6' height='{_HEIGHT}' rx='3' fill='{box.color}'/>",
+            _text(left, y + 22, box.texts[0], "n"),
+            _text(left, y + 42, box.texts[1], "d"),
+            _text(right, y + 22, box.texts[2], "n r"),
+            _text(right, y + 42, box.texts[3], "d r"),
             "</g>",
         ]
-        y += _HEIGHT
-    total_width, total_height = width + 2 * _PAD, y + _PAD
     head = (
-        f"<svg xmlns='http://www.w3.org/2000/svg' width='{total_width:g}' "
-        f"height='{total_height:g}' viewBox='0 0 {total_width:g} {total_height:g}' role='img'>"
+        f"<svg xmlns='http://www.w3.org/2000/svg' width='{width:g}' "
+        f"height='{height:g}' viewBox='0 0 {width:g} {height:g}' role='img'>"
     )
     paper = "<rect width='100%' height='100%' fill='#fff'/>"
     return "\n".join([head, f"<style>{_STYLE}</style>", paper, *filter(None, parts), "</svg>", ""])
@@ -197,6 +255,16 @@ def _text(x: float, y: float, text: str, css: str, more: str = "") -> str:
     return f"<text class='{css}' x='{x:g}' y='{y:g}' {more}>{html.escape(text, quote=False)}</text>"
 
 
-def _arrow(x: float, top: float, bottom: float) -> str:
-    tip = f"M{x - 4:g} {bottom - 7:g}L{x:g} {bottom - 2:g}L{x + 4:g} {bottom - 7:g}"
-    return f"<path class='l' d='M{x:g} {top + 4:g}V{bottom - 3:g}{tip}'/>"
+def _arrow(x: float, top: float, end: float, bottom: float, jumps: bool) -> str:
+    """From a box to one below it; in a curve around the boxes between, where it jumps over some."""
+    tip = f"M{end - 4:g} {bottom - 7:g}L{end:g} {bottom - 2:g}L{end + 4:g} {bottom - 7:g}"
+    top, stop = top + 4, bottom - 3
+    if jumps and abs(x - end) < 40:
+        side = max(x, end) + 190
+        way = f"C{side:g} {top + 20:g} {side:g} {stop - 20:g} {end:g} {stop:g}"
+    elif x == end:
+        way = f"V{stop:g}"
+    else:
+        half = (top + stop) / 2
+        way = f"C{x:g} {half:g} {end:g} {half:g} {end:g} {stop:g}"
+    return f"<path class='l' d='M{x:g} {top:g}{way}{tip}'/>"

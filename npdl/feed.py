@@ -1,113 +1,24 @@
 """Level 2: where batches come from: arrays, or an iterable of batches.
 
-A feed is gone through once for each epoch. Between two batches, `get_state` tells where it is, for
-a training that is to be resumed.
+A feed is iterated over once for each epoch. Between two batches, `get_state` returns its position,
+so that a training run can be resumed.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from npdl._checks import complaint, is_sparse, number_array
+from npdl._checks import complaint
+from npdl.batch import ONE, Batch, Names, item_batch
 from npdl.utils.random import get_rng, get_rng_state, set_rng_state
 
 _END = object()
-
-
-class Batch(NamedTuple):
-    """Samples, and what else is known of them.
-
-    Attributes
-    ----------
-    x : ndarray, shape (N, ...)
-    y : ndarray or None
-        Targets.
-    weight : ndarray or None
-        A weight for each sample, shape (N,), or for each of its steps, (N, T).
-    mask : ndarray or None
-        0 for each step that is padding, shape (N, T).
-    """
-
-    x: NDArray
-    y: NDArray | None = None
-    weight: NDArray | None = None
-    mask: NDArray | None = None
-
-    def rows(self, part: slice) -> Batch:
-        """Some of the samples, as views."""
-        return Batch(*(None if a is None else a[part] for a in self))  # type: ignore[arg-type]
-
-
-def as_samples(name: str, values: ArrayLike) -> NDArray:
-    """Return `values` as an array of numbers with a sample axis that is not empty."""
-    array = number_array(name, values)
-    if array.ndim == 0 or array.size == 0:
-        raise ValueError(complaint(f"`{name}` must hold at least one sample", shape=array.shape))
-    return array
-
-
-def as_inputs(X: Any) -> tuple[NDArray, NDArray | None]:
-    """Samples and mask of an input: an array, ``(x, mask)``, or ``{"input": x, "mask": mask}``."""
-    mask = None
-    if isinstance(X, np.ndarray):
-        return as_samples("X", X), None
-    if isinstance(X, Mapping):
-        if "input" not in X or not X.keys() <= {"input", "mask"}:
-            raise ValueError(
-                complaint("A dict `X` must hold 'input', and may hold 'mask'", keys=[*X])
-            )
-        X, mask = X["input"], X.get("mask")
-    elif isinstance(X, tuple) and len(X) == 2 and all(isinstance(a, np.ndarray) for a in X):
-        X, mask = X
-    x = as_samples("X", X)
-    if mask is not None:
-        mask = number_array("mask", mask)
-        if mask.shape != x.shape[:2]:
-            rule = f"`mask` must be numbers of shape {x.shape[:2]}"
-            raise ValueError(complaint(rule, dtype=mask.dtype.name, shape=mask.shape))
-    return x, mask
-
-
-def as_batch(X: Any, Y: Any = None, sample_weight: Any = None) -> Batch:
-    """Samples, targets and weights as arrays of one length."""
-    x, mask = as_inputs(X)
-    if Y is None:
-        return Batch(x, None, None, mask)
-    y = as_samples("Y", Y)
-    if len(x) != len(y):
-        rule = "`X` and `Y` must have the same number of samples"
-        raise ValueError(f"{rule}. Received: {len(x)} and {len(y)}")
-    if sample_weight is not None:
-        sample_weight = as_samples("sample_weight", sample_weight)
-        if len(sample_weight) != len(x):
-            rule = f"`sample_weight` must have a weight for each of {len(x)} samples"
-            raise ValueError(complaint(rule, shape=sample_weight.shape))
-    return Batch(x, y, sample_weight, mask)
-
-
-def item_batch(item: Any) -> Batch:
-    """What an iterable yielded: ``x``, ``(x,)``, ``(x, y)`` or ``(x, y, weight)``."""
-    if not isinstance(item, tuple | list):
-        return as_batch(item)
-    if not 1 <= len(item) <= 3:
-        rule = "A batch must be (x, y) or (x, y, sample_weight)"
-        raise ValueError(f"{rule}. Received: {len(item)} items")
-    return as_batch(*item)
-
-
-def is_stream(X: Any) -> bool:
-    """Whether `X` is an iterable of batches and no array, nor a dict or a list that makes one."""
-    if isinstance(X, list):  # of batches, or of what makes an array
-        return any(isinstance(item, tuple) and isinstance(item[0], np.ndarray) for item in X[:1])
-    if hasattr(X, "__array__") or isinstance(X, Mapping | tuple | str | bytes) or is_sparse(X):
-        return False
-    return isinstance(X, Iterable) or (hasattr(X, "__getitem__") and hasattr(X, "__len__"))
 
 
 class Feed:
@@ -167,7 +78,7 @@ class ArrayFeed(Feed):
         self, data: Batch, batch_size: int, shuffle: bool = False, steps: int | None = None
     ) -> None:
         self.data = data
-        self._n = len(data.x)
+        self._n = data.samples
         self._batch_size = batch_size
         self._shuffle = shuffle
         passes = math.ceil(self._n / batch_size)
@@ -177,12 +88,14 @@ class ArrayFeed(Feed):
         self._start = 0
         self._order: NDArray | None = None
         self._before: Mapping[str, Any] | None = None
-        self._rooms: list[NDArray | None] = [
-            np.empty((batch_size, *a.shape[1:]), a.dtype)
-            if a is not None and shuffle and a.flags.c_contiguous
-            else None
-            for a in data
-        ]
+        size = min(batch_size, self._n)
+        #: Arrays that batches are gathered into, by the id of the array of all samples.
+        self._buffers: dict[int, NDArray] = {
+            id(array): np.empty((size, *array.shape[1:]), array.dtype)
+            for part in data
+            for array in part
+            if array is not None and shuffle and array.flags.c_contiguous
+        }
 
     def epoch(self, done: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch; see `Feed.epoch`."""
@@ -202,16 +115,13 @@ class ArrayFeed(Feed):
             self._order = get_rng().permutation(self._n)
 
     def _gather(self, index: NDArray) -> Batch:
-        parts: list[NDArray | None] = []
-        full = len(index) == self._batch_size
-        for array, room in zip(self.data, self._rooms):
-            if array is None:
-                parts.append(None)
-            elif room is None:  # `take` would copy all of it
-                parts.append(array[index])
-            else:
-                parts.append(array.take(index, 0, room if full else room[: len(index)], "clip"))
-        return Batch(*parts)  # type: ignore[arg-type]
+        def taken(array: NDArray) -> NDArray:
+            buffer = self._buffers.get(id(array))
+            if buffer is None:  # `take` would copy all of it
+                return array[index]
+            return array.take(index, 0, buffer[: len(index)], "clip")
+
+        return self.data.map(taken)
 
     def first(self) -> Batch:
         """The first sample."""
@@ -251,6 +161,8 @@ class StreamFeed(Feed):
         Batches in an epoch; by default an epoch ends where the iterable does.
     weigh : callable, optional
         Turns a batch into one with other weights.
+    names : Names
+        Of the inputs and outputs of the model.
     """
 
     def __init__(
@@ -258,13 +170,16 @@ class StreamFeed(Feed):
         source: Any,
         steps: int | None = None,
         weigh: Callable[[Batch], Batch] = lambda batch: batch,
+        names: Names = ONE,
     ) -> None:
         self._source = source
         self._weigh = weigh
+        self._names = names
         self._wanted = steps
         self.steps = steps
-        if steps is None and hasattr(source, "__len__"):
-            self.steps = len(source)
+        self._length = len(source) if hasattr(source, "__len__") else None
+        if steps is None:
+            self.steps = self._length
         self._items: Iterator[Any] | None = None
         self._own: Any = None  # the same, without what was put back
         self._once = hasattr(source, "__next__")
@@ -279,8 +194,7 @@ class StreamFeed(Feed):
                 self._begin()
             item = next(self._items, _END)  # type: ignore[arg-type]
             if item is _END:
-                if not self._once:
-                    self._items = self._own = None
+                self._end_pass()
                 if self._once or self._wanted is None or self._taken == 0:
                     break
                 continue
@@ -288,8 +202,18 @@ class StreamFeed(Feed):
             if _is_empty(item):
                 continue
             count += 1
-            yield self._weigh(item_batch(item))
+            yield self._weigh(item_batch(item, self._names))
+        if self._length is not None and self._taken == self._length:
+            self._end_pass()
         self.exhausted = count == 0 or (self._wanted is not None and count < self._wanted)
+
+    def _end_pass(self) -> None:
+        """Let a sequence such as Keras's PyDataset know that all its batches were taken."""
+        if self._once or self._items is None:
+            return
+        self._items = self._own = None
+        if hasattr(self._source, "on_epoch_end"):
+            self._source.on_epoch_end()
 
     def _begin(self) -> None:
         self._before = {"rng": get_rng_state(), "source": self._source_state()}
@@ -310,7 +234,7 @@ class StreamFeed(Feed):
         if item is _END:
             raise ValueError("`X` must yield at least one batch. Received: none")
         self._items = itertools.chain([item], self._items)  # type: ignore[arg-type]
-        return item_batch(item).rows(slice(1))
+        return item_batch(item, self._names).rows(slice(1))
 
     def get_state(self) -> dict[str, Any]:
         """Return how many batches were taken, and the states from before the first of them."""

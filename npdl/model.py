@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from npdl import _weights, scores, training
-from npdl import feed as feeds
-from npdl._checks import check_int, check_number, complaint, label_array, weights_like
+from npdl import scores, training
+from npdl._checks import check_int, check_number
+from npdl.adapter import Data, make_feed, one_batch
+from npdl.batch import as_batch
 from npdl.callbacks import Callback, CallbackList, History
 from npdl.callbacks.progress import make_progress
-from npdl.feed import ArrayFeed, Batch, Feed, StreamFeed
-from npdl.network import Network
-from npdl.objectives.base import Objective, aligned, is_plain
+from npdl.feed import Feed
+from npdl.layers.tree import every_layer
 from npdl.scores import Score, Tally
+from npdl.trainer import Trainer
 
 
-class Model(Network):
+class Model(Trainer):
     """A chain of layers.
 
     Parameters
@@ -45,11 +45,6 @@ class Model(Network):
     >>> model.add(npdl.layers.Softmax(n_out=10))
     >>> model.compile(loss="scce", optimizer=npdl.optimizers.Adam(lr=0.01))
     """
-
-    #: Set to True, by a callback, to end a training.
-    stop_training: bool = False
-    #: The training that is on its way; None if there is none.
-    loop: training.Loop | None = None
 
     def fit(
         self,
@@ -132,16 +127,16 @@ class Model(Network):
         check_int("initial_epoch", initial_epoch, 0)
         check_int("validation_freq", validation_freq)
         check_number("validation_split", validation_split, "[0, 1)")
-        train, held_out = _Data(X, Y, sample_weight), None
+        train, held_out = Data(self.data_names, X, Y, sample_weight), None
         if validation_data is not None:
-            held_out = _Data.of_validation(validation_data)
+            held_out = Data.of_validation(self.data_names, validation_data)
         elif validation_split:
             train, held_out = train.split(validation_split)
-        feed = self._feed(train, batch_size, steps_per_epoch, shuffle, class_weight)
+        feed = make_feed(self, train, batch_size, steps_per_epoch, shuffle, class_weight)
         validation = None
         if held_out is not None:
             size = batch_size if validation_batch_size is None else validation_batch_size
-            validation = self._feed(held_out, size, validation_steps)
+            validation = make_feed(self, held_out, size, validation_steps)
         history, progress = History(), make_progress(verbose, file or sys.stdout)
         hooks = self._callbacks(
             [*CallbackList(callbacks), *([progress] if progress else []), history],
@@ -197,7 +192,8 @@ class Model(Network):
             the loss is not one of classification; see `compile` for the metrics.
         """
         self._require_compiled("evaluate")
-        feed = self._feed(_Data(X, Y, sample_weight), batch_size, steps)
+        data = Data(self.data_names, X, Y, sample_weight)
+        feed = make_feed(self, data, batch_size, steps)
         with _Shown(verbose) as progress:
             hooks = self._callbacks([*CallbackList(callbacks), *progress], feed, verbose=verbose)
             figures = training.evaluate(self, feed, hooks)
@@ -227,14 +223,13 @@ class Model(Network):
         verbose, callbacks
             As in `fit`.
         """
-        self._require_compiled("predict")
+        self._require_predictable("predict")
         check_int("batch_size", batch_size)
         plain = isinstance(X, np.ndarray) and not (callbacks or verbose or steps is not None)
         if plain and 0 < X.ndim and len(X) <= batch_size:  # one batch needs no loop
             return self.predict_on_batch(X)
-        data = _Data(X, None, None)
-        feed = data.feed(batch_size, _optional("steps", steps))
-        self._build_for(feed.first().x)
+        feed = Data(self.data_names, X).feed(batch_size, _optional("steps", steps))
+        self.build_for(feed.first().x)
         with _Shown(verbose) as progress:
             hooks = self._callbacks([*CallbackList(callbacks), *progress], feed, verbose=verbose)
             return training.predict(self, feed, hooks)
@@ -257,11 +252,10 @@ class Model(Network):
             Return the figures by name.
         """
         self._require_compiled("train_on_batch")
-        batch = self._one_batch(X, Y, sample_weight, class_weight)
+        batch = one_batch(self, X, Y, sample_weight, class_weight)
         tally = Tally(self)
         with self.training():
-            loss, outputs = training.train_step(self, *batch[:2], None, *batch[2:])  # type: ignore[arg-type]
-            tally.add(loss, outputs, batch)
+            tally.add(training.train_on(self, batch), batch)
         return tally.figures() if return_dict else Score(tally.figures())
 
     def test_on_batch(
@@ -279,9 +273,9 @@ class Model(Network):
             As in `evaluate`.
         """
         self._require_compiled("test_on_batch")
-        batch = self._one_batch(X, Y, sample_weight, None)
+        batch = one_batch(self, X, Y, sample_weight, None)
         tally = Tally(self)
-        tally.add(*training.eval_step(self, batch), batch)
+        tally.add(training.eval_step(self, batch), batch)
         return tally.figures() if return_dict else Score(tally.figures())
 
     def predict_on_batch(self, X: Any) -> NDArray:
@@ -291,14 +285,14 @@ class Model(Network):
         ----------
         X : array_like, shape (N, ...)
         """
-        self._require_compiled("predict_on_batch")
-        x, mask = feeds.as_inputs(X)
-        self._build_for(x)
-        return self.forward(x, train=False, mask=mask)
+        self._require_predictable("predict_on_batch")
+        batch = as_batch(X, names=self.data_names)
+        self.build_for(batch.x)
+        return self.packed(training.predict_step(self, batch))
 
     def reset_states(self) -> None:
         """Call `reset_states` of all layers that have it; those of npdl keep no state."""
-        for layer in self.layers:
+        for layer in every_layer(self.layers):
             if hasattr(layer, "reset_states"):
                 layer.reset_states()
 
@@ -312,7 +306,7 @@ class Model(Network):
         targets : array_like
             One-hot like `outputs`, or class numbers of shape (N, ...).
         """
-        loss = self.loss if self.compiled else None
+        loss = self.heads[0].loss if self.compiled else None
         return scores.accuracy(np.asarray(outputs), np.asarray(targets), loss)
 
     # ------------------------------------------------------------------------------- the parts
@@ -327,159 +321,6 @@ class Model(Network):
         sizes = {"steps": feed.steps, "samples": feed.samples, "file": file}
         return CallbackList(callbacks, self, **sizes, **params)
 
-    def _feed(
-        self,
-        data: _Data,
-        batch_size: int,
-        steps: int | None = None,
-        shuffle: bool = False,
-        class_weight: Any = None,
-    ) -> Feed:
-        """Batches of data that were tried on the model."""
-        check_int("batch_size", batch_size)
-        steps = _optional("steps", steps)
-        if data.batch is not None:
-            self._build_for(data.batch.x)
-            table = self._class_table(class_weight, data.batch)
-            return ArrayFeed(self._prepare(data.batch, table), batch_size, shuffle, steps)
-        table = self._class_table(class_weight)
-        feed = StreamFeed(data.stream, steps, lambda batch: self._weighed(batch, table))
-        self._prepare(feed.first(), table)
-        return feed
-
-    def _one_batch(
-        self,
-        X: Any,
-        Y: ArrayLike,
-        sample_weight: ArrayLike | None,
-        class_weight: Any,
-    ) -> Batch:
-        batch = feeds.as_batch(X, _targets(Y), sample_weight)
-        self._build_for(batch.x)
-        return self._weighed(batch, self._class_table(class_weight, batch))
-
-    def _class_table(
-        self, class_weight: Any, batch: Batch | None = None
-    ) -> dict[int, float] | None:
-        """The weights of the classes; "balanced" ones need all samples."""
-        if class_weight is None:
-            return None
-        if not isinstance(class_weight, str):
-            return _weights.class_table(class_weight)
-        if class_weight != "balanced" or batch is None:
-            rule = "`class_weight` must be a dict of weights, an array, or, for arrays, 'balanced'"
-            raise ValueError(complaint(rule, class_weight=class_weight))
-        labels = _weights.class_numbers(*self._classes_last(batch.y))
-        kept = np.ones(labels.shape, bool)
-        if batch.mask is not None and labels.shape[:2] == batch.mask.shape:
-            kept &= batch.mask.reshape(batch.mask.shape + (1,) * (labels.ndim - 2)) != 0
-        if getattr(self.loss, "ignore_class", None) is not None:
-            kept &= labels != self.loss.ignore_class
-        return _weights.balanced(labels[kept])
-
-    def _classes_last(self, y: NDArray | None) -> tuple[NDArray, tuple[int, ...]]:
-        """Targets, and the shape of the outputs, with the classes along the last axis."""
-        targets = _targets(y)
-        shape = [n or 1 for n in self.layers[-1].out_shape]  # type: ignore[union-attr]
-        outputs = np.broadcast_to(np.float32(0), shape)
-        if isinstance(self.loss, Objective):
-            outputs, targets = self.loss.arrange(outputs, targets)
-        return targets, outputs.shape
-
-    def _weighed(self, batch: Batch, table: Mapping[int, float] | None) -> Batch:
-        """The batch with the weights of the classes, if there are any."""
-        if table is None:
-            return batch
-        weights = _weights.class_weights(table, *self._classes_last(batch.y))
-        return batch._replace(weight=_weights.times(weights, batch.weight))
-
-    @np.errstate(all="ignore")
-    def _prepare(self, batch: Batch, table: Mapping[int, float] | None = None) -> Batch:
-        """Build if need be; raise now what is wrong with the shapes, or with any class number."""
-        self._build_for(batch.x)
-        _targets(batch.y)
-        one = batch.rows(slice(1))
-        outputs = self.forward(one.x, train=False, mask=one.mask)
-        self._check_targets(batch, (len(batch.x), *outputs.shape[1:]))
-        batch = self._weighed(batch, table)
-        one = batch.rows(slice(1))
-        loss = self.loss_of(outputs, one.y, one.weight, one.mask)  # type: ignore[arg-type]
-        if np.ndim(loss):
-            raise ValueError("The loss of a model must be one number.")
-        return batch
-
-    def _check_targets(self, batch: Batch, shape: tuple[int, ...]) -> None:
-        """Look at all targets and weights, for outputs of this shape."""
-        loss = self.loss
-        if not is_plain(loss):
-            return
-        outputs, y = loss.arrange(np.broadcast_to(np.float32(0), shape), batch.y)  # type: ignore[arg-type]
-        y, items = aligned(loss, outputs, y), loss.item_shape(outputs)
-        matched = loss.match(outputs.shape, y.shape)
-        if batch.weight is not None:
-            weights_like(items, batch.weight)
-        if not loss.takes_labels or len(matched) == outputs.ndim:
-            return
-        labels, kept = y.reshape(matched), np.ones(matched, bool)
-        mask = _weights.steps_mask(batch.mask, shape)
-        for counting in (mask, batch.weight):
-            if counting is not None:
-                kept &= weights_like(items, counting) != 0
-        if loss.ignore_class is not None:
-            kept &= labels != loss.ignore_class
-        label_array(labels if kept.all() else labels[kept], outputs.shape[-1], "Y")
-
-
-class _Data:
-    """What a user passes as data: all of it as a `Batch`, or an iterable of batches."""
-
-    def __init__(self, X: Any, Y: Any, sample_weight: Any) -> None:
-        self.batch: Batch | None = None
-        self.stream: Any = None
-        if feeds.is_stream(X):
-            for name, value in (("Y", Y), ("sample_weight", sample_weight)):
-                if value is not None:
-                    rule = f"`{name}` must be None where `X` is an iterable, which yields it"
-                    raise ValueError(complaint(rule, **{name: type(value).__name__}))
-            self.stream = X
-        else:
-            self.batch = feeds.as_batch(X, Y, sample_weight)
-
-    @classmethod
-    def of_validation(cls, data: Any) -> _Data:
-        """Validation data: a pair (X, Y), or an iterable."""
-        if feeds.is_stream(data) and not isinstance(data, np.ndarray):
-            return cls(data, None, None)
-        if not isinstance(data, tuple | list) or len(data) not in (2, 3):
-            got = f"{len(data)} items" if isinstance(data, tuple | list) else type(data).__name__
-            raise ValueError(f"`validation_data` must be a pair (X, Y). Received: {got}")
-        return cls(*data, *[None] * (3 - len(data)))
-
-    def split(self, fraction: float) -> tuple[_Data, _Data]:
-        """Hold out the last samples; both parts are views."""
-        if self.batch is None:
-            rule = "`validation_split` needs arrays; pass validation_data beside an iterable"
-            raise ValueError(complaint(rule, validation_split=fraction))
-        total = len(self.batch.x)
-        n = total - round(total * fraction)
-        if n in (0, total):
-            rule = f"`validation_split` must divide {total} samples into two parts"
-            raise ValueError(complaint(rule, validation_split=fraction))
-        parts = self.batch.rows(slice(n)), self.batch.rows(slice(n, None))
-        return _Data._of(parts[0]), _Data._of(parts[1])
-
-    @classmethod
-    def _of(cls, batch: Batch) -> _Data:
-        data = cls.__new__(cls)
-        data.batch, data.stream = batch, None
-        return data
-
-    def feed(self, batch_size: int, steps: int | None) -> Feed:
-        """Batches, as they are."""
-        if self.batch is None:
-            return StreamFeed(self.stream, steps)
-        return ArrayFeed(self.batch, batch_size, False, steps)
-
 
 class _Shown:
     """A bar, perhaps, for the time of a block."""
@@ -493,12 +334,6 @@ class _Shown:
     def __exit__(self, *error: object) -> None:
         if self._progress is not None:
             self._progress.close()
-
-
-def _targets(y: Any) -> Any:
-    if y is None:
-        raise ValueError("`Y` must be given, or come with the batches of `X`. Received: Y=None")
-    return y
 
 
 def _optional(name: str, value: int | None) -> int | None:

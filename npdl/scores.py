@@ -5,21 +5,18 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from npdl import metrics
-from npdl._checks import complaint
-from npdl._weights import selected, steps_mask
-from npdl.feed import Batch
+from npdl._weights import selected
+from npdl.batch import Batch
+from npdl.heads import Head, Result
 from npdl.metrics import FunctionMetric, Metric
 from npdl.objectives import Objective
 from npdl.objectives.base import aligned, count_of
-
-if TYPE_CHECKING:
-    from npdl.model import Model
 
 #: Names of figures in Keras, and what they are called here.
 ALIASES = {"accuracy": "acc", "val_accuracy": "val_acc"}
@@ -117,30 +114,81 @@ class Tally:
         A compiled one. Its metrics are copied, so that several sets can be counted at once.
     """
 
-    def __init__(self, model: Model) -> None:
-        self._model_loss = model.loss
-        self._sums = getattr(model.loss, "reduction", "mean") == "sum"
+    def __init__(self, model: Any) -> None:
+        self._heads = [_HeadTally(head) for head in model.heads]
         self.batches = 0
+        self._penalty = 0.0
+        self._samples = 0
+
+    def add(self, result: Result, batch: Batch) -> None:
+        """Count one batch: the items that mask and loss leave, the loss by their number."""
+        self.batches += 1
+        self._samples += batch.samples
+        self._penalty += result.penalty * batch.samples
+        for head, loss in zip(self._heads, result.losses):
+            if len(self._heads) == 1:
+                loss = result.loss
+            i = head.index
+            weight = batch.weight[i] if batch.weight else None
+            head.add(loss, result.outputs[i], batch.y[i], weight, result.masks[i])
+
+    def figures(self, everything: bool = True) -> Figures:
+        """Loss and metrics of all batches so far; of metrics perhaps only those that are cheap."""
+        losses = {head.name: head.loss() for head in self._heads}
+        if len(losses) == 1:
+            found = Figures(loss=float(self._heads[0].loss()))
+        else:
+            total = sum(head.weight * losses[head.name] for head in self._heads)
+            found = Figures(loss=float(total + self._penalty / max(self._samples, 1)))
+            found.update((f"{name}_loss", float(loss)) for name, loss in losses.items())
+        for head in self._heads:
+            head.results(found, everything)
+        return found
+
+    def get_state(self) -> dict[str, Any]:
+        """Return what was counted so far."""
+        sums = {"batches": self.batches, "penalty": self._penalty, "samples": self._samples}
+        return {**sums, "heads": [head.get_state() for head in self._heads]}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue from what `get_state` returned."""
+        self.batches, self._samples = int(state["batches"]), int(state["samples"])
+        self._penalty = float(state["penalty"])
+        for head, own in zip(self._heads, state["heads"], strict=True):
+            head.set_state(own)
+
+
+class _HeadTally:
+    """Loss and metrics of one output."""
+
+    def __init__(self, head: Head) -> None:
+        self.index, self.name, self.weight = head.index, head.name, head.weight
+        self._objective = head.loss
+        self._sums = getattr(head.loss, "reduction", "mean") == "sum"
         self._loss = 0.0
         self._count = 0.0
         self._metrics: list[tuple[str, Metric, bool]] = []
-        for name, metric, weighted in model.figures:
+        for name, metric, weighted in head.metrics:
             own = copy.copy(metric)
             own.reset_state()
             self._metrics.append((name, own, weighted))
 
-    def add(self, loss: float, outputs: NDArray, batch: Batch) -> None:
-        """Count one batch: the items that mask and loss leave, the loss by their number."""
-        self.batches += 1
-        _, y, weight, mask = batch
-        mask = steps_mask(mask, outputs.shape)
-        n = count_of(self._model_loss, outputs, y, mask)  # type: ignore[arg-type]
+    def add(
+        self,
+        loss: float,
+        outputs: NDArray,
+        y: Any,
+        weight: NDArray | None,
+        mask: NDArray | None,
+    ) -> None:
+        """Count one batch."""
+        n = count_of(self._objective, outputs, y, mask)
         self._count += n
         self._loss += loss if self._sums else loss * n
         if not self._metrics:
             return
-        if isinstance(self._model_loss, Objective):
-            outputs, y = self._model_loss.arrange(outputs, y)  # type: ignore[arg-type]
+        if isinstance(self._objective, Objective):
+            outputs, y = self._objective.arrange(outputs, y)
         y, kept = self._kept(outputs, y, mask)
         if kept is not None and not kept.all():
             outputs, y = outputs[kept], y[kept]
@@ -156,7 +204,7 @@ class Tally:
         self, outputs: NDArray, y: NDArray, mask: NDArray | None
     ) -> tuple[NDArray, NDArray | None]:
         """The targets, and which items are neither masked nor ignored; None for all."""
-        loss = self._model_loss
+        loss = self._objective
         if getattr(loss, "masks_steps", False):
             return y, None
         kept = None if mask is None else mask != 0
@@ -171,55 +219,30 @@ class Tally:
             return y, ~ignored
         return y, ~ignored & kept.reshape(kept.shape + (1,) * (ignored.ndim - kept.ndim))
 
-    def figures(self, everything: bool = True) -> Figures:
-        """Loss and metrics of all batches so far; of metrics perhaps only those that are cheap."""
-        loss = self._loss if self._sums else self._loss / max(self._count, 1)
-        found = Figures(loss=float(loss))
+    def loss(self) -> float:
+        """The loss of all batches so far."""
+        return self._loss if self._sums else self._loss / max(self._count, 1)
+
+    def results(self, found: Figures, everything: bool) -> None:
+        """Put the metrics into `found`."""
         for name, metric, _ in self._metrics:
             if everything or metric.in_batch_logs:
                 value = metric.result()
                 found[name] = value if np.ndim(value) else float(value)
                 if metric.alias is not None:
-                    found.aliases[metric.alias] = name
-        return found
+                    prefix = name.removesuffix(metric.name)
+                    found.aliases[prefix + metric.alias] = name
 
     def get_state(self) -> dict[str, Any]:
         """Return what was counted so far."""
         states = [metric.get_state() for _, metric, _ in self._metrics]
-        sums = {"batches": self.batches, "loss": self._loss, "count": self._count}
-        return {**sums, "metrics": states}
+        return {"loss": self._loss, "count": self._count, "metrics": states}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `get_state` returned."""
-        self.batches = int(state["batches"])
+        """Continue from what `get_state` returned."""
         self._loss, self._count = float(state["loss"]), float(state["count"])
         for (_, metric, _), own in zip(self._metrics, state["metrics"], strict=True):
             metric.set_state(own)
-
-
-def named_metrics(
-    loss: Any, plain: list[Metric] | None, weighted: list[Metric] | None
-) -> list[tuple[str, Metric, bool]]:
-    """The figures of a model beside its loss: name, metric, and whether sample weights count.
-
-    Where no metrics at all are asked for, a loss that classifies has the accuracy.
-    """
-    if plain is None and weighted is None and getattr(loss, "classifies", False):
-        plain = [metrics.Accuracy()]
-    found: dict[str, tuple[Metric, bool]] = {}
-    for metric, by_weight in [
-        *((m, False) for m in plain or ()),
-        *((m, True) for m in weighted or ()),
-    ]:
-        metric = copy.copy(metric)  # which may stand in another model too, with another loss
-        metric.bind(loss)
-        name = metric.name
-        if name in found and by_weight:
-            name = f"weighted_{name}"
-        if name in found or name == "loss":
-            raise ValueError(complaint("Each metric must have a name of its own", name=name))
-        found[name] = metric, by_weight
-    return [(name, *rest) for name, rest in found.items()]
 
 
 def _is_own(metric: Metric) -> bool:

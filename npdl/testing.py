@@ -11,16 +11,21 @@ Both raise an AssertionError that says what is wrong.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from npdl import graph
+from npdl._calls import takes
 from npdl._ext import available_backends, use_backend
-from npdl._gradients import check_gradients, copied, draw, forward, numeric_gradient
+from npdl._gradcheck import check_gradients, copied, draw, forward, numeric_gradient
 from npdl.layers.base import Layer
+from npdl.layers.node import Node, Value
+from npdl.layers.owning import named_arrays
+from npdl.layers.plan import Plan
+from npdl.layers.tree import every_layer
 from npdl.utils.random import get_dtype, get_rng, use_dtype
 
 __all__ = ["check_gradients", "check_layer", "numeric_gradient"]
@@ -49,6 +54,7 @@ def check_layer(
     - What a call returned is not changed by a later one; with ``train=False``, `forward` writes
       nothing on the layer (a layer whose `forward` takes no `train` is let off).
     - A batch may hold one sample.
+    - Called twice in a network, it shares its weights and adds up their gradients.
     - The backends that are available agree, and one takes over from the other between `forward`
       and `backward`.
 
@@ -57,7 +63,8 @@ def check_layer(
     layer : callable or tuple (class, dict)
         Returns a new layer, not connected; or the class and the arguments to make one.
     input : array_like or tuple of int
-        A batch of at least two samples; or its shape, and normal numbers are drawn.
+        A batch of at least two samples; or its shape, and normal numbers are drawn. A list of them
+        for a layer of several inputs.
     input_dtype : dtype, optional
         For a shape: an integer dtype draws from {0, 1}.
     dtypes : tuple of str
@@ -102,13 +109,24 @@ class _Case:
         self.args = args
         self.tolerance = _TOLERANCE[dtype]
         self.rng = np.random.default_rng(seed)
+        several = isinstance(input, list) and all(isinstance(i, tuple | np.ndarray) for i in input)
+        self.xs = tuple(
+            self._sample(one, input_dtype, dtype) for one in (input if several else [input])
+        )
+        self.is_float = all(x.dtype.kind == "f" for x in self.xs)
+        self._layer: Layer | None = None
+
+    def _sample(self, input: Any, input_dtype: Any, dtype: str) -> NDArray:
         x = draw(input, self.rng)
         if input_dtype is not None:
             integers = np.issubdtype(input_dtype, np.integer)
             x = (x > 0).astype(input_dtype) if integers else x.astype(input_dtype)
-        self.x = x if x.dtype.kind in "iu" else x.astype(dtype)
-        self.is_float = self.x.dtype.kind == "f"
-        self._layer: Layer | None = None
+        return x if x.dtype.kind in "iu" else x.astype(dtype)
+
+    @property
+    def x(self) -> Any:
+        """What `check_gradients` takes as `input`."""
+        return self.xs[0] if len(self.xs) == 1 else [*self.xs]
 
     def layer(self) -> Layer:
         """A connected layer, always the same; no parameter stands at a special value like 0."""
@@ -120,19 +138,33 @@ class _Case:
         return copied(self._layer)
 
     def connect(self, layer: Layer) -> None:
-        layer.connect_to(graph.Input((None, *self.x.shape[1:])))
+        layer.connect_to(*(graph.Input((None, *x.shape[1:])) for x in self.xs))
 
-    def run(self, x: NDArray | None = None, dy: NDArray | None = None, backends=(None, None)):
+    def forward(self, layer: Layer, xs: Any = None, train: bool = True) -> tuple[NDArray, ...]:
+        """The outputs of a layer."""
+        return _listed(forward(layer, self.xs if xs is None else xs, train, **self.args))
+
+    def backward(self, layer: Layer, dys: tuple[NDArray, ...]) -> tuple[Any, ...]:
+        """The gradients in the inputs."""
+        return _listed(layer.backward(dys[0] if len(dys) == 1 else dys))
+
+    def run(self, xs: Any = None, dys: Any = None, backends=(None, None)) -> dict[str, Any]:
         """A forward and a backward pass of a new layer: outputs and all gradients, by name."""
         layer = self.layer()
-        y = _on(backends[0], lambda: forward(layer, self.x if x is None else x, **self.args))
-        dy = self.like(y) if dy is None else dy
-        dx = _on(backends[1], lambda: layer.backward(dy))
-        return {"output": y, "input gradient": dx, **_by_name("gradient", layer.grads)}
+        ys = _on(backends[0], lambda: self.forward(layer, xs))
+        dys = self.like(ys) if dys is None else dys
+        dxs = _on(backends[1], lambda: self.backward(layer, dys))
+        found = {**_by_name("output", ys), **_by_name("input gradient", dxs)}
+        return {**found, **_by_name("gradient", layer.grads)}
 
-    def like(self, y: NDArray) -> NDArray:
-        """A gradient in the outputs, always the same."""
-        return np.random.default_rng(7).standard_normal(y.shape).astype(y.dtype)
+    def like(self, ys: tuple[NDArray, ...]) -> tuple[NDArray, ...]:
+        """Gradients in the outputs, always the same."""
+        rng = np.random.default_rng(7)
+        return tuple(rng.standard_normal(y.shape).astype(y.dtype) for y in ys)
+
+
+def _listed(arrays: Any) -> tuple[Any, ...]:
+    return arrays if isinstance(arrays, tuple) else (arrays,)
 
 
 def _on(backend: str | None, function: Callable[[], Any]) -> Any:
@@ -151,7 +183,9 @@ def _seeded(function: Callable[[], Any]) -> Any:
     return result
 
 
-def _by_name(kind: str, arrays: list[NDArray]) -> dict[str, Any]:
+def _by_name(kind: str, arrays: Sequence[NDArray]) -> dict[str, Any]:
+    if kind != "gradient" and len(arrays) == 1:
+        return {kind: arrays[0]}
     return {f"{kind} {i}": array for i, array in enumerate(arrays)}
 
 
@@ -179,91 +213,98 @@ def _check_config(case: _Case) -> None:
     again = json.loads(json.dumps(revived.to_json()))
     _require(again == config, f"The configuration changes on its way: {config} -> {again}.")
     case.connect(revived)
-    mine, theirs = list(graph.arrays(layer)), list(graph.arrays(revived))
+    mine, theirs = list(named_arrays(layer)), list(named_arrays(revived))
     _require(
         [a.shape for _, a, _ in mine] == [a.shape for _, a, _ in theirs],
         "The layer from to_json() has other parameters.",
     )
     for (_, source, _), (_, target, _) in zip(mine, theirs):
         target[...] = source
-    first, second = (forward(one, case.x, train=False, **case.args) for one in (layer, revived))
-    same = np.array_equal(first, second) or not graph.accepts(type(layer).forward, "train")
+    first, second = (case.forward(one, train=False) for one in (layer, revived))
+    same = all(map(np.array_equal, first, second)) or not takes(type(layer).forward, "train")
     _require(same, "The layer from to_json() has other outputs.")
 
 
 def _check_shapes_and_dtypes(case: _Case) -> None:
     layer = case.layer()
-    y = forward(layer, case.x, **case.args)
-    declared = layer.out_shape
-    fits = declared is not None and len(declared) == y.ndim
-    fits = fits and all(want in (None, size) for want, size in zip(declared or (), y.shape))
-    _require(fits, f"out_shape is {declared}, but the outputs have shape {y.shape}.")
-    dx = layer.backward(case.like(y))
+    ys = case.forward(layer)
+    declared = layer.out_shape if layer.n_outputs > 1 else (layer.out_shape,)
+    for shape, y in zip(declared or (), ys, strict=True):
+        fits = shape is not None and len(shape) == y.ndim
+        fits = fits and all(want in (None, size) for want, size in zip(shape or (), y.shape))
+        _require(fits, f"out_shape is {shape}, but the outputs have shape {y.shape}.")
+    dxs = case.backward(layer, case.like(ys))
     wanted = get_dtype()
-    arrays = {"The output": y, **_by_name("parameter", layer.params)}
+    arrays = {**_by_name("output", ys), **_by_name("parameter", layer.params)}
     arrays |= _by_name("gradient", layer.grads)
-    if case.is_float:
-        _require(dx is not None, "backward returned no gradient in the input.")
-        arrays["The input gradient"] = dx
+    for i, (x, dx) in enumerate(zip(case.xs, dxs)):
+        if x.dtype.kind == "f":
+            _require(dx is not None, "backward returned no gradient in the input.")
+            arrays[f"input gradient {i}"] = dx
     for name, array in arrays.items():
-        _require(array.dtype == wanted, f"{name} is {array.dtype}, not {wanted}.")
+        _require(array.dtype == wanted, f"The {name} is {array.dtype}, not {wanted}.")
     shapes = [p.shape for p in layer.params], [g.shape for g in layer.grads]
     _require(shapes[0] == shapes[1], f"params and grads differ in their shapes: {shapes}.")
 
 
 def _check_arguments(case: _Case) -> None:
-    x = case.x.copy()
-    expected = case.run(x)
-    _require(np.array_equal(x, case.x), "The layer changes its input.")
-    dy = case.like(expected["output"])
-    for array in (x, dy):
+    xs = tuple(x.copy() for x in case.xs)
+    expected = case.run(xs)
+    _require(all(map(np.array_equal, xs, case.xs)), "The layer changes its input.")
+    dys = case.like(tuple(v for k, v in expected.items() if k.startswith("output")))
+    for array in (*xs, *dys):
         array.flags.writeable = False  # a write raises an error
-    _require_close(case, case.run(x, dy), expected, "where the arguments are read-only")
-    gaps = np.repeat(x, 2, axis=-1)[..., ::2]
-    for layout, array in ("Fortran-ordered", np.asfortranarray(x)), ("not contiguous", gaps):
-        _require_close(case, case.run(array, dy), expected, f"where the input is {layout}")
+    _require_close(case, case.run(xs, dys), expected, "where the arguments are read-only")
+    gaps = tuple(np.repeat(x, 2, axis=-1)[..., ::2] for x in xs)
+    orders = tuple(map(np.asfortranarray, xs))
+    for layout, arrays in ("Fortran-ordered", orders), ("not contiguous", gaps):
+        _require_close(case, case.run(arrays, dys), expected, f"where the input is {layout}")
 
 
 def _check_results_last(case: _Case) -> None:
     layer = case.layer()
-    other = case.x[::-1].copy()
-    kept = [forward(layer, case.x, train=False, **case.args), forward(layer, case.x, **case.args)]
-    dx = layer.backward(case.like(kept[0]))
-    kept += [] if dx is None else [dx]
+    others = tuple(x[::-1].copy() for x in case.xs)
+    first, second = case.forward(layer, train=False), case.forward(layer)
+    dys = case.like(first)
+    kept = [a for a in (*first, *second, *case.backward(layer, dys)) if a is not None]
     copies = [np.array(array) for array in kept]
     for train in (True, False):
-        forward(layer, other, train=train, **case.args)
-    layer.backward(2 * case.like(kept[0]))
+        case.forward(layer, others, train)
+    case.backward(layer, tuple(2 * dy for dy in dys))
     same = all(np.array_equal(a, b) for a, b in zip(kept, copies))
     _require(same, "What a call returned is changed by a later one.")
 
 
 def _check_inference(case: _Case) -> None:
     layer = case.layer()
-    if not graph.accepts(type(layer).forward, "train"):
+    if not takes(type(layer).forward, "train"):
         return
-    before = dict(vars(layer))
-    own = [v for v in before.values() if isinstance(v, np.ndarray)]
-    arrays = own + [array for _, array, _ in graph.arrays(layer)]
+    layers = [*every_layer([layer])]
+    before = [dict(vars(one)) for one in layers]
+    own = [v for state in before for v in state.values() if isinstance(v, np.ndarray)]
+    arrays = own + [array for _, array, _ in named_arrays(layer)]
     copies = [array.copy() for array in arrays]
-    forward(layer, case.x, train=False, **case.args)
-    after = vars(layer)
-    written = [k for k in before.keys() | after.keys() if before.get(k) is not after.get(k)]
-    _require(not written, f"forward(train=False) writes on the layer: {written}.")
+    case.forward(layer, train=False)
+    for one, state in zip(layers, before):
+        after = vars(one)
+        written = [k for k in state.keys() | after.keys() if state.get(k) is not after.get(k)]
+        _require(not written, f"forward(train=False) writes on the layer: {written}.")
     same = all(np.array_equal(a, b) for a, b in zip(arrays, copies))
     _require(same, "forward(train=False) changes an array of the layer.")
 
 
 def _check_step(case: _Case) -> None:
     layer = case.layer()
-    target = case.rng.standard_normal(forward(layer, case.x, **case.args).shape)
+    targets = [case.rng.standard_normal(y.shape) for y in case.forward(layer)]
 
-    def loss() -> tuple[float, NDArray]:
-        error = _seeded(lambda: forward(layer, case.x, **case.args)) - target
-        return 0.5 * float(np.square(error).sum()), error.astype(get_dtype())
+    def loss() -> tuple[float, tuple[NDArray, ...]]:
+        ys = _seeded(lambda: case.forward(layer))
+        errors = tuple(y - target for y, target in zip(ys, targets))
+        value = 0.5 * sum(float(np.square(error).sum()) for error in errors)
+        return value, tuple(error.astype(get_dtype()) for error in errors)
 
-    first, error = loss()
-    layer.backward(error)
+    first, errors = loss()
+    case.backward(layer, errors)
     norm = sum(float(np.square(g, dtype=np.float64).sum()) for g in layer.grads)
     if norm == 0:
         return
@@ -275,12 +316,48 @@ def _check_step(case: _Case) -> None:
 
 def _check_one_sample(case: _Case) -> None:
     layer = case.layer()
-    n = len(case.x)
-    args = {k: v[:1] if np.ndim(v) and len(v) == n else v for k, v in case.args.items()}
-    y = forward(layer, case.x[:1], **args)
-    dx = layer.backward(case.like(y))
-    ok = dx is None or dx.shape == (1, *case.x.shape[1:])
-    _require(ok, "The gradient in a batch of one sample has another shape.")
+    n = len(case.xs[0])
+    args = {k: _first(v, n) for k, v in case.args.items()}
+    ys = _listed(forward(layer, tuple(x[:1] for x in case.xs), **args))
+    for x, dx in zip(case.xs, case.backward(layer, case.like(ys))):
+        ok = dx is None or dx.shape == (1, *x.shape[1:])
+        _require(ok, "The gradient in a batch of one sample has another shape.")
+
+
+def _first(value: Any, n: int) -> Any:
+    """The part of an argument that belongs to the first sample."""
+    if isinstance(value, tuple):
+        return tuple(_first(one, n) for one in value)
+    return value[:1] if np.ndim(value) and len(value) == n else value
+
+
+def _check_two_calls(case: _Case) -> None:
+    others = tuple(x[::-1].copy() for x in case.xs)
+    layer = case.layer()
+    inputs = [[Value((None, *x.shape[1:])) for x in case.xs] for _ in range(2)]
+    calls = [Node(layer, values).outputs for values in inputs]
+    plan = Plan([*inputs[0], *inputs[1]], [*calls[0], *calls[1]])
+    mask = case.args.get("mask")
+    if case.args.keys() - {"mask"} or not takes(type(layer).forward, "train"):
+        return  # a network passes on nothing else
+
+    def together() -> dict[str, Any]:
+        masks = mask if isinstance(mask, tuple) else (mask,) * len(case.xs)
+        ys = plan.forward([*case.xs, *others], True, [*masks, *masks])[0]
+        half = len(ys) // 2
+        dys = [*case.like(tuple(ys[:half])), *case.like(tuple(ys[half:]))]
+        dxs = plan.backward(dys)
+        found = {**_by_name("output", ys), **_by_name("input gradient", dxs)}
+        return {**found, **_by_name("gradient", layer.grads)}
+
+    def apart() -> dict[str, Any]:
+        one, two = case.layer(), case.layer()
+        ys = case.forward(one), case.forward(two, others)
+        dxs = [*case.backward(one, case.like(ys[0])), *case.backward(two, case.like(ys[1]))]
+        found = {**_by_name("output", [*ys[0], *ys[1]]), **_by_name("input gradient", dxs)}
+        return {**found, **_by_name("gradient", [a + b for a, b in zip(one.grads, two.grads)])}
+
+    _require_close(case, _seeded(together), _seeded(apart), "where the layer is called twice")
 
 
 def _check_backends(case: _Case) -> None:
@@ -299,5 +376,6 @@ _CHECKS = (
     _check_inference,
     _check_step,
     _check_one_sample,
+    _check_two_calls,
     _check_backends,
 )

@@ -17,22 +17,21 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from npdl._busy import trained_here
 from npdl._checks import warn
-from npdl._weights import steps_mask
+from npdl.batch import Batch
 from npdl.callbacks import CallbackList, History
-from npdl.feed import Batch, Feed
+from npdl.feed import Feed
+from npdl.heads import Result
 from npdl.objectives.base import count_of
 from npdl.scores import Figures, Score, Tally
+from npdl.trainer import Trainer
 from npdl.utils.random import get_rng_state, set_rng_state
-
-if TYPE_CHECKING:
-    from npdl.model import Model
 
 __all__ = ["History", "Loop", "Score", "evaluate", "predict", "train_step"]
 
@@ -44,12 +43,12 @@ class Watch:
         self.epoch = 0
         self._warned = False
 
-    def check(self, model: Model, batch: Batch, loss: float) -> None:
-        """Warn if `loss`, that of a batch before the update, is nan or inf."""
+    def check(self, model: Trainer, batch: Batch, loss: float) -> None:
+        """Warn if `loss`, that of the batch before the update, is nan or inf."""
         if self._warned or math.isfinite(loss):
             return
         self._warned = True
-        data = _not_finite(batch)
+        data = _not_finite(model, batch)
         if data is not None:
             warn(f"The loss is {loss} in epoch {self.epoch}: {data}.")
             return
@@ -59,51 +58,67 @@ class Watch:
         )
 
 
-def _not_finite(batch: Batch) -> str | None:
-    """What of the data is not finite, in words; values that a mask leaves out may be anything."""
-    for name, array in (("X", batch.x), ("Y", batch.y), ("sample_weight", batch.weight)):
+def _not_finite(model: Trainer, batch: Batch) -> str | None:
+    """What of the data is not finite, as a message; what a mask leaves out may be anything."""
+    names = [("X", name, array) for name, array in zip(model.input_names, batch.x)]
+    names += [("Y", name, array) for name, array in zip(model.output_names, batch.y)]
+    names += [
+        ("sample_weight", name, array) for name, array in zip(model.output_names, batch.weight)
+    ]
+    masks = [mask for mask in batch.mask if mask is not None]
+    for what, name, array in names:
         if array is None:
             continue
-        real = batch.mask if batch.mask is not None and name != "X" else None
-        if real is not None and real.shape == array.shape[:2]:
-            array = array[real != 0]
+        if what != "X" and masks and masks[0].shape == array.shape[:2]:
+            array = array[masks[0] != 0]
         if not np.isfinite(array).all():
-            return f"{name}{' itself' if name == 'X' else ''} holds values that are not finite"
+            several = len(batch.x) > 1 if what == "X" else len(batch.y) > 1
+            what += f"[{name!r}]" if several else ""
+            return f"{what}{' itself' if what == 'X' else ''} holds values that are not finite"
     return None
 
 
-def _first_not_finite(model: Model, batch: Batch) -> str:
-    """Where the values of a batch cease to be finite, in words."""
-    for layer, output in model.trace(batch.x):
-        if not np.isfinite(output).all():
+def _first_not_finite(model: Trainer, batch: Batch) -> str:
+    """The name of the first layer whose output is not finite, as a message."""
+    for layer, output in model.require_plan("fit").trace(batch.x, batch.mask or None):
+        outputs = output if isinstance(output, tuple) else (output,)
+        if not all(np.isfinite(y).all() for y in outputs):
             return f"layer {layer.name!r} is the first whose output is not finite"
-    return f"the outputs of all layers are finite, the loss {type(model.loss).__name__} is not"
+    losses = ", ".join(type(head.loss).__name__ for head in model.heads)
+    return f"the outputs of all layers are finite, the loss {losses} is not"
+
+
+def train_step(
+    model: Trainer, X: Any, Y: Any, sample_weight: Any = None, mask: Any = None
+) -> tuple[float, Any]:
+    """Train on one batch of arrays, and return its loss and the outputs before the update."""
+    result = train_on(model, model.batch_of(X, Y, sample_weight, mask))
+    return result.loss, model.packed(result.outputs)
 
 
 @np.errstate(all="ignore")  # what NumPy warns of, `Watch` says better
-def train_step(
-    model: Model,
-    x: NDArray,
-    y: ArrayLike,
-    watch: Watch | None = None,
-    weight: NDArray | None = None,
-    mask: NDArray | None = None,
-) -> tuple[float, NDArray]:
-    """Train on one batch, and return its loss and the outputs before the update."""
-    batch = Batch(x, y, weight, mask)  # type: ignore[arg-type]
-    loss, outputs, cache = model.loss_forward(*batch)  # type: ignore[arg-type]
+def train_on(model: Trainer, batch: Batch, watch: Watch | None = None) -> Result:
+    """Train on one batch, and return its losses and the outputs before the update."""
+    result, caches = model.forward_batch(batch)
     if watch is not None:
-        watch.check(model, batch, loss)
-    model.loss_backward(cache)
+        watch.check(model, batch, result.loss)
+    model.loss_backward(caches)
     count = None
-    if getattr(model.optimizer, "gradient_accumulation_steps", None) and not _sums(model.loss):
-        count = count_of(model.loss, outputs, y, steps_mask(mask, outputs.shape))
+    if getattr(model.optimizer, "gradient_accumulation_steps", None):
+        count = _count(model, batch, result)
     model.update(count)
-    return loss, outputs
+    return result
 
 
-def _sums(loss: Any) -> bool:
-    return getattr(loss, "reduction", "mean") == "sum"
+def _count(model: Trainer, batch: Batch, result: Result) -> float | None:
+    """Over how many items the loss is a mean: samples where there are several losses."""
+    head = model.heads[0]
+    if getattr(head.loss, "reduction", "mean") == "sum":
+        return None
+    if len(model.heads) > 1:
+        return batch.samples
+    i = head.index
+    return count_of(head.loss, result.outputs[i], batch.y[i], result.masks[i])  # type: ignore[arg-type]
 
 
 class Interrupt:
@@ -182,7 +197,7 @@ class Loop:
 
     def __init__(
         self,
-        model: Model,
+        model: Trainer,
         feed: Feed,
         validation: Feed | None,
         callbacks: CallbackList,
@@ -342,10 +357,9 @@ class Loop:
                 interrupt.busy = True
                 if begins:
                     callbacks.call("on_train_batch_begin", self.batch, {})
-                loss, outputs = train_step(model, batch.x, batch.y, watch, *batch[2:])  # type: ignore[arg-type]
-                self.tally.add(loss, outputs, batch)
+                self.tally.add(train_on(model, batch, watch), batch)
                 self.batch += 1
-                self.samples += len(batch.x)
+                self.samples += batch.samples
                 if ends:
                     logs = self.tally.figures(everything=False) if reads else None
                     callbacks.call("on_train_batch_end", self.batch - 1, logs)
@@ -359,7 +373,7 @@ class Loop:
 
 
 def evaluate(
-    model: Model,
+    model: Trainer,
     feed: Feed,
     callbacks: CallbackList | None = None,
     pause: Callable[[], None] = lambda: None,
@@ -377,7 +391,7 @@ def evaluate(
     for i, batch in enumerate(feed.epoch()):
         if begins:
             callbacks.call("on_test_batch_begin", i, {})
-        tally.add(*eval_step(model, batch), batch)
+        tally.add(eval_step(model, batch), batch)
         if ends:
             logs = tally.figures(everything=False) if reads else None
             callbacks.call("on_test_batch_end", i, logs)
@@ -391,34 +405,43 @@ def evaluate(
 
 
 @np.errstate(all="ignore")
-def eval_step(model: Model, batch: Batch) -> tuple[float, NDArray]:
+def eval_step(model: Trainer, batch: Batch) -> Result:
     """Loss and outputs of one batch, in inference mode."""
-    outputs = model.forward(batch.x, train=False, mask=batch.mask)
-    return model.loss_of(outputs, batch.y, batch.weight, batch.mask), outputs  # type: ignore[arg-type]
+    return model.forward_batch(batch, train=False)[0]
 
 
-def predict(model: Model, feed: Feed, callbacks: CallbackList) -> NDArray:
+def predict_step(model: Trainer, batch: Batch) -> list[NDArray]:
+    """The outputs of one batch, in inference mode: never the input's own memory."""
+    outputs, _ = model.require_plan("predict").forward(batch.x, False, batch.mask or None)
+    return [y.copy() if any(np.may_share_memory(y, x) for x in batch.x) else y for y in outputs]
+
+
+def predict(model: Trainer, feed: Feed, callbacks: CallbackList) -> Any:
     """The outputs for all samples, in inference mode."""
     begins, ends = (callbacks.wants(f"on_predict_batch_{when}") for when in ("begin", "end"))
     callbacks.call("on_predict_begin", None)
-    parts: list[NDArray] = []
-    room, filled = None, 0
+    parts: list[list[NDArray]] = []
+    whole: list[NDArray] | None = None
+    filled = 0
     for i, batch in enumerate(feed.epoch()):
         if begins:
             callbacks.call("on_predict_batch_begin", i, {})
-        outputs = model.forward(batch.x, train=False, mask=batch.mask)
+        outputs = predict_step(model, batch)
         if feed.samples is not None and feed.steps != 1:
-            if room is None:
-                room = np.empty((feed.samples, *outputs.shape[1:]), outputs.dtype)
-            room[filled : filled + len(outputs)] = outputs
-            filled += len(outputs)
+            if whole is None:
+                whole = [np.empty((feed.samples, *y.shape[1:]), y.dtype) for y in outputs]
+            for array, y in zip(whole, outputs):
+                array[filled : filled + len(y)] = y
+            filled += batch.samples
         else:
             parts.append(outputs)
         if ends:
-            callbacks.call("on_predict_batch_end", i, {"outputs": outputs})
+            callbacks.call("on_predict_batch_end", i, {"outputs": model.packed(outputs)})
     callbacks.call("on_predict_end", None)
-    if room is not None:
-        return room
+    if whole is not None:
+        return model.packed(whole)
     if not parts:
         raise ValueError("`X` must yield at least one batch. Received: none")
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    if len(parts) == 1:
+        return model.packed(parts[0])
+    return model.packed([np.concatenate(arrays) for arrays in zip(*parts)])

@@ -17,20 +17,18 @@ from npdl._checks import check_int, complaint
 from npdl.layers.base import Layer
 from npdl.layers.convolution import Convolution
 from npdl.layers.core import Dropout
+from npdl.trainer import Trainer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from npdl.callbacks import History
-    from npdl.model import Model
 
 __all__ = ["plot_activations", "plot_confusion", "plot_filters", "plot_history"]
 
 _INK, _GRID, _TRAIN, _VALIDATION = "#222222", "#dddddd", "#8fa3b8", "#1f5fa8"
 
 
-def plot_history(history: History | Mapping[str, Sequence[float]]) -> Figure:
+def plot_history(history: Any) -> Figure:
     """Draw the figures of each epoch, those of training and of validation in one panel.
 
     Parameters
@@ -113,7 +111,7 @@ def plot_filters(layer: Convolution, max_filters: int = 64) -> Figure:
 
 
 def plot_activations(
-    model: Model,
+    model: Trainer,
     x: ArrayLike,
     layers: Sequence[str | Layer] | None = None,
     max_maps: int = 12,

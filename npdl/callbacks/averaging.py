@@ -8,7 +8,7 @@ from npdl._checks import complaint
 from npdl.callbacks.base import Callback, Logs
 
 if TYPE_CHECKING:
-    from npdl.model import Model
+    from npdl.trainer import Trainer
 
 
 class SwapEMAWeights(Callback):
@@ -32,7 +32,7 @@ class SwapEMAWeights(Callback):
         if self.model.optimizer.swapped != averages:
             self.model.swap_averages()
 
-    def set_model(self, model: Model) -> None:
+    def set_model(self, model: Trainer) -> None:
         """Check that the optimizer keeps averages."""
         super().set_model(model)
         if not getattr(model.optimizer, "use_ema", False):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from npdl.model import Model
+    from npdl.trainer import Trainer
 
 #: What callbacks are told of: figures by name, such as ``{"loss": 0.3, "val_acc": 0.9}``.
 Logs = dict[str, float]
@@ -28,13 +28,13 @@ class Callback:
         "verbose", "epochs", "steps" (batches in an epoch, None where unknown) and "samples".
     """
 
-    model: Model
+    model: Trainer
     params: dict[str, Any]
 
     #: Whether the hooks of batches read their `logs`. Where no callback does, none are computed.
     reads_batch_logs = True
 
-    def set_model(self, model: Model) -> None:
+    def set_model(self, model: Trainer) -> None:
         """Called first, with the model."""
         self.model = model
 
@@ -130,7 +130,7 @@ class CallbackList:
         What `Callback.set_params` is to be told.
     """
 
-    def __init__(self, callbacks: Any = None, model: Model | None = None, **params: Any) -> None:
+    def __init__(self, callbacks: Any = None, model: Trainer | None = None, **params: Any) -> None:
         self.callbacks = _checked(callbacks)
         self._hooks: dict[str, list[tuple[Callback, Callable[..., None]]]] = {
             hook: [(c, getattr(c, hook)) for c in self.callbacks if _defines(c, hook)]

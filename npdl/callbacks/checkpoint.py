@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from npdl import saving
+from npdl import serialization
 from npdl._checks import check_int, complaint, warn
 from npdl._files import StrPath
 from npdl.callbacks.base import Callback, Logs
@@ -126,7 +126,9 @@ class ModelCheckpoint(_Saving):
             return
         path = Path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        (saving.save_weights if self.save_weights_only else saving.save_model)(self.model, path)
+        (serialization.save_weights if self.save_weights_only else serialization.save_model)(
+            self.model, path
+        )
         if self.verbose:
             say(self, f"epoch {epoch + 1}: saved {path}")
 
@@ -202,13 +204,13 @@ class BackupAndRestore(_Saving):
         if not self.path.exists():
             return
         model, loop = self.model, self._loop
-        weights, state = saving.read_training(self.path)
+        weights, state = serialization.read_training(self.path)
         try:
             place = state["loop"]
             self._compare(place.get("data"))
-            saving.load_weights(model, weights, strict=True)
+            serialization.load_weights(model, weights, strict=True)
             if "optimizer" in state:
-                saving.restore_optimizer(model, state["optimizer"])
+                serialization.restore_optimizer(model, state["optimizer"])
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{str(self.path)!r} is no backup of this training: {error}. "
@@ -232,7 +234,7 @@ class BackupAndRestore(_Saving):
         if batch and self.model.stop_training:  # the epoch ends now, and then there is a rest
             return
         if batch == 0 or self._is_due():
-            saving.save_model(self.model, self.path, loop=self._place())
+            serialization.save_model(self.model, self.path, loop=self._place())
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Delete the backup, if the training has come to its end."""

@@ -14,7 +14,7 @@ from npdl.scores import ALIASES
 
 if TYPE_CHECKING:
     from npdl.callbacks.base import Callback
-    from npdl.model import Model
+    from npdl.trainer import Trainer
 
 #: What grows, and what shrinks, as a model gets better, by the words in its name. It is asked where
 #: a figure is none of the model's own, but one that a callback adds to the logs.
@@ -59,7 +59,7 @@ class Monitor:
         self._warned = False
         self._loop: Any = None
 
-    def bind(self, model: Model, who: Any = None) -> None:
+    def bind(self, model: Trainer, who: Any = None) -> None:
         """Ask the metrics of a model which way is better, if 'auto' is to tell.
 
         Raises

@@ -3,6 +3,8 @@
 from npdl.layers.activation import ELU, Activation, LeakyReLU, PReLU, ReLU
 from npdl.layers.auto import AutoLayer, Lambda
 from npdl.layers.base import Layer, Parameter
+from npdl.layers.block import Block
+from npdl.layers.config import registry as _registry
 from npdl.layers.convolution import Convolution
 from npdl.layers.core import Dense, Dropout, Linear, Softmax
 from npdl.layers.embedding import Embedding
@@ -19,6 +21,7 @@ from npdl.layers.merging import (
     Subtract,
 )
 from npdl.layers.noise import GaussianNoise, SpatialDropout
+from npdl.layers.node import Input
 from npdl.layers.normalization import BatchNormal
 from npdl.layers.pooling import (
     GlobalMaxPooling,
@@ -49,6 +52,7 @@ __all__ = [
     "Average",
     "BatchLSTM",
     "BatchNormal",
+    "Block",
     "Concatenate",
     "Convolution",
     "Cropping",
@@ -63,6 +67,7 @@ __all__ = [
     "GlobalMaxPooling",
     "GlobalMeanPooling",
     "Lambda",
+    "Input",
     "Layer",
     "LeakyReLU",
     "Linear",
@@ -91,3 +96,7 @@ __all__ = [
     "ZeroPadding",
     "ZeroPadding1D",
 ]
+
+for _name in __all__:
+    if isinstance(globals()[_name], type) and issubclass(globals()[_name], Layer):
+        _registry.register()(globals()[_name])

@@ -69,6 +69,8 @@ class Recurrent(Layer):
         Gradient in the first state, after a backward pass.
     """
 
+    color = "#2a7f62"
+
     AllW = ParameterView("AllW")
     dAllW = ParameterView("AllW", "grad")
 

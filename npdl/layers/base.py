@@ -7,30 +7,27 @@ them. A layer may own further layers, its `sublayers`.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from npdl._calls import call_forward
 from npdl._checks import complaint
-from npdl._registry import Configurable, snake_case
+from npdl._registry import Configurable, config_name, snake_case
 from npdl.initializations import undrawn
-from npdl.layers._checked import Checked
 from npdl.layers._names import LayerType
 from npdl.layers._shapes import Shape, by_shape, fits, matches
 from npdl.layers.node import Node, Value, as_values
+from npdl.layers.owning import Owner, twin
 from npdl.layers.parameter import Parameter, ParameterView
-from npdl.layers.tree import collect, named_arrays, unique_names
-from npdl.regularizers import Regularizer
-from npdl.utils.random import get_dtype
+from npdl.layers.tree import shared_number
 
 __all__ = ["Layer", "Parameter", "ParameterView", "Shape", "by_shape", "fits", "matches"]
 
 
-class Layer(Checked, Configurable, metaclass=LayerType):
+class Layer(Owner, Configurable, metaclass=LayerType):
     """Base class of all layers, to be subclassed for layers of your own.
 
     A subclass defines `forward` and `backward`. If it learns something, it either creates its
@@ -58,7 +55,6 @@ class Layer(Checked, Configurable, metaclass=LayerType):
         Whether arrays are kept from one training step to the next instead of being made anew.
     """
 
-    regularizer: Regularizer | None = None
     prev_layer: Any = None
     out_shape: Shape | None = None
     need_input_grad: bool = True
@@ -66,18 +62,19 @@ class Layer(Checked, Configurable, metaclass=LayerType):
 
     #: How many arrays `forward` returns: a tuple of them if there are several.
     n_outputs: int = 1
+    #: Of the layer's box in a drawing, see `npdl.plot_model`.
+    color: str = "#a9b3bd"
     #: Whether the layer makes a mask of steps out of its input, see `make_mask`.
     makes_mask: bool = False
+    #: Whether a model has trained the layer; its weights are then never drawn anew.
+    was_trained: bool = False
 
     _name: str | None = None
     _auto_name: str | None = None
-    _trainable: bool = True
     #: The shape of the input as `input_shape=` gave it, for layers without such an argument.
     _declared: Shape | None = None
     #: The shapes that the layer was built for; None if it is not, or builds itself.
     _in_shapes: tuple[Shape, ...] | None = None
-    #: The layer's own parameters by name; a forward pass reads it, which is quicker than a view.
-    _named: Mapping[str, Parameter] = MappingProxyType({})
     _buffers: dict[str, NDArray] | None = None
     _cache: tuple | None = None
 
@@ -119,6 +116,21 @@ class Layer(Checked, Configurable, metaclass=LayerType):
         Arrays may stay arrays here.
         """
         return self.to_json()
+
+    def nested_config(self) -> dict[str, Any]:
+        """What a file says of the layer: class, name, configuration, and whether it is frozen.
+
+        A layer that stands in a network twice is described once; see `npdl.layers.tree.writing`.
+        """
+        number, written = shared_number(self)
+        if written:
+            return {"same": number}
+        entry = {"class": config_name(self), "config": self.to_json()}
+        if number is not None:
+            entry["number"] = number
+        if self._name is not None:
+            entry["name"] = self._name
+        return entry if self._trainable else {**entry, "trainable": False}
 
     def __getstate__(self) -> dict[str, Any]:
         """What `pickle` and `copy.deepcopy` copy: everything but the arrays of the last step."""
@@ -205,9 +217,11 @@ class Layer(Checked, Configurable, metaclass=LayerType):
                 raise ValueError(f"The previous layer must be connected first {self._where}.")
         self.parameters = ()
         self._cache = self._buffers = None
+        self.was_trained = False
         self._in_shapes = tuple(map(tuple, shapes))
         self.out_shape = self._built(self._in_shapes)
-        self.prev_layer = prev_layer
+        node = prev_layer.node if isinstance(prev_layer, Value) else None
+        self.prev_layer = prev_layer if node is None else node.layer
 
     def _built(self, in_shapes: tuple[Shape, ...]) -> Shape:
         return self._returned(self.build(*in_shapes))
@@ -242,6 +256,9 @@ class Layer(Checked, Configurable, metaclass=LayerType):
         """
         if self.out_shape is None:
             self.connect_to(*sources)
+            if self.prev_layer is None:  # a `connect_to` of the user's own
+                node = getattr(sources[0], "node", None)
+                self.prev_layer = sources[0] if node is None else node.layer
             return self.out_shape
         shapes = tuple(tuple(source.out_shape) for source in sources)
         if self._in_shapes is None or shapes == self._in_shapes:
@@ -261,7 +278,7 @@ class Layer(Checked, Configurable, metaclass=LayerType):
         ValueError
             If the layer, or its weights, can't take such inputs.
         """
-        other = copy.deepcopy(self, {id(self.prev_layer): self.prev_layer})
+        other = twin(self)
         with undrawn(2**62):
             other.parameters = ()
             out_shape = other._built(in_shapes)
@@ -280,138 +297,6 @@ class Layer(Checked, Configurable, metaclass=LayerType):
     def build(self, *in_shapes: Any, **kwargs: Any) -> Any:
         """Create the parameters for inputs of these shapes, and return the output's shape."""
         return in_shapes[0]
-
-    def add_parameter(self, name: str, value: ArrayLike, trainable: bool = True) -> NDArray:
-        """Append a parameter, a copy of `value` in npdl's dtype, and return its array.
-
-        The array may move to other memory when the layer becomes part of a model. Read it through
-        `ParameterView`, or as ``self.parameters[0].value``.
-        """
-        array = np.array(value, dtype=get_dtype(), order="C")
-        made = Parameter(name, array, trainable and self._trainable, learns=trainable)
-        self._set_own((*self._named.values(), made))
-        return array
-
-    # ------------------------------------------------------------------- parameters, sublayers
-
-    @property
-    def sublayers(self) -> tuple[Layer, ...]:
-        """The layers that this one keeps as attributes, or in lists, tuples or dicts of them."""
-        found: dict[int, Layer] = {}
-        for key, value in vars(self).items():
-            if key != "prev_layer":
-                collect(value, found)
-        return tuple(found.values())
-
-    def named_sublayers(self) -> list[tuple[str, Layer]]:
-        """The sublayers, each with a name that no other one of them has."""
-        layers = self.sublayers
-        return list(zip(unique_names(layers), layers)) if layers else []
-
-    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """Yield each parameter with its name, ``"W"``, or ``"dense_1/W"`` in a sublayer."""
-        yield from self._named.items()
-        for name, layer in self.named_sublayers():
-            for path, parameter in layer.named_parameters():
-                yield f"{name}/{path}", parameter
-
-    @property
-    def parameters(self) -> tuple[Parameter, ...]:
-        """Everything that the layer owns, in the order of adding, then what its sublayers own."""
-        own = tuple(self._named.values())
-        return own + tuple(p for layer in self.sublayers for p in layer.parameters)
-
-    @parameters.setter
-    def parameters(self, parameters: Iterable[Parameter]) -> None:
-        inner = {id(p) for layer in self.sublayers for p in layer.parameters}
-        self._set_own(p for p in parameters if id(p) not in inner)
-
-    def _set_own(self, parameters: Iterable[Parameter]) -> None:
-        parameters = tuple(parameters)
-        names = [p.name for p in parameters]
-        if len(set(names)) < len(names):
-            raise self._error("The names of parameters must differ", names=names)
-        self._named = dict(zip(names, parameters))
-
-    @property
-    def trainable(self) -> bool:
-        """Whether training changes the layer's parameters."""
-        return self._trainable
-
-    @trainable.setter
-    def trainable(self, trainable: bool) -> None:
-        self._trainable = bool(trainable)
-        for parameter in self._named.values():
-            parameter.trainable = self._trainable and parameter.learns
-        for layer in self.sublayers:
-            layer.trainable = trainable
-
-    @property
-    def params(self) -> list[NDArray]:
-        """The arrays that are trained."""
-        own = [p.value for p in self._named.values() if p.trainable]
-        return own + [array for layer in self.sublayers for array in layer.params]
-
-    @property
-    def grads(self) -> list[NDArray]:
-        """The gradients of `params`, in the same order."""
-        own = [p.grad for p in self._named.values() if p.grad is not None]
-        return own + [array for layer in self.sublayers for array in layer.grads]
-
-    @property
-    def param_grads(self) -> list[tuple[NDArray, NDArray]]:
-        """Pairs of `params` and `grads`."""
-        return list(zip(self.params, self.grads, strict=True))
-
-    def get_weights(self) -> list[NDArray]:
-        """Return copies of all arrays of the layer."""
-        return [array.copy() for _, array, _ in named_arrays(self)]
-
-    def set_weights(self, weights: Sequence[ArrayLike]) -> None:
-        """Take over the arrays that `get_weights` returned.
-
-        Parameters
-        ----------
-        weights : sequence of array_like
-
-        Raises
-        ------
-        ValueError
-            If their number, or a shape, is another one; nothing is changed then.
-        """
-        own = list(named_arrays(self))
-        new = [np.asarray(array) for array in weights]
-        if [a.shape for a in new] != [a.shape for _, a, _ in own]:
-            wanted = ", ".join(f"{name} {a.shape}" for name, a, _ in own)
-            raise self._error(f"The weights must be {wanted}", shapes=[a.shape for a in new])
-        for (_, array, _), value in zip(own, new):
-            array[...] = value
-
-    def count_params(self) -> int:
-        """Return how many numbers the layer owns."""
-        return sum(array.size for _, array, _ in named_arrays(self))
-
-    def penalty(self) -> float:
-        """Return what the layer adds to the loss of a model, see `npdl.regularizers`.
-
-        A subclass may add a term of its own; then it also extends `add_penalty_gradient`.
-        """
-        rule = self.regularizer
-        own = 0.0 if rule is None else sum(rule.forward(w) for w, _ in self._regularized())
-        return own + sum(layer.penalty() for layer in self.sublayers)
-
-    def add_penalty_gradient(self) -> None:
-        """Add the gradient of `penalty` to `grads`, as a model does after `backward`."""
-        if self.regularizer is not None:
-            for weights, grad in self._regularized():
-                grad += self.regularizer.backward(weights)
-        for layer in self.sublayers:
-            layer.add_penalty_gradient()
-
-    def _regularized(self) -> list[tuple[NDArray, NDArray]]:
-        """The weights that `regularizer` looks at, and their gradients."""
-        own = ((p.value, p.grad) for p in self._named.values() if p.grad is not None)
-        return [(w, grad) for w, grad in own if w.ndim > 1]
 
     # ----------------------------------------------------------------------------- computation
 
@@ -435,6 +320,40 @@ class Layer(Checked, Configurable, metaclass=LayerType):
         """
         raise NotImplementedError(f"{type(self).__name__} must define backward.")
 
+    def forward_masked(
+        self, inputs: Sequence[Any], masks: Sequence[NDArray | None], train: bool
+    ) -> tuple[Any, Any]:
+        """Return the output and its mask, for inputs and their masks, as a network runs a layer.
+
+        A layer that owns layers overrides this where masks travel through them.
+
+        Parameters
+        ----------
+        inputs : sequence of array_like
+        masks : sequence of ndarray or None
+            For each input its mask, shape (N, T), 0 for padding; None if it has none.
+        train : bool
+
+        Returns
+        -------
+        output : ndarray or tuple of ndarray
+        mask : ndarray or None
+            A tuple where there are several outputs.
+        """
+        mask: Any = masks[0] if len(masks) == 1 else tuple(masks)
+        masked = any(one is not None for one in masks)
+        y = call_forward(self, tuple(inputs), train, mask if masked else None)
+        return y, self.mask_after(inputs, masks, y)
+
+    def mask_after(self, inputs: Sequence[Any], masks: Sequence[NDArray | None], y: Any) -> Any:
+        """Return the mask of the output, with what `make_mask` adds."""
+        if self.makes_mask:
+            made = self.make_mask(*map(np.asarray, inputs))
+            if made is not None:
+                before = masks[0]
+                masks = [made if before is None else made * (before != 0), *masks[1:]]
+        return self.next_mask(masks, y) if any(mask is not None for mask in masks) else None
+
     def next_mask(self, masks: Sequence[NDArray | None], y: Any) -> Any:
         """Return the mask of the output, for the masks of the inputs.
 
@@ -455,6 +374,18 @@ class Layer(Checked, Configurable, metaclass=LayerType):
     def make_mask(self, *inputs: NDArray) -> NDArray | None:
         """Return the mask that the layer makes of its inputs, if `makes_mask` is true."""
         raise NotImplementedError(f"{type(self).__name__} must define make_mask.")
+
+    def begin_training(self, need_input_grad: bool) -> None:
+        """Keep arrays from step to step from now on; a model says so before it trains."""
+        self.keep_buffers, self.need_input_grad = True, need_input_grad
+        for layer in self.sublayers:
+            layer.begin_training(True)
+
+    def end_training(self) -> None:
+        """Take back what `begin_training` did."""
+        self.keep_buffers, self.need_input_grad = False, True
+        for layer in self.sublayers:
+            layer.end_training()
 
     def _remembered(self) -> tuple:
         """What the last training forward pass left for the backward pass."""

@@ -44,6 +44,8 @@ class Convolution(Affine):
         Of `W`.
     """
 
+    color = "#1f5fa8"
+
     def __init__(
         self,
         nb_filter: int,

@@ -34,6 +34,8 @@ class Linear(Affine):
         Of `W`.
     """
 
+    color = "#b7791f"
+
     def __init__(
         self,
         n_out: int | tuple[int, ...],
@@ -125,6 +127,8 @@ class Softmax(Dense):
     n_out, n_in, init, regularizer
         As in `Linear`.
     """
+
+    color = "#b3452c"
 
     def __init__(
         self,

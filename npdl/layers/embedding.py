@@ -39,6 +39,8 @@ class Embedding(Layer):
         The table, once the layer is connected.
     """
 
+    color = "#6b4fa0"
+
     embed_words = ParameterView("embed_words")
     dembed_words = ParameterView("embed_words", "grad")
 

@@ -14,16 +14,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from npdl._checks import check_int, complaint
 from npdl.layers._shapes import Shape
 
-if TYPE_CHECKING:
-    from npdl.layers.base import Layer
-
 #: The layers that stand for operators between values; `npdl.layers.merging` fills it.
-MERGES: dict[str, Callable[[], Layer]] = {}
+MERGES: dict[str, Callable[[], Any]] = {}
 
 _numbers = itertools.count(1)
 
@@ -99,7 +96,7 @@ class Node:
 
     __slots__ = ("inputs", "layer", "number", "outputs")
 
-    def __init__(self, layer: Layer, inputs: Sequence[Value]) -> None:
+    def __init__(self, layer: Any, inputs: Sequence[Value]) -> None:
         self.layer = layer
         self.inputs = tuple(inputs)
         shapes = layer.shape_for(*inputs)

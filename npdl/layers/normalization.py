@@ -32,6 +32,8 @@ class BatchNormal(Layer):
     beta_init, gamma_init : str or Initializer
     """
 
+    color = "#7a8794"
+
     gamma = ParameterView("gamma")
     beta = ParameterView("beta")
     dgamma = ParameterView("gamma", "grad")

@@ -51,14 +51,6 @@ class Parameter:
         elif self.grad is None:
             self.grad = np.zeros_like(self.value)
 
-    def move(self, value: NDArray, grad: NDArray | None) -> None:
-        """Move to other memory: `value` and `grad` are arrays of the same shape and dtype."""
-        value[...] = self.value
-        self.value = value
-        if self.grad is not None and grad is not None:
-            grad[...] = self.grad
-            self.grad = grad
-
 
 class ParameterView:
     """Attribute of a layer that reads, or overwrites in place, one of its parameters.

@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
-
-from numpy.typing import NDArray
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from types import MappingProxyType
+from typing import Any
 
 from npdl._checks import complaint
 from npdl._registry import snake_case
 from npdl.layers._names import LayerType
 
-if TYPE_CHECKING:
-    from npdl.layers.base import Layer
+#: While a network is written: a number for each layer that stands in it more than once, by its id;
+#: and the layers that were written already.
+_shared: ContextVar[tuple[dict[int, int], set[int]] | None] = ContextVar("_shared", default=None)
 
 
-def collect(value: Any, found: dict[int, Layer]) -> None:
+@contextlib.contextmanager
+def writing(layers: Iterable[Any]) -> Iterator[None]:
+    """Within the block, configurations say which layers of a network are the same."""
+    counts: dict[int, int] = {}
+    for layer in every_layer(layers):
+        counts[id(layer)] = counts.get(id(layer), 0) + 1
+    numbers = {key: i for i, key in enumerate(k for k, n in counts.items() if n > 1)}
+    token = _shared.set((numbers, set()))
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+
+
+def shared_number(layer: Any) -> tuple[int | None, bool]:
+    """The number of a layer that stands in a network more than once, and whether it was written."""
+    numbers, written = _shared.get() or ({}, set())
+    number = numbers.get(id(layer))
+    before = id(layer) in written
+    written.add(id(layer))
+    return number, before and number is not None
+
+
+def collect(value: Any, found: dict[int, Any]) -> None:
     """Add the layers in `value` to `found`."""
     if isinstance(type(value), LayerType):
         found[id(value)] = value
@@ -27,10 +52,12 @@ def collect(value: Any, found: dict[int, Layer]) -> None:
             collect(item, found)
 
 
-def unique_names(layers: Sequence[Layer]) -> list[str]:
+def unique_names(
+    layers: Sequence[Any], before: Mapping[Any, str] = MappingProxyType({})
+) -> list[str]:
     """A name for each layer: its own, or that of its class, numbered: ``dense_1``, ``dense_2``.
 
-    A number that a layer got from another model is kept, unless it is taken.
+    A number that a layer had before, or got from another model, is kept unless it is taken.
 
     Raises
     ------
@@ -40,11 +67,11 @@ def unique_names(layers: Sequence[Layer]) -> list[str]:
     given = [layer._name for layer in layers if layer._name is not None]
     if len(given) != len(set(given)):
         raise ValueError(complaint("The names of layers must differ", names=given))
-    taken = set(given)
+    taken = {*given, *(before[layer] for layer in layers if layer in before)}
     counts: dict[str, int] = {}
     names = []
     for layer in layers:
-        name = layer._name
+        name = layer._name or before.get(layer)
         if name is None and layer._auto_name is not None and layer._auto_name not in taken:
             name = layer._auto_name
         while name is None:
@@ -57,23 +84,8 @@ def unique_names(layers: Sequence[Layer]) -> list[str]:
     return names
 
 
-def every_layer(layers: Iterable[Layer]) -> Iterator[Layer]:
+def every_layer(layers: Iterable[Any]) -> Iterator[Any]:
     """Yield the layers and all that they own, outer ones first."""
     for layer in layers:
         yield layer
         yield from every_layer(layer.sublayers)
-
-
-def named_arrays(layer: Layer) -> Iterator[tuple[str, NDArray, bool]]:
-    """Yield (name, array, trained or not) of all arrays of a layer, ``"W"``, ``"dense_1/W"``."""
-    from npdl.layers.base import Layer  # it imports this module
-
-    if type(layer).params is not Layer.params:  # a list of the user's own
-        for i, array in enumerate(layer.params):
-            yield str(i), array, True
-        return
-    for parameter in layer._named.values():
-        yield parameter.name, parameter.value, parameter.trainable
-    for name, sub in layer.named_sublayers():
-        for path, array, trained in named_arrays(sub):
-            yield f"{name}/{path}", array, trained

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from npdl import graph
+from npdl._calls import takes
 from npdl._checks import check_choice
 from npdl.layers.base import Layer
+from npdl.layers.owning import named_arrays, relocate
+from npdl.layers.tree import every_layer
 from npdl.model import Model
 from npdl.objectives import Objective
 from npdl.utils.random import get_rng, use_dtype
@@ -53,7 +56,8 @@ def check_gradients(
         same numbers in every evaluation. A layer of your own that keeps plain arrays must have
         been made with arrays of float64.
     input : array_like or tuple of int, optional
-        A batch of samples, or its shape: normal numbers are drawn then. If not given, the shape
+        A batch of samples, or its shape: normal numbers are drawn then. A list of them for a layer
+        of several inputs; for such a model a list or a dict by input. If not given, the shape
         comes from what the first layer tells of its input. For a loss: the outputs of a network.
     targets : array_like
         Of a model or a loss. The value of a layer is ``sum(forward(input) * R)``, R random.
@@ -184,7 +188,7 @@ def _problem(target: Any, input: Any, targets: Any, forward_args: dict, rng: Any
     if isinstance(target, Objective):
         return _of_objective(target, input, targets)
     if isinstance(target, Model):
-        return _of_model(target, input, targets, rng)
+        return _of_model(target, input, targets, dict(forward_args), rng)
     if isinstance(target, Layer):
         return _of_layer(target, input, forward_args, rng)
     raise TypeError(f"`target` must be a Layer, a Model or an Objective. Received: {target!r}")
@@ -201,55 +205,85 @@ def _of_objective(loss: Objective, outputs: Any, targets: Any) -> Problem:
     )
 
 
-def _of_model(model: Model, input: Any, targets: Any, rng: Any) -> Problem:
+def _of_model(model: Model, input: Any, targets: Any, forward_args: dict, rng: Any) -> Problem:
     if targets is None:
         raise ValueError("The check of a model needs `targets`.")
     model = copy.deepcopy(model)
-    x = _samples(input, model.layers[0], rng)
+    if input is None and model.plan is not None:
+        input = [_shape(shape) for shape in model.plan.in_shapes]
+        input = input if len(input) > 1 else input[0]
+    names = model.input_names
+    given = model.arrays_for(input, names, "input") if len(names) > 1 else (input,)
+    first = model.layers[0]
+    xs = tuple(_samples(one, first, rng) for one in given)
     if not model.built:
-        model.build((None, *x.shape[1:]))
-    for layer in model.layers:
+        model.build((None, *xs[0].shape[1:]))
+    for layer in every_layer(model.layers):
         to_float64(layer)
+    outputs = model.output_names
+    ys = model.arrays_for(targets, outputs, "targets") if len(outputs) > 1 else (targets,)
+    masks = forward_args.get("mask")
+    masks = tuple(masks) if isinstance(masks, tuple | list) else (masks,) * len(xs)
+    keys = ["input"] if len(xs) == 1 else [f"input {name!r}" for name in names]
 
     def gradients() -> dict[str, Any]:
         # The gradients in the parameters are those that training uses, perhaps of a fused kernel.
-        outputs = model.forward(x, train=True)
-        dx = model.backward(model.loss.backward(outputs, targets))
-        model.loss_backward(model.loss_forward(x, targets)[2])
-        return {"input": dx, **{k: g for layer in model.layers for k, g in _grads(layer).items()}}
+        plan = model.require_plan("check_gradients")
+        found, marks = plan.forward(xs, True, masks)
+        heads: list[Any] = [None] * len(found)
+        for head in model.heads:
+            i = head.index
+            heads[i] = head.backward(head.forward(found[i], ys[i], None, marks[i])[1], False)
+        dx = plan.backward(heads)
+        model.loss_backward(model.loss_forward(xs, ys, mask=masks)[2])
+        return {**dict(zip(keys, dx)), **_grads(model.named_arrays(), model.grads)}
 
-    variables = {k: v for layer in model.layers for k, v in _trained(layer).items()}
     return Problem(
-        _with_input(x, variables), lambda: float(model.loss_forward(x, targets)[0]), gradients
+        _with_inputs(keys, xs, _trained(model.named_arrays())),
+        lambda: float(model.loss_forward(xs, ys, mask=masks)[0]),
+        gradients,
     )
 
 
 def _of_layer(layer: Layer, input: Any, forward_args: dict, rng: Any) -> Problem:
     layer = copied(layer)
-    x = _samples(input, layer, rng)
+    several = isinstance(input, list) and all(isinstance(one, tuple | np.ndarray) for one in input)
+    xs = tuple(_samples(one, layer, rng) for one in (input if several else [input]))
     if layer.out_shape is None:
-        layer.connect_to(graph.Input((None, *x.shape[1:])))
-    to_float64(layer)
-    weights = rng.standard_normal(np.shape(forward(layer, x, **forward_args)))
+        layer.connect_to(*(graph.Input((None, *x.shape[1:])) for x in xs))
+    for one in every_layer([layer]):
+        to_float64(one)
+    keys = [f"input {i}" for i in range(len(xs))] if len(xs) > 1 else ["input"]
+    weights = [rng.standard_normal(y.shape) for y in _listed(forward(layer, xs, **forward_args))]
+    arrays = lambda: ((f"{layer.name}/{n}", a, t) for n, a, t in named_arrays(layer))  # noqa: E731
 
     def gradients() -> dict[str, Any]:
-        forward(layer, x, **forward_args)
-        dx = layer.backward(weights.copy())
-        return {"input": dx, **_grads(layer)}
+        forward(layer, xs, **forward_args)
+        dy = [w.copy() for w in weights]
+        dx = layer.backward(dy[0] if len(dy) == 1 else tuple(dy))
+        return {**dict(zip(keys, _listed(dx))), **_grads(arrays(), layer.grads)}
 
-    return Problem(
-        _with_input(x, _trained(layer)),
-        lambda: float(np.sum(forward(layer, x, **forward_args) * weights)),
-        gradients,
-    )
+    def value() -> float:
+        ys = _listed(forward(layer, xs, **forward_args))
+        return float(sum(np.sum(y * w) for y, w in zip(ys, weights)))
 
-
-def _with_input(x: NDArray, variables: dict[str, NDArray]) -> dict[str, NDArray]:
-    return variables if x.dtype.kind in "iu" else {"input": x, **variables}
+    return Problem(_with_inputs(keys, xs, _trained(arrays())), value, gradients)
 
 
-def _trained(layer: Layer) -> dict[str, NDArray]:
-    found = {name: array for name, array, trained in graph.arrays(layer) if trained}
+def _listed(arrays: Any) -> list[Any]:
+    return [*arrays] if isinstance(arrays, tuple) else [arrays]
+
+
+def _with_inputs(
+    keys: list[str], xs: tuple[NDArray, ...], variables: dict[str, NDArray]
+) -> dict[str, NDArray]:
+    """The variables of a problem; an input of integers has no gradient."""
+    inputs = {key: x for key, x in zip(keys, xs) if x.dtype.kind not in "iu"}
+    return {**inputs, **variables}
+
+
+def _trained(arrays: Iterable[tuple[str, NDArray, bool]]) -> dict[str, NDArray]:
+    found = {name: array for name, array, trained in arrays if trained}
     for name, array in found.items():
         if array.dtype != np.float64:
             raise ValueError(
@@ -259,20 +293,27 @@ def _trained(layer: Layer) -> dict[str, NDArray]:
     return found
 
 
-def _grads(layer: Layer) -> dict[str, NDArray]:
-    names, grads = _trained(layer), layer.grads
+def _grads(
+    arrays: Iterable[tuple[str, NDArray, bool]], grads: Sequence[NDArray]
+) -> dict[str, NDArray]:
+    names = [name for name, _, trained in arrays if trained]
     if len(names) != len(grads):
-        raise AssertionError(f"{layer.name} has {len(names)} params, but {len(grads)} grads.")
+        raise AssertionError(f"There are {len(names)} params, but {len(grads)} grads: {names}.")
     return dict(zip(names, grads))
 
 
 def _samples(input: Any, first: Layer, rng: Any) -> NDArray:
     """The batch to check with, a copy: as given, or drawn in its shape."""
     if input is None:
-        if first.in_shape is None:
+        if first.declared_shape is None:
             raise ValueError(f"The check needs `input`, a batch or its shape {first._where}.")
-        input = (3, *(4 if size is None else size for size in first.in_shape[1:]))
+        input = _shape(first.declared_shape)
     return draw(input, rng)
+
+
+def _shape(shape: Any) -> tuple[int, ...]:
+    """The shape of a small batch."""
+    return (3, *(4 if size is None else size for size in shape[1:]))
 
 
 # --------------------------------------------------------------------------------- shared tools
@@ -286,31 +327,26 @@ def draw(input: ArrayLike | tuple[int, ...], rng: np.random.Generator) -> NDArra
     return array if array.dtype.kind in "iu" else array.astype(np.float64)
 
 
-def forward(layer: Layer, x: ArrayLike, train: bool = True, **kwargs: Any) -> NDArray:
+def forward(layer: Layer, inputs: tuple[Any, ...], train: bool = True, **kwargs: Any) -> Any:
     """`Layer.forward`, with `train` if the layer knows about it."""
-    if graph.accepts(type(layer).forward, "train"):
+    if takes(type(layer).forward, "train"):
         kwargs["train"] = train
-    return layer.forward(x, **kwargs)
+    return layer.forward(*inputs, **kwargs)
 
 
 def copied(layer: Layer) -> Layer:
     """A deep copy of one layer, not of the network below it, with default switches."""
     layer = copy.deepcopy(layer, {id(layer.prev_layer): layer.prev_layer})
-    layer.need_input_grad, layer.keep_buffers = True, False
+    layer.end_training()
     return layer
 
 
 def to_float64(layer: Layer) -> None:
-    """Make the parameters of a layer float64, in the layer itself."""
-    for parameter in layer.parameters:
-        for field in ("value", "grad"):
-            old = getattr(parameter, field)
-            if old is None or old.dtype == np.float64:
-                continue
-            new = old.astype(np.float64)
-            setattr(parameter, field, new)
-            # The layer may hold the same array under a name of its own.
-            vars(layer).update({k: new for k, v in vars(layer).items() if v is old})
+    """Make the layer's own parameters float64, in the layer itself."""
+    for parameter in layer._named.values():
+        if parameter.value.dtype != np.float64:
+            grad = None if parameter.grad is None else parameter.grad.astype(np.float64)
+            relocate(layer, parameter, parameter.value.astype(np.float64), grad)
 
 
 def float64() -> contextlib.AbstractContextManager[None]:

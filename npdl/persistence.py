@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from numpy.typing import ArrayLike, NDArray
 
-from npdl import saving
+from npdl import serialization
 from npdl._files import StrPath
+from npdl._registry import custom_objects as using_custom_objects
 from npdl.layers.base import Layer
-from npdl.saving import Mismatch
-
-if TYPE_CHECKING:
-    from npdl.model import Model
+from npdl.serialization import Mismatch
 
 
-class Storable:
+class Persistent:
     """What `npdl.model.Model` has to do with files, configurations and copies of its weights."""
 
     layers: list[Layer]
     compiled: bool
 
     def __getstate__(self) -> dict[str, Any]:
-        """What `pickle` and `copy.deepcopy` take: all but a training that is on its way."""
-        passing = ("loop", "_names", "_lowest")
+        """What `pickle` and `copy.deepcopy` copy: everything but a training run under way."""
+        passing = ("loop", "_trained", "_adding", "_reached")
         return {k: v for k, v in self.__dict__.items() if k not in passing}
 
     def to_json(self) -> dict[str, Any]:
         """Return what the model is made of as JSON types: layers, loss, optimizer, no weights."""
-        return saving.model_config(self._as_model())
+        return serialization.model_config(self._require_model())
 
     @classmethod
     def from_json(
@@ -44,8 +42,8 @@ class Storable:
             Classes of your own by their names, as far as they are not registered.
         """
         model = cls()
-        with saving.custom_objects(custom_objects):
-            saving.fill_model(model._as_model(), config)
+        with using_custom_objects(custom_objects):
+            serialization.fill_model(model._require_model(), config)
         return model
 
     def save(self, path: StrPath) -> None:
@@ -60,11 +58,11 @@ class Storable:
         path : path
             The exact name of the file; ``.safetensors`` is the usual end.
         """
-        saving.save_model(self._as_model("save"), path)
+        serialization.save_model(self._require_model("save"), path)
 
     def save_weights(self, path: StrPath) -> None:
         """Write the weights alone to a safetensors file; see `save`."""
-        saving.save_weights(self._as_model("save_weights"), path)
+        serialization.save_weights(self._require_model("save_weights"), path)
 
     def load_weights(self, path: StrPath, strict: bool = True) -> Mismatch:
         """Read weights from a safetensors file: of `save`, `save_weights` or another program.
@@ -80,13 +78,13 @@ class Storable:
         Mismatch
             The names that did not fit.
         """
-        return saving.load_weights(
-            self._as_model("load_weights"), saving.read_weights(path), strict
+        return serialization.load_weights(
+            self._require_model("load_weights"), serialization.read_weights(path), strict
         )
 
     def state_dict(self) -> dict[str, NDArray]:
         """Return copies of `weights`, all arrays by name."""
-        return {name: a.copy() for name, a in self._as_model("state_dict").weights.items()}
+        return {name: a.copy() for name, a in self._require_model("state_dict").weights.items()}
 
     def load_state_dict(self, state_dict: Mapping[str, ArrayLike], strict: bool = True) -> Mismatch:
         """Take over weights by name.
@@ -102,11 +100,13 @@ class Storable:
         Mismatch
             The names that did not fit.
         """
-        return saving.load_weights(self._as_model("load_state_dict"), state_dict, strict)
+        return serialization.load_weights(
+            self._require_model("load_state_dict"), state_dict, strict
+        )
 
     def get_weights(self) -> list[NDArray]:
         """Return copies of all arrays in the order of `weights`."""
-        return [array.copy() for array in self._as_model("get_weights").weights.values()]
+        return [array.copy() for array in self._require_model("get_weights").weights.values()]
 
     def set_weights(self, weights: Sequence[ArrayLike]) -> None:
         """Take over the arrays that `get_weights` returned.
@@ -115,15 +115,15 @@ class Storable:
         ----------
         weights : sequence of array_like
         """
-        model = self._as_model("set_weights")
+        model = self._require_model("set_weights")
         names, weights = list(model.weights), list(weights)
         if len(weights) != len(names):
             rule = f"There must be {len(names)} arrays, one for each of {', '.join(names)}"
             raise ValueError(f"{rule}. Received: {len(weights)}")
-        saving.load_weights(model, dict(zip(names, weights)), strict=True)
+        serialization.load_weights(model, dict(zip(names, weights)), strict=True)
 
-    def _as_model(self, what: str | None = None) -> Model:
+    def _require_model(self, what: str | None = None) -> Any:
         """This model, which must be built for `what`."""
         if what is not None:
-            self._require_built_for(what)  # type: ignore[attr-defined]
+            self.require_plan(what)  # type: ignore[attr-defined]
         return self  # type: ignore[return-value]

@@ -1,0 +1,30 @@
+"""What a function takes: layers, losses and optimizers of a user need not know every argument."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+
+@functools.cache
+def takes(function: Callable[..., Any], argument: str) -> bool:
+    """Whether a function can be called with this keyword."""
+    parameters = inspect.signature(function).parameters
+    return argument in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+@functools.cache
+def forward_takes(forward: Callable[..., Any]) -> tuple[bool, bool]:
+    """Whether the `forward` of a layer takes the arguments `train` and `mask`."""
+    return takes(forward, "train"), takes(forward, "mask")
+
+
+def call_forward(layer: Any, inputs: tuple[Any, ...], train: bool, mask: Any = None) -> Any:
+    """The output of a layer, which is told of training and of a mask if it takes them."""
+    takes_train, takes_mask = forward_takes(type(layer).forward)
+    options: dict[str, Any] = {"train": train} if takes_train else {}
+    if takes_mask and mask is not None:
+        options["mask"] = mask
+    return layer.forward(*inputs, **options)

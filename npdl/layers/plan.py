@@ -1,0 +1,380 @@
+"""A network as a list of steps: nodes are sorted once, and then one loop walks the list.
+
+Each value of the graph has a number, its slot. A step reads some slots and fills others::
+
+    x = Input((8,)); h = Dense(4)(x); y = h + Dense(4)(h)
+
+    step       reads   fills
+    dense_1    0       1
+    dense_2    1       2
+    add_1      1, 2    3
+
+Forward walks down the list, backward walks up. A slot that is read twice gets the sum of two
+gradients. A layer that is called twice is run, in training, by a twin at each further call: a copy
+with the same weights, but gradients and a memory of its own; the gradients are added up at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npdl._calls import forward_takes
+from npdl._checks import complaint
+from npdl.layers.base import Layer, Shape
+from npdl.layers.node import Node, Value, nodes_of
+from npdl.layers.owning import twin
+from npdl.layers.tree import every_layer
+
+Masks = Sequence[NDArray | None]
+
+
+class Step:
+    """One call of a layer.
+
+    Attributes
+    ----------
+    layer : Layer
+        What runs; in training a twin of `owner` where that is called again.
+    owner : Layer
+        The layer as the user made it.
+    sources, targets : tuple of int
+        The slots that are read and filled.
+    shapes : tuple of tuple
+        The shapes of the targets, None for sizes that are open.
+    free : tuple of int
+        The slots that no later step reads.
+    built : object
+        `owner.out_shape` at the time of planning: another object after the layer is built anew.
+    """
+
+    __slots__ = ("built", "free", "layer", "owner", "shapes", "sources", "targets")
+
+    def __init__(
+        self,
+        layer: Layer,
+        sources: tuple[int, ...],
+        targets: tuple[int, ...],
+        shapes: tuple[Shape, ...],
+    ) -> None:
+        self.layer = self.owner = layer
+        self.sources = sources
+        self.targets = targets
+        self.shapes = shapes
+        self.free: tuple[int, ...] = ()
+        self.built = layer.out_shape
+
+
+class Plan:
+    """The steps from some values to others.
+
+    Parameters
+    ----------
+    inputs, outputs : sequence of Value
+
+    Attributes
+    ----------
+    layers : list of Layer
+        Each once, in the order of the first calls.
+    is_chain : bool
+        Whether each step reads only what the step before it returned.
+
+    Raises
+    ------
+    ValueError
+        If an output depends on an input that is not among `inputs`.
+    """
+
+    def __init__(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> None:
+        slots = {id(value): i for i, value in enumerate(inputs)}
+        steps = []
+        for node in nodes_of(outputs, inputs):
+            for value in node.inputs:
+                if id(value) not in slots:
+                    rule = f"`inputs` must hold all inputs of layer {node.layer.name!r}"
+                    raise ValueError(complaint(rule, missing=value))
+            sources = tuple(slots[id(value)] for value in node.inputs)
+            targets = tuple(range(len(slots), len(slots) + len(node.outputs)))
+            slots.update((id(value), slot) for value, slot in zip(node.outputs, targets))
+            shapes = tuple(value.shape for value in node.outputs)
+            steps.append(Step(node.layer, sources, targets, shapes))
+        for value in outputs:
+            if id(value) not in slots:
+                rule = "`inputs` must hold what the outputs are computed from"
+                raise ValueError(complaint(rule, missing=value))
+        self.steps = steps
+        self.in_shapes = tuple(value.shape for value in inputs)
+        self.out_shapes = tuple(value.shape for value in outputs)
+        self.n_slots = len(slots)
+        self.out_slots = tuple(slots[id(value)] for value in outputs)
+        #: The slots that some step reads.
+        self.read = {slot for step in steps for slot in step.sources}
+        self._find_free()
+        self.layers: list[Layer] = list({id(step.owner): step.owner for step in steps}.values())
+        #: The steps of layers that are called, or parts of which are called, by earlier steps too.
+        self._repeated = self._find_repeated()
+        self.is_chain = (
+            not self._repeated
+            and self.out_slots == (len(steps),)
+            and all(
+                step.sources == (i,) and step.targets == (i + 1,) for i, step in enumerate(steps)
+            )
+        )
+        self._makes_masks = any(layer.makes_mask for layer in every_layer(self.layers))
+        self._blank: list[Any] = [None] * (self.n_slots - len(self.in_shapes))
+        self._sums: dict[int, NDArray] = {}
+        #: The first step that has to be walked back; the slots whose gradient somebody needs.
+        self._lowest = 0
+        self._needed: list[bool] | None = None
+
+    def _find_free(self) -> None:
+        last = {slot: step for step in self.steps for slot in step.sources}
+        for slot, step in last.items():
+            if slot not in self.out_slots:
+                step.free = (*step.free, slot)
+
+    def _find_repeated(self) -> list[Step]:
+        seen: set[int] = set()
+        repeated = []
+        for step in self.steps:
+            parts = {id(layer) for layer in every_layer([step.owner])}
+            if parts & seen:
+                repeated.append(step)
+            seen |= parts
+        return repeated
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_sums": {}, "_needed": None, "_lowest": 0}
+
+    def rewired(self, entries: Sequence[Value]) -> Plan:
+        """The plan of the same calls, for inputs of other sizes; no layer is built anew.
+
+        Raises
+        ------
+        ValueError
+            If a layer can't take them.
+        """
+        values = list(entries)
+        for step in self.steps:
+            values += Node(step.owner, [values[slot] for slot in step.sources]).outputs
+        return Plan(entries, [values[slot] for slot in self.out_slots])
+
+    def fits(self) -> bool:
+        """Whether every layer is still built as it was when the plan was made."""
+        return all(step.owner.out_shape is step.built for step in self.steps)
+
+    # ------------------------------------------------------------------------------- training
+
+    def begin_training(self, input_grads: bool = False) -> None:
+        """Let layers keep their arrays from step to step, and leave out needless gradients.
+
+        Parameters
+        ----------
+        input_grads : bool
+            Whether the gradients in the inputs are needed.
+        """
+        self._make_twins()
+        needed = [input_grads] * self.n_slots
+        self._lowest = len(self.steps) - 1
+        for i, step in reversed([*enumerate(self.steps)]):
+            if input_grads or step.layer.params:
+                self._lowest = i
+        for step in self.steps:
+            below = any(needed[slot] for slot in step.sources)
+            for slot in step.targets:
+                needed[slot] = below or bool(step.layer.params)
+            step.layer.begin_training(below)
+        self._needed = needed
+
+    def end_training(self) -> None:
+        """Take back what `begin_training` did."""
+        self._needed, self._lowest, self._sums = None, 0, {}
+        for step in self.steps:
+            step.layer.end_training()
+
+    def _make_twins(self) -> None:
+        for step in self._repeated:
+            step.layer = twin(step.owner)
+
+    # ------------------------------------------------------------------- forward and backward
+
+    def forward(
+        self,
+        inputs: Sequence[Any],
+        train: bool,
+        masks: Masks | None = None,
+        linear: Collection[int] = (),
+    ) -> tuple[list[Any], list[NDArray | None]]:
+        """Return the outputs, and the mask of each.
+
+        Parameters
+        ----------
+        inputs : sequence of array_like
+        train : bool
+        masks : sequence of ndarray or None, optional
+            The mask of each input.
+        linear : collection of int
+            The outputs whose layer is to leave out its activation, see `forward_linear`.
+        """
+        if masks is not None and not any(mask is not None for mask in masks):
+            masks = None
+        if self.is_chain and masks is None and not self._makes_masks:
+            return [self._chain(inputs[0], train, bool(linear))], [None]
+        if train and self._repeated and self._repeated[0].layer is self._repeated[0].owner:
+            self._make_twins()
+        values = [*inputs, *self._blank]
+        marks: list[Any] = [*(masks or [None] * len(inputs)), *self._blank]
+        heads = {self.out_slots[i] for i in linear}
+        for step in self.steps:
+            self._run(step, values, marks, train, step.targets[0] in heads)
+        outputs = [np.asarray(values[slot]) for slot in self.out_slots]
+        return outputs, [marks[slot] for slot in self.out_slots]
+
+    def trace(
+        self, inputs: Sequence[Any], masks: Masks | None = None
+    ) -> Iterator[tuple[Layer, Any]]:
+        """Yield the layer of each step with its output, in inference mode."""
+        values = [*inputs, *self._blank]
+        marks: list[Any] = [*(masks or [None] * len(inputs)), *self._blank]
+        for step in self.steps:
+            yield step.owner, self._run(step, values, marks, train=False, linear=False)
+
+    def _run(
+        self, step: Step, values: list[Any], marks: list[Any], train: bool, linear: bool
+    ) -> Any:
+        """Do one step: fill the slots of its outputs and of their masks."""
+        taken = tuple(values[slot] for slot in step.sources)
+        masks = [marks[slot] for slot in step.sources]
+        layer = step.layer if train else step.owner
+        if linear:
+            y = layer.forward_linear(*taken, train=train)  # type: ignore[attr-defined]
+            mark = layer.mask_after(taken, masks, y)
+        else:
+            y, mark = layer.forward_masked(taken, masks, train)
+        if len(step.targets) == 1:
+            values[step.targets[0]], marks[step.targets[0]] = y, mark
+        else:
+            for i, slot in enumerate(step.targets):
+                values[slot] = y[i]
+                marks[slot] = mark[i] if isinstance(mark, tuple) else None
+        for slot in step.free:
+            values[slot] = None
+        return y
+
+    def _chain(self, x: Any, train: bool, linear: bool) -> NDArray:
+        """The output of a chain without masks: the common case, and the quick one."""
+        steps = self.steps[:-1] if linear else self.steps
+        for step in steps:
+            layer = step.layer
+            # A layer of the user's own need not know about training.
+            if forward_takes(type(layer).forward)[0]:
+                x = layer.forward(x, train=train)
+            else:
+                x = layer.forward(x)
+        if linear:
+            x = self.steps[-1].layer.forward_linear(x, train=train)  # type: ignore[attr-defined]
+        return np.asarray(x)
+
+    def backward(
+        self, gradients: Sequence[NDArray | None], linear: Collection[int] = ()
+    ) -> list[NDArray | None]:
+        """Fill the gradients of all parameters, and return those in the inputs.
+
+        Parameters
+        ----------
+        gradients : sequence of ndarray or None
+            For each output; None where no loss depends on it.
+        linear : collection of int
+            As for the `forward` before.
+        """
+        if self.is_chain:
+            return [self._chain_back(gradients[0], bool(linear))]
+        needed, heads = self._needed, {self.out_slots[i] for i in linear}
+        grads: list[NDArray | None] = [None] * self.n_slots
+        summed: set[int] = set()
+        for slot, gradient in zip(self.out_slots, gradients):
+            self._meet(grads, summed, slot, gradient)
+        for step in reversed(self.steps[self._lowest :]):
+            if needed is not None and not needed[step.targets[0]]:
+                continue
+            if len(step.targets) > 1:
+                dy: Any = tuple(grads[slot] for slot in step.targets)
+                reached = any(g is not None for g in dy)
+            else:
+                dy = grads[step.targets[0]]
+                reached = dy is not None
+            if not reached:
+                for grad in step.layer.grads:
+                    grad.fill(0)
+                continue
+            if step.targets[0] in heads:
+                dx = step.layer.backward_linear(dy)  # type: ignore[attr-defined]
+            else:
+                dx = step.layer.backward(dy)
+            if len(step.sources) == 1:
+                dx = (dx,)
+            elif dx is None:
+                continue
+            for slot, gradient in zip(step.sources, dx):
+                self._meet(grads, summed, slot, gradient)
+            for slot in step.targets:
+                grads[slot] = None
+        self._add_twins()
+        return grads[: len(self.in_shapes)]
+
+    def _chain_back(self, grad: Any, linear: bool) -> NDArray | None:
+        steps = self.steps[self._lowest :]
+        if linear:
+            grad = steps[-1].layer.backward_linear(grad)  # type: ignore[attr-defined]
+            steps = steps[:-1]
+        for step in reversed(steps):
+            grad = step.layer.backward(grad)
+        return None if grad is None else np.asarray(grad)
+
+    def _meet(
+        self, grads: list[NDArray | None], summed: set[int], slot: int, gradient: Any
+    ) -> None:
+        """Add a gradient to that of a slot. The first one belongs to a layer: it is not changed."""
+        if gradient is None:
+            return
+        first = grads[slot]
+        if first is None:
+            grads[slot] = gradient
+            return
+        if slot not in summed:
+            total = self._sums.get(slot)
+            if total is None or total.shape != first.shape or total.dtype != first.dtype:
+                total = np.empty(first.shape, first.dtype)
+                if self._needed is not None:
+                    self._sums[slot] = total
+            summed.add(slot)
+            grads[slot] = total
+            np.add(first, gradient, out=total)
+        else:
+            np.add(first, gradient, out=first)
+
+    def _add_twins(self) -> None:
+        if not self._repeated:
+            return
+        twins = {id(step) for step in self._repeated}
+        filled = {id(g) for s in self.steps if id(s) not in twins for g in s.owner.grads}
+        for step in self._repeated:
+            for grad, more in zip(step.owner.grads, step.layer.grads):
+                if id(grad) in filled:
+                    grad += more
+                else:
+                    grad[...] = more
+                    filled.add(id(grad))
+
+    def reached(self, outputs: Iterable[int]) -> set[int]:
+        """The ids of the layers that these outputs depend on."""
+        slots = {self.out_slots[i] for i in outputs}
+        found = set()
+        for step in reversed(self.steps):
+            if slots & {*step.targets}:
+                slots.update(step.sources)
+                found.add(id(step.owner))
+        return found

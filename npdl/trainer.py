@@ -1,0 +1,279 @@
+"""Level 2: a network with losses and an optimizer: one step of training."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from numpy.typing import NDArray
+
+from npdl._busy import trained_here
+from npdl._calls import takes
+from npdl.batch import Batch
+from npdl.functional import Functional
+from npdl.heads import Head, Result, make_heads
+from npdl.layers._shapes import UnknownSize
+from npdl.layers.base import Layer
+from npdl.layers.owning import keeps_its_arrays, named_arrays
+from npdl.layers.tree import every_layer
+from npdl.metrics import Metric
+from npdl.objectives import SoftmaxCategoricalCrossEntropy as SCCE
+from npdl.optimizers import SGD, Optimizer
+from npdl.optimizers import get as get_optimizer
+
+
+class Trainer(Functional):
+    """What `npdl.model.Model` is without data: see there."""
+
+    #: The loss; a dict by output where there are several. So are the metrics.
+    loss: Any
+    optimizer: Optimizer
+    metrics: Any = None
+    weighted_metrics: Any = None
+    loss_weights: Any = None
+    heads: list[Head]
+
+    #: Set to True, by a callback, to end a training run.
+    stop_training: bool = False
+    #: The training run under way, a `npdl.training.Loop`; None if there is none.
+    loop: Any = None
+
+    #: Within `training`: parameters, gradients and their names; the layers that add to the loss.
+    _trained: tuple[list[NDArray], list[NDArray], list[str]] | None = None
+    _adding: list[Layer] | None = None
+    #: Within `training`: the ids of the layers that a loss depends on.
+    _reached: set[int] | None = None
+
+    def compile(
+        self,
+        loss: Any = SCCE,
+        optimizer: Any = SGD,
+        *,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        loss_weights: Any = None,
+    ) -> None:
+        """Choose loss and optimizer, name the layers and connect them.
+
+        Weights that exist already are kept. If the first layer does not declare the shape of its
+        input, the layers are connected at the first `fit` or `predict`, from the data's shape.
+
+        Parameters
+        ----------
+        loss : Objective, class, name or dict; or any object with `forward` and `backward`
+            For several outputs a dict by output, or a list; an output without a loss is not
+            trained.
+        optimizer : Optimizer, class, name or dict
+        metrics : list, optional
+            What to count beside the loss, see `npdl.metrics.get`: ``["accuracy", "top_k"]``. By
+            default the accuracy, where the loss is one of classification. For several outputs a
+            dict by output, or a list of lists; they are named ``<output>_<metric>``.
+        weighted_metrics : list, optional
+            The same, counted by the sample weights.
+        loss_weights : dict or list of float, optional
+            Factors of the losses of several outputs; 1 by default.
+        """
+        if not self.layers:
+            raise ValueError("A model needs at least one layer. Received: layers=[]")
+        optimizer = get_optimizer(optimizer)
+        self.give_names()
+        self.heads = make_heads(self.output_names, loss, loss_weights, metrics, weighted_metrics)
+        self.loss = self._by_output("loss")
+        self.optimizer, self.loss_weights = optimizer, loss_weights
+        if isinstance(optimizer, Optimizer):
+            optimizer.claim(self)
+        self.metrics = self._by_output("plain")
+        self.weighted_metrics = self._by_output("weighted")
+        if self.inputs is None and self._may_build():
+            with contextlib.suppress(UnknownSize):  # the data will tell
+                self.build()
+        self.compiled = True
+
+    def _may_build(self) -> bool:
+        """Whether the shape of the data is known before they are there.
+
+        Below new layers, a layer of another model may get data of another size.
+        """
+        if self.layers[0].declared_shape is not None:
+            return True
+        return all(layer.out_shape is not None for layer in self.layers)
+
+    @property
+    def figures(self) -> list[tuple[str, Metric, bool]]:
+        """Name, metric, and whether sample weights count, of the results beside the loss."""
+        return [item for head in self.heads for item in head.metrics]
+
+    def _by_output(self, attribute: str) -> Any:
+        """What each head has; a dict by name where there are several outputs."""
+        if self.heads[0].name is None:
+            return getattr(self.heads[0], attribute)
+        found = {head.name: getattr(head, attribute) for head in self.heads}
+        return None if all(value is None for value in found.values()) else found
+
+    # ------------------------------------------------------------------------------- one step
+
+    @contextlib.contextmanager
+    def training(self) -> Iterator[None]:
+        """Train in this thread alone, see `trained_here`, with what `_trained_fast` prepares."""
+        with trained_here(self), self._trained_fast():
+            yield
+
+    @contextlib.contextmanager
+    def _trained_fast(self) -> Iterator[None]:
+        """Let the layers keep their arrays from step to step, and leave out needless gradients."""
+        plan = self.require_plan("training")
+        try:
+            plan.begin_training()
+            reached = plan.reached(head.index for head in self.heads) if self.compiled else None
+            for layer in plan.layers:
+                layer.was_trained = True
+            self._adding = self._adding_layers()
+            self._reached = reached
+            if all(map(keeps_its_arrays, every_layer(plan.layers))):
+                self._trained = self._find_trained(reached)
+            yield
+        finally:
+            self._trained = self._adding = self._reached = None
+            plan.end_training()
+
+    def penalty(self) -> float:
+        """Return what the layers add to the loss: regularizers, and terms of their own."""
+        adding = self._adding if self._adding is not None else self._adding_layers()
+        return sum(layer.penalty() for layer in adding)
+
+    def _adding_layers(self) -> list[Layer]:
+        every = {id(layer): layer for layer in every_layer(self.layers)}.values()
+        own = Layer.penalty
+        return [one for one in every if one.regularizer is not None or type(one).penalty is not own]
+
+    def loss_forward(
+        self, X: Any, Y: Any, sample_weight: Any = None, mask: Any = None
+    ) -> tuple[float, Any, list[Any]]:
+        """Loss and outputs of one training batch, and what `loss_backward` needs.
+
+        Parameters
+        ----------
+        X, Y : array_like
+            Inputs and targets; tuples of them where there are several.
+        sample_weight, mask : ndarray, optional
+            Tuples of them where there are several targets, or inputs.
+        """
+        result, caches = self.forward_batch(self.batch_of(X, Y, sample_weight, mask))
+        return result.loss, self.packed(result.outputs), caches
+
+    @staticmethod
+    def batch_of(X: Any, Y: Any, sample_weight: Any = None, mask: Any = None) -> Batch:
+        """Arrays, or tuples of them, as a batch; nothing is checked."""
+        parts = ((a if isinstance(a, tuple) else (a,)) for a in (X, Y, sample_weight, mask))
+        return Batch(*(() if all(a is None for a in part) else part for part in parts))
+
+    def forward_batch(self, batch: Batch, train: bool = True) -> tuple[Result, list[Any]]:
+        """Loss and outputs of a batch, and what `loss_backward` needs.
+
+        Parameters
+        ----------
+        batch : Batch
+        train : bool
+            Whether `loss_backward` will follow.
+        """
+        x, y, weight, mask = batch
+        plan = self.require_plan("loss_forward")
+        producers = {step.targets[0]: step for step in plan.steps}
+        linear = []
+        if train:
+            for head in self.heads:
+                slot = plan.out_slots[head.index]
+                step = producers.get(slot)
+                if step is not None and slot not in plan.read and head.fuses_with(step.layer):
+                    linear.append(head.index)
+        outputs, masks = plan.forward(x, train, mask or None, linear)
+        total, losses, caches = 0.0, [], []
+        for head in self.heads:
+            i = head.index
+            rest = y[i], weight[i] if weight else None, masks[i]
+            if i in linear:
+                layer = producers[plan.out_slots[i]].layer
+                value, outputs[i], cache = head.forward_fused(layer, outputs[i], *rest)
+            else:
+                value, cache = head.forward(outputs[i], *rest)
+            losses.append(value)
+            total += value if head.weight == 1 else head.weight * value
+            caches.append((head, cache, i in linear))
+        penalty = self.penalty()
+        return Result(total + penalty, losses, penalty, outputs, masks), caches
+
+    def loss_backward(self, caches: list[Any]) -> None:
+        """Fill the gradients of all parameters, from what `loss_forward` left."""
+        plan = self.require_plan("loss_backward")
+        gradients: list[NDArray | None] = [None] * len(plan.out_slots)
+        linear = []
+        for head, cache, fused in caches:
+            gradients[head.index] = head.backward(cache, fused)
+            if fused:
+                linear.append(head.index)
+        plan.backward(gradients, linear)
+        for layer in self._adding if self._adding is not None else self._adding_layers():
+            layer.add_penalty_gradient()
+
+    def _find_trained(
+        self, reached: set[int] | None
+    ) -> tuple[list[NDArray], list[NDArray], list[str]]:
+        """The parameters that a loss depends on, their gradients, and their names."""
+        params: list[NDArray] = []
+        grads: list[NDArray] = []
+        names: list[str] = []
+        seen: set[int] = set()
+        for name, layer in zip(self.layer_names, self.layers):
+            if reached is not None and id(layer) not in reached:
+                continue
+            paths = [f"{name}/{path}" for path, _, trained in named_arrays(layer) if trained]
+            for path, param, grad in zip(paths, layer.params, layer.grads, strict=True):
+                if id(param) not in seen:  # parts of two layers may be the same
+                    seen.add(id(param))
+                    params.append(param)
+                    grads.append(grad)
+                    names.append(path)
+        return params, grads, names
+
+    def update(self, count: float | None = None) -> None:
+        """Let the optimizer change the parameters, by the gradients of the last `loss_backward`.
+
+        Parameters
+        ----------
+        count : float, optional
+            Over how many items the loss is a mean, for an optimizer that accumulates gradients.
+        """
+        params, grads, names = self._trained or self._find_trained(self._reached)
+        optimizer = self.optimizer
+        if isinstance(optimizer, Optimizer):
+            optimizer.claim(self)
+        more: dict[str, Any] = {}
+        if takes(type(optimizer).update, "names"):
+            more["names"] = names
+        if count is not None and takes(type(optimizer).update, "count"):
+            more["count"] = count
+        optimizer.update(params, grads, **more)
+
+    def finish_training(self) -> None:
+        """Let the moving averages, if the optimizer keeps them, take the parameters' places."""
+        if getattr(self.optimizer, "use_ema", False):
+            params, _, names = self._find_trained(None)
+            self.optimizer.finalize_variable_values(params, names)
+
+    def swap_averages(self) -> None:
+        """Exchange the parameters and their moving averages, which an optimizer may keep.
+
+        See `npdl.optimizers.Optimizer.swap_averages`, and the callback `SwapEMAWeights`.
+        """
+        params, _, names = self._find_trained(None)
+        self.optimizer.swap_averages(params, names)
+
+    def _require_predictable(self, what: str) -> None:
+        """Outputs need no loss, but layers that are connected."""
+        if any(layer.out_shape is None for layer in self.layers):
+            self._require_compiled(what)
+
+    def _require_compiled(self, what: str) -> None:
+        if not self.compiled:
+            raise RuntimeError(f"The model must be compiled before {what}. Call compile() first.")
