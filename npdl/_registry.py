@@ -308,8 +308,9 @@ def function_name(function: Any, kind: str) -> str:
     name = getattr(function, "__name__", "")
     if not inspect.isfunction(function) or not name.isidentifier():
         raise TypeError(
-            f"The {kind} {name or function!r} can't be saved: a configuration can't hold a function "
-            f"without a name. Define it with `def`, or save the weights only. Received: {function!r}"
+            f"The {kind} {name or function!r} can't be saved: a configuration can't hold a "
+            "function without a name. Define it with `def`, or save the weights only. "
+            f"Received: {function!r}"
         )
     return config_name(function)
 

@@ -268,7 +268,7 @@ def test_a_save_leaves_the_files_of_others_alone(tmp_path):
 # ------------------------------------------------------------------------------ names and kinds
 
 
-class ReLU(npdl.layers.Layer):
+class Elliot(npdl.layers.Layer):
     """A layer that is called like an activation of npdl."""
 
     def forward(self, input):
@@ -279,14 +279,14 @@ class ReLU(npdl.layers.Layer):
 
 
 def test_custom_objects_go_by_kind(tmp_path):
-    model = Model([Dense(4, n_in=6, activation="relu"), ReLU(), Linear(2)])
+    model = Model([Dense(4, n_in=6, activation="elliot"), Elliot(), Linear(2)])
     model.compile("mse")
     model.save(tmp_path / "m")
-    objects = {"ReLU": ReLU, "Linear": npdl.layers.Linear, "mse": lambda y, p: 0.0}
+    objects = {"Elliot": Elliot, "Linear": npdl.layers.Linear, "mse": lambda y, p: 0.0}
     again = npdl.load_model(tmp_path / "m", custom_objects=objects)
     np.testing.assert_array_equal(again.predict(X), model.predict(X))
-    assert type(again.layers[0].activation) is npdl.activations.ReLU
-    assert type(again.layers[1]) is ReLU
+    assert type(again.layers[0].activation) is npdl.activations.Elliot
+    assert type(again.layers[1]) is Elliot
 
 
 # ------------------------------------------------------------------------------------ optimizers

@@ -144,7 +144,7 @@ def test_windows_are_views_that_nobody_can_write_to():
 def test_a_model_is_trained_on_windows():
     series = np.sin(np.arange(60, dtype=np.float32))[:, None]
     x, y = windows(series, series, length=5)
-    model = Model([SimpleRNN(n_out=6, input_shape=(None, 5, 1)), Dense(1, activation="linear")])
+    model = Model([SimpleRNN(n_out=6, input_shape=(5, 1)), Dense(1, activation="linear")])
     model.compile("mse", "adam")
     model.fit(x, y, epochs=1, verbose=0)
     assert [len(b) for b, _ in Batches(x, y, batch_size=40)] == [40, 15]

@@ -20,8 +20,8 @@ from npdl.layers.merging import (
     Multiply,
     Subtract,
 )
-from npdl.layers.noise import GaussianNoise, SpatialDropout
 from npdl.layers.node import Input
+from npdl.layers.noise import GaussianNoise, SpatialDropout
 from npdl.layers.normalization import BatchNormal
 from npdl.layers.pooling import (
     GlobalMaxPooling,
