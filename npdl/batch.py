@@ -159,10 +159,10 @@ def as_batch(X: Any, Y: Any = None, sample_weight: Any = None, names: Names = ON
     if Y is None:
         return Batch(x, mask=mask)
     y = _targets(Y, names.outputs)
-    for array in y:
-        if array is not None and len(array) != n:
+    for target in y:
+        if target is not None and len(target) != n:
             rule = "`X` and `Y` must have the same number of samples"
-            raise ValueError(f"{rule}. Received: {n} and {len(array)}")
+            raise ValueError(f"{rule}. Received: {n} and {len(target)}")
     return Batch(x, y, _sample_weights(sample_weight, names.outputs, n), mask)
 
 
@@ -206,7 +206,8 @@ def item_batch(item: Any, names: Names = ONE) -> Batch:
     if not 1 <= len(item) <= 3:
         rule = "A batch must be (x, y) or (x, y, sample_weight)"
         raise ValueError(f"{rule}. Received: {len(item)} items")
-    return as_batch(*item, names=names)
+    x, y, weight = (*item, None, None)[:3]
+    return as_batch(x, y, weight, names)
 
 
 def is_stream(X: Any) -> bool:

@@ -88,7 +88,7 @@ class _Box:
         self.texts = texts
         self.color = color
         self.below = below
-        self.rank = 1 + max((box.rank for box in below), default=-1)
+        self.rank: int = 1 + max((box.rank for box in below), default=-1)
         longest = max(
             _WIDE * (len(texts[0]) + len(texts[2])), _NARROW * (len(texts[1]) + len(texts[3]))
         )

@@ -43,7 +43,9 @@ class Named(NamedTuple):
         if isinstance(given, Value):
             return cls((given.name,), "one"), (given,)
         if isinstance(given, Mapping):
-            values, names, form = tuple(given.values()), tuple(map(str, given)), "dict"
+            values: tuple[Any, ...] = tuple(given.values())
+            names: tuple[str | None, ...] = tuple(map(str, given))
+            form = "dict"
         elif isinstance(given, list | tuple):
             values, form = tuple(given), "list"
             names = tuple(getattr(value, "name", None) for value in values)

@@ -75,7 +75,7 @@ class Head:
         self.weighted = weighted
         self.metrics = named_metrics(loss, plain, weighted)
         if name is not None:
-            self.metrics = [(f"{name}_{metric}", *rest) for metric, *rest in self.metrics]
+            self.metrics = [(f"{name}_{metric}", m, w) for metric, m, w in self.metrics]
 
     def fuses_with(self, layer: Layer) -> bool:
         """Whether the loss and the activation of the layer before it run as one stable kernel."""
@@ -167,14 +167,14 @@ def by_output(what: str, given: Any, names: Sequence[str], same_for_all: bool = 
     if isinstance(given, list | tuple):
         if len(given) != len(names):
             rule = f"`{what}` must have an entry for each of {len(names)} outputs"
-            raise ValueError(complaint(rule, **{what: given}))
+            raise ValueError(complaint(rule, received=given))
         return list(given)
     if isinstance(given, Mapping) and "name" not in given:
         rule = f"`{what}` must have names of outputs as keys: {', '.join(names)}"
         raise ValueError(complaint(rule, keys=[*given]))
     if same_for_all:
         return [given] * len(names)
-    raise ValueError(complaint(f"`{what}` must be a dict by output, or a list", **{what: given}))
+    raise ValueError(complaint(f"`{what}` must be a dict by output, or a list", received=given))
 
 
 def as_metrics(wanted: Any) -> list[Metric] | None:

@@ -126,4 +126,4 @@ class Persistent:
         """This model, which must be built for `what`."""
         if what is not None:
             self.require_plan(what)  # type: ignore[attr-defined]
-        return self  # type: ignore[return-value]
+        return self

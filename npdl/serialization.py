@@ -136,9 +136,10 @@ def fill_model(model: Any, config: dict[str, Any]) -> None:
     if "calls" in config:
         inputs, outputs = graph_values(config, layers)
         forms = config["forms"]
-        given = [
+        ends: list[Any] = [[*inputs.items()], outputs]
+        given: list[Any] = [
             dict(items) if form == "dict" else [value for _, value in items]
-            for form, items in zip(forms, ([*inputs.items()], outputs), strict=True)
+            for form, items in zip(forms, ends, strict=True)
         ]
         args = (items[0] if form == "one" else items for form, items in zip(forms, given))
         model.connect(*args)

@@ -183,7 +183,7 @@ def _seeded(function: Callable[[], Any]) -> Any:
     return result
 
 
-def _by_name(kind: str, arrays: Sequence[NDArray]) -> dict[str, Any]:
+def _by_name(kind: str, arrays: Sequence[NDArray | None]) -> dict[str, Any]:
     if kind != "gradient" and len(arrays) == 1:
         return {kind: arrays[0]}
     return {f"{kind} {i}": array for i, array in enumerate(arrays)}
@@ -228,7 +228,7 @@ def _check_config(case: _Case) -> None:
 def _check_shapes_and_dtypes(case: _Case) -> None:
     layer = case.layer()
     ys = case.forward(layer)
-    declared = layer.out_shape if layer.n_outputs > 1 else (layer.out_shape,)
+    declared: Any = layer.out_shape if layer.n_outputs > 1 else (layer.out_shape,)
     for shape, y in zip(declared or (), ys, strict=True):
         fits = shape is not None and len(shape) == y.ndim
         fits = fits and all(want in (None, size) for want, size in zip(shape or (), y.shape))

@@ -60,7 +60,7 @@ class Watch:
 
 def _not_finite(model: Trainer, batch: Batch) -> str | None:
     """What of the data is not finite, as a message; what a mask leaves out may be anything."""
-    names = [("X", name, array) for name, array in zip(model.input_names, batch.x)]
+    names: list[Any] = [("X", name, array) for name, array in zip(model.input_names, batch.x)]
     names += [("Y", name, array) for name, array in zip(model.output_names, batch.y)]
     names += [
         ("sample_weight", name, array) for name, array in zip(model.output_names, batch.weight)

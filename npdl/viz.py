@@ -36,7 +36,7 @@ def plot_history(history: Any) -> Figure:
     history : History, or dict of str to list
         What `Model.fit` returned, or its attribute ``history``.
     """
-    table: Mapping[str, Sequence[float]] = getattr(history, "history", history)  # type: ignore[arg-type]
+    table: Mapping[str, Sequence[float]] = getattr(history, "history", history)
     # A confusion matrix, say, is no curve.
     curves = {key: values for key, values in table.items() if values and np.ndim(values[0]) == 0}
     if not curves:

@@ -125,7 +125,7 @@ class Layer(Owner, Configurable, metaclass=LayerType):
         number, written = shared_number(self)
         if written:
             return {"same": number}
-        entry = {"class": config_name(self), "config": self.to_json()}
+        entry: dict[str, Any] = {"class": config_name(self), "config": self.to_json()}
         if number is not None:
             entry["number"] = number
         if self._name is not None:

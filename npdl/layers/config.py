@@ -44,11 +44,11 @@ def layer_from(entry: Any) -> Layer:
     if isinstance(entry, Mapping) and "same" in entry:
         if made is None or entry["same"] not in made:
             raise ValueError(
-                complaint("A layer must be described before it is shared", layer=entry)
+                complaint("A layer must be described before it is shared", received=entry)
             )
         return made[entry["same"]]
     if not isinstance(entry, Mapping) or not isinstance(entry.get("class"), str):
-        raise TypeError(complaint("A layer must be an instance of Layer", layer=entry))
+        raise TypeError(complaint("A layer must be an instance of Layer", received=entry))
     layer = layer_class(entry["class"]).from_json(entry["config"])
     if made is not None and isinstance(entry.get("number"), int):
         made[entry["number"]] = layer
