@@ -65,7 +65,11 @@ def test_imports_go_downwards_only(path, unit):
 
 
 #: What else a module may import, where it uses it.
-EXTRAS = {**dict.fromkeys(("callbacks", "demo", "viz"), "matplotlib"), "data": "PIL"}
+EXTRAS = {
+    **dict.fromkeys(("callbacks", "demo", "viz"), "matplotlib"),
+    "data": "PIL",
+    "_autograd": "autograd",
+}
 
 
 @pytest.mark.parametrize("path, unit", [*modules()])
