@@ -34,6 +34,7 @@ KERNELS = [
     "dense",
     "dropout",
     "embedding",
+    "layernorm",
     "log_softmax",
     "norm",
     "optimizer",

@@ -94,6 +94,15 @@ def _norm(make: _Maker, outer: int, channels: int, inner: int) -> Iterator[Case]
     yield Case("norm_fixed_forward", fixed)
 
 
+def _layernorm(make: _Maker, rows: int, length: int, inner: int, groups: int = 1) -> Iterator[Case]:
+    shape, channels = (rows * groups, length, inner), groups * length
+    x, gamma, beta = make.random(*shape), make.random(channels), make.random(channels)
+    mean, scale = make.blank(shape[0]), make.blank(shape[0])
+    yield make.filled("layernorm_forward", x, gamma, beta, 1e-3, make.blank(*shape), mean, scale)
+    grads = make.blank(*shape), make.blank(channels), make.blank(channels)
+    yield Case("layernorm_backward", (x, gamma, mean, scale, make.random(*shape), *grads))
+
+
 def _conv(
     make: _Maker,
     image: tuple[int, int, int, int],
@@ -247,6 +256,7 @@ def cases(dtype: str, size: str) -> Iterator[Case]:
         yield from _dropout(make, 200_000)
         yield from _embedding(make, 5000, 64, 2000)
         yield from _norm(make, 64, 32, 196)
+        yield from _layernorm(make, 2048, 128, 1)
         yield from _conv(make, (32, 16, 16, 16), (32, 3, 3), (1, 1), (1, 1))
         yield from _pool(make, (64, 32, 16, 16), (2, 2), (2, 2))
         yield from [*_resize(make, (64, 32, 16, 16), 2, 2)][2:]
@@ -267,6 +277,8 @@ def cases(dtype: str, size: str) -> Iterator[Case]:
         yield from _embedding(make, *table)
     for shape in [(37, 67, 1), (5, 3, 7), (3, 2, 521)]:
         yield from _norm(make, *shape)
+    yield from _layernorm(make, 37, 67, 1)
+    yield from _layernorm(make, 5, 3, 7, groups=2)
     for shape in [(1, 1, 1), (7, 5, 3), (13, 67, 31)]:
         yield from _dense(make, *shape)
     yield from _conv(make, (1, 1, 1, 1), (1, 1, 1), (1, 1), (0, 0))

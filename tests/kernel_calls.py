@@ -34,6 +34,8 @@ FILLED = {
     "dropout_forward": ("y", "mask"),
     "dropout_backward": ("dx",),
     "embedding_backward": ("dtable",),
+    "layernorm_forward": ("y", "mean", "scale"),
+    "layernorm_backward": ("dx", "dgamma", "dbeta"),
     "log_softmax_forward": ("y",),
     "log_softmax_backward": ("dz",),
     "norm_forward": ("y", "mean", "var"),
@@ -197,18 +199,36 @@ class Maker:
         index, grad = self.rng.integers(0, rows, n), self.random(n, width)
         return [self.call("embedding_backward", index, grad, self.empty(rows, width))]
 
-    def norm(self, shape, dx: bool = True) -> list[Call]:
+    def norm(self, shape, dx: bool = True, dgamma: bool = True, dbeta: bool = True) -> list[Call]:
         """`shape` (O, C, I)."""
         x, dy = self.random(*shape, scale=2) + self.dtype.type(0.5), self.random(*shape)
         gamma, beta, mean, spread = (self.random(shape[1]) for _ in range(4))
         found, epsilon = (self.empty(shape[1]), self.empty(shape[1])), 1e-3
-        grads = self.empty(*shape) if dx else None, self.empty(shape[1]), self.empty(shape[1])
+        grads = [self.empty(*shape), self.empty(shape[1]), self.empty(shape[1])]
+        grads = [g if wanted else None for g, wanted in zip(grads, (dx, dgamma, dbeta))]
         fixed = x, gamma, beta, mean, spread * spread, epsilon, self.empty(*shape)
         return [
             self.filled("norm_forward", x, gamma, beta, epsilon, self.empty(*shape), *found),
             self.call("norm_backward", x, gamma, *found, epsilon, dy, *grads),
             self.call("norm_fixed_forward", *fixed),
         ]
+
+    def layernorm(self, shape, groups: int = 1, without: tuple[str, ...] = ()) -> list[Call]:
+        """`shape` (samples, L, I), each of them of so many groups. `without` are None."""
+        n, length, inner = shape[0] * groups, *shape[1:]
+        rows, channels, epsilon = (n, length, inner), groups * length, 1e-3
+        x, dy = self.random(*rows, scale=2) + self.dtype.type(0.5), self.random(*rows)
+        gamma, beta = self.random(channels), self.random(channels)
+        mean, scale = self.empty(n), self.empty(n)
+        args = dict(x=x, gamma=gamma, beta=beta, epsilon=epsilon, y=self.empty(*rows))
+        args |= dict(mean=mean, scale=scale) | {
+            key: None for key in without if key in ("mean", "beta")
+        }
+        forward = self.filled("layernorm_forward", *args.values())
+        args = dict(x=x, gamma=gamma, mean=args["mean"], scale=scale, dy=dy, dx=self.empty(*rows))
+        args |= dict(dgamma=self.empty(channels), dbeta=self.empty(channels))
+        args |= {key: None for key in without if key in args}
+        return [forward, self.call("layernorm_backward", *args.values())]
 
     def conv(
         self, x, w, stride=(1, 1), pad=(0, 0), out=None, act=(SIGMOID, 1.0), dx: bool = True
@@ -397,6 +417,7 @@ class Maker:
             *self.dropout(11),
             *self.embedding(5, 7, 9),
             *self.norm((4, 5, 6)),
+            *self.layernorm((4, 5, 6), groups=3),
             *self.conv((3, 2, 7, 5), (4, 2, 3), (2, 1), (1, 2), act=(RELU, 1.0)),
             *self.pool((2, 3, 7, 8), (2, 3), (3, 2), (0, 1)),
             *self.resize((2, 3, 4, 5), 2, 3),

@@ -20,7 +20,7 @@ from kernel_calls import FILLED, Call, Maker, built_isas, implementation, run
 import npdl
 from npdl import _ext
 from npdl._ext import cores
-from npdl._ext.activation_np import TANH
+from npdl._ext.activation_np import GELU, TANH
 
 needs_cython = pytest.mark.skipif(not built_isas(), reason="needs the Cython kernels")
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
@@ -44,6 +44,9 @@ def large_calls(dtype: str) -> list[Call]:
         *make.dense(3, 301, 513),
         *make.dropout(3 * 16384 + 5),
         *make.embedding(601, 67, 1301),
+        *make.activation(70_001, (GELU, 1.0)),
+        *make.layernorm((301, 167, 1)),
+        *make.layernorm((701, 3, 5), groups=2),
         *make.norm((301, 167, 1)),
         *make.norm((13, 19, 31)),
         *make.norm((7, 5, 1301)),
@@ -53,6 +56,8 @@ def large_calls(dtype: str) -> list[Call]:
         *make.pool((13, 11, 21, 19), (3, 2), (2, 2)),
         *make.softmax(1301, 23),
         *make.softmax(701, 37, dense=True),
+        *make.log_softmax(1301, 23),
+        *make.ctc(29, 31, 11, 5, mask="some"),
         *make.optimizer(3 * 16384 + 5),
     ]
     for cell in ("rnn", "lstm", "gru"):

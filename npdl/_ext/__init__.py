@@ -40,6 +40,7 @@ PAIRS = {
     "dense": ("dense_forward", "dense_backward"),
     "dropout": ("dropout_forward", "dropout_backward"),
     "embedding": ("embedding_backward",),
+    "layernorm": ("layernorm_forward", "layernorm_backward"),
     "log_softmax": ("log_softmax_forward", "log_softmax_backward"),
     "norm": ("norm_forward", "norm_fixed_forward", "norm_backward"),
     "optimizer": (

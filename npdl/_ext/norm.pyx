@@ -9,20 +9,20 @@ tasks and the later passes find the numbers in a near cache:
 
 Numbers are summed in their own format over PIECE numbers of a span or ROWS rows of a column
 (``sums.pxd``); these sums are then added in double. The mean and the squared distances from it
-are those of such a part first, read twice while it is near, and then of parts put together (Chan,
-Golub and LeVeque 1979).
+are those of such a part first, read twice while it is near, and then of parts put together
+(``moments.pxd``).
 """
 
 from libc.math cimport sqrt
 from libc.string cimport memset
 from npdl._ext.arrays cimport OR_NONE, OUT, REAL, array, array_t, call_t, clear, same_shape
+from npdl._ext.moments cimport PIECE, add_span, moments_t, residual_rows
 from npdl._ext.simd cimport real
-from npdl._ext.sums cimport product_rows, square_rows, sum_of, sum_of_products, sum_rows, total_of
+from npdl._ext.sums cimport product_rows, sum_of, sum_of_products, sum_rows, total_of
 from npdl._ext.threads cimport max_workers, run
 
 cdef enum:
     LONG = 512  # also the most columns that a task may have
-    PIECE = 1024
     ROWS = 32
     WIDTH = 64  # columns to a task, or one channel
 
@@ -71,27 +71,24 @@ cdef inline void _sum_spans(
     cdef const real* x
     cdef const real* dy
     cdef Py_ssize_t o, k, n
-    cdef double count = 0, total, part, delta
+    cdef moments_t m
     cdef real zero = 0
     memset(sums, 0, sizeof(channel_t))
+    memset(&m, 0, sizeof(moments_t))
     for o in range(j.outer):
         x = <const real*> j.x + (o * j.channels + c) * j.inner
+        if j.kind != BACKWARD:
+            add_span(&m, x, j.inner)
+            continue
         dy = <const real*> j.dy + (o * j.channels + c) * j.inner
         k = 0
         while k < j.inner:
             n = min(<Py_ssize_t> PIECE, j.inner - k)
-            if j.kind == BACKWARD:
-                sums.dy += sum_of(dy + k, n)
-                sums.dx += sum_of_products(x + k, dy + k, n, <real> mean, zero)
-            else:
-                total = count + n
-                part = sum_of(x + k, n) / n
-                delta = part - sums.mean
-                sums.mean += delta * (n / total)
-                sums.m2 += sum_of_products(x + k, x + k, n, <real> part, <real> part)
-                sums.m2 += delta * delta * (count * n / total)
-                count = total
+            sums.dy += sum_of(dy + k, n)
+            sums.dx += sum_of_products(x + k, dy + k, n, <real> mean, zero)
             k += PIECE
+    if j.kind != BACKWARD:
+        sums.mean, sums.m2 = m.mean, m.m2
 
 
 cdef inline void _map_spans(norm_t* j, Py_ssize_t c, affine_t* a, const real* _) noexcept nogil:
@@ -120,11 +117,12 @@ cdef inline void _column_moments(
 ) noexcept nogil:
     """Mean and m2 of w columns from column `at` on."""
     cdef real s[LONG]
+    cdef real r[LONG]
     cdef real q[LONG]
     cdef Py_ssize_t step = j.channels * j.inner, o = 0, n, k
     cdef const real* x
     cdef real rows
-    cdef double total, share, cross, delta
+    cdef double total, share, cross, delta, own
     memset(mean, 0, w * sizeof(double))
     memset(m2, 0, w * sizeof(double))
     while o < j.outer:
@@ -133,13 +131,14 @@ cdef inline void _column_moments(
         sum_rows(x, n, step, w, s)
         for k in range(w):
             s[k] /= rows
-        square_rows(x, n, step, w, s, q)
+        residual_rows(x, n, step, w, <const real*> s, r, q)
         total = o + n
         share, cross = n / total, o * (n / total)
-        for k in range(w):
-            delta = s[k] - mean[k]
+        for k in range(w):  # as `add_part` does
+            delta = s[k] + <double> r[k] / n - mean[k]
+            own = q[k] - <double> r[k] * r[k] / n
             mean[k] += delta * share
-            m2[k] += q[k] + delta * delta * cross
+            m2[k] += (own if own > 0 else 0 * own) + delta * delta * cross
         o += ROWS
 
 
@@ -212,8 +211,10 @@ cdef inline void _finish(
     if j.kind != BACKWARD:
         a.shift, a.slope = (<const real*> j.beta)[c], 0
         return
-    (<real*> j.dgamma)[c] = <real> (sums.dx * inverse)
-    (<real*> j.dbeta)[c] = <real> sums.dy
+    if j.dgamma != NULL:
+        (<real*> j.dgamma)[c] = <real> (sums.dx * inverse)
+    if j.dbeta != NULL:
+        (<real*> j.dbeta)[c] = <real> sums.dy
     a.shift, a.slope = sums.dy / count, sums.dx * inverse * inverse / count
 
 
@@ -350,15 +351,15 @@ def norm_backward(x, gamma, mean, var, double epsilon, dy, dx, dgamma, dbeta):
     cdef array_t gamma_ = array(&call, gamma, "gamma", 1, REAL)
     cdef array_t mean_ = array(&call, mean, "mean", 1, REAL)
     cdef array_t var_ = array(&call, var, "var", 1, REAL)
-    cdef array_t dgamma_ = array(&call, dgamma, "dgamma", 1, REAL | OUT)
-    cdef array_t dbeta_ = array(&call, dbeta, "dbeta", 1, REAL | OUT)
+    cdef array_t dgamma_ = array(&call, dgamma, "dgamma", 1, REAL | OUT | OR_NONE)
+    cdef array_t dbeta_ = array(&call, dbeta, "dbeta", 1, REAL | OUT | OR_NONE)
     cdef norm_t j
     cdef bint some = _plan(&j, BACKWARD, &x_, &gamma_, &mean_, &var_, epsilon)
     if not (
         same_shape(&dy_, &x_)
         and (not dx_.given or same_shape(&dx_, &x_))
-        and same_shape(&dgamma_, &gamma_)
-        and same_shape(&dbeta_, &gamma_)
+        and (not dgamma_.given or same_shape(&dgamma_, &gamma_))
+        and (not dbeta_.given or same_shape(&dbeta_, &gamma_))
     ):
         raise ValueError("norm_backward: the shapes of x and the gradients do not fit.")
     if not some:

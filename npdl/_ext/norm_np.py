@@ -9,6 +9,12 @@ from __future__ import annotations
 import numpy as np
 
 
+def _totals(x):
+    """The sum of each channel. NumPy adds pairwise, and so exactly, along the last axis only."""
+    rows = np.ascontiguousarray(np.moveaxis(x, 1, 0))
+    return rows.reshape(len(rows), -1).sum(axis=1)
+
+
 def norm_forward(x, gamma, beta, epsilon, y, mean, var):
     """y = gamma (x - mean) / √(var + ε) + beta, with the statistics of x itself.
 
@@ -27,9 +33,12 @@ def norm_forward(x, gamma, beta, epsilon, y, mean, var):
         mean[...] = 0
         var[...] = 0
         return
-    mean[...] = x.mean(axis=(0, 2))
+    count = x.size // gamma.size
+    mean[...] = _totals(x) / count
     np.subtract(x, mean[:, None], out=y)
-    var[...] = np.square(y).mean(axis=(0, 2))
+    mean += _totals(y) / count  # what the first sum lost
+    np.subtract(x, mean[:, None], out=y)
+    var[...] = _totals(np.square(y)) / count
     y *= (gamma / np.sqrt(var + epsilon))[:, None]
     y += beta[:, None]
 
@@ -70,16 +79,20 @@ def norm_backward(x, gamma, mean, var, epsilon, dy, dx, dgamma, dbeta):
     dy : ndarray, shape (O, C, I)
     dx : ndarray, shape (O, C, I), or None
         Filled; None where nobody needs it.
-    dgamma, dbeta : ndarray, shape (C,)
-        Filled, not added to.
+    dgamma, dbeta : ndarray, shape (C,), or None
+        Filled, not added to; None where nobody needs it.
     """
     inverse = 1 / np.sqrt(var + epsilon)
     centred = x - mean[:, None]
-    dgamma[...] = np.multiply(dy, centred, out=dx).sum(axis=(0, 2)) * inverse
-    dbeta[...] = dy.sum(axis=(0, 2))
+    slope = _totals(np.multiply(dy, centred, out=dx)) * inverse
+    total = _totals(dy)
+    if dgamma is not None:
+        dgamma[...] = slope
+    if dbeta is not None:
+        dbeta[...] = total
     if dx is not None and x.size:
         share = gamma.size / x.size  # 1 / M
-        np.multiply(centred, (dgamma * inverse * share)[:, None], out=dx)
+        np.multiply(centred, (slope * inverse * share)[:, None], out=dx)
         np.subtract(dy, dx, out=dx)
-        dx -= (dbeta * share)[:, None]
+        dx -= (total * share)[:, None]
         dx *= (gamma * inverse)[:, None]

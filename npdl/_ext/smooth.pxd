@@ -148,8 +148,9 @@ cdef inline real mish(real x) noexcept nogil:
 cdef inline real mish_slope(real x) noexcept nogil:
     """(w q + 4 x e (1 + e)) / q², e = e^x, w = e (e + 2), q = w + 2."""
     cdef real far = FAR, high = 40, one = 1, two = 2, four = 4
-    cdef real z = between(-far, x, high)
-    cdef real e = exp(z)
+    cdef real low = high if x > high else x
+    cdef real e = exp(low)
     cdef real w = e * (e + two)
     cdef real q = w + two
+    cdef real z = -far if low < -far else low
     return w / q + four * z * (e / q) * ((one + e) / q)

@@ -11,7 +11,7 @@ cdef enum:
     LANES = 32  # sums of a span
 
 
-cdef inline double _fold(real* s) noexcept nogil:
+cdef inline double fold(real* s) noexcept nogil:
     """Σ of LANES sums, pairwise."""
     cdef int i
     for i in range(16):
@@ -41,7 +41,7 @@ cdef inline double sum_of(const real* x, Py_ssize_t n) noexcept nogil:
         k += LANES
     for i in range(n - k):
         s[i] += x[k + i]
-    return _fold(s)
+    return fold(s)
 
 
 cdef inline double sum_of_products(
@@ -64,7 +64,7 @@ cdef inline double sum_of_products(
         k += LANES
     for i in range(n - k):
         s[i] += (x[k + i] - mean_x) * (y[k + i] - mean_y)
-    return _fold(s)
+    return fold(s)
 
 
 cdef inline void sum_rows(
@@ -85,23 +85,6 @@ cdef inline void sum_rows(
         for k in range(w):
             s[k] += x[k]
         x += step
-
-
-cdef inline void square_rows(
-    const real* x, Py_ssize_t n, Py_ssize_t step, Py_ssize_t w, const real* mean, real* s
-) noexcept nogil:
-    """s = Σ (x - mean)² over n rows."""
-    cdef const real* b
-    cdef Py_ssize_t _, k
-    memset(s, 0, w * sizeof(real))
-    for _ in range(n // 2):
-        b = x + step
-        for k in range(w):
-            s[k] += (x[k] - mean[k]) * (x[k] - mean[k]) + (b[k] - mean[k]) * (b[k] - mean[k])
-        x += 2 * step
-    if n % 2:
-        for k in range(w):
-            s[k] += (x[k] - mean[k]) * (x[k] - mean[k])
 
 
 cdef inline void product_rows(

@@ -8,6 +8,7 @@ from npdl.layers.config import registry as _registry
 from npdl.layers.convolution import Convolution
 from npdl.layers.core import Dense, Dropout, Linear, Softmax
 from npdl.layers.embedding import Embedding
+from npdl.layers.layernorm import GroupNormalization, LayerNormalization, RMSNormalization
 from npdl.layers.masking import Masking
 from npdl.layers.merging import (
     Add,
@@ -22,7 +23,7 @@ from npdl.layers.merging import (
 )
 from npdl.layers.node import Input
 from npdl.layers.noise import GaussianNoise, SpatialDropout
-from npdl.layers.normalization import BatchNormal
+from npdl.layers.normalization import BatchNormal, BatchNormalization
 from npdl.layers.pooling import (
     GlobalMaxPooling,
     GlobalMeanPooling,
@@ -52,6 +53,7 @@ __all__ = [
     "Average",
     "BatchLSTM",
     "BatchNormal",
+    "BatchNormalization",
     "Block",
     "Concatenate",
     "Convolution",
@@ -66,9 +68,11 @@ __all__ = [
     "GaussianNoise",
     "GlobalMaxPooling",
     "GlobalMeanPooling",
+    "GroupNormalization",
     "Input",
     "Lambda",
     "Layer",
+    "LayerNormalization",
     "LeakyReLU",
     "Linear",
     "Masking",
@@ -83,6 +87,7 @@ __all__ = [
     "PReLU",
     "Parameter",
     "Permute",
+    "RMSNormalization",
     "ReLU",
     "Recurrent",
     "RepeatVector",

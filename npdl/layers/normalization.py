@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,14 @@ class BatchNormal(Layer):
     """Batch normalization (Ioffe and Szegedy 2015).
 
     In training, ``y = gamma (x - mean) / sqrt(var + epsilon) + beta`` with mean and (biased)
-    variance of the batch; at prediction, with their running means.
+    variance of the batch; at prediction, with their running means. A frozen layer (``trainable =
+    False``) takes the running means in training too, and leaves them as they are.
+
+    A training batch that has only one value for each mean has no variance; it leaves the running
+    means as they are.
+
+    Masked steps count for nothing: they have no part in the statistics, their output is 0 and so
+    is their gradient.
 
     Parameters
     ----------
@@ -27,8 +35,9 @@ class BatchNormal(Layer):
         ``running = momentum * running + (1 - momentum) * batch`` after each training batch.
     axis : int
         0: every feature is normalized over the batch, and `gamma` and `beta` have the shape of one
-        sample. Otherwise the axis whose entries are normalized apart, each over all other axes:
-        ``axis=1`` treats the channels of (N, C, H, W), and `gamma` and `beta` have shape (C,).
+        sample. Otherwise the axis whose entries are normalized apart, each over all other axes,
+        which may have any size: ``axis=1`` treats the channels of (N, C, H, W), and `gamma` and
+        `beta` have shape (C,).
     beta_init, gamma_init : str or Initializer
     """
 
@@ -49,7 +58,7 @@ class BatchNormal(Layer):
         beta_init: Any = "zero",
         gamma_init: Any = "one",
     ) -> None:
-        self.epsilon = check_number("epsilon", epsilon, "(0, inf)", layer=self.name)
+        self.epsilon = check_epsilon(self, epsilon)
         self.momentum = check_number("momentum", momentum, "[0, 1]", layer=self.name)
         self.axis = check_int("axis", axis, low=-64, layer=self.name)
         self.beta_init = initializations.get(beta_init)
@@ -70,35 +79,59 @@ class BatchNormal(Layer):
         self.add_parameter("running_var", np.ones(shape), trainable=False)
         return in_shape
 
-    def forward(self, input: ArrayLike, train: bool = True) -> NDArray:
+    def forward(self, input: ArrayLike, train: bool = True, mask: NDArray | None = None) -> NDArray:
         """Return the normalized input.
 
         Parameters
         ----------
-        input : array_like, of the shape that the layer was connected with
+        input : array_like
+            Of the shape that the layer was connected with, but for axes whose size is free.
         train : bool
             Whether to use, and to keep, the statistics of the batch; if not, the running ones.
+        mask : ndarray, shape (N, T), optional
+            0 for the steps of an input (N, T, ...) that do not count.
         """
         if self.out_shape is None:
             raise self._not_built()
-        named = self._named
-        gamma, beta = _flat(named["gamma"].value), _flat(named["beta"].value)
-        running = _flat(named["running_mean"].value), _flat(named["running_var"].value)
+        gamma, beta, *running = (_flat(p.value) for p in self._named.values())
         x = self._numbers(input, gamma.dtype)
         view = _view(x.shape, self.out_shape, self.axis)
         if view is None:
-            raise self._misshapen(x.shape, _expected(self.out_shape))
+            raise self._misshapen(x.shape, _expected(self.out_shape, self.axis))
+        real = None if mask is None or x.ndim < 3 else self._real_steps(mask, x.shape)
         y = self._buffer("y", x.shape, x.dtype) if train else np.empty(x.shape, x.dtype)
-        channels = x.reshape(view), gamma, beta
-        if not train:
-            kernels().norm_fixed_forward(*channels, *running, self.epsilon, y.reshape(view))
+        if not train or not self.trainable:
+            fixed = x.reshape(view), gamma, beta, *running, self.epsilon, y.reshape(view)
+            kernels().norm_fixed_forward(*fixed)
+            if real is not None:
+                y[~real] = 0
+            if train:
+                self._cache = "fixed", x.shape, view, real
             return y
-        batch = [self._buffer(key, gamma.shape, x.dtype) for key in ("mean", "var")]
-        kernels().norm_forward(*channels, self.epsilon, y.reshape(view), *batch)
-        for mean, new in zip(running, batch):
-            mean *= self.momentum
-            mean += (1 - self.momentum) * new
-        self._cache = x, view, *batch
+        mean, var = (self._buffer(key, gamma.shape, x.dtype) for key in ("mean", "var"))
+        parts = []
+        if real is not None:
+            y[...] = 0
+        for index, channels, shape in _parts(x.shape, view, self.axis, real):
+            part = x if index is None else x[index]
+            out = y if index is None else np.empty_like(part)
+            batch = mean[channels], var[channels]
+            kernels().norm_forward(
+                part.reshape(shape),
+                gamma[channels],
+                beta[channels],
+                self.epsilon,
+                out.reshape(shape),
+                *batch,
+            )
+            if index is not None:
+                y[index] = out
+            if shape[0] * shape[2] > 1:
+                for old, new in zip(running, batch):
+                    old[channels] *= self.momentum
+                    old[channels] += (1 - self.momentum) * new
+            parts.append((part, index, channels, shape))
+        self._cache = "batch", x.shape, parts, (mean, var)
         return y
 
     def backward(self, pre_grad: ArrayLike) -> NDArray | None:
@@ -108,26 +141,91 @@ class BatchNormal(Layer):
 
             dx = gamma / sqrt(var + epsilon) * (dy - Σ dy / M - xhat Σ (dy xhat) / M)
         """
-        x, view, mean, var = self._remembered()
+        kind, in_shape, *kept = self._remembered()
         gamma, beta = self._named["gamma"], self._named["beta"]
-        dy = self._array(pre_grad, x.shape, "pre_grad", x.dtype)
-        dx = self._input_buffer(x)
-        kernels().norm_backward(
-            x.reshape(view),
-            _flat(gamma.value),
-            mean,
-            var,
-            self.epsilon,
-            dy.reshape(view),
-            None if dx is None else dx.reshape(view),
-            _flat(gamma.grad),
-            _flat(beta.grad),
-        )
+        dtype = gamma.value.dtype
+        dy = self._array(pre_grad, in_shape, "pre_grad", dtype)
+        dx = self._buffer("dx", in_shape, dtype) if self.need_input_grad else None
+        if kind == "fixed":
+            return self._backward_fixed(dy, dx, *kept)
+        parts, statistics = kept
+        if dx is not None and parts[0][1] is not None:
+            dx[...] = 0
+        for x, index, channels, shape in parts:
+            out = dx if dx is None or index is None else np.empty_like(x)
+            kernels().norm_backward(
+                x.reshape(shape),
+                _flat(gamma.value)[channels],
+                *(array[channels] for array in statistics),
+                self.epsilon,
+                (dy if index is None else dy[index]).reshape(shape),
+                None if out is None else out.reshape(shape),
+                None if gamma.grad is None else _flat(gamma.grad)[channels],
+                None if beta.grad is None else _flat(beta.grad)[channels],
+            )
+            if index is not None and dx is not None:
+                dx[index] = out
         return dx
 
+    def _backward_fixed(
+        self, dy: NDArray, dx: NDArray | None, view: tuple[int, int, int], real: NDArray | None
+    ) -> NDArray | None:
+        """The gradient in the input where the statistics are given: dy gamma / √(var + ε)."""
+        if dx is None:
+            return None
+        gamma, var = (_flat(self._named[key].value) for key in ("gamma", "running_var"))
+        zero = np.zeros_like(gamma)
+        kernels().norm_fixed_forward(
+            dy.reshape(view), gamma, zero, zero, var, self.epsilon, dx.reshape(view)
+        )
+        if real is not None:
+            dx[~real] = 0
+        return dx
 
-def _expected(shape: Shape) -> tuple[Any, ...]:
-    return tuple("N" if size is None else size for size in shape)
+    def _real_steps(self, mask: NDArray, shape: tuple[int, ...]) -> NDArray | None:
+        """A mask as booleans; None where all steps count."""
+        if mask.shape != shape[:2]:
+            rule = f"`mask` must have shape {shape[:2]}"
+            raise self._error(rule, shape=mask.shape)
+        real = mask != 0
+        return None if real.all() else real
+
+
+class BatchNormalization(BatchNormal):
+    """`BatchNormal` with the defaults of Keras, but for the axis: that of npdl's channels.
+
+    Parameters
+    ----------
+    axis : int
+        1 for images (N, C, H, W) and for features (N, D); -1 for sequences (N, T, D).
+    momentum, epsilon, beta_init, gamma_init
+        As in `BatchNormal`.
+    """
+
+    def __init__(
+        self,
+        axis: int = 1,
+        momentum: float = 0.99,
+        epsilon: float = 1e-3,
+        beta_init: Any = "zero",
+        gamma_init: Any = "one",
+    ) -> None:
+        super().__init__(epsilon, momentum, axis, beta_init, gamma_init)
+
+
+def check_epsilon(layer: Layer, epsilon: Any) -> float:
+    """Return `epsilon`, which no one gives as an integer but who means the axis."""
+    if isinstance(epsilon, int | np.integer) and not isinstance(epsilon, bool):
+        rule = "`epsilon` must be a small float; an axis is given by name, `axis=1`"
+        raise layer._error(rule, epsilon=epsilon)
+    return check_number("epsilon", epsilon, "(0, inf)", layer=layer.name)
+
+
+def _expected(shape: Shape, axis: int) -> tuple[Any, ...]:
+    """The shape of an input: sizes where they are fixed, letters where any will do."""
+    kept = axis % len(shape)
+    free = [f"S{i}" if kept and i != kept else size for i, size in enumerate(shape)]
+    return "N", *free[1:]
 
 
 @by_shape
@@ -136,12 +234,37 @@ def _view(shape: Any, built_for: Any, axis: int) -> Any:
 
     None if it is not one that the layer was built for.
     """
-    if not fits(shape, _expected(built_for)):
+    if not fits(shape, _expected(built_for, axis)):
         return None
     kept = axis % len(shape)
     if kept == 0:
         return shape[0], math.prod(shape[1:]), 1
     return math.prod(shape[:kept]), shape[kept], math.prod(shape[kept + 1 :])
+
+
+def _parts(
+    shape: tuple[int, ...], view: tuple[int, int, int], axis: int, real: NDArray | None
+) -> Iterator[tuple[Any, slice, tuple[int, int, int]]]:
+    """Yield what is normalized at a time: an index of the input, its channels and its view.
+
+    Without a mask that is everything, and the index None. Of a masked input (N, T, ...) it is all
+    the real steps together; where each step has channels of its own (axis 0 and 1), one step of
+    the samples that have it.
+    """
+    kept, rest = axis % len(shape), shape[2:]
+    if real is None:
+        yield None, slice(None), view
+    elif kept > 1:
+        count = int(np.count_nonzero(real))
+        before, behind = math.prod(shape[2:kept]), math.prod(shape[kept + 1 :])
+        yield real, slice(None), (count * before, shape[kept], behind)
+    else:
+        size = math.prod(rest)
+        width = 1 if kept else size  # of the channels of a step
+        for step in range(shape[1]):
+            samples = np.flatnonzero(real[:, step])
+            channels = slice(step * width, (step + 1) * width)
+            yield (samples, step), channels, (len(samples), width, size // width)
 
 
 def _flat(array: Any) -> Any:

@@ -107,8 +107,33 @@ def norm_cases():
     for empty in [(0, 3, 4), (0, 3, 600), (4, 3, 0)]:
         yield case(*empty)
     for shape in [(7, 5, 3), (3, 2, 600)]:
-        label, options = case(*shape, dx=False)
-        yield label + "-no-dx", options
+        for key in ("dx", "dgamma", "dbeta"):
+            label, options = case(*shape, **{key: False})
+            yield f"{label}-no-{key}", options
+
+
+def layernorm_cases():
+    def case(*shape, **options):
+        words = [f"{key}{value}" for key, value in options.items()]
+        return "-".join(["x".join(map(str, shape)), *words]), dict(shape=shape, **options)
+
+    for length in (*EDGES[1:], 127, 1023, 1024, 1025, 2049):  # of two numbers, rounding is left
+        yield case(5, length, 1)
+        yield case(3, length, 2)
+    yield case(5, 1, 33)
+    for rows in (1, 2, 3, 63, 64, 65, 129, 1001):
+        yield case(rows, 20, 1)
+        yield case(rows, 3, 2, groups=2)
+    for groups in (1, 2, 5):
+        yield case(7, 3, 11, groups=groups)
+        yield case(4, 6, 1, groups=groups)
+        yield case(3, 2, 1500, groups=groups)
+    yield case(700, 70, 1)
+    yield case(0, 3, 1)
+    yield case(0, 3, 4, groups=2)
+    for without in [("mean",), ("beta", "mean", "dbeta"), ("dx",), ("dgamma",), ("dbeta",)]:
+        for shape in [(9, 37, 1), (5, 4, 9)]:
+            yield case(*shape, groups=2, without=without)
 
 
 def conv_cases():
@@ -346,6 +371,7 @@ GENERATORS = {
     "resize": resize_cases,
     "softmax": softmax_cases,
     "ctc": ctc_cases,
+    "layernorm": layernorm_cases,
     "log_softmax": log_softmax_cases,
     "optimizer": optimizer_cases,
     "rnn": functools.partial(recurrent_cases, "rnn"),

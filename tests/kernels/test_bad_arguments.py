@@ -51,6 +51,9 @@ OPTIONAL = {
     *((f, name) for f in FILLED if STEM[f] == "rnn" for name in ("drop_x", "drop_h")),
     *((f"{cell}_backward", "dw") for cell in ("rnn", "lstm", "gru")),
     ("maxpool_forward", "argmax"),
+    *(("norm_backward", name) for name in ("dgamma", "dbeta")),
+    *(("layernorm_forward", name) for name in ("beta", "mean")),
+    *(("layernorm_backward", name) for name in ("mean", "dx", "dgamma", "dbeta")),
     *((f, "mask") for f in FILLED if STEM[f] == "ctc"),
 }
 

@@ -97,6 +97,15 @@ def test_norm_gradients(kernels, shape, dx):
     check_gradients(kernels, forward, backward, {"y": "dy"})
 
 
+@pytest.mark.parametrize("without", [(), ("dx",), ("beta", "dbeta"), ("beta", "mean", "dbeta")])
+@pytest.mark.parametrize(
+    "shape, groups", [((5, 4, 1), 1), ((3, 2, 4), 1), ((3, 2, 3), 2), ((2, 3, 1), 3)]
+)
+def test_layernorm_gradients(kernels, shape, groups, without):
+    forward, backward = Maker("float64").layernorm(shape, groups, without)
+    check_gradients(kernels, forward, backward, {"y": "dy"})
+
+
 @pytest.mark.parametrize("p", [0.0, 0.4])
 def test_dropout_gradients(kernels, p):
     check_gradients(kernels, *Maker("float64").dropout(17, p), {"y": "dy"})
