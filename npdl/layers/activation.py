@@ -166,8 +166,9 @@ class PReLU(Layer):
         shape = ["N", *(f"S{i}" if i in shared else n for i, n in enumerate(alpha.shape, 1))]
         x = self._array(input, shape, dtype=alpha.dtype)
         y = self._buffer("y", x.shape, x.dtype) if train else np.empty(x.shape, x.dtype)
-        np.multiply(x, alpha, out=y)
-        np.copyto(y, x, where=x > 0)
+        np.minimum(x, 0, out=y)
+        y *= alpha
+        y += np.maximum(x, 0)
         if train:
             self._cache = (x,)
         return y
@@ -178,11 +179,16 @@ class PReLU(Layer):
         alpha = self._named["alpha"]
         dy = self._array(pre_grad, x.shape, "pre_grad", x.dtype)
         if alpha.grad is not None:
-            below = np.where(x > 0, 0, x) * dy
+            below = np.minimum(x, 0)
+            below *= dy
             summed = (0, *(self.shared_axes or ()))
             alpha.grad[...] = below.sum(axis=summed).reshape(alpha.grad.shape)
         dx = self._input_buffer(x)
         if dx is not None:
-            np.multiply(dy, alpha.value, out=dx)
-            np.copyto(dx, dy, where=x > 0)
+            # dy alpha where x <= 0, and dy elsewhere: one of the two parts is 0.
+            positive = (x > 0).astype(x.dtype)
+            np.subtract(1, positive, out=dx)
+            dx *= alpha.value
+            dx += positive
+            dx *= dy
         return dx

@@ -49,6 +49,9 @@ def forward_calls(dtype: str):
     for k in (2, 10, 37, 1000):
         yield f"softmax-xent-{k}", make.softmax(N, k)[0]
         yield f"softmax-{k}", make.softmax(N, k)[2]
+    for length, inner in [(37, 1), (1030, 1), (5, 13)]:
+        yield f"layernorm-{length}-{inner}", make.layernorm((N, length, inner))[0]
+    yield "log-softmax", make.log_softmax(N, 37)[0]
     yield "meanpool", make.pool((N, 3, 7, 9), (2, 3), (2, 2))[1]
     yield "norm-fixed", make.norm((N, 5, 13))[2]
 
