@@ -4,6 +4,7 @@ from npdl.layers.activation import ELU, Activation, LeakyReLU, PReLU, ReLU
 from npdl.layers.auto import AutoLayer, Lambda
 from npdl.layers.base import Layer, Parameter
 from npdl.layers.block import Block
+from npdl.layers.composite import Parallel, Residual, Sequence
 from npdl.layers.config import registry as _registry
 from npdl.layers.convolution import Convolution
 from npdl.layers.core import Dense, Dropout, Linear, Softmax
@@ -85,6 +86,7 @@ __all__ = [
     "Minimum",
     "Multiply",
     "PReLU",
+    "Parallel",
     "Parameter",
     "Permute",
     "RMSNormalization",
@@ -92,6 +94,8 @@ __all__ = [
     "Recurrent",
     "RepeatVector",
     "Reshape",
+    "Residual",
+    "Sequence",
     "SimpleRNN",
     "Softmax",
     "SpatialDropout",

@@ -18,7 +18,7 @@ from npdl.layers import (
     Multiply,
     Subtract,
 )
-from npdl.testing import numeric_gradient
+from npdl.testing import check_layer, numeric_gradient
 
 ELEMENTWISE = {
     Add: lambda *x: sum(x),
@@ -116,6 +116,21 @@ def test_dot(shapes, axes, formula, normalize):
     if normalize:
         xs = [x / np.linalg.norm(x, axis=axis, keepdims=True) for x, axis in zip(xs, pair)]
     np.testing.assert_allclose(y, np.einsum(formula, *xs).reshape(y.shape), rtol=1e-12)
+
+
+@pytest.mark.parametrize("cls", ELEMENTWISE)
+def test_contract_of_elementwise_merges(cls):
+    check_layer(cls, [(3, 4), (3, 4)])
+    check_layer(cls, [(2, 3, 4), (2, 1, 4)])
+    if cls is not Subtract:
+        check_layer(cls, [(2, 3)] * 3)
+
+
+def test_contract_of_concatenate_and_dot():
+    check_layer((Concatenate, {"axis": -1}), [(2, 3, 4), (2, 3, 2), (2, 3, 1)])
+    check_layer(Concatenate, [(2, 3, 4), (2, 1, 4)])
+    for normalize in (False, True):
+        check_layer((Dot, {"axes": (1, 2), "normalize": normalize}), [(2, 4, 3), (2, 5, 4)])
 
 
 def test_cosine_of_nothing_is_zero():

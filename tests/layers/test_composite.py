@@ -1,0 +1,138 @@
+"""Composites: layers made of layers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import npdl
+from npdl.layers import (
+    GRU,
+    LSTM,
+    BatchNormal,
+    Convolution,
+    Dense,
+    Dropout,
+    Embedding,
+    GlobalMeanPooling,
+    Parallel,
+    Residual,
+    Sequence,
+    Softmax,
+)
+from npdl.testing import check_layer
+
+MASK = np.array([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0], [0, 1, 0, 1, 1]])
+MERGED = {
+    "sum": lambda a, b: a + b,
+    "mul": lambda a, b: a * b,
+    "ave": lambda a, b: (a + b) / 2,
+    "max": np.maximum,
+    "min": np.minimum,
+    "concat": lambda a, b: np.concatenate([a, b], 1),
+}
+
+
+def tanh(n):
+    return Dense(n, activation="tanh")
+
+
+def convolution(n):
+    return Convolution(n, 3, padding="same", activation="tanh")
+
+
+@pytest.mark.parametrize("activation", ["linear", "tanh", "softmax"])
+def test_residual(activation):
+    check_layer(lambda: Residual(tanh(4), activation=activation), (3, 4))
+    check_layer(lambda: Residual([tanh(5), tanh(2)], [tanh(2)], activation), (3, 4))
+
+
+def test_residual_of_images():
+    body = lambda: [convolution(2), BatchNormal(axis=1)]  # noqa: E731
+    check_layer(lambda: Residual(body(), activation="tanh"), (3, 2, 4, 4))
+    check_layer(lambda: Residual(body(), Convolution(2, 1, activation="linear")), (3, 3, 4, 4))
+
+
+@pytest.mark.parametrize("merge", MERGED)
+def test_parallel(merge):
+    check_layer(lambda: Parallel([tanh(4), [], [tanh(3), tanh(4)]], merge), (3, 4))
+
+
+def test_sequence():
+    check_layer(lambda: Sequence([tanh(4), Dropout(0.3), tanh(2)]), (3, 4))
+    check_layer(lambda: Sequence([Residual(tanh(4)), Parallel([tanh(2), [tanh(3)]])]), (3, 4))
+
+
+def test_masks_travel_inside():
+    def make():
+        sides = [LSTM(n_out=3, return_sequence=True), GRU(n_out=2, return_sequence=True)]
+        return Sequence([Parallel(sides, axis=-1), Residual(tanh(5)), GlobalMeanPooling()])
+
+    check_layer(make, (3, 5, 2), forward_args={"mask": MASK})
+    layer = make()
+    layer.connect_to(npdl.graph.Input((None, 5, 2)))
+    x = np.random.default_rng(0).standard_normal((3, 5, 2))
+    y = layer.forward(x, mask=MASK, train=False)
+    x[MASK == 0] = 1e3
+    np.testing.assert_array_equal(layer.forward(x, mask=MASK, train=False), y)
+
+
+@pytest.mark.parametrize("merge", MERGED)
+def test_values(merge):
+    x = np.random.default_rng(0).standard_normal((3, 4)).astype("f4")
+    left, right = tanh(4), tanh(4)
+    layer = Parallel([left, right], merge)
+    layer.connect_to(npdl.graph.Input((None, 4)))
+    wanted = MERGED[merge](left.forward(x, train=False), right.forward(x, train=False))
+    np.testing.assert_allclose(layer.forward(x), wanted, rtol=1e-6)
+    residual = Residual(left, right, activation="relu")
+    residual.connect_to(npdl.graph.Input((None, 4)))
+    wanted = left.forward(x, train=False) + right.forward(x, train=False)
+    np.testing.assert_array_equal(residual.forward(x), np.maximum(wanted, 0))
+
+
+def test_a_model_of_composites_trains_and_is_saved(tmp_path):
+    npdl.utils.set_seed(3)
+    rng = np.random.default_rng(1)
+    x = rng.integers(1, 9, (64, 6))
+    y = (x == 3).any(axis=1).astype(int)
+    body = [Dense(6, activation="relu"), Dropout(0.1), Dense(6, activation="linear")]
+    model = npdl.Model(
+        [
+            Embedding(input_size=10, n_out=6),
+            Residual(body, activation="relu"),
+            Parallel([Dense(4), [Dense(4), Dense(4)]], "sum"),
+            GlobalMeanPooling(),
+            Softmax(2),
+        ]
+    )
+    model.compile("scce", "adam")
+    model.optimizer.lr = 0.01
+    history = model.fit(x, y, epochs=30, batch_size=16, verbose=0)
+    assert history.history["loss"][-1] < 0.7 * history.history["loss"][0]
+    assert {name.split("/")[0] for name in model.weights} >= {"residual_1", "parallel_1"}
+    model.save(tmp_path / "m.safetensors")
+    again = npdl.load_model(tmp_path / "m.safetensors")
+    np.testing.assert_array_equal(again.predict(x), model.predict(x))
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda: Residual(3), ["`body`", "list of layers", "3"]),
+        (lambda: Residual([tanh(2)], "conv"), ["`shortcut`", "'conv'"]),
+        (lambda: Parallel(tanh(2)), ["`branches`", "list of layers"]),
+        (lambda: Parallel([]), ["`branches`", "[]"]),
+        (lambda: Parallel([tanh(2)], "add"), ["`merge`", "'concat'", "'add'"]),
+        (lambda: Parallel([tanh(2)], axis=0), ["`axis`", "samples"]),
+        (
+            lambda: Residual(tanh(2)).connect_to(npdl.graph.Input((None, 4))),
+            ["`body` and `shortcut`", "(None, 2)", "(None, 4)", "(layer 'residual')"],
+        ),
+    ],
+)
+def test_errors(make, words):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        make()
+    missing = [word for word in words if word not in str(caught.value)]
+    assert not missing, str(caught.value)
