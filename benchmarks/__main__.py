@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import envs, footprint, kernels, limits, race, report, scaling
+from benchmarks import envs, footprint, geometry, kernels, limits, race, report, scaling
 from benchmarks.process import note
 from benchmarks.workloads import WORKLOADS
 
@@ -28,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
         command.add_argument("--rounds", type=int, default=5, help="turns of each library")
         command.add_argument("--seconds", type=float, default=1.0, help="length of a turn")
+        command.add_argument("--only", nargs="*", default=[], help="geometries with these words")
         command.add_argument("--no-check", action="store_true", help="don't compare the numbers")
         command.add_argument(
             "--python",
@@ -126,6 +127,13 @@ def kernel_times(args: argparse.Namespace) -> None:
     finish(args, "kernels", rows, kernels.kernels_table(rows))
 
 
+def geometries(args: argparse.Namespace) -> None:
+    """Convolutions of every shape."""
+    peers = pythons(args, "train", ("npdl", "torch"))
+    rows = geometry.times(peers, args.threads, args.rounds, args.seconds, args.only)
+    finish(args, "geometry", rows, geometry.geometry_table(rows))
+
+
 def import_times(args: argparse.Namespace) -> None:
     """Import times."""
     found = footprint.imports(
@@ -178,6 +186,7 @@ COMMANDS = {
     "train": ("training steps against the peers", train),
     "predict": ("prediction against the peers, one sample and a full batch", predict),
     "kernels": ("each Cython kernel against its NumPy twin", kernel_times),
+    "geometry": ("convolutions of every shape against PyTorch's", geometries),
     "import": ("import time over NumPy's", import_times),
     "memory": ("peak memory of a training process", peak_memory),
     "fit": ("what `fit` costs over the bare steps", fit),
