@@ -1,9 +1,10 @@
 """Convolutions of every shape against PyTorch's: output, gradient of the filters, of the input.
 
 The rate of a convolution should not depend on how its image lies: on the width of the output, the
-number of channels, the size of the filters. ``python -m benchmarks.geometry LIBRARY THREADS`` serves
-one library: it reads the number of a geometry and seconds, a line for each request, and answers
-with three times in ms.
+number of channels, the size of the filters.
+
+``python -m benchmarks.geometry LIBRARY THREADS`` serves one library: it reads the number of a
+geometry and seconds, a line for each request, and answers with three times in ms.
 """
 
 from __future__ import annotations

@@ -109,16 +109,25 @@ def _conv(
     filters: tuple[int, int, int],
     stride: tuple[int, int],
     pad: tuple[int, int],
+    dilation: tuple[int, int] = (1, 1),
+    groups: int = 1,
+    last: int = 0,
 ) -> Iterator[Case]:
-    (n, c, height, width), (f, kh, kw) = image, filters
-    out_h = (height + 2 * pad[0] - kh) // stride[0] + 1
-    out_w = (width + 2 * pad[1] - kw) // stride[1] + 1
-    x, b = make.random(n, c, height, width), make.random(f)
-    w = make.random(f, c, kh, kw, scale=(c * kh * kw) ** -0.5)
-    y = make.blank(n, f, out_h, out_w)
-    yield make.filled("conv2d_forward", x, w, b, y, *stride, *pad, _RELU)
-    dy, grads = make.random(*y.shape), (make.blank(*a.shape) for a in (x, w, b))
-    yield Case("conv2d_backward", (x, w, y, dy, *grads, *stride, *pad, _RELU))
+    """A convolution, and the transposed one that goes back from its output."""
+    (n, c, *size), (f, *window) = image, filters
+    axes = zip(size, window, stride, pad, dilation)
+    out = [(i + 2 * p - d * (k - 1) - 1) // s + 1 for i, k, s, p, d in axes]
+    below, above = ((n, *size, c), (n, *out, f)) if last else ((n, c, *size), (n, f, *out))
+    w = make.random(f, c // groups, *window, scale=(c // groups * window[0] * window[1]) ** -0.5)
+    geometry = *stride, *pad, *dilation, groups, last, _RELU
+    for kind, source, target, biases in [
+        ("conv2d", below, above, f),
+        ("conv2d_transposed", above, below, c),
+    ]:
+        x, b, y = make.random(*source), make.random(biases), make.blank(*target)
+        yield make.filled(f"{kind}_forward", x, w, b, y, *geometry)
+        dy, grads = make.random(*y.shape), (make.blank(*a.shape) for a in (x, w, b))
+        yield Case(f"{kind}_backward", (x, w, y, dy, *grads, *geometry))
 
 
 def _pool(
@@ -284,6 +293,9 @@ def cases(dtype: str, size: str) -> Iterator[Case]:
     yield from _conv(make, (1, 1, 1, 1), (1, 1, 1), (1, 1), (0, 0))
     yield from _conv(make, (2, 3, 7, 5), (4, 2, 3), (2, 1), (1, 2))
     yield from _conv(make, (3, 2, 11, 13), (5, 2, 2), (3, 4), (0, 0))
+    yield from _conv(make, (3, 1, 11, 7), (5, 3, 7), (1, 1), (0, 0))
+    yield from _conv(make, (3, 4, 11, 9), (6, 2, 3), (2, 1), (1, 2), (3, 2), groups=2)
+    yield from _conv(make, (3, 5, 17, 1), (7, 3, 1), (1, 1), (2, 0), (2, 1), last=1)
     yield from _pool(make, (1, 1, 1, 1), (1, 1), (1, 1))
     yield from _pool(make, (2, 3, 7, 5), (2, 3), (1, 2))
     yield from _pool(make, (3, 2, 11, 13), (2, 2), (3, 4))

@@ -27,6 +27,8 @@ FILLED = {
     "activation_backward": ("dx",),
     "conv2d_forward": ("y",),
     "conv2d_backward": ("dx", "dw", "db"),
+    "conv2d_transposed_forward": ("y",),
+    "conv2d_transposed_backward": ("dx", "dw", "db"),
     "ctc_forward": ("loss",),
     "ctc_backward": ("dx",),
     "dense_forward": ("y",),
@@ -178,14 +180,17 @@ class Maker:
         args = source, self.random(size), self.empty(size), act
         return [forward, self.call("activation_backward", *args)]
 
-    def dense(self, n: int, d: int, u: int, act=(SIGMOID, 1.0), dx: bool = True) -> list[Call]:
+    def dense(
+        self, n: int, d: int, u: int, act=(SIGMOID, 1.0), without: tuple[str, ...] = ()
+    ) -> list[Call]:
+        """`without` names what is None."""
         x, w, b = self.random(n, d), self.random(d, u, scale=d**-0.5), self.random(u)
         y, dy = self.empty(n, u), self.random(n, u)
-        grads = self.empty(n, d) if dx else None, self.empty(d, u), self.empty(u)
-        return [
-            self.filled("dense_forward", x, w, b, y, act),
-            self.call("dense_backward", x, w, y, dy, *grads, act),
-        ]
+        grads = self.empty(n, d), self.empty(d, u), self.empty(u)
+        forward = self.filled("dense_forward", x, w, None if "b" in without else b, y, act)
+        back = self.call("dense_backward", x, w, y, dy, *grads, act)
+        back.args.update(dict.fromkeys(set(without) & set(back.args)))
+        return [forward, back]
 
     def dropout(self, size: int, p: float = 0.3, seed: int = 2**63 + 5) -> list[Call]:
         mask = np.zeros(size, np.uint8)
@@ -231,20 +236,42 @@ class Maker:
         return [forward, self.call("layernorm_backward", *args.values())]
 
     def conv(
-        self, x, w, stride=(1, 1), pad=(0, 0), out=None, act=(SIGMOID, 1.0), dx: bool = True
+        self,
+        x,
+        w,
+        stride=(1, 1),
+        pad=(0, 0),
+        out=None,
+        act=(SIGMOID, 1.0),
+        dilation=(1, 1),
+        groups: int = 1,
+        last: int = 0,
+        without: tuple[str, ...] = (),
+        transposed: bool = False,
     ) -> list[Call]:
-        """`x` (N, C, H, W), `w` (F, KH, KW); `out` (OH, OW): by default all whole windows."""
+        """`x` (N, C, H, W), `w` (F, KH, KW); `out` (OH, OW): by default all whole windows.
+
+        `without` names what is None. The transposed convolution goes from y to x.
+        """
         (n, c, *image), (f, *window) = x, w
         if out is None:
-            out = [(i + 2 * p - k) // s + 1 for i, p, k, s in zip(image, pad, window, stride)]
-        x, b = self.random(*x), self.random(f)
-        w = self.random(f, c, *window, scale=(c * window[0] * window[1]) ** -0.5)
-        y, dy = self.empty(n, f, *out), self.random(n, f, *out)
-        grads = self.empty(*x.shape) if dx else None, self.empty(*w.shape), self.empty(f)
-        return [
-            self.filled("conv2d_forward", x, w, b, y, *stride, *pad, act),
-            self.call("conv2d_backward", x, w, y, dy, *grads, *stride, *pad, act),
-        ]
+            axes = zip(image, pad, window, dilation, stride)
+            out = [(i + 2 * p - d * (k - 1) - 1) // s + 1 for i, p, k, d, s in axes]
+        sides = [(n, c, *image), (n, f, *out)]
+        if last:
+            sides = [(n, *size, channels) for n, channels, *size in sides]
+        x, y = sides[::-1] if transposed else sides
+        x, b = self.random(*x), self.random(c if transposed else f)
+        depth = c // groups * window[0] * window[1]
+        w = self.random(f, c // groups, *window, scale=depth**-0.5)
+        geometry = *stride, *pad, *dilation, groups, last, act
+        kind = "conv2d_transposed" if transposed else "conv2d"
+        y, dy = self.empty(*y), self.random(*y)
+        grads = self.empty(*x.shape), self.empty(*w.shape), self.empty(*b.shape)
+        forward = self.filled(f"{kind}_forward", x, w, None if "b" in without else b, y, *geometry)
+        back = self.call(f"{kind}_backward", x, w, y, dy, *grads, *geometry)
+        back.args.update(dict.fromkeys(set(without) & set(back.args)))
+        return [forward, back]
 
     def pool(
         self, x, window, stride, pad=(0, 0), out=None, values=None, argmax: bool = True
@@ -419,6 +446,7 @@ class Maker:
             *self.norm((4, 5, 6)),
             *self.layernorm((4, 5, 6), groups=3),
             *self.conv((3, 2, 7, 5), (4, 2, 3), (2, 1), (1, 2), act=(RELU, 1.0)),
+            *self.conv((3, 2, 7, 5), (4, 2, 3), (2, 1), (1, 2), transposed=True),
             *self.pool((2, 3, 7, 8), (2, 3), (3, 2), (0, 1)),
             *self.resize((2, 3, 4, 5), 2, 3),
             *self.softmax(6, 7, dense=True)[-1:],  # rows of targets tell what the others must be

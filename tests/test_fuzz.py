@@ -110,7 +110,11 @@ def good_calls(draw):
     if kind == "pool":
         return make.pool(x, window, stride, pad, values=draw(st.sampled_from([None, 3])))
     w = (draw(size), *window)
-    return make.conv(x, w, stride, pad, act=draw(acts), dx=draw(st.booleans()))
+    without = tuple(draw(st.sets(st.sampled_from(["b", "dx", "dw", "db"]), max_size=2)))
+    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    x, w = (x[0], x[1] * groups, *x[2:]), (w[0] * groups, *w[1:])
+    more = {"groups": groups, "last": draw(st.integers(0, 1)), "transposed": draw(st.booleans())}
+    return make.conv(x, w, stride, pad, act=draw(acts), without=without, **more)
 
 
 junk = st.one_of(

@@ -4,7 +4,7 @@ Each hot path is a pair of files with the same functions: ``conv_np.py``, the Nu
 contract and is the fallback; ``conv.pyx`` is the Cython kernel, compiled once for each instruction
 set. This module picks the kernels once, at import, and hands them out::
 
-    kernels().conv2d_forward(x, w, b, y, 1, 1, 0, 0, (RELU, 1.0))
+    kernels().dense_forward(x, w, b, y, (RELU, 1.0))
 
 Environment
 -----------
@@ -35,7 +35,12 @@ from npdl._ext.cores import usable_cores
 #: The kernel pairs: module stem -> its functions.
 PAIRS = {
     "activation": ("activation_forward", "activation_backward"),
-    "conv": ("conv2d_forward", "conv2d_backward"),
+    "conv": (
+        "conv2d_forward",
+        "conv2d_backward",
+        "conv2d_transposed_forward",
+        "conv2d_transposed_backward",
+    ),
     "ctc": ("ctc_forward", "ctc_backward"),
     "dense": ("dense_forward", "dense_backward"),
     "dropout": ("dropout_forward", "dropout_backward"),

@@ -1,25 +1,30 @@
 """Two-dimensional convolution. Contract: ``conv_np.py``.
 
-By direct sums (``conv_direct.pxd``), or where that is faster and allowed in Winograd's form
-(``conv_winograd.pxd``).
+The form is chosen by the shapes of one image and of the filters. The output is computed in
+Winograd's form (``conv_winograd.pxd``) where that is faster and allowed, by direct sums over planes
+(``conv_direct.pxd``) if it is wide and the channels are few, else as a product of matrices
+(``conv_products.pxd``, ``conv_gradients.pxd``); the gradients in Winograd's form or as products.
+One window that is the whole image needs no more than three products (``conv_dense.pxd``).
 """
 
 from libc.string cimport memset
-from npdl._ext.activation cimport parse_act
+from npdl._ext.activation cimport LINEAR, act_t, parse_act, pull_back_span
 from npdl._ext.arrays cimport OR_NONE, OUT, REAL, array, array_t, call_t, clear, same_shape
-from npdl._ext.conv cimport COPIES, GROUPS, MOST_BYTES, PASS_BYTES, SLACK, conv_t
-from npdl._ext.conv_direct cimport (
-    backward_task,
-    copy_task,
-    forward_task,
-    pack_for_input,
-    set_offsets,
-    set_parts,
-)
+from npdl._ext.conv cimport COPIES, SLACK, conv_t
+from npdl._ext.conv_dense cimport dense_backward, dense_forward, is_dense
+from npdl._ext.conv_direct cimport copy_task, forward_task, set_offsets, set_parts
+from npdl._ext.conv_gradients cimport products_input, products_weights
+from npdl._ext.conv_products cimport products_forward
 from npdl._ext.conv_winograd cimport winograd_backward, winograd_forward, winograd_pays
-from npdl._ext.simd cimport LANES_F32, LANES_F64, MR, NV, real
+from npdl._ext.simd cimport LANES_F32, LANES_F64, real
+from npdl._ext.sums cimport sum_of, sum_rows
 from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
-from npdl._ext.tile cimport ceil_div, round_up
+from npdl._ext.tile cimport round_up
+
+cdef enum:
+    WIDE = 12  # columns of the output, for direct sums
+    SHALLOW = 100  # numbers of a window, up to which they beat the product
+    SPAN = 2048  # numbers of an elementwise task
 
 cdef bint winograd_allowed = True
 
@@ -30,161 +35,307 @@ def set_winograd(bint allowed):
     winograd_allowed = allowed
 
 
-cdef inline Py_ssize_t _lanes(const conv_t* j) noexcept nogil:
-    """Numbers in a vector."""
-    return LANES_F32 if j.single else LANES_F64
-
-
-cdef inline Py_ssize_t _size(const conv_t* j) noexcept nogil:
-    """Bytes of a number."""
-    return sizeof(float) if j.single else sizeof(double)
-
-
 cdef conv_t _plan(
     array_t* x, array_t* w, array_t* y,
-    Py_ssize_t stride_h, Py_ssize_t stride_w, Py_ssize_t pad_h, Py_ssize_t pad_w, act,
+    Py_ssize_t stride_h, Py_ssize_t stride_w, Py_ssize_t pad_h, Py_ssize_t pad_w,
+    Py_ssize_t dilation_h, Py_ssize_t dilation_w, Py_ssize_t groups, Py_ssize_t last,
 ) except *:
-    """The sizes of a convolution, checked."""
+    """The sizes of a convolution of x that gives y, checked."""
     cdef conv_t j
+    cdef Py_ssize_t ax = 3 if last else 1, rows = 1 if last else 2
     memset(&j, 0, sizeof(j))
-    if y.shape[0] != x.shape[0] or w.shape[1] != x.shape[1] or w.shape[0] != y.shape[1]:
-        raise ValueError("conv2d: the shapes of x, w and y do not fit.")
-    if min(stride_h, stride_w) < 1 or min(pad_h, pad_w) < 0:
-        raise ValueError("conv2d: strides must be at least 1, padding at least 0.")
-    if max(stride_h, stride_w, pad_h, pad_w) > 0x7FFFFFFF:
-        raise ValueError("conv2d: strides and padding must be below 2^31.")
+    if min(stride_h, stride_w, dilation_h, dilation_w, groups) < 1 or min(pad_h, pad_w) < 0:
+        raise ValueError("conv2d: padding must be at least 0, all other numbers at least 1.")
+    if max(stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w) > 0x7FFFFFFF:
+        raise ValueError("conv2d: strides, dilation and padding must be below 2^31.")
+    if last != 0 and last != 1:
+        raise ValueError("conv2d: channels_last must be 0 or 1.")
     if 0 in w.shape[:4] or 0 in x.shape[1:4] or 0 in y.shape[1:4]:
         raise ValueError("conv2d: only the batch may be empty.")
-    j.single, j.act = x.single, parse_act(act)
+    if (
+        y.shape[0] != x.shape[0] or w.shape[0] != y.shape[ax] or w.shape[0] % groups
+        or w.shape[1] * groups != x.shape[ax]
+    ):
+        raise ValueError("conv2d: the shapes of x, w and y do not fit.")
+    j.single, j.last = x.single, last
+    j.act.code, j.act.steepness = LINEAR, 1
+    j.n, j.groups, j.c, j.f = x.shape[0], groups, w.shape[1], w.shape[0] // groups
+    j.h, j.w, j.oh, j.ow = x.shape[rows], x.shape[rows + 1], y.shape[rows], y.shape[rows + 1]
+    j.kh, j.kw, j.sh, j.sw, j.ph, j.pw = w.shape[2], w.shape[3], stride_h, stride_w, pad_h, pad_w
+    # what stands between the taps of one row or column has no say
+    j.dil_h, j.dil_w = 1 if j.kh == 1 else dilation_h, 1 if j.kw == 1 else dilation_w
+    if max((j.kh - 1) * j.dil_h, (j.kw - 1) * j.dil_w) > 0x7FFFFFFF:
+        raise ValueError("conv2d: filters must reach over less than 2^31 pixels.")
+    j.depth = j.c * j.kh * j.kw
     j.x, j.filters, j.y = x.data, w.data, y.data
-    j.n, j.c, j.h, j.w = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
-    j.f, j.kh, j.kw, j.oh, j.ow = w.shape[0], w.shape[2], w.shape[3], y.shape[2], y.shape[3]
-    j.sh, j.sw, j.ph, j.pw = stride_h, stride_w, pad_h, pad_w
+    return j
+
+
+cdef inline bint _winograd(conv_t* j) noexcept nogil:
+    return (
+        winograd_allowed and j.groups == 1 and j.dil_h == 1 and j.dil_w == 1 and not j.last
+        and winograd_pays(j)
+    )
+
+
+cdef inline bint _direct(const conv_t* j) noexcept nogil:
+    return (
+        not j.last and j.groups == 1 and j.dil_h == 1 and j.dil_w == 1 and j.ow >= WIDE
+        and j.depth <= SHALLOW
+    )
+
+
+cdef void _direct_forward(conv_t* j) except *:
+    """y = f(b + w * x) by direct sums."""
+    cdef Py_ssize_t size = sizeof(float) if j.single else sizeof(double)
+    cdef size_t offsets = aligned(j.depth * sizeof(Py_ssize_t))
+    cdef int workers = max_workers()
+    cdef scratch_t s
     j.taps_h, j.taps_w = (j.kh - 1) // j.sh + 1, (j.kw - 1) // j.sw + 1
     j.plane_h, j.plane_w = j.oh + j.taps_h - 1, j.ow + j.taps_w - 1
     j.phases_h, j.phases_w = min(j.sh, j.kh), min(j.sw, j.kw)
     j.image_step = round_up(j.c * j.phases_h * j.phases_w * j.plane_h * j.plane_w, SLACK) + SLACK
-    j.span = round_up((j.oh - 1) * j.plane_w + j.ow, _lanes(&j))
-    j.dz_h, j.dz_w = j.oh + 2 * (j.taps_h - 1), j.ow + 2 * (j.taps_w - 1)
-    j.depth = j.c * j.kh * j.kw
-    return j
-
-
-def conv2d_forward(
-    x, w, b, y, Py_ssize_t stride_h, Py_ssize_t stride_w, Py_ssize_t pad_h, Py_ssize_t pad_w, act
-):
-    """y = f(b + w * x)."""
-    cdef call_t call = call_t("conv2d_forward", REAL)
-    cdef array_t x_ = array(&call, x, "x", 4, REAL), w_ = array(&call, w, "w", 4, REAL)
-    cdef array_t b_ = array(&call, b, "b", 1, REAL), y_ = array(&call, y, "y", 4, REAL | OUT)
-    cdef conv_t j = _plan(&x_, &w_, &y_, stride_h, stride_w, pad_h, pad_w, act)
-    cdef size_t offsets = aligned((j.depth + NV) * sizeof(Py_ssize_t))
-    cdef int workers = max_workers()
-    cdef scratch_t s
-    if b_.shape[0] != j.f:
-        raise ValueError("conv2d_forward: b must have one number for each filter.")
-    if j.n == 0:
-        return
-    j.bias = b_.data
-    if winograd_allowed and winograd_pays(&j):
-        winograd_forward(&j)
-        return
-    set_parts(&j, _lanes(&j), workers)
-    j.scratch_step = aligned(j.image_step * _size(&j))
+    set_parts(j, LANES_F32 if j.single else LANES_F64, workers)
+    j.scratch_step = aligned(j.image_step * size)
     s = take(offsets + (j.n if j.shared else workers) * j.scratch_step)
     j.offset = <Py_ssize_t*> s.data
     j.scratch = s.data + offsets
     with nogil:
-        set_offsets(&j)
+        set_offsets(j)
         if j.shared:
-            run(copy_task, &j, j.n * COPIES, workers)
-        run(forward_task, &j, j.n * j.row_parts * j.filter_parts, workers)
+            run(copy_task, j, j.n * COPIES, workers)
+        run(forward_task, j, j.n * j.row_parts * j.filter_parts, workers)
     give(s)
 
 
-cdef inline void _backward(
-    conv_t* j, Py_ssize_t groups, int workers, real* dw, real* db
-) noexcept nogil:
-    """All tasks, and the sums of what the groups found."""
-    cdef const real* part_w = <const real*> j.dw
-    cdef const real* part_b = <const real*> j.db
-    cdef Py_ssize_t g, k, f, ldw = round_up(j.depth, NV), rows = round_up(j.f, MR)
-    cdef real total
-    set_offsets(j)
-    if j.dx != NULL:
-        pack_for_input(j, <const real*> j.filters, <real*> j.packed)
-    run(backward_task, j, groups, workers)
-    for f in range(j.f):
-        for k in range(j.depth):
-            total = 0
-            for g in range(groups):
-                total += part_w[(g * rows + f) * ldw + k]
-            dw[f * j.depth + k] = total
-        total = 0
-        for g in range(groups):
-            total += part_b[g * j.f + f]
-        db[f] = total
+cdef inline void _forward(conv_t* j, const real* _) except *:
+    """y = f(b + w * x); f is linear where the task is another's."""
+    if is_dense(j):
+        dense_forward(j, j.bias, j.act, _)
+    elif _winograd(j):
+        winograd_forward(j)
+    elif _direct(j):
+        _direct_forward(j)
+    else:
+        products_forward(j, j.bias, j.act, _)
+
+
+cdef inline void _backward(conv_t* j, const real* _) except *:
+    """What is asked for of dx, dw and db."""
+    cdef act_t linear
+    linear.code, linear.steepness = LINEAR, 1
+    if is_dense(j):
+        dense_backward(j, NULL, linear, _)
+    elif _winograd(j):
+        winograd_backward(j)
+    else:
+        if j.dw != NULL or j.db != NULL:
+            products_weights(j, _)
+        if j.dx != NULL:
+            products_input(j, NULL, linear, _)
+
+
+def conv2d_forward(
+    x, w, b, y, Py_ssize_t stride_h, Py_ssize_t stride_w, Py_ssize_t pad_h, Py_ssize_t pad_w,
+    Py_ssize_t dilation_h, Py_ssize_t dilation_w, Py_ssize_t groups, Py_ssize_t channels_last, act,
+):
+    """y = f(b + w * x)."""
+    cdef call_t call = call_t("conv2d_forward", REAL)
+    cdef array_t x_ = array(&call, x, "x", 4, REAL), w_ = array(&call, w, "w", 4, REAL)
+    cdef array_t b_ = array(&call, b, "b", 1, REAL | OR_NONE)
+    cdef array_t y_ = array(&call, y, "y", 4, REAL | OUT)
+    cdef conv_t j = _plan(
+        &x_, &w_, &y_, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups,
+        channels_last,
+    )
+    j.act = parse_act(act)
+    if b_.given and b_.shape[0] != w_.shape[0]:
+        raise ValueError("conv2d_forward: b must have one number for each filter.")
+    if j.n == 0:
+        return
+    j.bias = b_.data
+    if j.single:
+        _forward(&j, <float*> NULL)
+    else:
+        _forward(&j, <double*> NULL)
 
 
 def conv2d_backward(
     x, w, y, dy, dx, dw, db,
-    Py_ssize_t stride_h, Py_ssize_t stride_w, Py_ssize_t pad_h, Py_ssize_t pad_w, act,
+    Py_ssize_t stride_h, Py_ssize_t stride_w, Py_ssize_t pad_h, Py_ssize_t pad_w,
+    Py_ssize_t dilation_h, Py_ssize_t dilation_w, Py_ssize_t groups, Py_ssize_t channels_last, act,
 ):
     """Gradients of `conv2d_forward`."""
     cdef call_t call = call_t("conv2d_backward", REAL)
     cdef array_t x_ = array(&call, x, "x", 4, REAL), w_ = array(&call, w, "w", 4, REAL)
     cdef array_t y_ = array(&call, y, "y", 4, REAL), dy_ = array(&call, dy, "dy", 4, REAL)
     cdef array_t dx_ = array(&call, dx, "dx", 4, REAL | OUT | OR_NONE)
-    cdef array_t dw_ = array(&call, dw, "dw", 4, REAL | OUT)
-    cdef array_t db_ = array(&call, db, "db", 1, REAL | OUT)
-    cdef conv_t j = _plan(&x_, &w_, &y_, stride_h, stride_w, pad_h, pad_w, act)
-    cdef Py_ssize_t groups, ldw = round_up(j.depth, NV), rows = round_up(j.f, MR)
-    cdef Py_ssize_t depth_dx = j.f * j.kh * j.kw
-    cdef Py_ssize_t one_image, size = _size(&j)
-    cdef size_t offsets, filters, partial_w, partial_b
-    cdef int workers = max_workers()
-    cdef scratch_t s
+    cdef array_t dw_ = array(&call, dw, "dw", 4, REAL | OUT | OR_NONE)
+    cdef array_t db_ = array(&call, db, "db", 1, REAL | OUT | OR_NONE)
+    cdef conv_t j = _plan(
+        &x_, &w_, &y_, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups,
+        channels_last,
+    )
+    j.act = parse_act(act)
     if not (
         same_shape(&dy_, &y_)
-        and same_shape(&dw_, &w_)
+        and (not dw_.given or same_shape(&dw_, &w_))
         and (not dx_.given or same_shape(&dx_, &x_))
     ):
         raise ValueError("conv2d_backward: an array and its gradient must have one shape.")
-    if db_.shape[0] != j.f:
+    if db_.given and db_.shape[0] != w_.shape[0]:
         raise ValueError("conv2d_backward: db must have one number for each filter.")
     if j.n == 0:
         clear(&dw_)
         clear(&db_)
         return
-    j.dy, j.dx = dy_.data, dx_.data
-    if winograd_allowed and winograd_pays(&j):
-        winograd_backward(&j, <float*> dw_.data, <float*> db_.data)
-        return
-    groups = GROUPS
-    while groups > 2 and groups * rows * ldw * size > MOST_BYTES:
-        groups //= 2
-    j.group = ceil_div(j.n, groups)
-    groups = ceil_div(j.n, j.group)
-    # as many images to a pass as the level-2 cache holds, so that small ones add up to long sums
-    one_image = j.image_step + rows * j.span
-    j.together = max(1, min(j.group, PASS_BYTES // (j.image_step * size)))
-    offsets = aligned((j.depth + NV + depth_dx) * sizeof(Py_ssize_t))
-    filters = aligned(round_up(j.c, MR) * depth_dx * size)
-    partial_w = aligned(groups * rows * ldw * size)
-    partial_b = aligned(groups * j.f * size)
-    j.scratch_step = aligned(
-        (j.f * j.oh * j.ow + j.together * one_image + j.f * j.dz_h * j.dz_w + SLACK) * size
+    j.dy, j.dx, j.dw, j.db = dy_.data, dx_.data, dw_.data, db_.data
+    if j.single:
+        _backward(&j, <float*> NULL)
+    else:
+        _backward(&j, <double*> NULL)
+
+
+# -------------------------------------------------------------------------- transposed convolution
+
+# What the gradient is pulled back through, and the sums of its channels.
+ctypedef struct pulled_t:
+    conv_t* j
+    act_t act
+    Py_ssize_t size, channels, plane
+    const void* y
+    const void* dy
+    void* dz
+    void* db
+
+
+cdef inline void _pull_back(pulled_t* r, Py_ssize_t task, const real* _) noexcept nogil:
+    cdef Py_ssize_t at = task * SPAN
+    pull_back_span(
+        r.act, <const real*> r.y + at, <const real*> r.dy + at, <real*> r.dz + at,
+        min(<Py_ssize_t> SPAN, r.size - at),
     )
-    s = take(offsets + filters + partial_w + partial_b + workers * j.scratch_step)
-    j.offset = <Py_ssize_t*> s.data
-    j.dx_offset = j.offset + j.depth + NV
-    j.packed = s.data + offsets
-    j.dw = s.data + offsets + filters
-    j.db = s.data + offsets + filters + partial_w
-    j.scratch = s.data + offsets + filters + partial_w + partial_b
-    with nogil:
-        if j.single:
-            _backward(&j, groups, workers, <float*> dw_.data, <float*> db_.data)
-        else:
-            _backward(&j, groups, workers, <double*> dw_.data, <double*> db_.data)
-    give(s)
+
+
+cdef void _pull_back_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    cdef pulled_t* r = <pulled_t*> context
+    if r.j.single:
+        _pull_back(r, task, <float*> NULL)
+    else:
+        _pull_back(r, task, <double*> NULL)
+
+
+cdef inline void _add_up(pulled_t* r, Py_ssize_t channel, const real* _) noexcept nogil:
+    """db of one channel."""
+    cdef const real* dz = <const real*> r.j.x + channel * r.plane
+    cdef double total = 0
+    cdef Py_ssize_t n
+    for n in range(r.j.n):
+        total += sum_of(dz + n * r.channels * r.plane, r.plane)
+    (<real*> r.db)[channel] = <real> total
+
+
+cdef void _add_up_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    cdef pulled_t* r = <pulled_t*> context
+    if r.j.single:
+        _add_up(r, task, <float*> NULL)
+    else:
+        _add_up(r, task, <double*> NULL)
+
+
+cdef inline void _transposed_forward(conv_t* j, act_t act, const real* _) except *:
+    if is_dense(j):
+        dense_backward(j, j.bias, act, _)
+    else:
+        products_input(j, j.bias, act, _)
+
+
+cdef inline void _transposed_backward(
+    conv_t* j, pulled_t* r, const void* x, void* dx, void* dw, const real* _
+) except *:
+    """The gradients are those of a convolution of dz whose output is x."""
+    cdef int workers = max_workers()
+    cdef scratch_t s
+    cdef bint own = r.act.code != LINEAR
+    r.j, r.plane, r.channels = j, j.h * j.w, j.groups * j.c
+    r.size = j.n * r.channels * r.plane
+    j.x = r.dy
+    if own:
+        s = take(aligned(r.size * sizeof(real)))
+        j.x = r.dz = s.data
+        with nogil:
+            run(_pull_back_task, r, (r.size + SPAN - 1) // SPAN, workers)
+    if r.db != NULL and j.last:
+        sum_rows(<const real*> j.x, j.n * r.plane, r.channels, r.channels, <real*> r.db)
+    elif r.db != NULL:
+        with nogil:
+            run(_add_up_task, r, r.channels, workers)
+    if dx != NULL:
+        j.y = dx
+        _forward(j, _)
+    if dw != NULL:
+        j.y, j.dy, j.dw, j.dx = <void*> x, x, dw, NULL
+        _backward(j, _)
+    if own:
+        give(s)
+
+
+def conv2d_transposed_forward(
+    x, w, b, y, Py_ssize_t stride_h, Py_ssize_t stride_w, Py_ssize_t pad_h, Py_ssize_t pad_w,
+    Py_ssize_t dilation_h, Py_ssize_t dilation_w, Py_ssize_t groups, Py_ssize_t channels_last, act,
+):
+    """y = f(b + the gradient of the input of a convolution whose output has the gradient x)."""
+    cdef call_t call = call_t("conv2d_transposed_forward", REAL)
+    cdef array_t x_ = array(&call, x, "x", 4, REAL), w_ = array(&call, w, "w", 4, REAL)
+    cdef array_t b_ = array(&call, b, "b", 1, REAL | OR_NONE)
+    cdef array_t y_ = array(&call, y, "y", 4, REAL | OUT)
+    cdef conv_t j = _plan(
+        &y_, &w_, &x_, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups,
+        channels_last,
+    )
+    cdef act_t f = parse_act(act)
+    if b_.given and b_.shape[0] != groups * w_.shape[1]:
+        raise ValueError("conv2d_transposed_forward: b must have one number for each channel of y.")
+    if j.n == 0:
+        return
+    j.dy, j.dx, j.bias = x_.data, y_.data, b_.data
+    if j.single:
+        _transposed_forward(&j, f, <float*> NULL)
+    else:
+        _transposed_forward(&j, f, <double*> NULL)
+
+
+def conv2d_transposed_backward(
+    x, w, y, dy, dx, dw, db,
+    Py_ssize_t stride_h, Py_ssize_t stride_w, Py_ssize_t pad_h, Py_ssize_t pad_w,
+    Py_ssize_t dilation_h, Py_ssize_t dilation_w, Py_ssize_t groups, Py_ssize_t channels_last, act,
+):
+    """Gradients of `conv2d_transposed_forward`."""
+    cdef call_t call = call_t("conv2d_transposed_backward", REAL)
+    cdef array_t x_ = array(&call, x, "x", 4, REAL), w_ = array(&call, w, "w", 4, REAL)
+    cdef array_t y_ = array(&call, y, "y", 4, REAL), dy_ = array(&call, dy, "dy", 4, REAL)
+    cdef array_t dx_ = array(&call, dx, "dx", 4, REAL | OUT | OR_NONE)
+    cdef array_t dw_ = array(&call, dw, "dw", 4, REAL | OUT | OR_NONE)
+    cdef array_t db_ = array(&call, db, "db", 1, REAL | OUT | OR_NONE)
+    cdef conv_t j = _plan(
+        &y_, &w_, &x_, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups,
+        channels_last,
+    )
+    cdef pulled_t r
+    r.act, r.y, r.dy, r.db = parse_act(act), y_.data, dy_.data, db_.data
+    if not (
+        same_shape(&dy_, &y_)
+        and (not dw_.given or same_shape(&dw_, &w_))
+        and (not dx_.given or same_shape(&dx_, &x_))
+    ):
+        raise ValueError("conv2d_transposed_backward: an array and its gradient have two shapes.")
+    if db_.given and db_.shape[0] != groups * w_.shape[1]:
+        raise ValueError("conv2d_transposed_backward: db must have one number for a channel of y.")
+    if j.n == 0:
+        clear(&dw_)
+        clear(&db_)
+        return
+    if j.single:
+        _transposed_backward(&j, &r, x_.data, dx_.data, dw_.data, <float*> NULL)
+    else:
+        _transposed_backward(&j, &r, x_.data, dx_.data, dw_.data, <double*> NULL)

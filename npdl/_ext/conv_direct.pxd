@@ -10,27 +10,22 @@ In a plane of width WP the window (i, j) stands at q = i*WP + j, and the pixel (
 windows in a row at ``offset[c,u,v] + q``: NR consecutive numbers, row k of a panel of B. Positions
 at which no window stands (j >= OW) are computed for nothing and dropped; they are few.
 
-    forward   y[f, q]       = Σ_k w[f, k] · plane[offset[k] + q]           A: filters, B: the image
-    weights   dw[f, k]      = Σ_q dz[f, q] · plane[offset[k] + q]          lanes along q
-    input     dplane[c, q]  = Σ_{a,f,b} w[f, c, u, v] · dz[f, q - (a, b)]  A: filters, B: dz, padded
+    y[f, q] = b[f] + Σ_k w[f, k] · plane[offset[k] + q]        A: filters, B: the image
 
-where k stands for (c, u, v), and (a, b) are the taps of one phase, u = pu + SH*a, v = pv + SW*b.
-The work is shared by images; the weights' gradient by fixed groups of images, whose sums are added
-in order.
+where k stands for (c, u, v). It serves wide outputs of few channels; for all others, and for the
+gradients, see ``conv_products.pxd``.
 """
 
 from libc.string cimport memcpy, memset
-from npdl._ext.activation cimport act_span, pull_back_span
+from npdl._ext.activation cimport act_span
 from npdl._ext.conv cimport COPIES, FEW, SLACK, conv_t
 from npdl._ext.simd cimport MR, NV, TALL, real
-from npdl._ext.sums cimport sum_of
-from npdl._ext.tile cimport MAX_NR, ceil_div, dot_tile, lanes, round_up, tall_tile, tile
+from npdl._ext.tile cimport MAX_NR, ceil_div, lanes, round_up, tall_tile, tile
 
 # Where the results of positions go: those with i0 <= i < i1, j0 <= j < j1, to
-# out[m*plane + i*row + j*col]. If k runs by rows of taps first, `run` values to each, then those
-# a with i - high < a <= i are all that see more than padding from row i; else `run` is 0.
+# out[m*plane + i*row + j].
 ctypedef struct window_t:
-    Py_ssize_t width, i0, i1, j0, j1, plane, row, col, run, high
+    Py_ssize_t width, i0, i1, j0, j1, plane, row
 
 # Results of a tile that lie side by side in one row of the output.
 ctypedef struct segment_t:
@@ -48,7 +43,7 @@ cdef inline Py_ssize_t _segments(
         lo, hi = max(j, win.j0), min(j + length, win.j1)
         if lo < hi:
             out[pieces].source, out[pieces].length = source + lo - j, hi - lo
-            out[pieces].to = i * win.row + lo * win.col
+            out[pieces].to = i * win.row + lo
             pieces += 1
         source += length
         count -= length
@@ -64,8 +59,8 @@ cdef inline bint _lengthen(
     Returns whether all of them are whole vectors, side by side in the output.
     """
     cdef Py_ssize_t p, end = (win.i1 - 1) * win.row + win.j1
-    cdef bint side_by_side = win.col == 1
-    if win.col == 1 and win.j1 - win.j0 == win.row:  # one row of the output follows the other
+    cdef bint side_by_side = True
+    if win.j1 - win.j0 == win.row:  # one row of the output follows the other
         for p in range(pieces):
             if piece[p].to + width <= end:
                 piece[p].length = width
@@ -89,10 +84,7 @@ cdef inline void _store(
     for _m in range(rows):
         for p in range(pieces):
             source, to = block + piece[p].source, out + piece[p].to
-            if win.col != 1:
-                for s in range(piece[p].length):
-                    to[s * win.col] = source[s]
-            elif piece[p].length == lanes(out):  # the usual case, as a constant
+            if piece[p].length == lanes(out):  # the usual case, as a constant
                 memcpy(to, source, lanes(out) * sizeof(real))
             else:
                 for s in range(piece[p].length):
@@ -114,8 +106,7 @@ cdef inline void _correlate(
     """out[m, q] = bias[m] + Σ_k packed[m, k] planes[offset[k] + q]  for all positions of `win`.
 
     The vectors of a tile go along the rows, or straight through the positions between two rows;
-    whichever takes fewer. The tile is the one that leaves fewer of its rows unused. Rows of taps
-    that see nothing but padding are left out.
+    whichever takes fewer. The tile is the one that leaves fewer of its rows unused.
     """
     cdef real block[TALL * MAX_NR]
     cdef segment_t piece[MAX_NR]
@@ -123,7 +114,7 @@ cdef inline void _correlate(
     cdef Py_ssize_t a_at[TALL]
     cdef real shift[TALL]
     cdef Py_ssize_t width = lanes(out), rows = win.i1 - win.i0, cols = win.j1 - win.j0
-    cdef Py_ssize_t per_row = ceil_div(cols, width), v, i, j, s, pieces, k0 = 0, k1 = depth
+    cdef Py_ssize_t per_row = ceil_div(cols, width), v, i, j, s, pieces
     cdef Py_ssize_t total = ceil_div((rows - 1) * win.width + cols, width)
     cdef bint by_row = per_row * rows <= total, tall = round_up(m, TALL) < round_up(m, MR), whole
     cdef Py_ssize_t high = TALL if tall else MR, wide = 2 if tall else NV
@@ -149,22 +140,18 @@ cdef inline void _correlate(
                 while col >= win.width:
                     row, col = row + 1, col - win.width
         whole = _lengthen(win, piece, pieces, width) and pieces == wide
-        if win.run:
-            s = at[wide - 1] + (0 if by_row else width - 1)  # the last position
-            k0 = min(depth, max(0, at[0] // win.width - win.high + 1) * win.run)
-            k1 = max(k0, min(depth, (s // win.width + 1) * win.run))
         for i in range(ceil_div(m, high)):
             for s in range(high):
                 j = min(i * high + s, m - 1)
-                a_at[s] = j * depth + k0
+                a_at[s] = j * depth
                 shift[s] = 0 if bias == NULL else bias[j]
             c, ldc = block, wide * width
             if whole and (i + 1) * high <= m:
                 c, ldc = out + i * high * win.plane + piece[0].to, win.plane
             if tall:
-                tall_tile(k1 - k0, packed, a_at, planes, offset + k0, at, c, ldc, shift)
+                tall_tile(depth, packed, a_at, planes, offset, at, c, ldc, shift)
             else:
-                tile(k1 - k0, packed, a_at, planes, offset + k0, at, c, ldc, shift)
+                tile(depth, packed, a_at, planes, offset, at, c, ldc, shift)
             if c == block:
                 _store(
                     block, min(high, m - i * high), ldc, piece, pieces, win,
@@ -245,13 +232,13 @@ cdef inline void _forward(conv_t* j, Py_ssize_t task, int worker, const real* _)
     cdef window_t win
     if f0 >= f1:
         return
-    win.width, win.plane, win.row, win.col, win.run = j.plane_w, j.oh * j.ow, j.ow, 1, 0
+    win.width, win.plane, win.row = j.plane_w, j.oh * j.ow, j.ow
     win.i0, win.i1, win.j0, win.j1 = row, min(j.oh, row + j.part_rows), 0, j.ow
     if not j.shared:
         _split_image(j, <const real*> j.x + n * j.c * j.h * j.w, planes, 0, j.c)
     _correlate(
         f1 - f0, j.depth, <const real*> j.filters + f0 * j.depth, planes, j.offset, &win,
-        y + f0 * win.plane, <const real*> j.bias + f0,
+        y + f0 * win.plane, NULL if j.bias == NULL else <const real*> j.bias + f0,
     )
     for m in range(f0, f1):
         act_span(
@@ -268,129 +255,6 @@ cdef inline void forward_task(void* context, Py_ssize_t task, int worker) noexce
         _forward(j, task, worker, <double*> NULL)
 
 
-cdef inline void _spread_dz(conv_t* j, const real* dz, real* spread, real* db) noexcept nogil:
-    """Lay dz out by position, zero where no window stands, and add it to db."""
-    cdef Py_ssize_t f, i, k
-    cdef real* to
-    memset(spread, 0, round_up(j.f, MR) * j.span * sizeof(real))
-    for f in range(j.f):
-        for i in range(j.oh):
-            to = spread + f * j.span + i * j.plane_w
-            for k in range(j.ow):
-                to[k] = dz[k]
-            dz += j.ow
-        db[f] += <real> sum_of(spread + f * j.span, j.span)
-
-
-cdef inline void _backward_weights(
-    conv_t* j, Py_ssize_t count, const real* planes, const real* spread, real* dw
-) noexcept nogil:
-    """dw[f, k] += Σ_q dz[f, q] plane[offset[k] + q], of some images."""
-    cdef Py_ssize_t f, k, ldw = round_up(j.depth, NV)
-    for f in range(ceil_div(j.f, MR)):
-        for k in range(ceil_div(j.depth, NV)):
-            dot_tile(
-                count, j.span, spread + f * MR * j.span, j.span, round_up(j.f, MR) * j.span,
-                planes, j.offset + k * NV, j.image_step, dw + f * MR * ldw + k * NV, ldw,
-            )
-
-
-cdef inline void _backward_input(conv_t* j, const real* dz, real* padded, real* dx) noexcept nogil:
-    """dx of one image, phase by phase."""
-    cdef Py_ssize_t size = j.dz_h * j.dz_w, f, i, pu, pv, taps_h, taps_w, depth
-    cdef const real* packed = <const real*> j.packed
-    cdef const Py_ssize_t* offset = j.dx_offset
-    cdef window_t win
-    memset(padded, 0, (j.f * size + SLACK) * sizeof(real))
-    for f in range(j.f):
-        for i in range(j.oh):
-            memcpy(
-                padded + f * size + (i + j.taps_h - 1) * j.dz_w + j.taps_w - 1,
-                dz + (f * j.oh + i) * j.ow, j.ow * sizeof(real),
-            )
-    memset(dx, 0, j.c * j.h * j.w * sizeof(real))  # windows need not reach every pixel
-    win.width, win.plane, win.row, win.col = j.dz_w, j.h * j.w, j.sh * j.w, j.sw
-    win.high = j.oh
-    for pu in range(j.phases_h):
-        for pv in range(j.phases_w):
-            taps_h, taps_w = ceil_div(j.kh - pu, j.sh), ceil_div(j.kw - pv, j.sw)
-            win.run = j.f * taps_w
-            depth = taps_h * win.run
-            # the pixels i*SH + pu - PH, j*SW + pv - PW that lie inside the image
-            win.i0 = ceil_div(j.ph - pu, j.sh) if j.ph > pu else 0
-            win.j0 = ceil_div(j.pw - pv, j.sw) if j.pw > pv else 0
-            win.i1 = min(j.plane_h, ceil_div(j.h + j.ph - pu, j.sh)) if j.h + j.ph > pu else 0
-            win.j1 = min(j.plane_w, ceil_div(j.w + j.pw - pv, j.sw)) if j.w + j.pw > pv else 0
-            if win.i0 < win.i1 and win.j0 < win.j1:
-                _correlate(
-                    j.c, depth, packed, padded, offset, &win,
-                    dx + (pu - j.ph) * j.w + pv - j.pw, NULL,
-                )
-            packed += round_up(j.c, MR) * depth
-            offset += depth
-
-
-cdef inline void _backward(conv_t* j, Py_ssize_t group, int worker, const real* _) noexcept nogil:
-    """All gradients of one group of images."""
-    cdef Py_ssize_t out = j.f * j.oh * j.ow, spread_step = round_up(j.f, MR) * j.span, n, s, count
-    cdef Py_ssize_t last = min(j.n, (group + 1) * j.group)
-    cdef real* dz = <real*> (j.scratch + worker * j.scratch_step)
-    cdef real* planes = dz + out
-    cdef real* spread = planes + j.together * j.image_step
-    cdef real* padded = spread + j.together * spread_step
-    cdef real* dw = <real*> j.dw + group * round_up(j.f, MR) * round_up(j.depth, NV)
-    cdef real* db = <real*> j.db + group * j.f
-    memset(dw, 0, round_up(j.f, MR) * round_up(j.depth, NV) * sizeof(real))
-    memset(db, 0, j.f * sizeof(real))
-    n = group * j.group
-    while n < last:
-        count = min(j.together, last - n)
-        for s in range(count):
-            pull_back_span(
-                j.act, <const real*> j.y + n * out, <const real*> j.dy + n * out, dz, out
-            )
-            if j.dx != NULL:
-                _backward_input(j, dz, padded, <real*> j.dx + n * j.c * j.h * j.w)
-            _spread_dz(j, dz, spread + s * spread_step, db)
-            _split_image(
-                j, <const real*> j.x + n * j.c * j.h * j.w, planes + s * j.image_step, 0, j.c
-            )
-            n += 1
-        _backward_weights(j, count, planes, spread, dw)
-
-
-cdef inline void backward_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
-    cdef conv_t* j = <conv_t*> context
-    if j.single:
-        _backward(j, task, worker, <float*> NULL)
-    else:
-        _backward(j, task, worker, <double*> NULL)
-
-
-cdef inline void pack_for_input(conv_t* j, const real* w, real* packed) noexcept nogil:
-    """The filters of every phase, taps turned round, and the offsets that they meet in dz."""
-    cdef Py_ssize_t pu, pv, a, b, f, c, k, depth, at, taps_h, taps_w
-    cdef Py_ssize_t* offset = j.dx_offset
-    for pu in range(j.phases_h):
-        for pv in range(j.phases_w):
-            taps_h, taps_w = ceil_div(j.kh - pu, j.sh), ceil_div(j.kw - pv, j.sw)
-            depth = j.f * taps_h * taps_w
-            memset(packed, 0, round_up(j.c, MR) * depth * sizeof(real))
-            k = 0
-            for a in range(taps_h):
-                for f in range(j.f):
-                    for b in range(taps_w):
-                        offset[k] = (
-                            (f * j.dz_h + j.taps_h - 1 - a) * j.dz_w + j.taps_w - 1 - b
-                        )
-                        for c in range(j.c):
-                            at = ((f * j.c + c) * j.kh + pu + j.sh * a) * j.kw + pv + j.sw * b
-                            packed[c * depth + k] = w[at]
-                        k += 1
-            packed += round_up(j.c, MR) * depth
-            offset += depth
-
-
 cdef inline void set_offsets(conv_t* j) noexcept nogil:
     cdef Py_ssize_t u, v, k = 0, plane, taps = j.kh * j.kw
     cdef Py_ssize_t per_channel = j.phases_h * j.phases_w * j.plane_h * j.plane_w
@@ -401,4 +265,3 @@ cdef inline void set_offsets(conv_t* j) noexcept nogil:
             k += 1
     for k in range(taps, j.depth):
         j.offset[k] = j.offset[k - taps] + per_channel
-    memset(j.offset + j.depth, 0, NV * sizeof(Py_ssize_t))  # the last tile may be short

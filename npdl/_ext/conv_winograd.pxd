@@ -178,7 +178,7 @@ cdef inline void _input_gradient(
 
 
 cdef inline void _backward_task(void* context, Py_ssize_t group, int worker) noexcept nogil:
-    """dx, dU and db of one group of images."""
+    """What is asked for of dx, dU and db, of one group of images."""
     cdef conv_t* j = <conv_t*> context
     cdef winograd_t p = j.winograd
     cdef winograd_t* q = &j.of_input
@@ -203,6 +203,8 @@ cdef inline void _backward_task(void* context, Py_ssize_t group, int worker) noe
             _lay_out_gradient(j, &dz, &c, c.n + i, gradients + i * area_size(&dz), room, db)
         if j.dx != NULL:
             _input_gradient(j, &c, &dz, gradients, v)
+        if j.dw == NULL:
+            continue
         for i in range(c.images):
             _lay_out_image(j, &x, c.n + i, pixels + i * area_size(&x))
         add_products(
@@ -223,13 +225,18 @@ cdef inline void _finish_task(void* context, Py_ssize_t f, int worker) noexcept 
     cdef conv_t* j = <conv_t*> context
     cdef Py_ssize_t groups = ceil_div(j.n, j.group), g
     cdef float total = 0
-    weight_gradients(&j.winograd, <const float*> j.dw, groups, f, <float*> j.y)
+    if j.y != NULL:
+        weight_gradients(&j.winograd, <const float*> j.dw, groups, f, <float*> j.y)
     for g in range(groups):
         total += (<const float*> j.db)[g * j.f + f]
-    (<float*> j.dx)[f] = total
+    if j.dx != NULL:
+        (<float*> j.dx)[f] = total
 
 
-cdef inline void winograd_backward(conv_t* j, float* dw, float* db) except *:
+cdef inline void winograd_backward(conv_t* j) except *:
+    """What is asked for of j.dx, j.dw and j.db."""
+    cdef void* dw = j.dw
+    cdef void* db = j.db
     cdef winograd_t* p = &j.winograd
     cdef winograd_t* q = &j.of_input
     cdef int workers = max_workers()
@@ -250,7 +257,7 @@ cdef inline void winograd_backward(conv_t* j, float* dw, float* db) except *:
     c = chunk_of(p, 0)
     x, dz.high = input_area(p, &c), max(dz.high, 4 * c.rows + 2)
     filters = aligned(filters_size(q) * sizeof(float))
-    sums = aligned(groups * sums_size(p) * sizeof(float))
+    sums = 0 if dw == NULL else aligned(groups * sums_size(p) * sizeof(float))
     biases = aligned(groups * j.f * sizeof(float))
     j.scratch_step = aligned(
         (_backward_scratch(j) + p.images * (area_size(&x) + area_size(&dz)) + _room(j))
@@ -258,7 +265,9 @@ cdef inline void winograd_backward(conv_t* j, float* dw, float* db) except *:
     )
     s = take(filters + sums + biases + workers * j.scratch_step)
     q.filters, q.act.code = <const float*> s.data, LINEAR
-    j.packed, j.dw = s.data, s.data + filters
+    j.packed = s.data
+    if dw != NULL:
+        j.dw = s.data + filters
     j.db, j.scratch = s.data + filters + sums, s.data + filters + sums + biases
     with nogil:
         if j.dx != NULL:

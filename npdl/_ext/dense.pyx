@@ -104,8 +104,10 @@ cdef inline void _backward(dense_t* r, real* _) except *:
     with nogil:
         if r.act.code != LINEAR:
             run(_pull_back_task, r, (r.n + ROWS - 1) // ROWS, workers)
-        sum_rows(dz, r.n, r.u, r.u, <real*> r.db)
-        product(&weights, s.data + own, workers)
+        if r.db != NULL:
+            sum_rows(dz, r.n, r.u, r.u, <real*> r.db)
+        if r.dw != NULL:
+            product(&weights, s.data + own, workers)
         if r.dx != NULL:
             product(&inputs, s.data + own, workers)
     give(s)
@@ -115,11 +117,17 @@ def dense_forward(x, w, b, y, act):
     """y = f(x w + b)."""
     cdef call_t call = call_t("dense_forward", REAL)
     cdef array_t x_ = array(&call, x, "x", 2, REAL), w_ = array(&call, w, "w", 2, REAL)
-    cdef array_t b_ = array(&call, b, "b", 1, REAL), y_ = array(&call, y, "y", 2, REAL | OUT)
+    cdef array_t b_ = array(&call, b, "b", 1, REAL | OR_NONE)
+    cdef array_t y_ = array(&call, y, "y", 2, REAL | OUT)
     cdef dense_t r
     r.single, r.act = x_.single, parse_act(act)
     r.n, r.d, r.u = x_.shape[0], x_.shape[1], w_.shape[1]
-    if not (w_.shape[0] == r.d and b_.shape[0] == r.u == y_.shape[1] and y_.shape[0] == r.n):
+    if not (
+        w_.shape[0] == r.d
+        and y_.shape[0] == r.n
+        and y_.shape[1] == r.u
+        and (not b_.given or b_.shape[0] == r.u)
+    ):
         raise ValueError("dense_forward: the shapes of x, w, b and y do not fit.")
     if r.d == 0 or r.u == 0:
         raise ValueError("dense_forward: only the batch may be empty.")
@@ -138,17 +146,18 @@ def dense_backward(x, w, y, dy, dx, dw, db, act):
     cdef array_t x_ = array(&call, x, "x", 2, REAL), w_ = array(&call, w, "w", 2, REAL)
     cdef array_t y_ = array(&call, y, "y", 2, REAL), dy_ = array(&call, dy, "dy", 2, REAL)
     cdef array_t dx_ = array(&call, dx, "dx", 2, REAL | OUT | OR_NONE)
-    cdef array_t dw_ = array(&call, dw, "dw", 2, REAL | OUT)
-    cdef array_t db_ = array(&call, db, "db", 1, REAL | OUT)
+    cdef array_t dw_ = array(&call, dw, "dw", 2, REAL | OUT | OR_NONE)
+    cdef array_t db_ = array(&call, db, "db", 1, REAL | OUT | OR_NONE)
     cdef dense_t r
     r.single, r.act = x_.single, parse_act(act)
     r.n, r.d, r.u = x_.shape[0], x_.shape[1], w_.shape[1]
     if not (
         w_.shape[0] == r.d
         and y_.shape[0] == r.n
-        and y_.shape[1] == r.u == db_.shape[0]
+        and y_.shape[1] == r.u
         and same_shape(&dy_, &y_)
-        and same_shape(&dw_, &w_)
+        and (not dw_.given or same_shape(&dw_, &w_))
+        and (not db_.given or db_.shape[0] == r.u)
         and (not dx_.given or same_shape(&dx_, &x_))
     ):
         raise ValueError("dense_backward: the shapes of x, w, y and the gradients do not fit.")

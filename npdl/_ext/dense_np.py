@@ -13,13 +13,14 @@ def dense_forward(x, w, b, y, act):
     x : ndarray, shape (N, D)
         Read only, as are `w` and `b`.
     w : ndarray, shape (D, U)
-    b : ndarray, shape (U,)
+    b : ndarray, shape (U,), or None
+        None is a bias of 0.
     y : ndarray, shape (N, U)
         Filled.
     act : tuple (code, steepness)
         The activation f, see ``activation_np``.
     """
-    y[...] = apply(act, x @ w + b)
+    y[...] = apply(act, x @ w if b is None else x @ w + b)
 
 
 def dense_backward(x, w, y, dy, dx, dw, db, act):
@@ -33,14 +34,16 @@ def dense_backward(x, w, y, dy, dx, dw, db, act):
     y, dy : ndarray, shape (N, U)
         What the forward pass returned, and the gradient of the loss in it.
     dx : ndarray, shape (N, D), or None
-        Filled; None where nobody needs it.
-    dw : ndarray, shape (D, U)
+        Filled; None where nobody needs it, as are the next two.
+    dw : ndarray, shape (D, U), or None
         Filled, not added to, as is `db`.
-    db : ndarray, shape (U,)
+    db : ndarray, shape (U,), or None
     act : tuple (code, steepness)
     """
     dz = pull_back(act, None, y, dy)
-    dw[...] = x.T @ dz
-    db[...] = dz.sum(axis=0)
+    if dw is not None:
+        dw[...] = x.T @ dz
+    if db is not None:
+        db[...] = dz.sum(axis=0)
     if dx is not None:
         dx[...] = dz @ w.T

@@ -6,7 +6,7 @@ from npdl.layers.base import Layer, Parameter
 from npdl.layers.block import Block
 from npdl.layers.composite import Parallel, Residual, Sequence
 from npdl.layers.config import registry as _registry
-from npdl.layers.convolution import Convolution
+from npdl.layers.convolution import Convolution, Convolution1D
 from npdl.layers.core import Dense, Dropout, Linear, Softmax
 from npdl.layers.embedding import Embedding
 from npdl.layers.layernorm import GroupNormalization, LayerNormalization, RMSNormalization
@@ -42,7 +42,14 @@ from npdl.layers.resizing import (
     ZeroPadding,
     ZeroPadding1D,
 )
+from npdl.layers.separable import (
+    DepthwiseConvolution,
+    DepthwiseConvolution1D,
+    SeparableConvolution,
+    SeparableConvolution1D,
+)
 from npdl.layers.shape import DimShuffle, Flatten, Permute, RepeatVector, Reshape
+from npdl.layers.transposed import TransposedConvolution, TransposedConvolution1D
 
 __all__ = [
     "ELU",
@@ -58,9 +65,12 @@ __all__ = [
     "Block",
     "Concatenate",
     "Convolution",
+    "Convolution1D",
     "Cropping",
     "Cropping1D",
     "Dense",
+    "DepthwiseConvolution",
+    "DepthwiseConvolution1D",
     "DimShuffle",
     "Dot",
     "Dropout",
@@ -95,11 +105,15 @@ __all__ = [
     "RepeatVector",
     "Reshape",
     "Residual",
+    "SeparableConvolution",
+    "SeparableConvolution1D",
     "Sequence",
     "SimpleRNN",
     "Softmax",
     "SpatialDropout",
     "Subtract",
+    "TransposedConvolution",
+    "TransposedConvolution1D",
     "UpSampling",
     "UpSampling1D",
     "ZeroPadding",

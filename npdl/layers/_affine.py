@@ -1,11 +1,11 @@
-"""What `Dense` and `Convolution` share: an affine map of the input, then an activation."""
+"""What `Dense` and the convolutions share: an affine map of the input, then an activation."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from npdl import activations, initializations
+from npdl import activations
 from npdl._ext.activation_np import LINEAR
 from npdl.activations import Activation, KernelCode
 from npdl.layers.base import Layer, ParameterView
@@ -21,6 +21,10 @@ class Affine(Layer):
     """
 
     activation: Activation = activations.Linear()
+    use_bias: bool = True
+
+    #: The axis along which softmax, and its like, run unless they were given another one.
+    _rows_along: int = -1
 
     W = ParameterView("W")
     b = ParameterView("b")
@@ -49,7 +53,7 @@ class Affine(Layer):
         code = activation.kernel_code
         x, y = self._map(input, _IDENTITY if code is None else code, train)
         if code is None:
-            z, y = y, activations.applied(activation, y, keep=train)
+            z, y = y, self._back(activations.applied(activation, self._rows(y), keep=train))
         if train:
             self._cache = x, z, y
         return y
@@ -66,7 +70,8 @@ class Affine(Layer):
         dy = self._array(pre_grad, y.shape, "pre_grad", y.dtype)
         code = self.activation.kernel_code
         if code is None:
-            return self.backward_linear(self.activation.backward(z, y, dy))
+            rows = map(self._rows, (z, y, dy))
+            return self.backward_linear(self._back(self.activation.backward(*rows)))
         return self._map_back(x, y, dy, code)
 
     def forward_linear(self, input: ArrayLike, train: bool = True) -> NDArray:
@@ -82,6 +87,33 @@ class Affine(Layer):
         dz = self._array(pre_grad, y.shape, "pre_grad", y.dtype)
         return self._map_back(x, dz, dz, _IDENTITY)
 
-    def _add_weights(self, shape: tuple[int, ...], n_bias: int, init: object) -> None:
-        self.add_parameter("W", initializations.get(init)(shape))
-        self.add_parameter("b", np.zeros(n_bias))
+    @property
+    def _turned(self) -> bool:
+        """Whether the activation runs along the last axis, where it should along another one."""
+        return self._rows_along != -1 and getattr(self.activation, "axis", None) == -1
+
+    def _rows(self, z: NDArray) -> NDArray:
+        """The output as an activation gets it that is called as an object."""
+        if not self._turned:
+            return z
+        return np.ascontiguousarray(np.moveaxis(z, self._rows_along, -1))
+
+    def _back(self, rows: NDArray) -> NDArray:
+        """The way back of `_rows`."""
+        if not self._turned:
+            return rows
+        return np.ascontiguousarray(np.moveaxis(rows, -1, self._rows_along))
+
+    def _add_weights(self, weights: NDArray, n_bias: int) -> None:
+        """Add `W`, and `b` where there is a bias."""
+        self.add_parameter("W", weights)
+        if self.use_bias:
+            self.add_parameter("b", np.zeros(n_bias))
+
+    def _weights(self) -> tuple[NDArray, NDArray | None]:
+        """`W`, and `b` if there is one."""
+        return self._named["W"].value, self._named["b"].value if self.use_bias else None
+
+    def _weight_grads(self) -> tuple[NDArray | None, NDArray | None]:
+        """The arrays for the gradients of `W` and `b`; None where nobody needs them."""
+        return self._named["W"].grad, self._named["b"].grad if self.use_bias else None

@@ -47,17 +47,20 @@ def _is_pair(value: Any) -> bool:
 
 
 def windows(
-    size: tuple[int | None, ...], window: Pair, stride: Pair, padding: str | Pair | Sides = "valid"
-) -> tuple[tuple[int | None, ...], Pair]:
-    """Number of windows along the two axes of an image, and zeros before either axis.
+    size: tuple[int | None, ...],
+    window: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: str | tuple[int, ...] | Sides = "valid",
+) -> tuple[tuple[int | None, ...], tuple[int, ...]]:
+    """Number of windows along each axis of an image, and zeros before it.
 
     Parameters
     ----------
     size : tuple
-        Height and width, None where unknown.
+        Height and width, or the length of a sequence; None where unknown.
     window, stride : tuple
         The same of the window and of the step from one to the next.
-    padding : {"valid", "same"} or tuple
+    padding : {"valid", "same", "causal"} or tuple
         See `npdl.layers.Convolution`; a number for each axis, or a pair (before, after).
 
     Returns
@@ -66,13 +69,38 @@ def windows(
         0 where not even one window fits, None where the size is unknown.
     before : tuple
     """
-    pads: Any = (0, 0) if isinstance(padding, str) else padding
-    axes = [
-        (_same if padding == "same" else _padded)(*axis)
-        for axis in zip(size, window, stride, pads, strict=True)
-    ]
-    (rows, top), (cols, left) = axes
-    return (rows, cols), (top, left)
+    pads: Any = (0,) * len(size) if isinstance(padding, str) else padding
+    rule = _RULES.get(padding, _padded) if isinstance(padding, str) else _padded
+    counts, before = zip(*map(rule, size, window, stride, pads))
+    return counts, before
+
+
+def spread(
+    size: tuple[int | None, ...],
+    window: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: str | tuple[int, ...] | Sides,
+    more: tuple[int, ...],
+) -> tuple[tuple[int | None, ...], tuple[int, ...]]:
+    """Size of the output of a transposed convolution, and what is cut off before each axis.
+
+    Parameters
+    ----------
+    size, window, stride, padding : tuple
+        As of `windows`; the padding is cut off.
+    more : tuple
+        Rows and columns to be added at the end.
+    """
+    if padding == "same":
+        counts = tuple(None if n is None else n * s for n, s in zip(size, stride))
+        return counts, tuple(max(k - s, 0) // 2 for k, s in zip(window, stride))
+    pads = ((0, 0),) * len(size) if isinstance(padding, str) else padding
+    sides: list[Pair] = [p if isinstance(p, tuple) else (p, p) for p in pads]
+    counts = tuple(
+        None if n is None else max((n - 1) * s + k - sum(cut) + m, 0)
+        for n, k, s, cut, m in zip(size, window, stride, sides, more)
+    )
+    return counts, tuple(before for before, _ in sides)
 
 
 def _padded(size: int | None, window: int, stride: int, pad: int | Pair) -> tuple[int | None, int]:
@@ -88,3 +116,11 @@ def _same(size: int | None, window: int, stride: int, _: Any) -> tuple[int | Non
         return None, 0
     count = -(-size // stride)
     return count, max((count - 1) * stride + window - size, 0) // 2
+
+
+def _causal(size: int | None, window: int, stride: int, _: Any) -> tuple[int | None, int]:
+    """With zeros before the axis alone, so that a window ends with its own step."""
+    return None if size is None else -(-size // stride), window - 1
+
+
+_RULES = {"same": _same, "causal": _causal}

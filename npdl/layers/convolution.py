@@ -1,22 +1,18 @@
-"""Two-dimensional convolution."""
+"""Convolutions of images and sequences."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from npdl import activations, initializations, regularizers
-from npdl._checks import check_int, check_pair
-from npdl._ext import kernels
-from npdl.activations import KernelCode
-from npdl.layers._affine import Affine
-from npdl.layers._windows import SIDES, windows
-from npdl.layers.base import Shape, by_shape, fits
+from npdl._checks import check_int
+from npdl.layers._convolving import Convolving
 
 
-class Convolution(Affine):
+class Convolution(Convolving):
     """Two-dimensional convolution of images, with an activation.
 
     Input of shape (N, C, H, W) gives output of shape (N, nb_filter, OH, OW). The formula stands in
@@ -29,17 +25,26 @@ class Convolution(Affine):
     filter_size : int or (int, int)
         Height and width of the filters.
     input_shape : tuple, optional
-        (C, H, W), or (None, C, H, W); only the first layer of a network has to be told.
+        (C, H, W), or (None, C, H, W); needed only for the first layer of a network that is built
+        before it has seen data.
     stride : int or (int, int)
         Step from window to window, downwards and to the right.
     init : str or Initializer
-        Of the filters `W`, shape (nb_filter, C, KH, KW). The bias `b` starts at zero.
+        Of the filters `W`, shape (nb_filter, C / groups, KH, KW). The bias `b` starts at zero.
     activation : str or Activation
-        Softmax runs along the last axis, OW.
-    padding : {"valid", "same"} or int or (int, int), keyword-only
+        Softmax runs over the channels.
+    padding : {"valid", "same"}, int, (int, int) or ((int, int), (int, int)), keyword-only
         Zeros around the image. "valid": none. "same": as many as it takes for the output to have
         ``ceil(H / stride)`` rows, one more below and on the right where their number is odd.
-        Numbers: rows above and below, columns left and right.
+        Numbers: rows above and below, columns left and right; or
+        ``((top, bottom), (left, right))``.
+    dilation : int or (int, int), keyword-only
+        Step from one pixel of a window to the next, downwards and to the right.
+    groups : int, keyword-only
+        Into how many parts channels and filters are divided: each part of the filters sees its
+        own part of the channels.
+    use_bias : bool, keyword-only
+        Whether there is a bias `b`.
     regularizer : str or Regularizer, optional, keyword-only
         Of `W`.
     """
@@ -55,75 +60,110 @@ class Convolution(Affine):
         init: Any = "glorot_uniform",
         activation: Any = "relu",
         *,
-        padding: str | int | tuple[int, int] = "valid",
+        padding: Any = "valid",
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        use_bias: bool = True,
         regularizer: Any = None,
     ) -> None:
         self.nb_filter = check_int("nb_filter", nb_filter, layer=self.name)
-        self.filter_size = check_pair("filter_size", filter_size, layer=self.name)
-        self.input_shape = None if input_shape is None else tuple(input_shape)
-        if self.input_shape is not None and len(self.input_shape) not in (3, 4):
-            raise self._error("`input_shape` must be (C, H, W)", input_shape=input_shape)
-        self.stride = check_pair("stride", stride, layer=self.name)
-        self.init = initializations.get(init)
-        self.activation = activations.get(activation)
-        self.regularizer = regularizers.get(regularizer)
-        if isinstance(padding, str):
-            if padding not in ("valid", "same"):
-                rule = "`padding` must be 'valid', 'same', an integer or a pair of integers"
-                raise self._error(rule, padding=padding)
-            self.padding: str | tuple[int, int] = padding
-        else:
-            self.padding = check_pair("padding", padding, low=0, layer=self.name)
+        self.groups = _checked_groups(self, groups)
+        options = stride, init, activation, padding, dilation, use_bias, regularizer
+        self._set_options(filter_size, input_shape, *options)
 
-    @property
-    def in_shape(self) -> Shape | None:
-        """(None, C, H, W), if `input_shape` was given."""
-        return None if self.input_shape is None else (None, *self.input_shape[-3:])
-
-    def build(self, in_shape: Shape) -> Shape:
-        """Create `W` and `b`."""
-        self._rank(in_shape, 4)
-        declared = None if self.in_shape is None else self.in_shape[1]
-        channels = self._size(in_shape, 1, "input_shape[-3]", declared)
-        self._add_weights((self.nb_filter, channels, *self.filter_size), self.nb_filter, self.init)
-        counts, _ = self._windows(in_shape[2:])
-        return None, self.nb_filter, *counts
-
-    def _windows(self, size: Shape) -> tuple[Shape, tuple[int, int]]:
-        """Number of windows along the axes of an image of this size, and zeros before them."""
-        counts, before = windows(size, self.filter_size, self.stride, self.padding)
-        if 0 in counts:
-            axis = counts.index(0)
-            rule = f"The filter must fit into the image, {size[axis]} pixels {SIDES[axis]}"
-            raise self._error(rule, filter_size=self.filter_size)
-        return counts, before
-
-    def _map(self, input: ArrayLike, act: KernelCode, train: bool) -> tuple[NDArray, NDArray]:
-        if self.out_shape is None:
-            raise self._not_built()
-        w, b = self._named["W"].value, self._named["b"].value
-        x = self._numbers(input, w.dtype)
-        plan = _plan(x.shape, w.shape, self.stride, self.padding)
-        if plan is None:  # one of these says why
-            self._array(x, ("N", w.shape[1], "H", "W"))
-            self._windows(x.shape[2:])
-        shape, geometry = plan
-        y = self._buffer("y", shape, w.dtype) if train else np.empty(shape, w.dtype)
-        kernels().conv2d_forward(x, w, b, y, *geometry, act)
-        return x, y
-
-    def _map_back(self, x: NDArray, y: NDArray, dy: NDArray, act: KernelCode) -> NDArray | None:
-        w, b = self._named["W"], self._named["b"]
-        dx = self._input_buffer(x)
-        _, geometry = _plan(x.shape, w.value.shape, self.stride, self.padding)
-        kernels().conv2d_backward(x, w.value, y, dy, dx, w.grad, b.grad, *geometry, act)
-        return dx
+    def _filters(self, channels: int) -> tuple[int, ...]:
+        return self.nb_filter, channels // self.groups, *self.filter_size
 
 
-@by_shape
-def _plan(shape: Any, filters: Any, stride: Any, padding: Any) -> Any:
-    """The shape of the output, and what the kernels take of the geometry; None if nothing fits."""
-    if not fits(shape, ("N", filters[1], "H", "W")):
+class Convolution1D(Convolving):
+    """Convolution of sequences, with an activation.
+
+    Input of shape (N, T, D) gives output of shape (N, T', nb_filter) ::
+
+        y[n,t,f] = act(b[f] + Σ_{d,k} W[f,d,k] · x[n, t*stride + k*dilation - before, d])
+
+    Parameters
+    ----------
+    nb_filter : int
+        Number of filters.
+    filter_size : int
+        Steps of a window.
+    input_shape : tuple, optional
+        (T, D), or (None, T, D); T may be None.
+    stride : int
+        Steps from window to window.
+    init : str or Initializer
+        Of the filters `W`, shape (nb_filter, D / groups, K). The bias `b` starts at zero.
+    activation : str or Activation
+    padding : {"valid", "same", "causal"}, int or (int, int), keyword-only
+        Steps of zeros around the sequence. "valid": none. "same": for ``ceil(T / stride)`` windows,
+        one more at the end where their number is odd. "causal": all of them before the sequence,
+        so that no output sees a later step. Numbers: before and after.
+    dilation : int, keyword-only
+        Steps from one number of a window to the next.
+    groups, use_bias, regularizer : keyword-only
+        As in `Convolution`.
+
+    Notes
+    -----
+    A mask (N, T) of steps goes on to the next layer. With "same" and "causal" a window has the mask
+    of the step that it stands at; else it counts if all of its steps do.
+    """
+
+    _axes = 1
+    _paddings = ("valid", "same", "causal")
+
+    def __init__(
+        self,
+        nb_filter: int,
+        filter_size: int,
+        input_shape: tuple[int | None, ...] | None = None,
+        stride: int = 1,
+        init: Any = "glorot_uniform",
+        activation: Any = "relu",
+        *,
+        padding: Any = "valid",
+        dilation: int = 1,
+        groups: int = 1,
+        use_bias: bool = True,
+        regularizer: Any = None,
+    ) -> None:
+        self.nb_filter = check_int("nb_filter", nb_filter, layer=self.name)
+        self.groups = _checked_groups(self, groups)
+        options = stride, init, activation, padding, dilation, use_bias, regularizer
+        self._set_options(filter_size, input_shape, *options)
+
+    def _filters(self, channels: int) -> tuple[int, ...]:
+        return self.nb_filter, channels // self.groups, self.filter_size
+
+    def next_mask(self, masks: Sequence[NDArray | None], y: Any) -> Any:
+        """Return the mask of the output, see the notes of the class."""
+        return steps_of_windows(self, masks[0], y)
+
+
+def _checked_groups(layer: Any, groups: Any) -> int:
+    groups = check_int("groups", groups, layer=layer.name)
+    if layer.nb_filter % groups:
+        rule = f"`groups` must divide the number of filters, {layer.nb_filter}"
+        raise layer._error(rule, groups=groups)
+    return groups
+
+
+def steps_of_windows(layer: Convolving, mask: NDArray | None, y: NDArray) -> NDArray | None:
+    """The mask (N, T') of the windows of a convolution of sequences, from that of the steps."""
+    if mask is None:
         return None
-    counts, before = windows(shape[2:], filters[2:], stride, padding)
-    return None if 0 in counts else ((shape[0], filters[0], *counts), (*stride, *before))
+    mask, n_windows = np.asarray(mask) != 0, y.shape[1]
+    if layer.padding in ("same", "causal"):
+        return mask[:, :: layer.stride]
+    before, after = (0, 0) if layer.padding == "valid" else _pair(layer.padding)
+    real = np.pad(mask, ((0, 0), (before, after)), constant_values=True)
+    counts = np.ones((len(mask), n_windows), bool)
+    for k in range(layer.filter_size):
+        first = k * layer.dilation
+        counts &= real[:, first : first + layer.stride * (n_windows - 1) + 1 : layer.stride]
+    return counts
+
+
+def _pair(padding: Any) -> tuple[int, int]:
+    return padding if isinstance(padding, tuple) else (padding, padding)

@@ -30,6 +30,8 @@ class Linear(Affine):
         Number of inputs; only the first layer of a network has to be told.
     init : str or Initializer
         Of `W`, shape (n_in, number of outputs). The bias `b` starts at zero.
+    use_bias : bool, keyword-only
+        Whether there is a bias `b`.
     regularizer : str or Regularizer, optional, keyword-only
         Of `W`.
     """
@@ -42,6 +44,7 @@ class Linear(Affine):
         n_in: int | None = None,
         init: Any = "glorot_uniform",
         *,
+        use_bias: bool = True,
         regularizer: Any = None,
     ) -> None:
         shape = n_out if isinstance(n_out, tuple | list) else (n_out,)
@@ -49,6 +52,7 @@ class Linear(Affine):
         self.n_out = self._units if isinstance(n_out, tuple | list) else self._units[0]
         self.n_in = self._optional_int("n_in", n_in)
         self.init = initializations.get(init)
+        self.use_bias = bool(use_bias)
         self.regularizer = regularizers.get(regularizer)
 
     @property
@@ -62,13 +66,13 @@ class Linear(Affine):
             raise self._error("The input must have at least 2 axes", shape=in_shape)
         n_in = self._size(in_shape, -1, "n_in", self.n_in)
         n_units = math.prod(self._units)
-        self._add_weights((n_in, n_units), n_units, self.init)
+        self._add_weights(self.init((n_in, n_units)), n_units)
         return (*in_shape[:-1], *self._units)
 
     def _map(self, input: ArrayLike, act: KernelCode, train: bool) -> tuple[NDArray, NDArray]:
         if self.out_shape is None:
             raise self._not_built()
-        w, b = self._named["W"].value, self._named["b"].value
+        w, b = self._weights()
         dtype, n_in = w.dtype, len(w)
         x = rows = self._numbers(input, dtype)
         shape = _out_shape(x.shape, n_in, self._units)
@@ -81,13 +85,13 @@ class Linear(Affine):
         return x, y
 
     def _map_back(self, x: NDArray, y: NDArray, dy: NDArray, act: KernelCode) -> NDArray | None:
-        w, b = self._named["W"], self._named["b"]
+        w, grads = self._named["W"].value, self._weight_grads()
         dx = dx_rows = self._input_buffer(x)
         if y.ndim > 2:
-            x, y = _rows(w.value, x, y)
+            x, y = _rows(w, x, y)
             dy = dy.reshape(y.shape)
             dx_rows = None if dx is None else dx.reshape(x.shape)
-        kernels().dense_backward(x, w.value, y, dy, dx_rows, w.grad, b.grad, act)
+        kernels().dense_backward(x, w, y, dy, dx_rows, *grads, act)
         return dx
 
 
@@ -102,6 +106,8 @@ class Dense(Linear):
         As in `Linear`.
     activation : str or Activation
         Softmax runs along the last axis of the output.
+    use_bias : bool, keyword-only
+        Whether there is a bias `b`.
     regularizer : str or Regularizer, optional, keyword-only
         Of `W`.
     """
@@ -113,9 +119,10 @@ class Dense(Linear):
         init: Any = "glorot_uniform",
         activation: Any = "tanh",
         *,
+        use_bias: bool = True,
         regularizer: Any = None,
     ) -> None:
-        super().__init__(n_out, n_in, init, regularizer=regularizer)
+        super().__init__(n_out, n_in, init, use_bias=use_bias, regularizer=regularizer)
         self.activation = activations.get(activation)
 
 
@@ -124,7 +131,7 @@ class Softmax(Dense):
 
     Parameters
     ----------
-    n_out, n_in, init, regularizer
+    n_out, n_in, init, use_bias, regularizer
         As in `Linear`.
     """
 
@@ -136,9 +143,10 @@ class Softmax(Dense):
         n_in: int | None = None,
         init: Any = "glorot_uniform",
         *,
+        use_bias: bool = True,
         regularizer: Any = None,
     ) -> None:
-        super().__init__(n_out, n_in, init, "softmax", regularizer=regularizer)
+        super().__init__(n_out, n_in, init, "softmax", use_bias=use_bias, regularizer=regularizer)
 
 
 class Dropout(Layer):

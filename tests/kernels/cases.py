@@ -66,7 +66,9 @@ def dense_cases():
     # tall tiles, with x in place or packed, by itself or in blocks
     for n, d, u in [(67, 40, 16), (66, 601, 8), (129, 50, 15), (1100, 13, 31), (200, 530, 32)]:
         yield f"n{n}-d{d}-u{u}", dict(n=n, d=d, u=u)
-    yield "no-dx", dict(n=9, d=5, u=7, dx=False)
+    for without in (("dx",), ("dw",), ("db",), ("dx", "db"), ("dw", "db"), ("b",)):
+        yield "-".join(["no", *without]), dict(n=9, d=5, u=7, without=without)
+        yield "-".join(["row-no", *without]), dict(n=1, d=5, u=7, without=without)
     for name, act in ACTIVATIONS.items():
         yield name, dict(n=19, d=5, u=7, act=act)
     yield "exponential", dict(n=19, d=5, u=7, act=EXPONENTIAL["exponential"])
@@ -181,10 +183,71 @@ def conv_cases():
     for n in (9, 17):  # images that go through a pass together, and one more
         yield case((n, 8, 17, 15), (16, 3, 3), (1, 1), (1, 1))
     yield case((3, 24, 40, 41), (13, 3, 3), (1, 1), (1, 1))  # large images
+    for x, w in [  # one run for each window: filters as wide as the image, images of one column
+        ((3, 1, 9, 7), (5, 3, 7)),
+        ((3, 2, 9, 7), (5, 3, 7)),
+        ((3, 5, 9, 1), (6, 4, 1)),
+        ((2, 700, 3, 1), (5, 2, 1)),  # in pieces
+        ((3, 7, 5, 4), (33, 5, 4)),  # one window
+        ((3, 19, 1, 1), (33, 1, 1)),
+    ]:
+        yield case(x, w)
+        yield case(x, w, (2, 1), (1, 0))
+    yield case((5, 33, 4, 3), (34, 3, 2), (1, 1), (1, 1))  # channels of dx in two sections
+    yield case((40, 3, 2, 2), (5, 2, 2), (1, 1), (1, 0))  # many images to a block
+    yield case((2, 3, 90, 70), (20, 7, 3), (1, 1), (3, 1))  # images in strips
+    yield case((2, 3, 90, 11), (5, 9, 2), (4, 1))
     label, options = case((2, 3, 7, 5), (4, 2, 3), (2, 1))
-    yield label + "-no-dx", dict(options, dx=False)
+    for count in (1, 2, 3):
+        for without in itertools.combinations(("dx", "dw", "db"), count):
+            yield "-".join([label, "no", *without]), dict(options, without=without)
+    yield label + "-no-b", dict(options, without=("b",))
+    yield label + "-wide-no-b", dict(options, x=(2, 3, 7, 30), without=("b",))
+    yield label + "-dense-no-b", dict(options, x=(2, 3, 2, 3), without=("b",))
     for name, act in ACTIVATIONS.items():
         yield name, dict(options, act=act)
+    yield from dilated_and_grouped(case)
+    for label, options in [*transposed_cases(case)]:
+        yield f"transposed-{label}", dict(options, transposed=True)
+        last = dict(options, transposed=True, last=1)
+        if "last" not in options:
+            yield f"transposed-{label}-last", last
+
+
+def dilated_and_grouped(case):
+    for x, w, stride, pad, dilation in [
+        ((2, 3, 9, 8), (4, 3, 2), (1, 1), (0, 0), (2, 3)),
+        ((2, 3, 9, 8), (4, 3, 2), (2, 1), (2, 1), (3, 2)),
+        ((2, 3, 12, 11), (4, 2, 2), (5, 7), (1, 1), (3, 4)),  # gaps beside dilation
+        ((2, 3, 9, 8), (4, 1, 4), (1, 1), (0, 1), (9, 2)),
+        ((3, 20, 5, 30), (7, 3, 3), (1, 1), (2, 2), (2, 2)),
+    ]:
+        label, options = case(x, w, stride, pad, dilation=dilation)
+        label += f"-dilation{dilation[0]}x{dilation[1]}"
+        for last in (0, 1):
+            yield f"{label}-last{last}", dict(options, last=last)
+    for groups, c, f in [(2, 2, 2), (3, 6, 3), (4, 4, 12), (2, 34, 70), (5, 5, 5), (5, 5, 10)]:
+        for last in (0, 1):
+            label, options = case((3, c, 7, 6), (f, 3, 2), (2, 1), (1, 1), groups=groups)
+            yield f"{label}-groups{groups}-last{last}", dict(options, last=last)
+    for t, d, f, k in [(9, 5, 3, 4), (9, 1, 3, 2), (7, 40, 17, 3), (50, 33, 20, 1), (1, 4, 5, 1)]:
+        label, options = case((3, d, t, 1), (f, k, 1), last=1)  # sequences
+        yield f"{label}-last", options
+        yield f"{label}-last-causal", dict(options, pad=(k - 1, 0), out=(t, 1))
+        yield f"{label}-last-strided", dict(options, stride=(2, 1), pad=(1, 0))
+
+
+def transposed_cases(case):
+    yield case((2, 3, 7, 5), (4, 2, 3), (2, 1), (1, 2))
+    yield case((2, 3, 8, 9), (4, 3, 3), (2, 2), (1, 1))  # pixels that no window reaches
+    yield case((2, 3, 8, 9), (4, 2, 1), (3, 4))
+    yield case((2, 35, 6, 5), (17, 3, 3), (1, 1), (1, 1))
+    yield case((3, 2, 4, 3), (5, 4, 3))  # from one pixel
+    label, options = case((2, 4, 9, 8), (6, 3, 2), (2, 1), (1, 0), groups=2, dilation=(2, 3))
+    yield f"{label}-groups2-dilation", options
+    for without in (("dx",), ("dw",), ("db",), ("dw", "db"), ("b",)):
+        label, options = case((2, 3, 7, 5), (4, 2, 3), (2, 1), (1, 2), without=without)
+        yield "-".join([label, "no", *without]), options
 
 
 def pool_cases():

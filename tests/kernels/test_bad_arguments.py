@@ -47,6 +47,7 @@ OPTIONAL = {
     *(("lstm_forward", name) for name in ("c", "gates")),
     ("gru_forward", "gates"),
     *((f, "dx") for f in FILLED if f.endswith("backward") and STEM[f] in HAS_DX),
+    *((f, name) for f in FILLED if STEM[f] in ("conv", "dense") for name in ("b", "dw", "db")),
     *((f, name) for f in FILLED if STEM[f] == "rnn" for name in ("mask", "dh", "dhn", "dcn")),
     *((f, name) for f in FILLED if STEM[f] == "rnn" for name in ("drop_x", "drop_h")),
     *((f"{cell}_backward", "dw") for cell in ("rnn", "lstm", "gru")),
@@ -64,9 +65,7 @@ FREE = {
     ("ctc_forward", "x"): (2,),
     ("ctc_forward", "labels"): (1,),
     ("ctc_backward", "labels"): (1,),
-    ("conv2d_forward", "x"): (2, 3),
-    ("conv2d_forward", "w"): (2, 3),
-    ("conv2d_forward", "y"): (2, 3),
+    **{(f"conv2d_{kind}forward", name): (2, 3) for kind in ("", "transposed_") for name in "xwy"},
     ("maxpool_forward", "x"): (2, 3),
     ("maxpool_backward", "dx"): (2, 3),
     ("meanpool_forward", "x"): (2, 3),
@@ -158,7 +157,7 @@ def bad_calls(function: str, dtype: str):
         elif not isinstance(value, bool):  # anything is true or false
             for what, thing in BAD_NUMBERS.items():
                 yield label(name, what), wrong(thing)
-            if not name.startswith("pad") and name not in ("seed", "blank"):
+            if not name.startswith("pad") and name not in ("seed", "blank", "channels_last"):
                 yield label(name, "0"), wrong(0)
             if not name.startswith("pad") and name != "seed":
                 yield label(name, "huge"), wrong(2**62)  # its double overflows

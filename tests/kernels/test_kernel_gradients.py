@@ -112,19 +112,27 @@ def test_dropout_gradients(kernels, p):
 
 
 @pytest.mark.parametrize(
-    "stride, pad, out",
+    "stride, pad, out, more",
     [
-        ((1, 1), (0, 0), None),
-        ((2, 1), (1, 2), None),
-        ((3, 4), (0, 0), None),
-        ((1, 2), (3, 3), None),
-        ((2, 2), (0, 1), (4, 3)),
-        ((1, 1), (0, 0), (2, 1)),
+        ((1, 1), (0, 0), None, {}),
+        ((2, 1), (1, 2), None, {}),
+        ((3, 4), (0, 0), None, {}),
+        ((1, 2), (3, 3), None, {}),
+        ((2, 2), (0, 1), (4, 3), {}),
+        ((1, 1), (0, 0), (2, 1), {"last": 1}),
+        ((1, 1), (1, 2), None, {"dilation": (2, 3)}),
+        ((2, 1), (0, 1), None, {"groups": 2}),
     ],
 )
-@pytest.mark.parametrize("dx", [True, False], ids=["dx", "no-dx"])
-def test_convolution_gradients(kernels, stride, pad, out, dx):
-    calls = Maker("float64").conv((2, 2, 5, 4), (3, 2, 3), stride, pad, out, (TANH, 1.0), dx)
+@pytest.mark.parametrize("without", [(), ("dx",), ("dw", "db"), ("b",)], ids=str)
+@pytest.mark.parametrize("transposed", [False, True], ids=["", "transposed"])
+def test_convolution_gradients(kernels, stride, pad, out, more, without, transposed):
+    calls = Maker("float64").conv(
+        (2, 2, 5, 4), (4, 2, 3), stride, pad, out, (TANH, 1.0), without=without,
+        transposed=transposed, **more,
+    )  # fmt: skip
+    if "b" in without:  # there is no derivative in it
+        calls[1].args["db"] = None
     check_gradients(kernels, *calls, {"y": "dy"})
 
 

@@ -84,14 +84,40 @@ IMAGE = np.arange(16.0).reshape(1, 1, 4, 4)
 )
 def test_convolution(backend, w, stride, pad, y):
     w, b, found = array(w)[None, None], array([100]), like(array(y))[None, None]
-    backend.conv2d_forward(IMAGE, w, b, found, *stride, *pad, NO_ACT)
+    backend.conv2d_forward(IMAGE, w, b, found, *stride, *pad, 1, 1, 1, 0, NO_ACT)
     np.testing.assert_array_equal(found[0, 0], array(y) + 100)
+
+
+#: No stride, padding or dilation, one group, channels first.
+PLAIN = 1, 1, 0, 0, 1, 1, 1, 0
+
+
+def test_dilation_and_groups(backend):
+    w, y = array([[[[1, 10]]], [[[1, 100]]]]), np.empty((1, 2, 4, 2))
+    x = np.concatenate([IMAGE, IMAGE + 1], axis=1)
+    backend.conv2d_forward(x, w, None, y, 1, 1, 0, 0, 1, 2, 2, 0, NO_ACT)
+    np.testing.assert_array_equal(y[0, 0], IMAGE[0, 0, :, :2] + 10 * IMAGE[0, 0, :, 2:])
+    np.testing.assert_array_equal(y[0, 1], 101 + IMAGE[0, 0, :, :2] + 100 * IMAGE[0, 0, :, 2:])
+
+
+def test_causal_convolution_of_a_sequence(backend):
+    x, y = array([[1, 2], [3, 4], [5, 6]])[None, :, None], np.empty((1, 3, 1, 1))
+    w = array([[100, 1], [0, 0]]).reshape(1, 2, 2, 1)  # of the first number: before, and now
+    backend.conv2d_forward(x, w, None, y, 1, 1, 1, 0, 1, 1, 1, 1, NO_ACT)
+    assert y.ravel().tolist() == [1, 103, 305]
+
+
+def test_transposed_convolution(backend):
+    x, w = array([[1, 2]])[None, None], array([[1, 10, 100]])[None, None]
+    y = np.empty((1, 1, 1, 6))
+    backend.conv2d_transposed_forward(x, w, array([1000]), y, 1, 2, 0, 0, 1, 1, 1, 0, NO_ACT)
+    assert (y.ravel() - 1000).tolist() == [1, 10, 102, 20, 200, 0]
 
 
 def test_im2col_is_the_picture_of_its_docstring():
     letters = np.frombuffer(b"abcdefghijklmnop", np.uint8).reshape(1, 1, 4, 4)
-    columns = TWINS["conv"].im2col(letters, np.empty((1, 1, 3, 3)), 2, 2, 1, 1, 0, 0)
-    rows = [bytes(row).decode() for row in columns[0]]
+    columns = TWINS["conv"].im2col(letters, (2, 2), (3, 3), (1, 1), (0, 0), (1, 1))
+    rows = [bytes(row).decode() for row in columns[0, 0]]
     assert rows == ["abcefgijk", "bcdfghjkl", "efgijkmno", "fghjklnop"]
 
 
@@ -99,7 +125,7 @@ def test_convolution_adds_channels_and_knows_filters_apart(backend):
     x = np.stack([IMAGE[0, 0], 100 + IMAGE[0, 0]])[None]
     w = array([[[[1]], [[0]]], [[[0]], [[1]]], [[[1]], [[1]]]])
     y = np.empty((1, 3, 4, 4))
-    backend.conv2d_forward(x, w, array([0, 0, 1]), y, 1, 1, 0, 0, NO_ACT)
+    backend.conv2d_forward(x, w, array([0, 0, 1]), y, *PLAIN, NO_ACT)
     np.testing.assert_array_equal(y[0], [x[0, 0], x[0, 1], x[0, 0] + x[0, 1] + 1])
 
 
@@ -107,7 +133,7 @@ def test_convolution_backward(backend):
     w, y, dy = array([[[[1, 2], [3, 4]]]]), np.empty((1, 1, 3, 3)), np.zeros((1, 1, 3, 3))
     dy[0, 0, 1, 2] = 1  # one window: pixels 6, 7, 10, 11
     dx, dw, db = like(IMAGE), like(w), np.empty(1)
-    backend.conv2d_backward(IMAGE, w, y, dy, dx, dw, db, 1, 1, 0, 0, NO_ACT)
+    backend.conv2d_backward(IMAGE, w, y, dy, dx, dw, db, *PLAIN, NO_ACT)
     np.testing.assert_array_equal(dw[0, 0], [[6, 7], [10, 11]])
     np.testing.assert_array_equal(db, [1])
     np.testing.assert_array_equal(

@@ -1,0 +1,340 @@
+"""The gradients of a convolution as products of matrices. The plan: ``conv_products.pxd``."""
+
+from libc.string cimport memset
+from npdl._ext.activation cimport LINEAR, act_span, act_t, pull_back_span
+from npdl._ext.conv cimport GROUPS, MOST_BYTES, conv_t
+from npdl._ext.conv_products cimport (
+    channel_step,
+    choose_tile,
+    cut,
+    products_t,
+    set_pieces,
+    start_of,
+    sum_tiles,
+    windows_in,
+)
+from npdl._ext.conv_windows cimport (
+    ROWS,
+    block_of,
+    block_t,
+    positions,
+    set_block,
+    set_tables,
+    tables_size,
+    take_pixels,
+    windows_of,
+    windows_t,
+)
+from npdl._ext.simd cimport NV, TALL, real
+from npdl._ext.sums cimport sum_of
+from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
+from npdl._ext.tile cimport MAX_NR, ceil_div, lanes, round_up, tall_tile, tile
+
+cdef enum:
+    FEWEST = 96  # windows of a block, for the gradient of the weights
+    OF_INPUT = 32768  # numbers of windows whose gradient is spread at once
+    CHANNELS = 32  # of dx, about, that are worked on together
+
+
+cdef inline void _take_gradient(
+    conv_t* j, Py_ssize_t g, Py_ssize_t q, Py_ssize_t count, real* dz, Py_ssize_t ldq, real* room
+) noexcept nogil:
+    """dz[f, 0:count] = f'(z) dy of windows from number q on, all images in a row.
+
+    `room` holds the filters of an image, where these are the last axis.
+    """
+    cdef Py_ssize_t plane = j.oh * j.ow, filters = j.groups * j.f, n, i, f, s, at, length
+    cdef const real* y = <const real*> j.y
+    cdef const real* dy = <const real*> j.dy
+    while count > 0:
+        n, i = q // plane, q % plane
+        length = min(count, plane - i)
+        if j.last:
+            for s in range(length):
+                at = (q + s) * filters + g * j.f
+                pull_back_span(j.act, y + at, dy + at, room, j.f)
+                for f in range(j.f):
+                    dz[f * ldq + s] = room[f]
+        else:
+            for f in range(j.f):
+                at = (n * filters + g * j.f + f) * plane + i
+                pull_back_span(j.act, y + at, dy + at, dz + f * ldq, length)
+        q += length
+        dz += length
+        count -= length
+
+
+cdef inline void _add_weights(
+    products_t* p, Py_ssize_t count, const real* dz, const real* windows, real* dw,
+    Py_ssize_t f0, Py_ssize_t f1,
+) noexcept nogil:
+    """dw[f, k] += Σ_q dz[f, q] window[q, k]."""
+    cdef real block[TALL * MAX_NR]
+    cdef Py_ssize_t a_at[TALL]
+    cdef Py_ssize_t wide = 2 if p.tall else NV, v = 0, f, i, s
+    cdef Py_ssize_t* rows = p.index if p.w.whole else p.w.at
+    cdef real* to
+    while v < p.vectors:
+        f = f0
+        while f < f1:
+            for i in range(p.mr):
+                a_at[i] = min(f + i, f1 - 1) * p.ldq
+            if p.tall:
+                tall_tile(count, dz, a_at, windows, rows, p.vector_at + v, block, p.nr, NULL)
+            else:
+                tile(count, dz, a_at, windows, rows, p.vector_at + v, block, p.nr, NULL)
+            for i in range(min(p.mr, f1 - f)):
+                to = dw + (f + i) * p.ldw + v * lanes(dz)
+                for s in range(p.nr):
+                    to[s] += block[i * p.nr + s]
+            f += p.mr
+        v += wide
+
+
+cdef inline void _weights(products_t* p, Py_ssize_t task, int worker, const real* _) noexcept nogil:
+    """The gradients of some filters of a group, from a group of blocks."""
+    cdef conv_t* j = p.j
+    cdef windows_t* w = &p.w
+    cdef Py_ssize_t turn = task % p.parts, g = task // p.parts % j.groups
+    cdef Py_ssize_t group = task // p.parts // j.groups, number, f
+    cdef Py_ssize_t tiles = ceil_div(j.f, p.mr), f0 = turn * tiles // p.parts * p.mr
+    cdef Py_ssize_t f1 = min(j.f, (turn + 1) * tiles // p.parts * p.mr)
+    cdef block_t b
+    cdef real* room = <real*> (p.scratch + worker * p.scratch_step)
+    cdef real* dz = room + w.pixels + w.windows
+    cdef real* dw = <real*> p.sums + (group * j.groups + g) * j.f * (p.ldw + 1)
+    cdef real* db = dw + j.f * p.ldw
+    cdef const real* windows
+    memset(dw + f0 * p.ldw, 0, (f1 - f0) * p.ldw * sizeof(real))
+    for f in range(f0, f1):
+        db[f] = 0
+    for number in range(group * w.blocks // p.groups, (group + 1) * w.blocks // p.groups):
+        b = block_of(w, number)
+        _take_gradient(j, g, b.first, b.count, dz, p.ldq, dz + j.f * p.ldq)
+        if j.db != NULL:
+            for f in range(f0, f1):
+                db[f] += <real> sum_of(dz + f * p.ldq, b.count)
+        if j.dw != NULL and f0 < f1:
+            windows = windows_in(w, &b, g, <const real*> j.x, room)
+            _add_weights(p, b.count, dz, windows, dw, f0, f1)
+
+
+cdef inline void _weights_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    cdef products_t* p = <products_t*> context
+    if p.j.single:
+        _weights(p, task, worker, <float*> NULL)
+    else:
+        _weights(p, task, worker, <double*> NULL)
+
+
+cdef inline void _add_groups(products_t* p, Py_ssize_t filter, const real* _) noexcept nogil:
+    """dw and db of one filter, from what all groups of blocks found."""
+    cdef conv_t* j = p.j
+    cdef windows_t* w = &p.w
+    cdef Py_ssize_t g = filter // j.f, f = filter % j.f, i, r, k, at
+    cdef Py_ssize_t step = j.groups * j.f * (p.ldw + 1), of_run = p.ldw
+    cdef real* sums = <real*> p.sums + g * j.f * (p.ldw + 1)
+    cdef real* total = sums + f * p.ldw
+    cdef real* dw
+    if j.db != NULL:
+        sums += j.f * p.ldw + f
+        for i in range(1, p.groups):
+            sums[0] += sums[i * step]
+        (<real*> j.db)[filter] = sums[0]
+    if j.dw == NULL:
+        return
+    for i in range(1, p.groups):
+        for k in range(p.ldw):
+            total[k] += total[i * step + k]
+    dw = <real*> j.dw + filter * w.k
+    if w.whole:
+        for k in range(w.k):
+            dw[w.order[k]] = total[k]
+        return
+    of_run = round_up(w.run, lanes(_))
+    for r in range(w.runs):
+        for k in range(w.run):
+            dw[w.order[r * w.run + k]] = total[r * of_run + k]
+
+
+cdef inline void _add_groups_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    cdef products_t* p = <products_t*> context
+    if p.j.single:
+        _add_groups(p, task, <float*> NULL)
+    else:
+        _add_groups(p, task, <double*> NULL)
+
+
+cdef inline void products_weights(conv_t* j, const real* _) except *:
+    """dw and db, each where it is asked for."""
+    cdef products_t p
+    cdef windows_t* w = &p.w
+    cdef int workers = max_workers()
+    cdef size_t sums, tables
+    cdef Py_ssize_t i, r, of_run, most
+    cdef scratch_t s
+    memset(&p, 0, sizeof(p))
+    p.j = j
+    p.w = windows_of(j, j.c, False)
+    set_block(w, j.f, FEWEST, GROUPS)
+    # the form that fills its vectors better; the sums are the same
+    of_run = ceil_div(w.run, lanes(_))
+    w.whole = w.runs > 1 and 4 * ceil_div(w.k, lanes(_)) < 3 * of_run * w.runs
+    if w.whole:
+        of_run = ceil_div(w.k, lanes(_))
+        w.windows = round_up(positions(w) * w.k + 2 * ROWS, ROWS)
+    p.vectors = of_run * (1 if w.whole else w.runs)
+    choose_tile(&p, j.f, p.vectors * lanes(_), _)
+    p.ldw = p.panels * p.nr
+    p.ldq = round_up(positions(w), 16) + 16
+    most = MOST_BYTES // (j.groups * j.f * (p.ldw + 1) * sizeof(real))
+    p.groups = min(w.blocks, max(<Py_ssize_t> 1, min(<Py_ssize_t> GROUPS, most)))
+    p.parts = min(ceil_div(j.f, p.mr), ceil_div(<Py_ssize_t> GROUPS, p.groups * j.groups))
+    sums = aligned(p.groups * j.groups * j.f * (p.ldw + 1) * sizeof(real))
+    tables = aligned(
+        (tables_size(w) + p.panels * NV + NV + positions(w)) * sizeof(Py_ssize_t)
+    )
+    p.scratch_step = aligned((w.pixels + w.windows + j.f * (p.ldq + 1)) * sizeof(real))
+    s = take(sums + tables + workers * p.scratch_step)
+    p.sums, p.scratch = s.data, s.data + sums + tables
+    set_tables(w, <Py_ssize_t*> (s.data + sums))
+    p.vector_at = <Py_ssize_t*> (s.data + sums) + tables_size(w)
+    p.index = p.vector_at + p.panels * NV + NV
+    for i in range(positions(w)):
+        p.index[i] = i * w.k
+    for r in range(1 if w.whole else w.runs):
+        for i in range(of_run):
+            p.vector_at[r * of_run + i] = (0 if w.whole else w.run_at[r]) + i * lanes(_)
+    for i in range(p.vectors, p.panels * p.nr // lanes(_)):
+        p.vector_at[i] = 0  # the last tile may be short
+    with nogil:
+        run(_weights_task, &p, p.groups * j.groups * p.parts, workers)
+        run(_add_groups_task, &p, j.groups * j.f, workers)
+    give(s)
+
+
+# -------------------------------------------------------------------------------------- dx
+
+cdef inline void _pack_turned(products_t* p, Py_ssize_t task, const real* _) noexcept nogil:
+    """The filters of a section of channels, as panels [F][nr] of the numbers of a window."""
+    cdef conv_t* j = p.j
+    cdef windows_t* w = &p.w
+    cdef Py_ssize_t g = task // p.sections, section = task % p.sections, f, k, ldk
+    cdef Py_ssize_t c0 = section * w.c, taps = j.kh * j.kw, c, at
+    cdef real* out
+    cdef const real* filters
+    ldk = p.panels * p.nr
+    out = <real*> p.packed + task * j.f * ldk
+    for f in range(j.f):
+        filters = <const real*> j.filters + ((g * j.f + f) * j.c + c0) * taps
+        for k in range(ldk):
+            at = k // p.nr * p.nr * j.f + f * p.nr + k % p.nr
+            c = k % w.c
+            out[at] = filters[w.order[k]] if k < w.k and c0 + c < j.c else 0
+
+
+cdef inline void _pack_turned_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    cdef products_t* p = <products_t*> context
+    if p.j.single:
+        _pack_turned(p, task, <float*> NULL)
+    else:
+        _pack_turned(p, task, <double*> NULL)
+
+
+cdef inline void _input(products_t* p, Py_ssize_t task, int worker, const real* _) noexcept nogil:
+    """A section of the channels of dx, of some images."""
+    cdef conv_t* j = p.j
+    cdef windows_t* w = &p.w
+    cdef Py_ssize_t section = task % p.sections, g = task // p.sections % j.groups
+    cdef block_t b = block_of(w, task // p.sections // j.groups)
+    cdef Py_ssize_t ldk = p.panels * p.nr, q = 0, count, s, i, r, k, c0 = section * w.c
+    cdef Py_ssize_t plane = j.h * j.w, channels = j.groups * j.c, c = min(w.c, j.c - c0)
+    cdef Py_ssize_t step = channel_step(j, plane)
+    cdef real* pixels = <real*> (p.scratch + worker * p.scratch_step)
+    cdef real* sums = pixels + w.pixels
+    cdef real* dz = sums + p.high * ldk
+    cdef const real* packed = <const real*> p.packed + (g * p.sections + section) * j.f * ldk
+    cdef const real* bias = <const real*> p.bias
+    cdef const real* source
+    cdef real* to
+    memset(pixels, 0, b.images * w.image_step * sizeof(real))
+    while q < b.count:
+        count = min(p.high, b.count - q)
+        _take_gradient(j, g, b.first + q, count, dz, p.ldq, dz + j.f * p.ldq)
+        for s in range(p.panels):
+            sum_tiles(
+                p, count, dz, p.index, p.ldq, packed + s * p.nr * j.f, sums + s * p.nr, ldk, NULL
+            )
+        for i in range(count):
+            source = sums + i * ldk
+            for r in range(w.runs):
+                to = pixels + w.at[q + i] + w.run_at[r]
+                for k in range(w.run):
+                    to[k] += source[k]
+                source += w.run
+        q += count
+    for i in range(b.images):
+        to = <real*> j.dx + start_of(j, b.n + i, channels, g * j.c + c0, plane)
+        take_pixels(w, pixels + i * w.image_step, to, c, step, channels if j.last else 1)
+        if bias == NULL and p.act.code == LINEAR:
+            continue
+        if j.last:
+            for q in range(plane):
+                if bias != NULL:
+                    for k in range(c):
+                        to[q * channels + k] += bias[g * j.c + c0 + k]
+                act_span(p.act, to + q * channels, to + q * channels, c)
+        else:
+            for k in range(c):
+                if bias != NULL:
+                    for q in range(plane):
+                        to[k * plane + q] += bias[g * j.c + c0 + k]
+                act_span(p.act, to + k * plane, to + k * plane, plane)
+
+
+cdef inline void _input_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    cdef products_t* p = <products_t*> context
+    if p.j.single:
+        _input(p, task, worker, <float*> NULL)
+    else:
+        _input(p, task, worker, <double*> NULL)
+
+
+cdef inline void products_input(conv_t* j, const void* bias, act_t act, const real* _) except *:
+    """dx, or the output of the transposed convolution: f(b + dx)."""
+    cdef products_t p
+    cdef windows_t* w = &p.w
+    cdef int workers = max_workers()
+    cdef size_t packed, tables
+    cdef Py_ssize_t i, ldk
+    cdef scratch_t s
+    memset(&p, 0, sizeof(p))
+    p.j, p.act, p.bias = j, act, bias
+    p.sections = ceil_div(j.c, CHANNELS)
+    p.w = windows_of(j, ceil_div(j.c, p.sections), False)
+    w.whole = False
+    # whole images, of which the windows are worked on strip by strip
+    w.rows, w.strips, w.images = j.oh, 1, min(j.n, ceil_div(ROWS, j.oh * j.ow))
+    w.blocks = ceil_div(j.n, w.images)
+    w.image_step = ((j.oh - 1) * w.step_h + w.reach_h) * w.ld
+    w.pixels = round_up(w.images * w.image_step, ROWS)
+    choose_tile(&p, positions(w), w.k, _)
+    ldk = p.panels * p.nr
+    p.high = min(round_up(positions(w), ROWS), ROWS * max(<Py_ssize_t> 1, OF_INPUT // (ROWS * ldk)))
+    p.ldq = p.high + 16
+    p.pieces = cut(j.f, 1)
+    packed = aligned(j.groups * p.sections * j.f * ldk * sizeof(real))
+    tables = aligned((tables_size(w) + 3 * p.pieces + p.high) * sizeof(Py_ssize_t))
+    p.scratch_step = aligned((w.pixels + p.high * ldk + j.f * (p.ldq + 1)) * sizeof(real))
+    s = take(packed + tables + workers * p.scratch_step)
+    p.packed, p.scratch = s.data, s.data + packed + tables
+    set_tables(w, <Py_ssize_t*> (s.data + packed))
+    p.piece = <Py_ssize_t*> (s.data + packed) + tables_size(w)
+    p.index = p.piece + 3 * p.pieces
+    for i in range(p.high):
+        p.index[i] = i
+    set_pieces(&p, j.f, 1, NULL, p.ldq)
+    with nogil:
+        run(_pack_turned_task, &p, j.groups * p.sections, workers)
+        run(_input_task, &p, w.blocks * j.groups * p.sections, workers)
+    give(s)

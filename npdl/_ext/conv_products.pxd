@@ -1,0 +1,273 @@
+"""Convolution as products of matrices, one row of which is a window (``conv_windows.pxd``).
+
+    forward   y[q, f]       = b[f] + Σ_k window[q, k] · w[f, k]   A: windows, B: filters, packed
+    weights   dw[f, k]      = Σ_q dz[f, q] · window[q, k]         A: dz, B: windows as they lie
+    input     dwindow[q, k] = Σ_f dz[f, q] · w[f, k]              A: dz, B: filters, packed
+
+and dx adds up what the windows hold of each pixel. All three serve the transposed convolution too,
+whose output is `input`, and whose gradient of the input is `forward`. The gradients stand in
+``conv_gradients.pxd``.
+
+No sum depends on the form of the tile, on the number of threads, or on what else is in the batch,
+but that of the weights on the batch: forward adds up run by run of a window, in pieces of at most
+DEPTH numbers; a pixel of dx takes its windows in order; the weights' gradient is added up block by
+block, in at most GROUPS groups of blocks, which the shapes alone decide.
+"""
+
+from libc.string cimport memset
+from npdl._ext.activation cimport act_span, act_t
+from npdl._ext.conv cimport conv_t
+from npdl._ext.conv_windows cimport (
+    block_of,
+    block_t,
+    copy_windows,
+    lay_out,
+    part,
+    positions,
+    set_block,
+    set_tables,
+    tables_size,
+    windows_of,
+    windows_t,
+)
+from npdl._ext.simd cimport MR, TALL, real
+from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
+from npdl._ext.tile cimport ceil_div, lanes, panel_tiles, round_up, tall_tiles, tile_cols
+
+cdef enum:
+    DEPTH = 512  # numbers of a window that are summed at once
+    FEWEST = 24  # windows of a block
+
+ctypedef struct products_t:
+    windows_t w
+    conv_t* j
+    act_t act  # of what is written
+    const void* bias
+    bint tall
+    Py_ssize_t mr, nr, panels
+    Py_ssize_t pieces  # of the depth of a sum
+    Py_ssize_t* piece  # [pieces][3]: where in a window, or in dz, and in the filter; how long
+    Py_ssize_t parts  # of the panels of a block, or of the filters
+    # gradients
+    Py_ssize_t groups  # of blocks
+    Py_ssize_t ldq  # numbers of a row of dz
+    Py_ssize_t vectors, ldw  # of a row of dw
+    Py_ssize_t* vector_at  # where in a window each stands
+    Py_ssize_t* index  # 0, 1, 2, ...: rows of dz
+    Py_ssize_t high  # windows of dx at once
+    Py_ssize_t sections  # of the channels
+    char* packed
+    char* sums
+    char* scratch
+    size_t scratch_step
+
+
+cdef inline Py_ssize_t channel_step(const conv_t* j, Py_ssize_t plane) noexcept nogil:
+    return 1 if j.last else plane
+
+
+cdef inline Py_ssize_t start_of(
+    const conv_t* j, Py_ssize_t n, Py_ssize_t channels, Py_ssize_t channel, Py_ssize_t plane
+) noexcept nogil:
+    """Where image n of an array begins that has so many channels; at one of these."""
+    return n * channels * plane + channel * channel_step(j, plane)
+
+
+cdef inline void choose_tile(
+    products_t* p, Py_ssize_t m, Py_ssize_t n, const real* _
+) noexcept nogil:
+    """The form of tiles that computes less beside m rows and n columns."""
+    cdef Py_ssize_t square = round_up(m, MR) * round_up(n, tile_cols(_))
+    p.mr, p.nr = MR, tile_cols(_)
+    p.tall = round_up(m, TALL) * round_up(n, 2 * lanes(_)) < square - square // 32
+    if p.tall:
+        p.mr, p.nr = TALL, 2 * lanes(_)
+    p.panels = ceil_div(n, p.nr)
+
+
+cdef inline Py_ssize_t cut(Py_ssize_t length, Py_ssize_t runs) noexcept nogil:
+    """Pieces of at most DEPTH numbers of so many runs."""
+    return runs * ceil_div(length, DEPTH)
+
+
+cdef inline void set_pieces(
+    products_t* p, Py_ssize_t length, Py_ssize_t runs, const Py_ssize_t* run_at, Py_ssize_t step
+) noexcept nogil:
+    cdef Py_ssize_t r, i, each = ceil_div(length, DEPTH)
+    cdef Py_ssize_t* piece = p.piece
+    for r in range(runs):
+        for i in range(each):
+            piece[1] = length * i // each
+            piece[2] = length * (i + 1) // each - piece[1]
+            piece[0] = (0 if run_at == NULL else run_at[r]) + piece[1] * step
+            piece[1] += r * length
+            piece += 3
+
+
+cdef inline void sum_tiles(
+    products_t* p, Py_ssize_t count, const real* a, const Py_ssize_t* a_at, Py_ssize_t a_step,
+    const real* panel, real* c, Py_ssize_t ldc, const real* start,
+) noexcept nogil:
+    """c[q, :nr] = start + Σ a[a_at[q] + k*a_step] panel[k], for `count` rows, rounded up."""
+    cdef Py_ssize_t rows[TALL]  # of a tile that is cut short, the last one again
+    cdef Py_ssize_t s, i, r, row
+    cdef const Py_ssize_t* piece = p.piece
+    cdef const Py_ssize_t* at
+    cdef const real* from_
+    for r in range(p.mr):
+        rows[r] = a_at[min(count // p.mr * p.mr + r, count - 1)]
+    for s in range(p.pieces):
+        i = 0
+        row = 0 if s == 0 else ldc
+        while i < count:
+            at = a_at + i if i + p.mr <= count else rows
+            from_ = start if s == 0 else c + i * ldc
+            if p.tall:
+                tall_tiles(
+                    1, piece[2], a + piece[0], at, a_step, 0, panel + piece[1] * p.nr,
+                    c + i * ldc, ldc, from_, row,
+                )
+            else:
+                panel_tiles(
+                    1, piece[2], a + piece[0], at, a_step, 0, panel + piece[1] * p.nr,
+                    c + i * ldc, ldc, from_, row,
+                )
+            i += p.mr
+        piece += 3
+
+
+cdef inline const real* windows_in(
+    const windows_t* w, const block_t* b, Py_ssize_t g, const real* x, real* room
+) noexcept nogil:
+    """The windows of a block, of group g: in x, laid out, or copied whole."""
+    cdef conv_t* j = w.j
+    cdef Py_ssize_t i, plane = j.h * j.w, channels = j.groups * j.c
+    cdef Py_ssize_t step = channel_step(j, plane)
+    x += start_of(j, b.n, channels, g * j.c, plane)
+    if w.in_place:
+        return x + b.row * w.step_h * w.ld
+    for i in range(b.images):
+        lay_out(
+            w, x + i * channels * plane, step, channels if j.last else 1, b.row, b.rows,
+            room + i * w.image_step,
+        )
+    if w.whole:
+        copy_windows(w, room, b.count, room + w.pixels)
+        return room + w.pixels
+    return room
+
+
+# ------------------------------------------------------------------------------------------ forward
+
+cdef inline void _pack_filters(products_t* p, Py_ssize_t task, const real* _) noexcept nogil:
+    """A panel of the filters of a group: numbers in the order of the windows, filters side by side.
+
+    Behind the panels of the group stands its bias, or zeros.
+    """
+    cdef conv_t* j = p.j
+    cdef windows_t* w = &p.w
+    cdef Py_ssize_t g = task // p.panels, s = task % p.panels, f0 = s * p.nr, i, k
+    cdef Py_ssize_t cols = min(p.nr, j.f - f0), across = p.panels * p.nr
+    cdef real* out = <real*> p.packed + g * across * (w.k + 1)
+    cdef real* shift = out + across * w.k + f0
+    cdef const real* filters = <const real*> j.filters + (g * j.f + f0) * w.k
+    cdef const real* bias = <const real*> p.bias
+    out += f0 * w.k
+    for i in range(p.nr):
+        shift[i] = bias[g * j.f + f0 + i] if bias != NULL and i < cols else 0
+    if cols < p.nr:
+        memset(out, 0, p.nr * w.k * sizeof(real))
+    for i in range(cols):
+        for k in range(w.k):
+            out[k * p.nr + i] = filters[w.order[k]]
+        filters += w.k
+
+
+cdef inline void _pack_filters_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    cdef products_t* p = <products_t*> context
+    if p.j.single:
+        _pack_filters(p, task, <float*> NULL)
+    else:
+        _pack_filters(p, task, <double*> NULL)
+
+
+cdef inline void _forward(products_t* p, Py_ssize_t task, int worker, const real* _) noexcept nogil:
+    """Some filters of a group on a block."""
+    cdef conv_t* j = p.j
+    cdef windows_t* w = &p.w
+    cdef Py_ssize_t turn = task % p.parts, g = task // p.parts % j.groups, i, f, s
+    cdef block_t b = block_of(w, task // p.parts // j.groups)
+    cdef Py_ssize_t s0 = turn * p.panels // p.parts, s1 = (turn + 1) * p.panels // p.parts
+    cdef Py_ssize_t f0 = s0 * p.nr, f1 = min(j.f, s1 * p.nr), ldc = (s1 - s0) * p.nr
+    cdef Py_ssize_t plane = j.oh * j.ow, filters = j.groups * j.f, count = b.rows * j.ow
+    cdef real* room = <real*> (p.scratch + worker * p.scratch_step)
+    cdef real* c = room + w.pixels + w.windows
+    cdef const real* packed = <const real*> p.packed + g * p.panels * p.nr * (w.k + 1)
+    cdef const real* bias = packed + p.panels * p.nr * w.k
+    cdef const real* a = windows_in(w, &b, g, <const real*> j.x, room)
+    cdef const Py_ssize_t* at = p.index if w.whole else w.at
+    cdef real* y
+    if s0 >= s1:
+        return
+    for s in range(s0, s1):
+        sum_tiles(
+            p, b.count, a, at, 1, packed + s * p.nr * w.k, c + s * p.nr - f0, ldc, bias + s * p.nr
+        )
+    for i in range(b.images):
+        y = <real*> j.y + start_of(j, b.n + i, filters, g * j.f + f0, plane)
+        y += b.row * j.ow * (filters if j.last else 1)
+        part(
+            c + i * count * ldc, ldc, f1 - f0, count, y, channel_step(j, plane),
+            filters if j.last else 1,
+        )
+        if j.last:
+            for s in range(count):
+                act_span(p.act, y + s * filters, y + s * filters, f1 - f0)
+        else:
+            for f in range(f1 - f0):
+                act_span(p.act, y + f * plane, y + f * plane, count)
+
+
+cdef inline void _forward_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    cdef products_t* p = <products_t*> context
+    if p.j.single:
+        _forward(p, task, worker, <float*> NULL)
+    else:
+        _forward(p, task, worker, <double*> NULL)
+
+
+cdef inline void products_forward(conv_t* j, const void* bias, act_t act, const real* _) except *:
+    """y = f(b + w * x)."""
+    cdef products_t p
+    cdef windows_t* w = &p.w
+    cdef int workers = max_workers()
+    cdef size_t packed, tables, sums
+    cdef Py_ssize_t rows, i
+    cdef scratch_t s
+    memset(&p, 0, sizeof(p))
+    p.j, p.act, p.bias = j, act, bias
+    p.w = windows_of(j, j.c, True)
+    set_block(w, j.f, FEWEST, ceil_div(2 * workers, j.groups))
+    choose_tile(&p, positions(w), j.f, _)
+    p.parts = min(p.panels, ceil_div(2 * workers, w.blocks * j.groups))
+    p.pieces = cut(w.k, 1) if w.whole else cut(w.run, w.runs)
+    rows = round_up(positions(w), p.mr)
+    packed = aligned(j.groups * p.panels * p.nr * (w.k + 1) * sizeof(real))
+    tables = aligned((tables_size(w) + 3 * p.pieces + positions(w)) * sizeof(Py_ssize_t))
+    sums = rows * p.panels * p.nr
+    p.scratch_step = aligned((w.pixels + w.windows + sums) * sizeof(real))
+    s = take(packed + tables + workers * p.scratch_step)
+    p.packed, p.scratch = s.data, s.data + packed + tables
+    set_tables(w, <Py_ssize_t*> (s.data + packed))
+    p.piece = <Py_ssize_t*> (s.data + packed) + tables_size(w)
+    p.index = p.piece + 3 * p.pieces
+    if w.whole:
+        set_pieces(&p, w.k, 1, NULL, 1)
+        for i in range(positions(w)):
+            p.index[i] = i * w.k
+    else:
+        set_pieces(&p, w.run, w.runs, w.run_at, 1)
+    with nogil:
+        run(_pack_filters_task, &p, j.groups * p.panels, workers)
+        run(_forward_task, &p, w.blocks * j.groups * p.parts, workers)
+    give(s)

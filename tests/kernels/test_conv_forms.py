@@ -1,0 +1,65 @@
+"""What all forms of a convolution have to keep to, whichever the shapes choose."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from kernel_calls import Call, Maker, built_isas, implementation, run
+
+#: Options of `Maker.conv`: each form, images in blocks, in strips, in place, in groups.
+FORMS = {
+    "direct": dict(x=(9, 3, 11, 18), w=(13, 3, 3)),
+    "winograd": dict(x=(9, 16, 7, 6), w=(17, 3, 3), pad=(1, 1)),
+    "dense": dict(x=(9, 5, 4, 3), w=(17, 4, 3)),
+    "wide filters": dict(x=(9, 1, 21, 50), w=(35, 3, 50)),
+    "one pixel each": dict(x=(30, 40, 3, 3), w=(21, 3, 3), stride=(2, 2), pad=(1, 1), out=(1, 1)),
+    "narrow": dict(x=(9, 34, 12, 3), w=(21, 3, 2), pad=(1, 1)),
+    "copied windows": dict(x=(9, 2, 12, 5), w=(21, 3, 2), stride=(2, 1)),
+    "strips": dict(x=(3, 30, 64, 40), w=(21, 5, 3), stride=(2, 1), pad=(2, 1)),
+    "dilated": dict(x=(9, 6, 14, 13), w=(5, 3, 2), dilation=(3, 2)),
+    "groups": dict(x=(9, 6, 9, 8), w=(15, 3, 2), groups=3),
+    "sequence": dict(x=(9, 17, 30, 1), w=(21, 3, 1), pad=(2, 0), dilation=(2, 1), last=1),
+}
+
+
+def cut(call: Call, n: slice) -> Call:
+    """The same call on some of the samples."""
+    batch = {"x", "y", "dy", "dx"}
+    args = {
+        name: value[n] if name in batch and value is not None else value
+        for name, value in call.args.items()
+    }
+    return Call(call.function, args)
+
+
+@pytest.mark.parametrize("transposed", [False, True], ids=["", "transposed"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_sample_has_the_same_bits_alone_and_in_any_batch(compiled, form, dtype, transposed):
+    for call in Maker(dtype).conv(**FORMS[form], transposed=transposed):
+        name = "dx" if call.function.endswith("backward") else "y"
+        together = compiled.run(call)[name]
+        for n in (slice(0, 1), slice(1, 2), slice(1, 3), slice(len(together) - 1, None)):
+            np.testing.assert_array_equal(compiled.run(cut(call, n))[name], together[n])
+
+
+@pytest.mark.skipif(not {"v3", "v4"} <= set(built_isas()), reason="needs AVX-512, and both builds")
+@pytest.mark.parametrize("transposed", [False, True], ids=["", "transposed"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "winograd"])
+def test_the_same_bits_with_vectors_of_any_width(form, dtype, transposed):
+    options = dict(FORMS[form], transposed=transposed, act=(1, 1.0))
+    for call in Maker(dtype).conv(**options):
+        one, other = (run(implementation(isa, call.function), call) for isa in ("v3", "v4"))
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+def test_rows_that_no_window_reaches_take_no_memory(compiled):
+    """Strides far beyond the filters: the pixels between the windows are never laid out."""
+    far = {"stride_h": 2**31 - 1, "stride_w": 2**31 - 1}
+    for call in Maker("float32").conv((2, 3, 4, 5), (4, 2, 2), (7, 9), out=(3, 2)):
+        wanted = compiled.run(call)
+        found = compiled.run(Call(call.function, {**call.args, **far}))
+        for name in wanted:
+            np.testing.assert_array_equal(found[name], wanted[name])
