@@ -66,7 +66,8 @@ def large_calls(dtype: str) -> list[Call]:
     for cell in ("rnn", "lstm", "gru"):
         calls += make.recurrent(cell, 29, 7, 31, 37, "some")
         calls += make.recurrent(cell, 2, 3, 5, 130)
-    return calls
+        calls += make.recurrent(cell, 29, 7, 31, 37, reverse=True, drop="xh", after=cell == "gru")
+    return [*calls, make.one_of_each()[-1]]  # a pair; its bits are those of test_recurrent_pair.py
 
 
 def bits(call: Call, isa: str | None = None) -> tuple[bytes, ...]:
