@@ -50,6 +50,7 @@ from npdl.layers.separable import (
 )
 from npdl.layers.shape import DimShuffle, Flatten, Permute, RepeatVector, Reshape
 from npdl.layers.transposed import TransposedConvolution, TransposedConvolution1D
+from npdl.layers.wrappers import Bidirectional, TimeDistributed
 
 __all__ = [
     "ELU",
@@ -62,6 +63,7 @@ __all__ = [
     "BatchLSTM",
     "BatchNormal",
     "BatchNormalization",
+    "Bidirectional",
     "Block",
     "Concatenate",
     "Convolution",
@@ -114,6 +116,7 @@ __all__ = [
     "Subtract",
     "TransposedConvolution",
     "TransposedConvolution1D",
+    "TimeDistributed",
     "UpSampling",
     "UpSampling1D",
     "ZeroPadding",

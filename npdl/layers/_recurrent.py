@@ -220,12 +220,10 @@ class Recurrent(Layer):
     ) -> tuple[Any, Any]:
         """Return the output and its mask; the inputs are the sequence, and h0, c0 if given."""
         if len(inputs) == 1:
-            options = {} if masks[0] is None else {"mask": masks[0]}
-            y = self.forward(inputs[0], train=train, **options)
-        else:
-            first = (*inputs[1:], *(None,) * self._n_states)[: self._n_states]
-            y = self._run(inputs[0], masks[0], first, train, n_given=len(inputs) - 1)
-        return y, self.next_mask(masks, y)
+            return super().forward_masked(inputs, masks, train)
+        first = (*inputs[1:], *(None,) * self._n_states)[: self._n_states]
+        y = self._run(inputs[0], masks[0], first, train, n_given=len(inputs) - 1)
+        return y, self.mask_after(inputs, masks, y)
 
     def backward(self, pre_grad: Any, dhn: ArrayLike | None = None) -> Any:
         """Return the gradient in the input; fill `dAllW`, and set `dh0`.

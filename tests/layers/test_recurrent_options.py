@@ -54,6 +54,13 @@ def test_contract_of_reset_after(options, mask, rng):
     check_layer((GRU, kwargs), (N, T, D), forward_args=args if mask is None else {"mask": mask})
 
 
+@pytest.mark.parametrize("cls", CELLS)
+def test_contract_of_states(cls):
+    kwargs = {"n_out": U, "return_sequence": True, "return_state": True}
+    check_layer((cls, kwargs), (N, T, D), forward_args={"mask": LEFT})
+    check_layer((cls, {"n_out": U, "return_state": True, "go_backwards": True}), (N, T, D))
+
+
 def test_reset_after_by_its_formula(float64, rng):
     layer = made(GRU, return_sequence=True, reset_after=True)
     x, s = rng.normal(size=(N, T, D)), rng.normal(size=(N, U))
