@@ -258,6 +258,14 @@ def test_a_checkpoint_of_a_second_model_begins_anew(tmp_path):
     assert keep.best > best
 
 
+def test_what_callbacks_say_of_an_epoch_comes_after_its_line(tmp_path, capsys):
+    keep = callbacks.ModelCheckpoint(tmp_path / "x", verbose=1)
+    for verbose, wanted in ((2, ["epoch 1/1", "epoch 1: saved"]), (0, ["epoch 1: saved"])):
+        fit(classifier(), X, Y, epochs=1, callbacks=keep, verbose=verbose)
+        lines = capsys.readouterr().out.splitlines()
+        assert [line[: len(start)] for line, start in zip(lines, wanted, strict=True)] == wanted
+
+
 def test_a_save_leaves_the_files_of_others_alone(tmp_path):
     for name in (".m.st.notes123.tmp", ".m.st.0123456.tmp", ".m.st.tmp", ".m.st.ABCDEF01.tmp"):
         (tmp_path / name).write_text("precious")

@@ -130,7 +130,7 @@ class ModelCheckpoint(_Saving):
             self.model, path
         )
         if self.verbose:
-            say(self, f"epoch {epoch + 1}: saved {path}")
+            say(self, f"epoch {epoch + 1}: saved {path}", "batch" not in logs)
 
     def _path(self, epoch: int, logs: Logs) -> str | None:
         """The name of the file; None in an epoch without the validation that it needs."""

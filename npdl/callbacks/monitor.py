@@ -27,10 +27,13 @@ def figure(logs: Mapping[str, float], name: str) -> float | None:
     return logs.get(name, logs.get(ALIASES.get(name, name)))
 
 
-def say(callback: Callback, message: str) -> None:
-    """Print a line where the training prints its own."""
+def say(callback: Callback, message: str, after_line: bool = False) -> None:
+    """Print a line where the training prints its own; perhaps after that of this epoch."""
     params = getattr(callback, "params", {})
-    print(message, file=params.get("file") or sys.stdout, flush=True)
+    if after_line and params.get("verbose"):
+        params.setdefault("after_line", []).append(message)
+    else:
+        print(message, file=params.get("file") or sys.stdout, flush=True)
 
 
 class Monitor:

@@ -45,6 +45,8 @@ class Lines(Callback):
         speed = self.loop.speed
         line = epoch_line(epoch + 1, self.params["epochs"], logs or {}, speed)
         print(line, file=self.file, flush=True)
+        for message in self.params.pop("after_line", ()):  # what others said of this epoch
+            print(message, file=self.file, flush=True)
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Say so if Ctrl-C was the reason."""

@@ -96,7 +96,7 @@ class ReduceLROnPlateau(Callback):
                 self.model.optimizer.lr = max(rate * self.factor, self.min_lr)
                 if self.verbose:
                     lowered = f"{self.model.optimizer.lr:.3g}"
-                    say(self, f"epoch {epoch + 1}: the learning rate is lowered to {lowered}")
+                    say(self, f"epoch {epoch + 1}: the learning rate is lowered to {lowered}", True)
                 self.cooldown_counter, self.wait = self.cooldown, 0
 
     def get_state(self) -> dict[str, Any]:

@@ -61,6 +61,8 @@ class Objective(Configurable):
     classifies: bool = False
     #: Whether targets may be class numbers.
     takes_labels: bool = False
+    #: Whether outputs outside of [0, 1] are a mistake: training warns of them, and clips them.
+    takes_probabilities: bool = False
     #: Whether an item has steps, of which a mask (N, T) leaves out some, and no items: `values` and
     #: `gradient` then take it, or None, as their third argument.
     masks_steps: bool = False

@@ -26,6 +26,7 @@ class HellingerDistance(Rowwise):
     """
 
     classifies = True
+    takes_probabilities = True
 
     def check(self, p, t):
         """Return outputs and targets as `values` takes them, or raise ValueError."""

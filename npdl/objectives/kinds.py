@@ -79,6 +79,11 @@ class Clipped(Objective):
         super().__init__(reduction=reduction)
         self.epsilon = check_number("epsilon", epsilon, "(0, 0.5)")
 
+    @property
+    def takes_probabilities(self) -> bool:  # type: ignore[override]
+        """Yes, unless the outputs are logits."""
+        return not self.from_logits
+
     def _clip(self, p: np.ndarray) -> np.ndarray:
         return np.clip(p, self.epsilon, 1)
 
