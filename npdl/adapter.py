@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npdl import _weights
-from npdl._checks import check_int, complaint, label_array, weights_like
+from npdl._checks import check_int, complaint, label_array, warn, weights_like
 from npdl.batch import Batch, Names, as_batch, is_stream
 from npdl.feed import ArrayFeed, Feed, StreamFeed
 from npdl.heads import Head
+from npdl.layers.recurrent import is_stateful, states_kept
+from npdl.layers.tree import every_layer
 from npdl.objectives.base import Objective, aligned, is_plain
 from npdl.trainer import Trainer
 
@@ -90,6 +92,8 @@ def make_feed(
     """Batches of data that were tried on the model."""
     check_int("batch_size", batch_size)
     steps = None if steps is None else check_int("steps", steps)
+    if shuffle and any(map(is_stateful, every_layer(model.layers))):
+        warn("A stateful layer goes on from batch to batch: call fit with shuffle=False.")
     if data.batch is not None:
         model.build_for(data.batch.x)
         tables = class_tables(model, class_weight, data.batch)
@@ -118,10 +122,14 @@ def with_targets(batch: Batch) -> Batch:
     return batch
 
 
-@np.errstate(all="ignore")
 def prepare(model: Trainer, batch: Batch, tables: Tables) -> Batch:
     """The batch with its weights; raises now what is wrong with the shapes, or with a label."""
     with_targets(batch)
+    with states_kept(model.layers), np.errstate(all="ignore"):
+        return _tried(model, batch, tables)
+
+
+def _tried(model: Trainer, batch: Batch, tables: Tables) -> Batch:
     plan = model.require_plan("fit")
     one = batch.rows(slice(1))
     outputs, masks = plan.forward(one.x, False, one.mask or None)

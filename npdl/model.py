@@ -291,7 +291,7 @@ class Model(Trainer):
         return self.packed(training.predict_step(self, batch))
 
     def reset_states(self) -> None:
-        """Call `reset_states` of all layers that have it; those of npdl keep no state."""
+        """Call `reset_states` of all layers that have it, such as stateful recurrent layers."""
         for layer in every_layer(self.layers):
             if hasattr(layer, "reset_states"):
                 layer.reset_states()

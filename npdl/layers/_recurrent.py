@@ -7,8 +7,9 @@ so that `Bidirectional` can run the passes of two layers at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar, TypeGuard
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +21,7 @@ from npdl.activations import Activation
 from npdl.layers._walk import KernelCall, Walk, run
 from npdl.layers.base import Layer, ParameterView, Shape, fits
 from npdl.layers.node import Value, as_values
+from npdl.layers.tree import every_layer
 from npdl.utils.random import get_rng
 
 State = tuple[ArrayLike | None, ...]
@@ -447,3 +449,21 @@ class Recurrent(Layer):
 
     def _set_start_gradients(self, gradients: list[NDArray]) -> None:
         (self.dh0,) = gradients
+
+
+def is_stateful(layer: Layer) -> TypeGuard[Recurrent]:
+    """Whether a layer goes on from batch to batch."""
+    return isinstance(layer, Recurrent) and layer.stateful
+
+
+@contextlib.contextmanager
+def states_kept(layers: Iterable[Layer]) -> Iterator[None]:
+    """Let stateful layers begin from zero inside a ``with`` block, and go on as before after it."""
+    kept = [(one, one._state) for one in every_layer(layers) if is_stateful(one)]
+    try:
+        for layer, _ in kept:
+            layer._state = None
+        yield
+    finally:
+        for layer, state in kept:
+            layer._state = state

@@ -13,10 +13,19 @@ from numpy.typing import ArrayLike, NDArray
 from npdl import activations
 from npdl._checks import check_number
 from npdl.activations import Activation
-from npdl.layers._recurrent import Recurrent
+from npdl.layers._recurrent import Recurrent, is_stateful, states_kept
 from npdl.layers.base import Shape
 
-__all__ = ["GRU", "LSTM", "BatchLSTM", "Gated", "Recurrent", "SimpleRNN"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "BatchLSTM",
+    "Gated",
+    "Recurrent",
+    "SimpleRNN",
+    "is_stateful",
+    "states_kept",
+]
 
 
 class SimpleRNN(Recurrent):

@@ -178,6 +178,25 @@ def test_stateful_bidirectional(rng):
     np.testing.assert_array_equal(layer.forward(x, train=False), one)
 
 
+@pytest.mark.parametrize("wrap", [lambda layer: layer, Bidirectional], ids=["plain", "both ways"])
+def test_a_stateful_model(wrap, rng):
+    """What `fit` and `evaluate` try on a sample leaves the states alone."""
+    model = npdl.Model([wrap(GRU(U, stateful=True)), Softmax(2)])
+    model.compile("scce", "sgd")
+    x, y = rng.normal(size=(12, T, D)), np.arange(12) % 2
+    with pytest.warns(RuntimeWarning, match="shuffle=False"):
+        model.fit(x, y, batch_size=4, epochs=1, verbose=0)
+    model.fit(x, y, batch_size=4, epochs=2, verbose=0, shuffle=False)
+    model.evaluate(x[:4], y[:4])
+    goes_on = model.predict(x[:4])
+    model.reset_states()
+    first = model.predict(x[:4])
+    assert (first != goes_on).any()
+    assert (model.predict(x[:4]) != first).any()
+    model.reset_states()
+    np.testing.assert_array_equal(model.predict(x[:4]), first)
+
+
 @pytest.mark.parametrize(
     "make, error, rule",
     [
