@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from npdl import _weights
+from npdl._calls import forward_takes
 from npdl._checks import check_int, complaint, label_array, warn, weights_like
 from npdl.batch import Batch, Names, as_batch, is_stream
 from npdl.feed import ArrayFeed, Feed, StreamFeed
@@ -108,6 +110,19 @@ def make_feed(
     return feed
 
 
+@contextlib.contextmanager
+def about_validation() -> Iterator[None]:
+    """Let errors within the block say that they are about the validation data."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        text = str(error)
+        if "`validation_data`" in text:
+            raise
+        raise kind(f"In the validation data: {text}") from error
+
+
 def one_batch(model: Trainer, X: Any, Y: Any, sample_weight: Any, class_weight: Any) -> Batch:
     """A batch of arrays, with its weights."""
     batch = with_targets(as_batch(X, Y, sample_weight, model.data_names))
@@ -133,6 +148,9 @@ def _tried(model: Trainer, batch: Batch, tables: Tables) -> Batch:
     plan = model.require_plan("fit")
     one = batch.rows(slice(1))
     outputs, masks = plan.forward(one.x, False, one.mask or None)
+    for rows in _extreme_rows(batch):
+        plan.forward(rows.x, False, rows.mask or None)
+    _warn_of_lost_masks(model, batch, masks)
     n = batch.samples
     for head in model.heads:
         i = head.index
@@ -151,6 +169,29 @@ def _tried(model: Trainer, batch: Batch, tables: Tables) -> Batch:
     batch = weighed(model, batch, tables)
     model.forward_batch(batch.rows(slice(1)), train=False)
     return batch
+
+
+def _extreme_rows(batch: Batch) -> Iterator[Batch]:
+    """The samples with the smallest and the largest number of each input of whole numbers.
+
+    A number that an embedding does not have is found so before the first step. Images are left out.
+    """
+    for x in batch.x:
+        if x.dtype.kind in "iu" and x.ndim <= 2:
+            for flat in {int(x.argmin()), int(x.argmax())}:
+                row = flat // (x.size // len(x))
+                yield batch.rows(slice(row, row + 1))
+
+
+def _warn_of_lost_masks(model: Trainer, batch: Batch, masks: Sequence[NDArray | None]) -> None:
+    """Warn if the user's mask reaches neither a layer that reads one, nor a loss."""
+    if all(mask is None for mask in batch.mask):
+        return
+    if any(masks[head.index] is not None for head in model.heads):
+        return
+    layers = every_layer(model.require_plan("fit").layers)
+    if not any(forward_takes(type(layer).forward)[1] for layer in layers):
+        warn("The mask changes nothing: no layer reads it, and no output has its steps.")
 
 
 def _check_targets(

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from npdl import scores, training
 from npdl._checks import check_int, check_number
-from npdl.adapter import Data, make_feed, one_batch
+from npdl.adapter import Data, about_validation, make_feed, one_batch
 from npdl.batch import as_batch
 from npdl.callbacks import Callback, CallbackList, History
 from npdl.callbacks.progress import make_progress
@@ -129,14 +129,16 @@ class Model(Trainer):
         check_number("validation_split", validation_split, "[0, 1)")
         train, held_out = Data(self.data_names, X, Y, sample_weight), None
         if validation_data is not None:
-            held_out = Data.of_validation(self.data_names, validation_data)
+            with about_validation():
+                held_out = Data.of_validation(self.data_names, validation_data)
         elif validation_split:
             train, held_out = train.split(validation_split)
         feed = make_feed(self, train, batch_size, steps_per_epoch, shuffle, class_weight)
         validation = None
         if held_out is not None:
             size = batch_size if validation_batch_size is None else validation_batch_size
-            validation = make_feed(self, held_out, size, validation_steps)
+            with about_validation():
+                validation = make_feed(self, held_out, size, validation_steps)
         history, progress = History(), make_progress(verbose, file or sys.stdout)
         hooks = self._callbacks(
             [*CallbackList(callbacks), *([progress] if progress else []), history],

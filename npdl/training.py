@@ -16,7 +16,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,11 +37,30 @@ __all__ = ["History", "Loop", "Score", "evaluate", "predict", "train_step"]
 
 
 class Watch:
-    """Warns, once, when a loss is not finite."""
+    """Warns, once, when a loss is not finite, or when outputs are no probabilities."""
 
     def __init__(self) -> None:
         self.epoch = 0
         self._warned = False
+        self._looked = False
+
+    def look_at(self, model: Trainer, outputs: Sequence[NDArray]) -> None:
+        """Warn if the loss takes probabilities, and outputs of the first batch are none."""
+        if self._looked:
+            return
+        self._looked = True
+        for head in model.heads:
+            p = outputs[head.index]
+            if not getattr(head.loss, "takes_probabilities", False):
+                continue
+            outside = (p < -1e-6) | (p > 1 + 1e-6)
+            if outside.any():
+                warn(
+                    f"{type(head.loss).__name__} takes probabilities, but outputs lie outside of "
+                    f"[0, 1], such as {p[outside][0].item():.3g}, and have no gradient there. End "
+                    "the network with a softmax or sigmoid, or use from_logits=True."
+                )
+                return
 
     def check(self, model: Trainer, batch: Batch, loss: float) -> None:
         """Warn if `loss`, that of the batch before the update, is nan or inf."""
@@ -102,6 +121,7 @@ def train_on(model: Trainer, batch: Batch, watch: Watch | None = None) -> Result
     result, caches = model.forward_batch(batch)
     if watch is not None:
         watch.check(model, batch, result.loss)
+        watch.look_at(model, result.outputs)
     model.loss_backward(caches)
     count = None
     if getattr(model.optimizer, "gradient_accumulation_steps", None):

@@ -220,6 +220,60 @@ def test_models_that_cannot_be_saved_are_found_at_the_start(tmp_path, backup):
         fit(model, X, Y, callbacks=make(tmp_path / "y", save_weights_only=True))
 
 
+@pytest.mark.parametrize("where", ["training", "validation"])
+def test_faults_of_the_data_are_found_before_the_first_step(where):
+    words = R.integers(0, 9, (60, 4))
+    bad = words.copy()
+    bad[37, 2] = 9
+    model = Model([Embedding(input_size=9, n_out=3), LSTM(n_out=3), Softmax(2)])
+    model.compile("scce")
+    data = {"validation": (words, bad, Y), "training": (bad, words, Y)}[where]
+    prefix = "In the validation data: .*" if where == "validation" else ""
+    with pytest.raises(ValueError, match=rf"{prefix}9.*embedding_1"):
+        fit(model, data[0], Y, validation_data=(data[1], Y))
+    for held_out, message in (
+        ((words, Y + 1), r"In the validation data: `Y` must lie in \[0, 2\)"),
+        ((words, Y[:, None, None]), "In the validation data: Targets must have shape"),
+        ((words[:3], Y), "In the validation data: `X` and `Y` must have the same number"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit(model, words, Y, validation_data=held_out)
+    assert model.optimizer.iterations == 0
+
+
+def test_a_mask_that_changes_nothing_is_a_warning(recwarn):
+    x, mask = R.normal(size=(6, 3, 2)).astype("f4"), np.ones((6, 3), "u1")
+    for layers, y in (
+        ([LSTM(n_out=2, n_in=2)], np.zeros((6, 2))),
+        ([Linear(1, n_in=2)], np.zeros((6, 3, 1))),
+    ):
+        model = Model(layers)
+        model.compile("mse")
+        fit(model, (x, mask), y)
+    assert not recwarn.list
+    model = Model([npdl.layers.Flatten(), Linear(1)])
+    model.compile("mse")
+    with pytest.warns(RuntimeWarning, match="The mask changes nothing"):
+        fit(model, (x, mask), np.zeros((6, 1)))
+
+
+def test_outputs_that_are_no_probabilities_are_a_warning(recwarn):
+    model = Model([Dense(1, n_in=6, activation="sigmoid")])
+    model.compile("bce")
+    fit(model, X, Y)
+    assert not recwarn.list
+    for layer, loss in ((Dense(1, n_in=6), "bce"), (Linear(2, n_in=6), "scce")):
+        model = Model([layer])
+        model.compile(loss)
+        with pytest.warns(
+            RuntimeWarning, match=r"takes probabilities, but outputs lie outside"
+        ) as w:
+            fit(model, X, Y)
+        assert len(w) == 1
+    model.compile(SCCE(from_logits=True))
+    fit(model, X, Y)
+
+
 def test_a_backup_of_other_data_or_of_more_epochs(tmp_path):
     class Stop(callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
