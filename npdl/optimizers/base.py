@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
-import math
 import operator
 import weakref
 from collections.abc import Hashable, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from npdl import schedules
-from npdl._checks import check_int, check_number, complaint, warn
+from npdl._checks import check_int, check_number, complaint
 from npdl._dtype import FLOATS
-from npdl._ext import kernels, optimizer_np
-from npdl._registry import Configurable, Registry, constructor_arguments
+from npdl._registry import Configurable, Registry
 from npdl.optimizers import clipping
+from npdl.optimizers.arguments import by_own_names, optional, show_signature, warn_if_rate
 
 Slots = dict[str, np.ndarray]
 
@@ -109,7 +107,7 @@ class Optimizer(Configurable):
         ema_overwrite_frequency: int | None = None,
         **aliases: Any,
     ) -> None:
-        given = _by_own_names(type(self).__name__, aliases)
+        given = by_own_names(type(self).__name__, aliases)
         lr, clip = given.get("lr", lr), given.get("clip", clip)
         scheduled = isinstance(lr, schedules.LearningRateSchedule | dict | str)
         self.lr = schedules.get(lr) if scheduled else check_number("lr", lr, "[0, inf)")
@@ -117,14 +115,14 @@ class Optimizer(Configurable):
         self.decay = check_number("decay", decay, "[0, inf)")
         self.lr_min = check_number("lr_min", lr_min, "[0, inf)")
         self.lr_max = check_number("lr_max", lr_max, f"[{self.lr_min}, inf]")
-        self.clipnorm = _optional("clipnorm", clipnorm, "(0, inf]")
-        self.global_clipnorm = _optional("global_clipnorm", global_clipnorm, "(0, inf]")
+        self.clipnorm = optional("clipnorm", clipnorm, "(0, inf]")
+        self.global_clipnorm = optional("global_clipnorm", global_clipnorm, "(0, inf]")
         if (self.clip > 0) + (clipnorm is not None) + (global_clipnorm is not None) > 1:
             rule = "At most one of `clip`, `clipnorm` and `global_clipnorm` can be given"
             raise ValueError(
                 complaint(rule, clip=clip, clipnorm=clipnorm, global_clipnorm=global_clipnorm)
             )
-        self.weight_decay = _optional("weight_decay", weight_decay, "[0, inf)")
+        self.weight_decay = optional("weight_decay", weight_decay, "[0, inf)")
         if isinstance(exclude_from_weight_decay, str):
             rule = "`exclude_from_weight_decay` must be a sequence of names"
             raise TypeError(complaint(rule, exclude_from_weight_decay=exclude_from_weight_decay))
@@ -149,18 +147,11 @@ class Optimizer(Configurable):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        _show_signature(cls)
+        show_signature(cls)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Warn where the first argument looks like a rate, which it is in other libraries."""
-        first = next(iter(constructor_arguments(cls)))
-        usual = (0, 1e-4) if first == "epsilon" else (0.5, math.inf)
-        if args and first != "lr" and isinstance(args[0], float) and 0 < args[0] < 1:
-            if not usual[0] <= args[0] <= usual[1]:
-                warn(
-                    f"The first argument of {cls.__name__} is `{first}`, and {args[0]} is unusual "
-                    f"for it. A learning rate is given by name: {cls.__name__}(lr={args[0]})."
-                )
+        warn_if_rate(cls, args)
         return super().__new__(cls)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -428,35 +419,7 @@ class Optimizer(Configurable):
         return slots
 
 
-def _show_signature(cls: type) -> None:
-    """Let `help` show the arguments of `__init__`, not those of `__new__`."""
-    signature = inspect.signature(vars(cls).get("__init__") or cls.__init__)  # type: ignore[misc]
-    cls.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=[*signature.parameters.values()][1:]
-    )
-
-
-_show_signature(Optimizer)
-
-#: What Keras calls the arguments that have another name here.
-_ALIASES = {"learning_rate": "lr", "clipvalue": "clip"}
-
-
-def _by_own_names(cls: str, aliases: dict[str, Any]) -> dict[str, Any]:
-    unknown = sorted(aliases.keys() - _ALIASES.keys())
-    if unknown and unknown[0] in ("momentum", "nesterov"):
-        other = "NesterovMomentum" if aliases.get("nesterov") else "Momentum"
-        raise TypeError(
-            f"{cls}() got an unexpected keyword argument {unknown[0]!r}: gradient descent with a "
-            f"velocity is npdl.optimizers.{other}(momentum=0.9, lr=0.01)"
-        )
-    if unknown:
-        raise TypeError(f"{cls}() got an unexpected keyword argument {unknown[0]!r}")
-    return {_ALIASES[k]: v for k, v in aliases.items() if v is not None}
-
-
-def _optional(name: str, value: float | None, interval: str) -> float | None:
-    return None if value is None else check_number(name, value, interval)
+show_signature(Optimizer)
 
 
 def _copy(slots: dict[Hashable, Slots]) -> dict[Hashable, Slots]:
@@ -477,49 +440,6 @@ def _check_arrays(params: list, grads: list, names: list) -> None:
 
 _registry = Registry("optimizer", Optimizer)
 register = _registry.register
-
-
-class Fused(Optimizer):
-    """Base of those whose step is one kernel.
-
-    A subclass defines `_kernel` and `_numbers`; or a `step` of its own, which is then called.
-    """
-
-    #: The name of the kernel, and the names of the slots that it takes after p and g.
-    _kernel: ClassVar[tuple[str, ...]] = ()
-
-    def _numbers(self, lr: float) -> tuple[float, ...]:
-        """What the kernel takes after the arrays, in this step the same for all parameters."""
-        raise NotImplementedError(f"{type(self).__name__} must define _numbers(lr).")
-
-    def step(self, p: np.ndarray, g: np.ndarray, slots: Slots, lr: float) -> None:
-        """Do the step of one parameter; see `Optimizer.step`."""
-        (step, *names), numbers = self._kernel, self._numbers(lr)
-        g = np.ascontiguousarray(g, p.dtype)
-        flat = self._flattened(p, g, slots)
-        if flat is None:
-            getattr(optimizer_np, step)(p, g, *(slots[name] for name in names), *numbers)
-        else:
-            getattr(kernels(), step)(*flat, *numbers)
-
-    def _steps(self, plan: Plan, grads: list[np.ndarray], lr: float) -> None:
-        if type(self).step is not Fused.step:
-            super()._steps(plan, grads, lr)
-            return
-        step, numbers = getattr(kernels(), self._kernel[0]), self._numbers(lr)
-        for p, g, planned, slots, flat in zip(
-            plan.params, grads, plan.grads, plan.slots, plan.flat
-        ):
-            if flat is None or g is not planned:  # clipped, say
-                self.step(p, g, slots, lr)
-            else:
-                step(*flat, *numbers)
-
-    def _flattened(self, p: np.ndarray, g: np.ndarray, slots: Slots) -> list[np.ndarray] | None:
-        arrays = [p, g, *(slots[name] for name in self._kernel[1:])]
-        if g.dtype == p.dtype and all(a.flags.c_contiguous for a in arrays):
-            return [a.reshape(-1) for a in arrays]  # views
-        return None
 
 
 def blend(mean: np.ndarray, keep: float, new: np.ndarray) -> np.ndarray:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from npdl._checks import check_number
-from npdl.optimizers.base import Fused, Optimizer, blend, register
+from npdl.optimizers.base import Optimizer, blend, register
+from npdl.optimizers.fused import Fused
 
 
 @register()

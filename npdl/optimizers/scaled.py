@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from npdl._checks import check_number
-from npdl.optimizers.base import Fused, register
+from npdl.optimizers.base import register
+from npdl.optimizers.fused import Fused
 
 
 @register()
