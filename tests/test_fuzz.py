@@ -83,7 +83,8 @@ def good_calls(draw):
     if kind == "activation":
         return make.activation(draw(st.integers(0, 20_000)), draw(acts))
     if kind == "dense":
-        return make.dense(draw(size), draw(size), draw(size), draw(acts), draw(st.booleans()))
+        without = tuple(draw(st.sets(st.sampled_from(["b", "dx", "dw", "db"]), max_size=2)))
+        return make.dense(draw(size), draw(size), draw(size), draw(acts), without)
     if kind == "dropout":
         p, seed = draw(st.floats(0, 0.99)), draw(st.integers(0, 2**64 - 1))
         return make.dropout(draw(st.integers(0, 20_000)), p, seed)
@@ -95,13 +96,17 @@ def good_calls(draw):
     if kind == "softmax":
         return make.softmax(draw(size), draw(size), draw(st.sampled_from([1, 5, 80])))
     if kind == "recurrent":
-        cell, without = draw(st.sampled_from(["rnn", "lstm", "gru"])), ("dx", "dh", "dhn", "dcn")
+        cell = draw(st.sampled_from(["rnn", "lstm", "gru"]))
+        without = "dx", "dw", "dh", "dhn", "dcn"
         return make.recurrent(
             cell,
             *(draw(size), draw(few), draw(size), draw(size), draw(masks)),
             without=tuple(draw(st.sets(st.sampled_from(without), max_size=2))),
             act=draw(acts),
             gate_act=draw(acts),
+            reverse=draw(st.booleans()),
+            drop=draw(st.sampled_from(["", "x", "h", "xh"])),
+            after=cell == "gru" and draw(st.booleans()),
         )
     window, stride = draw(st.tuples(few, few)), draw(st.tuples(few, few))
     image = [k + draw(st.integers(0, 12)) for k in window]
@@ -140,7 +145,7 @@ def odd_calls(draw):
     args = dict(call.args)
     others = [value for value in args.values() if isinstance(value, np.ndarray)]
     for name in draw(st.sets(st.sampled_from(sorted(args)), min_size=1, max_size=3)):
-        args[name] = draw(st.one_of(junk, st.sampled_from(others)))
+        args[name] = draw(st.one_of(junk, st.sampled_from(others)) if others else junk)
     return Call(call.function, args)
 
 
@@ -169,7 +174,10 @@ def layer_and_input(draw):
     else:
         shape = draw(st.lists(extent, min_size=3, max_size=3))
         cls = draw(st.sampled_from([layers.SimpleRNN, layers.LSTM, layers.GRU, layers.BatchLSTM]))
-        make = functools.partial(cls, n_out=draw(few), return_sequence=draw(st.booleans()))
+        options = st.sets(
+            st.sampled_from(["return_sequence", "go_backwards", "use_bias", "stateful"])
+        )
+        make = functools.partial(cls, n_out=draw(few), **dict.fromkeys(draw(options), True))
     x = np.random.default_rng(draw(st.integers(0, 9))).standard_normal(shape)
     layout = draw(st.sampled_from(["C", "F", "gaps", "backwards", "swapped"]))
     if layout == "F":

@@ -13,6 +13,7 @@ from npdl.layers import (
     LSTM,
     BatchLSTM,
     BatchNormal,
+    Bidirectional,
     Convolution,
     Dense,
     DimShuffle,
@@ -24,6 +25,7 @@ from npdl.layers import (
     MeanPooling,
     SimpleRNN,
     Softmax,
+    TimeDistributed,
 )
 
 pytestmark = pytest.mark.skipif(
@@ -53,6 +55,10 @@ LAYERS = {
     "lstm": (lambda: LSTM(n_out=19, return_sequence=True), (6, 5)),
     "batch-lstm": (lambda: BatchLSTM(n_out=7), (3, 5)),
     "gru": (lambda: GRU(n_out=33), (3, 40)),
+    "gru-reset-after": (lambda: GRU(33, reset_after=True, go_backwards=True), (5, 40)),
+    "bidirectional": (lambda: Bidirectional(LSTM(19, return_sequence=True)), (6, 5)),
+    "bidirectional-gru": (lambda: Bidirectional(GRU(9, reset_after=True), "sum"), (6, 31)),
+    "time-distributed": (lambda: TimeDistributed(Dense(10)), (3, 600)),
 }
 
 
