@@ -57,6 +57,7 @@ def large_calls(dtype: str) -> list[Call]:
         *make.conv((2, 37, 40, 23), (50, 3, 2), dilation=(2, 1), transposed=True),
         *make.conv((7, 34, 60, 1), (19, 3, 1), last=1, groups=1, dilation=(2, 1)),
         *make.pool((13, 11, 21, 19), (3, 2), (2, 2)),
+        *make.resize((13, 11, 21, 19), 2, 3),
         *make.softmax(1301, 23),
         *make.softmax(701, 37, dense=True),
         *make.log_softmax(1301, 23),
