@@ -2,6 +2,9 @@
 
 The formulas stand in ``npdl._ext.activation_np``. An activation that has a kernel runs fused inside
 the kernels of the layers; any other one is called as an object.
+
+Largest errors of the compiled kernels, in units of the last place of the exact result: sigmoid,
+tanh, soft plus, exponential and SiLU 3, ELU and SELU 4, Mish 5, GELU 7.
 """
 
 from __future__ import annotations
