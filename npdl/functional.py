@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from npdl import graph
 from npdl._checks import complaint
-from npdl.batch import Names
+from npdl.batch import ONE, Names
 from npdl.graph import Named
 from npdl.layers.base import Layer, Shape
 from npdl.layers.block import Block
@@ -145,7 +145,7 @@ class Functional(Persistent):
         if self.outputs is None or self._plan is None:
             return ["output"]
         by_layer = dict(zip(self.layers, self.layer_names))
-        makers = {slot: step.owner for step in self._plan.steps for slot in step.targets}
+        makers = {slot: step.owner for slot, step in self._plan.makers.items()}
         found: list[str] = []
         for slot, given in zip(self._plan.out_slots, self.outputs.names):
             name = given or (by_layer[makers[slot]] if slot in makers else "output")
@@ -155,6 +155,8 @@ class Functional(Persistent):
     @property
     def data_names(self) -> Names:
         """The names of inputs and outputs, under which data may be passed."""
+        if self.inputs is None:
+            return ONE
         return Names(tuple(self.input_names), tuple(self.output_names))
 
     @property
@@ -209,10 +211,13 @@ class Functional(Persistent):
             shape = self.layers[0].out_shape
         self._plan = graph.plan_chain(self.layers, shape)  # type: ignore[arg-type]
 
-    def build_for(self, x: tuple[NDArray, ...]) -> None:
-        """Connect the layers for data of these shapes, if they are not connected."""
-        if self.plan is None:
+    def build_for(self, x: tuple[NDArray, ...]) -> Plan:
+        """The plan; the layers are connected for data of these shapes, if they are not yet."""
+        plan = self.plan
+        if plan is None:
             self.build((None, *x[0].shape[1:]))
+            plan = self.require_plan("build")
+        return plan
 
     # ------------------------------------------------------------------- forward and backward
 

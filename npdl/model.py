@@ -225,11 +225,11 @@ class Model(Trainer):
         verbose, callbacks
             As in `fit`.
         """
-        self._require_predictable("predict")
         check_int("batch_size", batch_size)
         plain = isinstance(X, np.ndarray) and not (callbacks or verbose or steps is not None)
         if plain and 0 < X.ndim and len(X) <= batch_size:  # one batch needs no loop
             return self.predict_on_batch(X)
+        self._require_predictable("predict")
         feed = Data(self.data_names, X).feed(batch_size, _optional("steps", steps))
         self.build_for(feed.first().x)
         with _Shown(verbose) as progress:
@@ -289,8 +289,8 @@ class Model(Trainer):
         """
         self._require_predictable("predict_on_batch")
         batch = as_batch(X, names=self.data_names)
-        self.build_for(batch.x)
-        return self.packed(training.predict_step(self, batch))
+        plan = self.build_for(batch.x)
+        return self.packed(training.predict_step(plan, batch))
 
     def reset_states(self) -> None:
         """Call `reset_states` of all layers that have it, such as stateful recurrent layers."""

@@ -179,12 +179,11 @@ class Trainer(Functional):
         """
         x, y, weight, mask = batch
         plan = self.require_plan("loss_forward")
-        producers = {step.targets[0]: step for step in plan.steps}
         linear = []
         if train:
             for head in self.heads:
                 slot = plan.out_slots[head.index]
-                step = producers.get(slot)
+                step = plan.makers.get(slot)
                 if step is not None and slot not in plan.read and head.fuses_with(step.layer):
                     linear.append(head.index)
         outputs, masks = plan.forward(x, train, mask or None, linear)
@@ -193,7 +192,7 @@ class Trainer(Functional):
             i = head.index
             rest = y[i], weight[i] if weight else None, masks[i]
             if i in linear:
-                layer = producers[plan.out_slots[i]].layer
+                layer = plan.makers[plan.out_slots[i]].layer
                 value, outputs[i], cache = head.forward_fused(layer, outputs[i], *rest)
             else:
                 value, cache = head.forward(outputs[i], *rest)
@@ -271,7 +270,7 @@ class Trainer(Functional):
 
     def _require_predictable(self, what: str) -> None:
         """Outputs need no loss, but layers that are connected."""
-        if any(layer.out_shape is None for layer in self.layers):
+        if self.plan is None and any(layer.out_shape is None for layer in self.layers):
             self._require_compiled(what)
 
     def _require_compiled(self, what: str) -> None:

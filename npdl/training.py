@@ -28,6 +28,7 @@ from npdl.batch import Batch
 from npdl.callbacks import CallbackList, History
 from npdl.feed import Feed
 from npdl.heads import Result
+from npdl.layers.plan import Plan
 from npdl.objectives.base import count_of
 from npdl.scores import Figures, Score, Tally
 from npdl.trainer import Trainer
@@ -430,9 +431,9 @@ def eval_step(model: Trainer, batch: Batch) -> Result:
     return model.forward_batch(batch, train=False)[0]
 
 
-def predict_step(model: Trainer, batch: Batch) -> list[NDArray]:
+def predict_step(plan: Plan, batch: Batch) -> list[NDArray]:
     """The outputs of one batch, in inference mode: never the input's own memory."""
-    outputs, _ = model.require_plan("predict").forward(batch.x, False, batch.mask or None)
+    outputs, _ = plan.forward(batch.x, False, batch.mask or None)
     return [y.copy() if any(np.may_share_memory(y, x) for x in batch.x) else y for y in outputs]
 
 
@@ -440,13 +441,14 @@ def predict(model: Trainer, feed: Feed, callbacks: CallbackList) -> Any:
     """The outputs for all samples, in inference mode."""
     begins, ends = (callbacks.wants(f"on_predict_batch_{when}") for when in ("begin", "end"))
     callbacks.call("on_predict_begin", None)
+    plan = model.require_plan("predict")
     parts: list[list[NDArray]] = []
     whole: list[NDArray] | None = None
     filled = 0
     for i, batch in enumerate(feed.epoch()):
         if begins:
             callbacks.call("on_predict_batch_begin", i, {})
-        outputs = predict_step(model, batch)
+        outputs = predict_step(plan, batch)
         if feed.samples is not None and feed.steps != 1:
             if whole is None:
                 whole = [np.empty((feed.samples, *y.shape[1:]), y.dtype) for y in outputs]

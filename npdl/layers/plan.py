@@ -110,6 +110,8 @@ class Plan:
         self.out_shapes = tuple(value.shape for value in outputs)
         self.n_slots = len(slots)
         self.out_slots = tuple(slots[id(value)] for value in outputs)
+        #: The step that fills each slot, but for the inputs.
+        self.makers = {slot: step for step in steps for slot in step.targets}
         #: The slots that some step reads.
         self.read = {slot for step in steps for slot in step.sources}
         self._find_free()
@@ -164,7 +166,10 @@ class Plan:
 
     def fits(self) -> bool:
         """Whether every layer is still built as it was when the plan was made."""
-        return all(step.owner.out_shape is step.built for step in self.steps)
+        for step in self.steps:  # asked at each prediction: a loop is quicker than `all`
+            if step.owner.out_shape is not step.built:
+                return False
+        return True
 
     # ------------------------------------------------------------------------------- training
 
