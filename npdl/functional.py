@@ -13,6 +13,7 @@ from npdl.batch import ONE, Names
 from npdl.graph import Named
 from npdl.layers.base import Layer, Shape
 from npdl.layers.block import Block
+from npdl.layers.flat import flatten
 from npdl.layers.node import Value
 from npdl.layers.owning import named_arrays
 from npdl.layers.plan import Plan
@@ -59,6 +60,7 @@ class Functional(Persistent):
         self._plan = Plan(entries, ends)
         self.layers = list(self._plan.layers)
         self.give_names()
+        flatten(self.layers)
 
     def add(self, layer: Any) -> None:
         """Append a layer, or a model as one; the model is then to be compiled again."""
@@ -210,6 +212,7 @@ class Functional(Persistent):
             self.layers[0].connect_to()  # says what is missing
             shape = self.layers[0].out_shape
         self._plan = graph.plan_chain(self.layers, shape)  # type: ignore[arg-type]
+        flatten(self.layers)
 
     def build_for(self, x: tuple[NDArray, ...]) -> Plan:
         """The plan; the layers are connected for data of these shapes, if they are not yet."""

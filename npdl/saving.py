@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from npdl import _safetensors
 from npdl._checks import complaint
 from npdl._files import StrPath
@@ -78,6 +80,7 @@ def load_model(
     try:
         if not compile:
             config = {key: config[key] for key in config if key not in COMPILED}
+        config = {**config, "dtypes": _other_dtypes(tensors, config["dtype"])}
         # What is written there decides on sizes: the parameters can't be larger than the file.
         with undrawn(sum(array.size for array in tensors.values())), use_dtype(config["dtype"]):
             model = Model.from_json(config, custom_objects)
@@ -92,3 +95,13 @@ def load_model(
         what = str(error) if isinstance(error, ValueError) else repr(error)
         raise ValueError(f"{str(path)!r} holds no model that can be loaded: {what}") from error
     return model
+
+
+def _other_dtypes(tensors: Mapping[str, Any], dtype: Any) -> dict[str, dict[str, Any]]:
+    """The dtypes of parameters that are floats of another dtype than the model's, by layer."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, array in tensors.items():
+        layer, _, path = name.partition("/")
+        if array.dtype in (np.float32, np.float64) and array.dtype != dtype:
+            found.setdefault(layer, {})[path] = array.dtype
+    return found

@@ -132,6 +132,9 @@ def fill_model(model: Any, config: dict[str, Any]) -> None:
             if name in layers:
                 raise ValueError(complaint("The names of layers must differ", name=name))
             layers[name] = layer
+            dtypes = config.get("dtypes", {}).get(name)
+            if dtypes:
+                layer._dtypes = dtypes
     model.name = config.get("name")
     if "calls" in config:
         inputs, outputs = graph_values(config, layers)

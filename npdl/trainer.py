@@ -15,6 +15,7 @@ from npdl.functional import Functional
 from npdl.heads import Head, Result, make_heads
 from npdl.layers._shapes import UnknownSize
 from npdl.layers.base import Layer
+from npdl.layers.flat import flatten
 from npdl.layers.owning import keeps_its_arrays, named_arrays
 from npdl.layers.tree import every_layer
 from npdl.metrics import Metric
@@ -124,6 +125,7 @@ class Trainer(Functional):
         """Let the layers keep their arrays from step to step, and leave out needless gradients."""
         plan = self.require_plan("training")
         try:
+            flatten(plan.layers)  # what was copied, or built anew, since `build`
             plan.begin_training()
             reached = plan.reached(head.index for head in self.heads) if self.compiled else None
             for layer in plan.layers:

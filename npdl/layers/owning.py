@@ -23,6 +23,8 @@ class Owner(Checked):
     regularizer: Regularizer | None = None
 
     _trainable: bool = True
+    #: The dtypes of parameters that a file has in another one than the model's, by name.
+    _dtypes: Mapping[str, Any] = MappingProxyType({})
     #: The layer's own parameters by name; a forward pass reads it, which is quicker than a view.
     _named: Mapping[str, Parameter] = MappingProxyType({})
 
@@ -32,7 +34,7 @@ class Owner(Checked):
         The array may move to other memory when the layer becomes part of a model. Read it through
         `ParameterView`, or as ``self.parameters[0].value``.
         """
-        array = np.array(value, dtype=get_dtype(), order="C")
+        array = np.array(value, dtype=self._dtypes.get(name, get_dtype()), order="C")
         made = Parameter(name, array, trainable and self._trainable, learns=trainable)
         self._set_own((*self._named.values(), made))
         return array

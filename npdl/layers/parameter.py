@@ -27,7 +27,8 @@ class Parameter:
         means: freezing and unfreezing a layer leaves them alone.
     """
 
-    __slots__ = ("_trainable", "grad", "learns", "name", "value")
+    #: `home` is the place of value and gradient in the arrays of a model, see `npdl.layers.flat`.
+    __slots__ = ("_trainable", "grad", "home", "learns", "name", "value")
 
     def __init__(
         self, name: str, value: NDArray, trainable: bool = True, *, learns: bool | None = None
@@ -36,6 +37,7 @@ class Parameter:
         self.value = value
         self.learns = trainable if learns is None else learns
         self.grad: NDArray | None = None
+        self.home: tuple[NDArray, NDArray] | None = None
         self.trainable = trainable
 
     @property
@@ -49,7 +51,16 @@ class Parameter:
         if not trainable:
             self.grad = None
         elif self.grad is None:
-            self.grad = np.zeros_like(self.value)
+            at_home = self.home is not None and self.home[0] is self.value
+            self.grad = self.home[1] if self.home and at_home else np.zeros_like(self.value)
+            self.grad[...] = 0
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self.name, self.value, self.learns, self._trainable, self.grad
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.name, self.value, self.learns, self._trainable, self.grad = state
+        self.home = None
 
 
 class ParameterView:

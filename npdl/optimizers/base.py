@@ -2,44 +2,21 @@
 
 from __future__ import annotations
 
-import operator
 import weakref
 from collections.abc import Hashable, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 
 from npdl import schedules
 from npdl._checks import check_int, check_number, complaint
 from npdl._dtype import FLOATS
+from npdl._ext.optimizer_np import blend
 from npdl._registry import Configurable, Registry
 from npdl.optimizers import clipping
 from npdl.optimizers.arguments import by_own_names, optional, show_signature, warn_if_rate
-
-Slots = dict[str, np.ndarray]
-
-
-class Plan(NamedTuple):
-    """What an update finds out about its arrays, and the next one need not find out again."""
-
-    params: list[np.ndarray]
-    grads: list[np.ndarray]
-    names: list[Hashable]
-    #: What is remembered of all parameters, and of each of these.
-    memory: dict[Hashable, Slots]
-    slots: list[Slots]
-    #: What `Optimizer._flattened` returned for each.
-    flat: list[list[np.ndarray] | None]
-
-    def holds(self, params: list, grads: list, names: list, memory: dict[Hashable, Slots]) -> bool:
-        """Whether these are the same objects as then; the lists are of one length."""
-        return (
-            memory is self.memory
-            and names == self.names
-            and all(map(operator.is_, params, self.params))
-            and all(map(operator.is_, grads, self.grads))
-        )
+from npdl.optimizers.units import Plan, Slots, Unit, make_units
 
 
 class Optimizer(Configurable):
@@ -232,74 +209,74 @@ class Optimizer(Configurable):
         ValueError
             If lengths or shapes differ, or a name returns with an array of another shape or dtype.
         """
-        params, grads = list(params), list(map(np.asarray, grads))
-        names = list(range(len(params)) if names is None else names)
-        if not len(params) == len(grads) == len(names):
-            rule = "Parameters, gradients and names must be equal in number"
-            counts = f"{len(params)}, {len(grads)} and {len(names)}"
-            raise ValueError(f"{rule}. Received: {counts}")
         plan = self._plan
-        if plan is None or not plan.holds(params, grads, names, self._slots):
-            plan = None
-            _check_arrays(params, grads, names)
+        if plan is None or not plan.holds(params, grads, names, self._slots, self._grouping()):
+            plan = self._plan = self._planned(params, grads, names)
         if self.swapped:
             raise RuntimeError(
                 "The averages are in the places of the parameters. Call swap_averages() before "
                 "the training goes on."
             )
-        if plan is None:
-            plan = self._plan = self._planned(params, grads, names)
-        if self.gradient_accumulation_steps and not self._accumulate(grads, plan.slots, count):
+        if self.gradient_accumulation_steps and not self._accumulate(plan.units, count):
             return
-        grads = self._clipped(grads)
+        self._clip(plan.units)
         lr = self.current_lr
         if self.weight_decay:
-            for name, p in zip(names, params):
-                if not self._is_excluded(name):
-                    p *= 1 - lr * self.weight_decay
-        self._steps(plan, grads, lr)
+            for unit in plan.units:
+                if unit.decays:
+                    unit.p *= 1 - lr * self.weight_decay
+        self._steps(plan.units, lr)
         self.iterations += 1
         if self.use_ema:
-            self._average(params, plan.slots)
+            self._average(plan.units)
 
-    def _clipped(self, grads: list[np.ndarray]) -> list[np.ndarray]:
+    def _grouping(self) -> Any:
+        """What decides which parameters may be treated as one array; None for none of them."""
+        if not self.elementwise or self.clipnorm is not None:
+            return None
+        return tuple(self.exclude_from_weight_decay or ())
+
+    def _clip(self, units: list[Unit]) -> None:
         if self.clip > 0:
-            return clipping.clip_by_value(grads, self.clip)
-        if self.clipnorm is not None:
-            return clipping.clip_by_norm(grads, self.clipnorm)
-        if self.global_clipnorm is not None:
-            return clipping.clip_by_global_norm(grads, self.global_clipnorm)
-        return grads
+            cut, limit = clipping.clip_by_value, self.clip
+        elif self.clipnorm is not None:
+            cut, limit = clipping.clip_by_norm, self.clipnorm
+        elif self.global_clipnorm is not None:
+            cut, limit = clipping.clip_by_global_norm, self.global_clipnorm
+        else:
+            return
+        grads = cut([unit.g for unit in units], limit, [unit.buffer() for unit in units])
+        for unit, g in zip(units, grads):
+            unit.g = g
 
     def _is_excluded(self, name: Hashable) -> bool:
         excluded = self.exclude_from_weight_decay or ()
         return name in excluded or str(name).rpartition("/")[2] in excluded
 
-    def _accumulate(self, grads: list[np.ndarray], slots: list[Slots], count: float | None) -> bool:
-        """Add up gradients; with the last ones of a step, put the means into `grads`."""
+    def _accumulate(self, units: list[Unit], count: float | None) -> bool:
+        """Add up gradients; with the last ones of a step, their means are the units' gradients."""
         steps = self.gradient_accumulation_steps or 1
         first, self._pending = self._pending == 0, (self._pending + 1) % steps
         weight = 1.0 if count is None else float(count)
         self._weight = weight + (0.0 if first else self._weight)
-        for i, (g, slot) in enumerate(zip(grads, slots)):
-            if "accumulated" not in slot:
-                slot["accumulated"] = np.zeros_like(g)
-            total, part = slot["accumulated"], g if weight == 1 else g * g.dtype.type(weight)
+        for unit in units:
+            total, g = unit.slot("accumulated"), unit.gradient
+            part = g if weight == 1 else g * g.dtype.type(weight)
             np.copyto(total, part) if first else np.add(total, part, out=total)
             if not self._pending:
-                grads[i] = total
                 total /= self._weight or 1
+            unit.g = total
         return not self._pending
 
-    def _average(self, params: list[np.ndarray], slots: list[Slots]) -> None:
+    def _average(self, units: list[Unit]) -> None:
         every = self.ema_overwrite_frequency
-        for p, slot in zip(params, slots):
-            if "average" in slot:
-                blend(slot["average"], self.ema_momentum, p)
+        for unit in units:
+            if "average" in unit.slots:
+                blend(unit.slots["average"], self.ema_momentum, unit.p)
             else:
-                slot["average"] = p.copy()
+                unit.slot("average")[...] = unit.p
             if every and self.iterations % every == 0:
-                p[...] = slot["average"]
+                unit.p[...] = unit.slots["average"]
 
     def swap_averages(
         self, params: Sequence[np.ndarray], names: Sequence[Hashable] | None = None
@@ -373,6 +350,8 @@ class Optimizer(Configurable):
 
     #: Names of the arrays that a subclass remembers for each parameter; they start at zero.
     slot_names: tuple[str, ...] = ()
+    #: Whether `step` treats each number by itself, so that several parameters can be one array.
+    elementwise: bool = False
 
     _former = MappingProxyType({"_step": "step"})
 
@@ -392,31 +371,30 @@ class Optimizer(Configurable):
         """
         raise NotImplementedError(f"{type(self).__name__} must define step(p, g, slots, lr).")
 
-    def _steps(self, plan: Plan, grads: list[np.ndarray], lr: float) -> None:
+    def _steps(self, units: list[Unit], lr: float) -> None:
         """`step` for all parameters."""
-        for p, g, slots in zip(plan.params, grads, plan.slots):
-            self.step(p, g, slots, lr)
+        for unit in units:
+            self.step(unit.p, unit.g, unit.slots, lr)
 
-    def _planned(
-        self, params: list[np.ndarray], grads: list[np.ndarray], names: list[Hashable]
-    ) -> Plan:
-        slots = [self._slots_of(name, p) for name, p in zip(names, params)]
-        flat = [self._flattened(*arrays) for arrays in zip(params, grads, slots)]
-        return Plan(params, grads.copy(), names, self._slots, slots, flat)
-
-    def _flattened(self, p: np.ndarray, g: np.ndarray, slots: Slots) -> list[np.ndarray] | None:
-        """The arrays as a kernel takes them, if there is one, and they can be that."""
-        return None
-
-    def _slots_of(self, name: Hashable, p: np.ndarray) -> Slots:
-        if name not in self._slots:
-            self._slots[name] = {slot: np.zeros_like(p) for slot in self.slot_names}
-        slots = self._slots[name]
-        for slot in slots.values():
-            if slot.shape != p.shape or slot.dtype != p.dtype:
-                rule = f"Parameter {name!r} must stay {slot.dtype} of shape {slot.shape}"
-                raise ValueError(complaint(rule, dtype=p.dtype.name, shape=p.shape))
-        return slots
+    def _planned(self, params: Any, grads: Any, names: Any) -> Plan:
+        own, given = list(params), list(map(np.asarray, grads))
+        keys = list(range(len(own)) if names is None else names)
+        if not len(own) == len(given) == len(keys):
+            rule = "Parameters, gradients and names must be equal in number"
+            counts = f"{len(own)}, {len(given)} and {len(keys)}"
+            raise ValueError(f"{rule}. Received: {counts}")
+        _check_arrays(own, given, keys)
+        for name, p in zip(keys, own):
+            if name not in self._slots:
+                self._slots[name] = {slot: np.zeros_like(p) for slot in self.slot_names}
+            for slot in self._slots[name].values():
+                if slot.shape != p.shape or slot.dtype != p.dtype:
+                    rule = f"Parameter {name!r} must stay {slot.dtype} of shape {slot.shape}"
+                    raise ValueError(complaint(rule, dtype=p.dtype.name, shape=p.shape))
+        grouping = self._grouping()
+        decays = [not self._is_excluded(name) for name in keys]
+        units = make_units(own, given, keys, decays, self._slots, grouping is not None)
+        return Plan((params, grads, names), (own, given, keys), self._slots, grouping, units)
 
 
 show_signature(Optimizer)
@@ -442,11 +420,6 @@ _registry = Registry("optimizer", Optimizer)
 register = _registry.register
 
 
-def blend(mean: np.ndarray, keep: float, new: np.ndarray) -> np.ndarray:
-    """mean = keep·mean + (1 - keep)·new, in place."""
-    mean *= keep
-    mean += (1 - keep) * new
-    return mean
 
 
 def get(optimizer: Any, **kwargs: Any) -> Optimizer:

@@ -7,7 +7,8 @@ from typing import ClassVar
 import numpy as np
 
 from npdl._ext import kernels, optimizer_np
-from npdl.optimizers.base import Optimizer, Plan, Slots
+from npdl.optimizers.base import Optimizer
+from npdl.optimizers.units import Slots, Unit
 
 
 class Fused(Optimizer):
@@ -23,31 +24,28 @@ class Fused(Optimizer):
         """What the kernel takes after the arrays, in this step the same for all parameters."""
         raise NotImplementedError(f"{type(self).__name__} must define _numbers(lr).")
 
+    @property
+    def elementwise(self) -> bool:  # type: ignore[override]
+        """Whether the step is the kernel, and not a method that a subclass defines."""
+        return type(self).step is Fused.step
+
     def step(self, p: np.ndarray, g: np.ndarray, slots: Slots, lr: float) -> None:
         """Do the step of one parameter; see `Optimizer.step`."""
         (step, *names), numbers = self._kernel, self._numbers(lr)
-        g = np.ascontiguousarray(g, p.dtype)
-        flat = self._flattened(p, g, slots)
-        if flat is None:
-            getattr(optimizer_np, step)(p, g, *(slots[name] for name in names), *numbers)
+        arrays = [p, np.ascontiguousarray(g, p.dtype), *(slots[name] for name in names)]
+        if all(array.flags.c_contiguous for array in arrays):
+            getattr(kernels(), step)(*(array.reshape(-1) for array in arrays), *numbers)
         else:
-            getattr(kernels(), step)(*flat, *numbers)
+            getattr(optimizer_np, step)(*arrays, *numbers)
 
-    def _steps(self, plan: Plan, grads: list[np.ndarray], lr: float) -> None:
-        if type(self).step is not Fused.step:
-            super()._steps(plan, grads, lr)
+    def _steps(self, units: list[Unit], lr: float) -> None:
+        if not self.elementwise:
+            super()._steps(units, lr)
             return
-        step, numbers = getattr(kernels(), self._kernel[0]), self._numbers(lr)
-        for p, g, planned, slots, flat in zip(
-            plan.params, grads, plan.grads, plan.slots, plan.flat
-        ):
-            if flat is None or g is not planned:  # clipped, say
-                self.step(p, g, slots, lr)
+        (name, *slots), numbers = self._kernel, self._numbers(lr)
+        step = getattr(kernels(), name)
+        for unit in units:
+            if unit.is_flat and unit.g.dtype == unit.p.dtype:
+                step(unit.p, unit.g, *[unit.slots[slot] for slot in slots], *numbers)
             else:
-                step(*flat, *numbers)
-
-    def _flattened(self, p: np.ndarray, g: np.ndarray, slots: Slots) -> list[np.ndarray] | None:
-        arrays = [p, g, *(slots[name] for name in self._kernel[1:])]
-        if g.dtype == p.dtype and all(a.flags.c_contiguous for a in arrays):
-            return [a.reshape(-1) for a in arrays]  # views
-        return None
+                self.step(unit.p, unit.g, unit.slots, lr)
