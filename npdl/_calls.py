@@ -28,3 +28,21 @@ def call_forward(layer: Any, inputs: tuple[Any, ...], train: bool, mask: Any = N
     if takes_mask and mask is not None:
         options["mask"] = mask
     return layer.forward(*inputs, **options)
+
+
+def also_called(**names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Let a method take some of its arguments by further names: ``also_called(x="X")``."""
+
+    def decorate(method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def renamed(*args: Any, **kwargs: Any) -> Any:
+            for other, own in names.items():
+                if other in kwargs:
+                    if own in kwargs:
+                        raise TypeError(f"{method.__name__}() got `{own}` twice, once as `{other}`")
+                    kwargs[own] = kwargs.pop(other)
+            return method(*args, **kwargs)
+
+        return renamed
+
+    return decorate

@@ -119,6 +119,10 @@ def read(path: StrPath) -> tuple[Tensors, dict[str, str]]:
         _refuse(path, "it is not a regular file")
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
+        first = file.read(4)
+        if first in _OTHER_FORMATS:
+            _refuse(path, f"it is a file of {_OTHER_FORMATS[first]}")
+        file.seek(0)
         try:
             header, start = _read_header(file, size)
             metadata = _metadata(header.pop("__metadata__", {}))
@@ -126,6 +130,13 @@ def read(path: StrPath) -> tuple[Tensors, dict[str, str]]:
             return {name: _read_array(file, *entry) for name, entry in checked.items()}, metadata
         except _Damaged as error:
             _refuse(path, str(error))
+
+
+#: First bytes of files that are taken for safetensors by mistake.
+_OTHER_FORMATS = {
+    b"\x89HDF": "HDF5, such as Keras's .h5",
+    b"PK\x03\x04": "zip, such as Keras's .keras",
+}
 
 
 class _Damaged(Exception):

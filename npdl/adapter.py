@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from npdl import _weights
+from npdl import _weights, hints
 from npdl._calls import forward_takes
 from npdl._checks import check_int, complaint, label_array, warn, weights_like
 from npdl.batch import Batch, Names, as_batch, is_stream
@@ -151,6 +151,8 @@ def _tried(model: Trainer, batch: Batch, tables: Tables) -> Batch:
     for rows in _extreme_rows(batch):
         plan.forward(rows.x, False, rows.mask or None)
     _warn_of_lost_masks(model, batch, masks)
+    if plan.is_chain:
+        hints.channels_last(plan.layers[0], batch.x[0])
     n = batch.samples
     for head in model.heads:
         i = head.index
@@ -164,6 +166,9 @@ def _tried(model: Trainer, batch: Batch, tables: Tables) -> Batch:
             mask = next(alike, None)
             if mask is None:
                 continue  # a mask that layers made: each batch is looked at by itself
+        maker = plan.makers.get(plan.out_slots[i])
+        if maker is not None:
+            hints.targets_out_of_reach(maker.owner, head.loss, batch.y[i])  # type: ignore[arg-type]
         weight = batch.weight[i] if batch.weight else None
         _check_targets(head, batch.y[i], weight, mask, (n, *outputs[i].shape[1:]))
     batch = weighed(model, batch, tables)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TextIO
 
@@ -14,7 +15,7 @@ from npdl.graph import Named
 from npdl.layers.base import Layer, Shape
 from npdl.layers.block import Block
 from npdl.layers.flat import flatten
-from npdl.layers.node import Value
+from npdl.layers.node import Value, as_values
 from npdl.layers.owning import named_arrays
 from npdl.layers.plan import Plan
 from npdl.layers.tree import unique_names
@@ -96,7 +97,20 @@ class Functional(Persistent):
 
     def __call__(self, *values: Any) -> Any:
         """Call the model as a layer on symbolic values; see `Layer.__call__`."""
+        if not as_values(values):
+            got = ", ".join(type(v).__name__ for v in values) or "nothing"
+            raise TypeError(
+                "A model is called on symbolic values, see npdl.Input; use predict() for arrays. "
+                f"Received: {got}"
+            )
         return self.as_layer()(*values)
+
+    def __repr__(self) -> str:
+        name = "" if self.name is None else f"{self.name!r}, "
+        if self.inputs is None:
+            return f"{type(self).__name__}({name}{self.layers!r})"
+        ends = f"{', '.join(self.input_names)} -> {', '.join(self.output_names)}"
+        return f"<{type(self).__name__} {name}{ends}: {len(self.layers)} layers>"
 
     def give_names(self) -> list[str]:
         """The name of each layer in this model; it keeps those that it gave before."""
@@ -359,6 +373,9 @@ class Functional(Persistent):
         file : text file, optional
             Standard output by default.
         """
+        if self.plan is None and self.layers and self.layers[0].declared_shape is not None:
+            with contextlib.suppress(ValueError):  # as far as shapes are known
+                self.build()
         print_summary(self, file)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from npdl import scores, training
+from npdl._calls import also_called
 from npdl._checks import check_int, check_number
 from npdl.adapter import Data, about_validation, make_feed, one_batch
 from npdl.batch import as_batch
@@ -46,6 +47,7 @@ class Model(Trainer):
     >>> model.compile(loss="scce", optimizer=npdl.optimizers.Adam(lr=0.01))
     """
 
+    @also_called(x="X", y="Y")
     def fit(
         self,
         X: Any,
@@ -164,6 +166,7 @@ class Model(Trainer):
         history.interrupted = loop.interrupted
         return history
 
+    @also_called(x="X", y="Y")
     def evaluate(
         self,
         X: Any,
@@ -201,6 +204,7 @@ class Model(Trainer):
             figures = training.evaluate(self, feed, hooks)
         return figures if return_dict else Score(figures)
 
+    @also_called(x="X")
     def predict(
         self,
         X: Any,
@@ -236,6 +240,7 @@ class Model(Trainer):
             hooks = self._callbacks([*CallbackList(callbacks), *progress], feed, verbose=verbose)
             return training.predict(self, feed, hooks)
 
+    @also_called(x="X", y="Y")
     def train_on_batch(
         self,
         X: Any,
@@ -260,6 +265,7 @@ class Model(Trainer):
             tally.add(training.train_on(self, batch), batch)
         return tally.figures() if return_dict else Score(tally.figures())
 
+    @also_called(x="X", y="Y")
     def test_on_batch(
         self,
         X: Any,
@@ -280,6 +286,7 @@ class Model(Trainer):
         tally.add(training.eval_step(self, batch), batch)
         return tally.figures() if return_dict else Score(tally.figures())
 
+    @also_called(x="X")
     def predict_on_batch(self, X: Any) -> NDArray:
         """Return the outputs for one batch, in inference mode.
 

@@ -9,6 +9,7 @@ two are further tensors, see `npdl._tree`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -206,6 +207,7 @@ def _fitting(name: str, own: NDArray, array: NDArray) -> NDArray:
 
 def save_model(model: Any, path: StrPath, **more: Any) -> None:
     """Write a built model to a file, see `Model.save`, with more to its state (`read_training`)."""
+    check_path(path)
     tensors = dict(model.weights)
     config = model_config(model, lambda layer: layer.saved_config())
     config |= {"dtype": _dtype(model), "frozen": _frozen(model)}
@@ -221,8 +223,19 @@ def save_model(model: Any, path: StrPath, **more: Any) -> None:
     _safetensors.write(path, tensors, _origin(model) | texts)
 
 
+def check_path(path: StrPath) -> None:
+    """Raise ValueError for the name of a folder, or of a format that npdl does not write."""
+    name = os.fspath(path)
+    if str(name).endswith(("/", os.sep)):
+        raise ValueError(complaint("`path` must name a file, not a folder", path=name))
+    if str(name).lower().endswith((".h5", ".hdf5", ".keras")):
+        rule = "npdl writes safetensors: `path` must not end like a file of Keras"
+        raise ValueError(complaint(rule, path=name))
+
+
 def save_weights(model: Any, path: StrPath) -> None:
     """Write the weights alone to a file; see `Model.save_weights`."""
+    check_path(path)
     _safetensors.write(path, model.weights, _origin(model))
 
 

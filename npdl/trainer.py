@@ -77,6 +77,12 @@ class Trainer(Functional):
         """
         if not self.layers:
             raise ValueError("A model needs at least one layer. Received: layers=[]")
+        for name in ("forward", "backward"):
+            if getattr(type(self), name) is not getattr(Functional, name):
+                raise TypeError(
+                    f"{type(self).__name__}.{name} would not be used: training runs the layers by "
+                    f"itself. Override {name}() in a layer instead, see npdl.layers.Layer."
+                )
         optimizer = get_optimizer(optimizer)
         self.give_names()
         self.heads = make_heads(self.output_names, loss, loss_weights, metrics, weighted_metrics)

@@ -25,7 +25,17 @@ LEVELS = [
     ],
     [
         *("batch", "feed", "heads", "scores", "graph", "summary", "serialization", "persistence"),
-        *("functional", "trainer", "diagram", "viz", "callbacks", "training", "adapter", "model"),
+        *(
+            "functional",
+            "trainer",
+            "diagram",
+            "viz",
+            "callbacks",
+            "training",
+            "hints",
+            "adapter",
+            "model",
+        ),
         *("saving", "_gradcheck", "testing", "autodiff"),
     ],
     ["datasets", "cli", "demo", "verify"],

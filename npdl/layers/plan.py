@@ -68,6 +68,21 @@ class Step:
         self.built = layer.out_shape
 
 
+def without_padding(x: Any, mask: NDArray | None) -> Any:
+    """The input `x`, with zeros in masked steps that hold nan or inf.
+
+    They count nowhere, but 0 times nan is nan in a gradient.
+    """
+    if mask is None or getattr(x, "dtype", np.dtype(int)).kind != "f" or x.ndim < 3:
+        return x
+    padding = np.asarray(mask) == 0
+    if padding.shape != x.shape[:2] or np.isfinite(x[padding]).all():
+        return x
+    x = x.copy()
+    x[padding] = 0
+    return x
+
+
 class Plan:
     """The steps from some values to others.
 
@@ -230,6 +245,8 @@ class Plan:
             return [self._chain(inputs[0], train, bool(linear))], [None]
         if train and self._repeated and self._repeated[0].layer is self._repeated[0].owner:
             self._make_twins()
+        if masks is not None:
+            inputs = [without_padding(x, mask) for x, mask in zip(inputs, masks)]
         values = [*inputs, *self._blank]
         marks: list[Any] = [*(masks or [None] * len(inputs)), *self._blank]
         heads = {self.out_slots[i] for i in linear}
@@ -336,8 +353,19 @@ class Plan:
             grad = steps[-1].layer.backward_linear(grad)  # type: ignore[attr-defined]
             steps = steps[:-1]
         for step in reversed(steps):
+            if grad is None:
+                raise self._no_gradient(step)
             grad = step.layer.backward(grad)
         return None if grad is None else np.asarray(grad)
+
+    def _no_gradient(self, step: Step) -> TypeError:
+        """The error where the layer above a step has returned no gradient for it."""
+        above = self.steps[self.steps.index(step) + 1].layer
+        kind = type(above).__name__
+        return TypeError(
+            f"{kind}.backward must return the gradient in its input. Received: None "
+            f"(layer {above.name!r})"
+        )
 
     def _meet(
         self, grads: list[NDArray | None], summed: set[int], slot: int, gradient: Any

@@ -169,7 +169,8 @@ class _Windows(Pooling):
         if 0 in counts:
             axis = counts.index(0)
             side = f"pixels {SIDES[axis]}" if len(counts) == 2 else "steps long"
-            rule = f"The window must fit into the input and its padding, {size[axis]} {side}"
+            place = "image" if len(counts) == 2 else "sequence"
+            rule = f"The window must fit into the {place}, {size[axis]} {side}"
             raise self._error(rule, pool_size=window)
 
 

@@ -420,8 +420,6 @@ _registry = Registry("optimizer", Optimizer)
 register = _registry.register
 
 
-
-
 def get(optimizer: Any, **kwargs: Any) -> Optimizer:
     """Return an optimizer by name.
 
