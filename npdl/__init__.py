@@ -63,7 +63,8 @@ __all__ = [
 ]
 
 #: What not every program needs is imported when it is first used: modules, functions of modules.
-_LATER = ("autodiff", "data", "datasets", "testing", "viz")
+#: `sklearn` is not in `__all__`, as it can't be imported without scikit-learn.
+_LATER = ("autodiff", "data", "datasets", "sklearn", "testing", "viz")
 _LATER_FROM = {"plot_model": "diagram", "show_config": "config"}
 
 

@@ -38,7 +38,7 @@ LEVELS = [
         ),
         *("saving", "_gradcheck", "testing", "autodiff"),
     ],
-    ["datasets", "cli", "demo", "verify"],
+    ["datasets", "cli", "demo", "verify", "sklearn"],
 ]
 LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names}
 RANK = {name: i for i, name in enumerate(LEVELS[2])}
@@ -79,6 +79,7 @@ EXTRAS = {
     **dict.fromkeys(("callbacks", "demo", "viz"), "matplotlib"),
     "data": "PIL",
     "_autograd": "autograd",
+    "sklearn": "sklearn",
 }
 
 

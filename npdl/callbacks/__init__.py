@@ -14,6 +14,7 @@ from npdl.callbacks.stopping import EarlyStopping, TerminateOnNaN
 if TYPE_CHECKING:
     from npdl.callbacks.checkpoint import BackupAndRestore, ModelCheckpoint
     from npdl.callbacks.loggers import CSVLogger, TensorBoard
+    from npdl.callbacks.tracking import LiveCurves, OptunaPruning, Tracker
 
 __all__ = [
     "BackupAndRestore",
@@ -24,20 +25,27 @@ __all__ = [
     "History",
     "LambdaCallback",
     "LearningRateScheduler",
+    "LiveCurves",
     "ModelCheckpoint",
     "Monitor",
+    "OptunaPruning",
     "ReduceLROnPlateau",
     "SwapEMAWeights",
     "TensorBoard",
     "TerminateOnNaN",
+    "Tracker",
 ]
 
-#: Those that write files, by their modules, which are imported when they are first used.
+#: Those that write files or call other tools, by their modules, which are imported when they are
+#: first used.
 _LATER = {
     "BackupAndRestore": "checkpoint",
     "CSVLogger": "loggers",
+    "LiveCurves": "tracking",
     "ModelCheckpoint": "checkpoint",
+    "OptunaPruning": "tracking",
     "TensorBoard": "loggers",
+    "Tracker": "tracking",
 }
 
 
