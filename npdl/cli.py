@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from npdl import config, demo, verify
 from npdl._files import replacing
 from npdl._version import __version__
+from npdl.diagram import plot_model
 from npdl.layers import Embedding
 from npdl.model import Model
 from npdl.saving import load_model
@@ -49,6 +50,17 @@ def _parser() -> argparse.ArgumentParser:
     command = add("summary", "show what a saved model is made of")
     _add_model(command)
     command.set_defaults(run=_summary)
+
+    command = add("plot", "draw a saved model as SVG")
+    _add_model(command)
+    command.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="where to write it, .svg; by default beside the model, under its name",
+    )
+    command.set_defaults(run=_plot)
 
     command = add(
         "predict",
@@ -117,6 +129,18 @@ def _summary(options: argparse.Namespace) -> int:
     except (OSError, ValueError, TypeError, ImportError) as error:
         return _failure(error)
     model.summary()
+    return 0
+
+
+def _plot(options: argparse.Namespace) -> int:
+    path = options.out or options.model.with_suffix(".svg")
+    try:
+        if path == options.model:
+            raise ValueError(f"The drawing must not replace the model. Received: {path}")
+        plot_model(_load(options), path)
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        return _failure(error)
+    print(path)
     return 0
 
 

@@ -49,7 +49,7 @@ def test_verify_hands_on_its_exit_code(monkeypatch, code):
 
 def test_help_and_version(capsys):
     cases = [(["--help"], "demo"), (["--version"], npdl.__version__)]
-    for command in ("demo", "verify", "info", "summary", "predict"):
+    for command in ("demo", "verify", "info", "summary", "plot", "predict"):
         cases.append(([command, "--help"], "exit codes: 0 "))
     for option, text in cases:
         with pytest.raises(SystemExit) as stop:
@@ -59,7 +59,7 @@ def test_help_and_version(capsys):
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["dance"], ["demo", "--epochs", "many"], ["summary"], ["predict", "model"]],
+    [[], ["dance"], ["demo", "--epochs", "many"], ["summary"], ["plot"], ["predict", "model"]],
 )
 def test_wrong_usage_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -92,6 +92,29 @@ def test_summary_of_a_file(saved, capsys):
     shown = capsys.readouterr().out
     model.summary()
     assert shown == capsys.readouterr().out and "softmax_1" in shown
+
+
+@pytest.mark.parametrize("options", [[], ["-o", "out.svg"], ["--out", "out.svg"]])
+def test_plot_of_a_file(saved, tmp_path, monkeypatch, capsys, options):
+    model, path = saved
+    monkeypatch.chdir(tmp_path)
+    assert run("plot", path, *options) == 0
+    out = Path("out.svg") if options else path.with_suffix(".svg")
+    assert capsys.readouterr().out == f"{out}\n"
+    assert out.read_text("utf-8") == npdl.plot_model(model, None)
+
+
+def test_plot_says_what_failed(saved, tmp_path, capsys):
+    _, path = saved
+    before = path.read_bytes()
+    for model, out, message in (
+        (tmp_path / "none", tmp_path / "x.svg", "No such file"),
+        (path, tmp_path / "x.png", "`to_file` must end in .svg"),
+        (path, path, "must not replace the model"),
+    ):
+        assert run("plot", model, "-o", out) == 1
+        assert message in capsys.readouterr().err and not (tmp_path / "x.svg").exists()
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("out", [None, "out.csv", "out.npy", "OUT.NPY"])
