@@ -2,7 +2,7 @@
 
 from npdl.layers.activation import ELU, Activation, LeakyReLU, PReLU, ReLU
 from npdl.layers.auto import AutoLayer, Lambda
-from npdl.layers.base import Layer, Parameter
+from npdl.layers.base import Layer, Parameter, ParameterView
 from npdl.layers.block import Block
 from npdl.layers.composite import Parallel, Residual, Sequence
 from npdl.layers.config import registry as _registry
@@ -100,6 +100,7 @@ __all__ = [
     "PReLU",
     "Parallel",
     "Parameter",
+    "ParameterView",
     "Permute",
     "RMSNormalization",
     "ReLU",
