@@ -4,7 +4,7 @@ from npdl._ext.activation cimport LINEAR, act_span, act_t, parse_act, pull_back_
 from npdl._ext.arrays cimport OR_NONE, OUT, REAL, array, array_t, call_t, clear, same_shape
 from npdl._ext.gemm cimport product, product_of, product_scratch, product_t
 from npdl._ext.simd cimport real
-from npdl._ext.sums cimport sum_rows
+from npdl._ext.sums cimport sum_many_rows
 from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
 
 cdef enum:
@@ -84,7 +84,7 @@ cdef inline void _forward(dense_t* r, real* _) except *:
 
 cdef inline void _backward(dense_t* r, real* _) except *:
     cdef int workers = max_workers()
-    cdef size_t own = 0
+    cdef size_t own = 0, work, totals = aligned(r.u * sizeof(double)) if r.db != NULL else 0
     cdef scratch_t s
     cdef const real* dz = <const real*> r.dy  # with a linear activation
     # dw = xᵀ dz, dx = dz wᵀ
@@ -96,7 +96,8 @@ cdef inline void _backward(dense_t* r, real* _) except *:
     )
     if r.act.code != LINEAR:
         own = aligned(r.n * r.u * sizeof(real))
-    s = take(own + max(product_scratch(&weights, workers), product_scratch(&inputs, workers)))
+    work = max(product_scratch(&weights, workers), product_scratch(&inputs, workers))
+    s = take(own + max(work, totals))
     if r.act.code != LINEAR:
         r.dz = s.data
         dz = <const real*> r.dz
@@ -105,7 +106,7 @@ cdef inline void _backward(dense_t* r, real* _) except *:
         if r.act.code != LINEAR:
             run(_pull_back_task, r, (r.n + ROWS - 1) // ROWS, workers)
         if r.db != NULL:
-            sum_rows(dz, r.n, r.u, r.u, <real*> r.db)
+            sum_many_rows(dz, r.n, r.u, <double*> (s.data + own), <real*> r.db)
         if r.dw != NULL:
             product(&weights, s.data + own, workers)
         if r.dx != NULL:
@@ -164,8 +165,10 @@ def dense_backward(x, w, y, dy, dx, dw, db, act):
     if r.d == 0 or r.u == 0:
         raise ValueError("dense_backward: only the batch may be empty.")
     if r.n == 0:
-        clear(&dw_)
-        clear(&db_)
+        if dw_.given:
+            clear(&dw_)
+        if db_.given:
+            clear(&db_)
         return
     r.x, r.w, r.y, r.dy = x_.data, w_.data, y_.data, dy_.data
     r.dx, r.dw, r.db = dx_.data, dw_.data, db_.data

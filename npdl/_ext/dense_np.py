@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from npdl._ext.activation_np import apply, pull_back
 
 
@@ -34,9 +36,8 @@ def dense_backward(x, w, y, dy, dx, dw, db, act):
     y, dy : ndarray, shape (N, U)
         What the forward pass returned, and the gradient of the loss in it.
     dx : ndarray, shape (N, D), or None
-        Filled; None where nobody needs it, as are the next two.
+        Filled, not added to, as are `dw` and `db`; None where nobody needs it, like these.
     dw : ndarray, shape (D, U), or None
-        Filled, not added to, as is `db`.
     db : ndarray, shape (U,), or None
     act : tuple (code, steepness)
     """
@@ -44,6 +45,6 @@ def dense_backward(x, w, y, dy, dx, dw, db, act):
     if dw is not None:
         dw[...] = x.T @ dz
     if db is not None:
-        db[...] = dz.sum(axis=0)
+        db[...] = dz.sum(axis=0, dtype=np.result_type(dz, np.float64))
     if dx is not None:
         dx[...] = dz @ w.T

@@ -9,10 +9,11 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 from npdl._ext.arrays cimport INT64, OUT, REAL, array, array_t, call_t, clear
 from npdl._ext.simd cimport real
-from npdl._ext.threads cimport give, max_workers, run, scratch_t, take
+from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
 
 cdef enum:
     CHUNK = 16384  # numbers to a task
+    ROWS = 32  # that are added in their own format; the sums of so many are added in double
 
 
 ctypedef struct table_t:
@@ -23,6 +24,8 @@ ctypedef struct table_t:
     void* dtable
     Py_ssize_t* first  # of each row in `places`, and of the row behind the last
     Py_ssize_t* places
+    char* sums  # of each worker
+    size_t sums_step
 
 
 cdef inline void _sort(table_t* t) noexcept nogil:
@@ -39,14 +42,13 @@ cdef inline void _sort(table_t* t) noexcept nogil:
         t.places[t.first[v]] = i
 
 
-cdef inline void _sum_row(table_t* t, Py_ssize_t v, const real* _) noexcept nogil:
-    cdef Py_ssize_t d = t.width, k = t.first[v], end = t.first[v + 1], i
-    cdef real* row = <real*> t.dtable + v * d
+cdef inline void _sum_places(
+    table_t* t, Py_ssize_t k, Py_ssize_t end, real* row
+) noexcept nogil:
+    """Σ dy[places[k:end]], in this order; there is one at least."""
+    cdef Py_ssize_t d = t.width, i
     cdef const real* a
     cdef const real* b
-    if k == end:
-        memset(row, 0, d * sizeof(real))
-        return
     memcpy(row, <const real*> t.dy + t.places[k] * d, d * sizeof(real))
     k += 1
     while k + 2 <= end:
@@ -61,14 +63,34 @@ cdef inline void _sum_row(table_t* t, Py_ssize_t v, const real* _) noexcept nogi
             row[i] += a[i]
 
 
+cdef inline void _sum_row(table_t* t, Py_ssize_t v, int worker, const real* _) noexcept nogil:
+    cdef Py_ssize_t d = t.width, k = t.first[v], end = t.first[v + 1], i
+    cdef real* row = <real*> t.dtable + v * d
+    cdef double* totals = <double*> (t.sums + worker * t.sums_step)
+    if k == end:
+        memset(row, 0, d * sizeof(real))
+        return
+    if end - k <= ROWS:
+        _sum_places(t, k, end, row)
+        return
+    memset(totals, 0, d * sizeof(double))
+    while k < end:
+        _sum_places(t, k, min(end, k + ROWS), row)
+        for i in range(d):
+            totals[i] += row[i]
+        k += ROWS
+    for i in range(d):
+        row[i] = <real> totals[i]
+
+
 cdef void _sum_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
     cdef table_t* t = <table_t*> context
     cdef Py_ssize_t v
     for v in range(task * t.per_task, min(t.rows, (task + 1) * t.per_task)):
         if t.single:
-            _sum_row(t, v, <const float*> NULL)
+            _sum_row(t, v, worker, <const float*> NULL)
         else:
-            _sum_row(t, v, <const double*> NULL)
+            _sum_row(t, v, worker, <const double*> NULL)
 
 
 def embedding_backward(index, dy, dtable):
@@ -79,7 +101,9 @@ def embedding_backward(index, dy, dtable):
     cdef array_t dtable_ = array(&call, dtable, "dtable", 2, REAL | OUT)
     cdef table_t t
     cdef scratch_t s
+    cdef size_t sorting
     cdef Py_ssize_t i
+    cdef int workers = max_workers()
     t.single, t.n = dy_.single, index_.shape[0]
     t.rows, t.width = dtable_.shape[0], dtable_.shape[1]
     t.index, t.dy, t.dtable = <const int64_t*> index_.data, dy_.data, dtable_.data
@@ -94,10 +118,13 @@ def embedding_backward(index, dy, dtable):
         clear(&dtable_)
         return
     t.per_task = max(1, CHUNK // t.width)
-    s = take((t.rows + 1 + t.n) * sizeof(Py_ssize_t))
+    sorting = aligned((t.rows + 1 + t.n) * sizeof(Py_ssize_t))
+    t.sums_step = aligned(t.width * sizeof(double))
+    s = take(sorting + workers * t.sums_step)
+    t.sums = s.data + sorting
     t.first = <Py_ssize_t*> s.data
     t.places = t.first + t.rows + 1
     with nogil:
         _sort(&t)
-        run(_sum_task, &t, (t.rows + t.per_task - 1) // t.per_task, max_workers())
+        run(_sum_task, &t, (t.rows + t.per_task - 1) // t.per_task, workers)
     give(s)

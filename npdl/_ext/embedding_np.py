@@ -9,7 +9,7 @@ import numpy as np
 
 
 def embedding_backward(index, dy, dtable):
-    """dtable[v] = Σ dy[n] over all n with index[n] = v, in the order of n.
+    """dtable[v] = Σ dy[n] over all n with index[n] = v, exact to rounding however many there are.
 
     Parameters
     ----------
@@ -19,5 +19,6 @@ def embedding_backward(index, dy, dtable):
     dtable : ndarray, shape (V, D)
         Filled, not added to: 0 where no index leads.
     """
-    dtable[...] = 0
-    np.add.at(dtable, index, dy)
+    total = np.zeros(dtable.shape, np.result_type(dtable, np.float64))
+    np.add.at(total, index, dy)
+    dtable[...] = total

@@ -9,19 +9,22 @@ few to go round, are shared by their rows; each part packs them anew.) Otherwise
 job of its own, for all tasks. A row or three read B where it is.
 
 Every element of C is summed in the order of k, in blocks that only K decides: neither the number
-of threads nor that of rows changes a bit of the result.
+of threads nor that of rows changes a bit of the result. Where K is very long, the sums over LONG
+values of k are added in double.
 
 After Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", ACM TOMS 34, 2008.
 """
 
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
+from npdl._ext.pack cimport pack_panels, pack_rows
 from npdl._ext.rows cimport row_times_columns
-from npdl._ext.simd cimport MR, TALL, real, transpose4
-from npdl._ext.threads cimport run
+from npdl._ext.simd cimport MR, TALL, real
+from npdl._ext.threads cimport aligned, run
 from npdl._ext.tile cimport ceil_div, lanes, round_up, tile_cols, times_panel
 
 cdef enum:
     K_BLOCK = 512  # a panel of B (48 kB) stays in the level-2 cache
+    LONG = 32768  # values of k, 64 blocks, whose sums are added in the format of C
     A_ROWS = 96  # of a task: 192 kB of A, which stay there too
     A_BYTES = 262144  # of A, that stay there while a thread goes from panel to panel
     GRAIN = 100000  # multiply-adds that a task has at least, of several panels if need be
@@ -29,7 +32,6 @@ cdef enum:
     TOGETHER = 2  # panels of B that are packed in one go where a task packs its own
     A_COLUMN = 512  # numbers; columns of A so short are read in place
     COLUMNS = 128  # if they are no more than these
-    LINE = 4  # tiles of A that are packed together
     FEW_DEPTH = 256  # values of k, over which few rows pass some columns: these
     FEW_COLUMNS = 576  # whole panels of each build
     FEW_SMALL = 40000  # numbers of B below which they run by themselves
@@ -67,6 +69,10 @@ ctypedef struct product_t:
     Py_ssize_t k0, k1, depth  # the values of k that are worked on, and those of a block
     void* packed_a
     void* packed_b
+    # of a long one
+    double* totals
+    const void* sums  # over the last of the parts
+    bint first, last  # whether it is the first, the last one
 
 
 cdef inline product_t product_of(
@@ -105,7 +111,7 @@ cdef inline product_t product_of(
         p.mr, p.nr = TALL, 2 * lanes(c)
     p.a_tasks, p.panels = ceil_div(m, A_ROWS), ceil_div(n, p.nr)
     p.alone = p.in_place and p.a_tasks == 1
-    p.depth = block_depth(k)
+    p.depth = block_depth(long_part(k))
     p.group = ceil_div(GRAIN, min(m, <Py_ssize_t> A_ROWS) * p.depth * p.nr)
     p.packed_a = p.packed_b = NULL
     return p
@@ -114,6 +120,15 @@ cdef inline product_t product_of(
 cdef inline Py_ssize_t block_depth(Py_ssize_t k) noexcept nogil:
     """Depth of a block when K is cut into about equal ones of at most K_BLOCK."""
     return ceil_div(k, ceil_div(k, K_BLOCK))
+
+
+cdef inline Py_ssize_t long_part(Py_ssize_t k) noexcept nogil:
+    """Values of k whose sums are added in the format of C."""
+    return ceil_div(k, ceil_div(k, LONG))
+
+
+cdef inline bint is_long(product_t* p) noexcept nogil:
+    return p.k > LONG and not p.chain
 
 
 cdef inline void make_chain(product_t* p) noexcept nogil:
@@ -129,6 +144,15 @@ cdef inline int threads_for(product_t* p, int workers) noexcept nogil:
 
 cdef inline size_t product_scratch(product_t* p, int workers) noexcept nogil:
     """Bytes of scratch that `product` needs."""
+    cdef size_t size = sizeof(float) if p.single else sizeof(double)
+    if not is_long(p):
+        return _scratch(p, workers)
+    return (
+        aligned(p.m * p.n * sizeof(double)) + aligned(p.m * p.n * size) + _scratch(p, workers)
+    )
+
+
+cdef inline size_t _scratch(product_t* p, int workers) noexcept nogil:
     cdef Py_ssize_t size = sizeof(float) if p.single else sizeof(double)
     if p.few:
         return 0
@@ -139,6 +163,67 @@ cdef inline size_t product_scratch(product_t* p, int workers) noexcept nogil:
 
 cdef inline void product(product_t* p, char* scratch, int workers) noexcept nogil:
     """Compute it, on up to `workers` threads."""
+    if is_long(p):
+        _long_product(p, scratch, workers)
+    else:
+        _product(p, scratch, workers)
+
+
+cdef inline void _long_product(product_t* p, char* scratch, int workers) noexcept nogil:
+    """C from parts of K, each a product by itself, whose sums are added in double."""
+    cdef Py_ssize_t size = sizeof(float) if p.single else sizeof(double)
+    cdef Py_ssize_t k = 0, most = long_part(p.k), tasks = ceil_div(p.m, long_rows(p))
+    cdef product_t part = p[0]
+    p.totals = <double*> scratch
+    scratch += aligned(p.m * p.n * sizeof(double))
+    p.sums = part.c = scratch
+    scratch += aligned(p.m * p.n * size)
+    part.ldc, part.add, part.bias, part.finish = p.n, False, NULL, NULL
+    while k < p.k:
+        part.k = min(most, p.k - k)
+        part.a = <const char*> p.a + k * p.a_col * size
+        part.b = <const char*> p.b + k * p.b_row * size
+        _product(&part, scratch, workers)
+        p.first, p.last = k == 0, k + part.k == p.k
+        run(_long_task, p, tasks, workers)
+        k += part.k
+
+
+cdef inline Py_ssize_t long_rows(product_t* p) noexcept nogil:
+    """Rows to a task of `_long_task`."""
+    return ceil_div(GRAIN, p.n)
+
+
+cdef inline void _add_part(product_t* p, Py_ssize_t task, const real* _) noexcept nogil:
+    """totals += sums; after the last of them C = (start +) totals."""
+    cdef Py_ssize_t i0 = task * long_rows(p), i1 = min(p.m, i0 + long_rows(p)), i, j
+    cdef double* total
+    cdef const real* sums
+    cdef const real* start
+    cdef real* c
+    for i in range(i0, i1):
+        total, sums = p.totals + i * p.n, <const real*> p.sums + i * p.n
+        for j in range(p.n):
+            total[j] = sums[j] if p.first else total[j] + sums[j]
+        if not p.last:
+            continue
+        c = <real*> p.c + i * p.ldc
+        start = c if p.add else <const real*> p.bias
+        for j in range(p.n):
+            c[j] = <real> (total[j] if start == NULL else start[j] + total[j])
+    if p.last and p.finish != NULL:
+        p.finish(p.context, i0, i1, 0, p.n)
+
+
+cdef inline void _long_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    cdef product_t* p = <product_t*> context
+    if p.single:
+        _add_part(p, task, <float*> NULL)
+    else:
+        _add_part(p, task, <double*> NULL)
+
+
+cdef inline void _product(product_t* p, char* scratch, int workers) noexcept nogil:
     cdef Py_ssize_t size = sizeof(float) if p.single else sizeof(double), tasks
     workers = threads_for(p, workers)
     if p.few:
@@ -190,99 +275,6 @@ cdef inline Py_ssize_t pack_tasks(product_t* p) noexcept nogil:
     return ceil_div(p.panels, PACKED)
 
 
-cdef inline void _pack_columns(
-    const float* b, Py_ssize_t b_col, Py_ssize_t depth, Py_ssize_t nr, float* out
-) noexcept nogil:
-    """Four columns, the numbers of each side by side."""
-    cdef Py_ssize_t k = 0, j
-    cdef float* to
-    while k + 4 <= depth:
-        to = out + k * nr
-        transpose4(b + k, b_col, to, to + nr, to + 2 * nr, to + 3 * nr)
-        k += 4
-    while k < depth:
-        for j in range(4):
-            out[k * nr + j] = b[k + j * b_col]
-        k += 1
-
-
-cdef inline void _copy_row(const real* row, real* to, Py_ssize_t nr) noexcept nogil:
-    if nr == tile_cols(to):  # as a constant
-        memcpy(to, row, tile_cols(to) * sizeof(real))
-    else:
-        memcpy(to, row, 2 * lanes(to) * sizeof(real))
-
-
-cdef inline void pack_panels(
-    const real* b,
-    Py_ssize_t b_row,
-    Py_ssize_t b_col,
-    Py_ssize_t depth,
-    Py_ssize_t cols,
-    Py_ssize_t nr,
-    real* out,
-) noexcept nogil:
-    """b[k*b_row + j*b_col] for k < depth, j < cols, as panels one after the other.
-
-    A panel is depth x nr numbers. Beside the last column stands whatever follows it in b, or zeros.
-    """
-    cdef Py_ssize_t whole = cols // nr, rest = cols % nr, s, j, k, inside
-    cdef const real* row
-    cdef real* to
-    if b_col != 1:
-        if rest:
-            memset(out + whole * nr * depth, 0, depth * nr * sizeof(real))
-        j = 0
-        while j < cols:
-            to = out + j // nr * nr * depth + j % nr
-            if real is float and b_row == 1 and j + 4 <= min(cols, j // nr * nr + nr):
-                _pack_columns(b + j * b_col, b_col, depth, nr, to)
-                j += 4
-            else:
-                for k in range(depth):
-                    to[k * nr] = b[k * b_row + j * b_col]
-                j += 1
-        return
-    inside = depth - ceil_div(nr - rest, b_row)  # rows that nr numbers can be read of
-    for k in range(depth):
-        row, to = b + k * b_row, out + k * nr
-        for s in range(whole):
-            _copy_row(row + s * nr, to + s * nr * depth, nr)
-        if rest and k < inside:
-            _copy_row(row + whole * nr, to + whole * nr * depth, nr)
-        elif rest:
-            memset(to + whole * nr * depth, 0, nr * sizeof(real))
-            memcpy(to + whole * nr * depth, row + whole * nr, rest * sizeof(real))
-
-
-cdef inline void _pack_rows(
-    const real* a, Py_ssize_t a_row, Py_ssize_t a_col, Py_ssize_t rows, Py_ssize_t depth,
-    Py_ssize_t mr, real* out,
-) noexcept nogil:
-    """a[i*a_row + k*a_col], mr rows after the other, the numbers of one k side by side."""
-    cdef Py_ssize_t i, k, i0 = 0
-    while a_row == 1 and i0 + LINE * mr <= rows:  # a cache line of A at a time
-        for k in range(depth):
-            for i in range(LINE):
-                if mr == MR:  # as a constant
-                    memcpy(
-                        out + (i * depth + k) * MR, a + i0 + i * MR + k * a_col, MR * sizeof(real)
-                    )
-                else:
-                    memcpy(
-                        out + (i * depth + k) * TALL, a + i0 + i * TALL + k * a_col,
-                        TALL * sizeof(real),
-                    )
-        out += LINE * mr * depth
-        i0 += LINE * mr
-    while i0 < rows:
-        for i in range(min(mr, rows - i0)):
-            for k in range(depth):
-                out[k * mr + i] = a[(i0 + i) * a_row + k * a_col]
-        out += mr * depth
-        i0 += mr
-
-
 cdef inline void _pack(product_t* p, Py_ssize_t task, const real* _) noexcept nogil:
     """Tasks: the panels of B, PACKED at a time, then the rows of A, A_ROWS at a time."""
     cdef Py_ssize_t wide = PACKED * p.nr, depth = p.k1 - p.k0, at = task * wide
@@ -293,7 +285,7 @@ cdef inline void _pack(product_t* p, Py_ssize_t task, const real* _) noexcept no
         )
     else:
         at = (task - pack_tasks(p)) * A_ROWS
-        _pack_rows(
+        pack_rows(
             <const real*> p.a + p.k0 * p.a_col + at * p.a_row, p.a_row, p.a_col,
             min(<Py_ssize_t> A_ROWS, p.m - at), depth, p.mr, <real*> p.packed_a + at * depth,
         )

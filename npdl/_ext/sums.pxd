@@ -1,7 +1,8 @@
 """Sums of many numbers, exact to the last places.
 
 Numbers are added in their own format, in several sums side by side, which the compiler vectorises;
-the sums are then added in double.
+the sums are then added in double. `sum_rows` and `product_rows` do the first half
+alone: they are for a few rows.
 """
 
 from libc.string cimport memset
@@ -9,6 +10,7 @@ from npdl._ext.simd cimport real
 
 cdef enum:
     LANES = 32  # sums of a span
+    ROWS = 32  # that are added in their own format
 
 
 cdef inline double fold(real* s) noexcept nogil:
@@ -85,6 +87,21 @@ cdef inline void sum_rows(
         for k in range(w):
             s[k] += x[k]
         x += step
+
+
+cdef inline void sum_many_rows(
+    const real* x, Py_ssize_t n, Py_ssize_t w, double* totals, real* s
+) noexcept nogil:
+    """s = Σ of n rows of w numbers, however many: ROWS of them in their format, these in double."""
+    cdef Py_ssize_t i = 0, j
+    memset(totals, 0, w * sizeof(double))
+    while i < n:
+        sum_rows(x + i * w, min(n - i, <Py_ssize_t> ROWS), w, w, s)
+        for j in range(w):
+            totals[j] += s[j]
+        i += ROWS
+    for j in range(w):
+        s[j] = <real> totals[j]
 
 
 cdef inline void product_rows(
