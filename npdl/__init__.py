@@ -17,7 +17,14 @@ from npdl import (
     schedules,
     utils,
 )
-from npdl._ext import get_num_threads, get_precision, set_num_threads, set_precision, use_backend
+from npdl._ext import (
+    get_num_threads,
+    get_precision,
+    release_memory,
+    set_num_threads,
+    set_precision,
+    use_backend,
+)
 from npdl._version import __version__
 from npdl.layers import Input
 from npdl.model import Model
@@ -49,6 +56,7 @@ __all__ = [
     "optimizers",
     "plot_model",
     "regularizers",
+    "release_memory",
     "saving",
     "schedules",
     "set_num_threads",

@@ -82,6 +82,16 @@ class Call(NamedTuple):
     function: str
     args: dict[str, Any]
 
+    def __repr__(self) -> str:
+        """Shapes instead of arrays, which hypothesis would print whole."""
+        args = (
+            f"{name}={value.dtype}{list(value.shape)}"
+            if isinstance(value, np.ndarray)
+            else f"{name}={value!r}"
+            for name, value in self.args.items()
+        )
+        return f"{self.function}({', '.join(args)})"
+
     @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the arrays that are filled, without those left out."""

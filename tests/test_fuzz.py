@@ -69,6 +69,10 @@ acts = st.tuples(
     st.integers(activation_np.LINEAR, activation_np.SYMMETRIC_ELLIOT),
     st.sampled_from([1.0, 0.5, 1.7]),
 )
+# Gates without bounds multiply the state by itself at every step: it soon overflows in all builds.
+bounded_acts = acts.filter(
+    lambda act: act[0] not in (activation_np.LINEAR, activation_np.RELU, activation_np.SOFT_PLUS)
+)
 names = st.sampled_from(["relu", "tanh", "sigmoid", "linear", "soft_plus", "elliot", "softmax"])
 masks = st.sampled_from([None, "all", "none", "some", "lengths", "late", "nonzero"])
 
@@ -98,12 +102,13 @@ def good_calls(draw):
     if kind == "recurrent":
         cell = draw(st.sampled_from(["rnn", "lstm", "gru"]))
         without = "dx", "dw", "dh", "dhn", "dcn"
+        steps = draw(few)
         return make.recurrent(
             cell,
-            *(draw(size), draw(few), draw(size), draw(size), draw(masks)),
+            *(draw(size), steps, draw(size), draw(size), draw(masks)),
             without=tuple(draw(st.sets(st.sampled_from(without), max_size=2))),
             act=draw(acts),
-            gate_act=draw(acts),
+            gate_act=draw(acts if steps == 1 else bounded_acts),
             reverse=draw(st.booleans()),
             drop=draw(st.sampled_from(["", "x", "h", "xh"])),
             after=cell == "gru" and draw(st.booleans()),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -353,6 +355,74 @@ def test_number_of_threads_comes_from_the_environment(value):
     assert int(run.stdout) == int(value or min(cores.usable_cores(), 64))
 
 
+def import_with(**variables):
+    environment = os.environ | {"PYTHONPATH": str(Path(npdl.__file__).parents[1])} | variables
+    code = "from npdl import _ext; print(_ext.get_num_threads())"
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+
+
+@needs_cython
+@pytest.mark.parametrize("value", ["65", "0100", "9" * 5000])
+def test_more_threads_than_there_may_be(value):
+    run = import_with(NPDL_NUM_THREADS=value)
+    assert run.stdout == "64\n"
+    assert f"64 threads at most. Received: NPDL_NUM_THREADS={value}." in run.stderr
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [*(("NPDL_NUM_THREADS", v) for v in ("0", "00", "-1", "two", "1.5"))]
+    + [("NPDL_PRECISION", "high")],
+)
+def test_a_wrong_variable_is_named(name, value):
+    run = import_with(**{name: value})
+    assert run.returncode
+    assert re.search(rf"ValueError: {name} must be .*Received: '{value}'", run.stderr)
+
+
+# ------------------------------------------------------------------------- memory
+
+
+@needs_cython
+def test_memory_of_the_last_call_is_kept_until_it_is_released():
+    calls = Maker("float32").dense(40, 50, 60, (TANH, 1.0))
+    backward = implementation(ISA, "dense_backward")
+    npdl.release_memory()
+    backward(*calls[1].args.values())
+    kept = npdl.release_memory()
+    assert kept >= 40 * 60 * 4  # dz
+    assert npdl.release_memory() == 0
+    run_twice = [run(backward, calls[1])["dw"] for _ in range(2)]
+    assert run_twice[0].tobytes() == run_twice[1].tobytes()
+
+
+@needs_cython
+def test_memory_that_is_kept_has_a_bound():
+    threads = importlib.import_module("npdl._ext.threads")
+    calls = Maker("float32").dense(40, 50, 60, (TANH, 1.0))
+    backward = implementation(ISA, "dense_backward")
+    npdl.release_memory()
+    threads.keep_at_most(1000)
+    try:
+        backward(*calls[1].args.values())
+        assert npdl.release_memory() == 0
+    finally:
+        threads.keep_at_most(256 << 20)
+
+
+@needs_cython
+def test_memory_is_released_while_kernels_run():
+    call = Maker("float32").dense(64, 64, 64, (TANH, 1.0))[1]
+    wanted = run(implementation(ISA, call.function), call)["dw"].tobytes()
+    with ThreadPoolExecutor(4) as pool:
+        found = [pool.submit(run, implementation(ISA, call.function), call) for _ in range(60)]
+        while not all(future.done() for future in found):
+            assert npdl.release_memory() >= 0
+    assert all(future.result()["dw"].tobytes() == wanted for future in found)
+
+
 # -------------------------------------------------------------------------- cores
 
 
@@ -376,6 +446,41 @@ def test_quota_of_a_control_group(tmp_path, files, quota):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert cores._cgroup_quota(tmp_path) == quota
+
+
+V2, V1 = "0::/system.slice/job.service\n", "5:memory:/m\n4:cpu,cpuacct:/slurm/job\n0::/\n"
+NESTED = [
+    ({"system.slice/job.service/cpu.max": "50000 100000"}, V2, 0.5),
+    ({"system.slice/cpu.max": "200000 100000"}, V2, 2),
+    (
+        {"cpu.max": "900000 100000", "system.slice/cpu.max": "300000 100000"}
+        | {"system.slice/job.service/cpu.max": "max 100000"},
+        V2,
+        3,
+    ),
+    ({"other.slice/cpu.max": "50000 100000"}, V2, np.inf),
+    ({"cpu.max": "100000 100000"}, "0::/../outside\n", 1),
+    ({"cpu.max": "100000 0"}, V2, np.inf),
+    (
+        {"cpu/slurm/job/cpu.cfs_quota_us": "300000", "cpu/slurm/job/cpu.cfs_period_us": "100000"},
+        V1,
+        3,
+    ),
+    ({"cpu/m/cpu.cfs_quota_us": "300000", "cpu/m/cpu.cfs_period_us": "100000"}, V1, np.inf),
+    ({"cpu.max": "250000 100000"}, "no such line", 2.5),
+    ({"cpu.max": "250000 100000"}, None, 2.5),
+]
+
+
+@pytest.mark.parametrize("files, membership, quota", NESTED)
+def test_quota_of_nested_control_groups(tmp_path, files, membership, quota):
+    """Where there is no namespace, the group of a process stands somewhere below the root."""
+    for name, text in files.items():
+        (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "root" / name).write_text(text)
+    if membership is not None:
+        (tmp_path / "cgroup").write_text(membership)
+    assert cores._cgroup_quota(tmp_path / "root", tmp_path / "cgroup") == quota
 
 
 @pytest.mark.parametrize(

@@ -177,6 +177,24 @@ def get_num_threads() -> int:
     return importlib.import_module("npdl._ext.threads").get_num_threads()
 
 
+def release_memory() -> int:
+    """Give back the scratch memory that the kernels keep for their next calls.
+
+    A kernel that is called again allocates nothing, since the memory of its last call was kept: up
+    to 256 MB between calls, whatever the size of the calls. A program that has done its
+    computations may want that memory for something else. Any thread may call this at any time.
+
+    Returns
+    -------
+    int
+        How many bytes were given back; 0 without compiled kernels.
+    """
+    if "cython" not in _backends:
+        return 0
+    released: int = importlib.import_module("npdl._ext.threads").release_memory()
+    return released
+
+
 def set_precision(mode: str) -> None:
     """Choose between speed and the last bits of float32 convolutions.
 
@@ -184,8 +202,12 @@ def set_precision(mode: str) -> None:
     ----------
     mode : {"fast", "exact"}
         "fast", the default, lets 3x3 convolutions of stride 1 run in Winograd's form, with a
-        quarter of the products and errors of up to about 1e-5 of the largest sum; "exact" computes
-        every sum directly, with errors of about 1e-6. float64 is always exact.
+        quarter of the products. Its errors are up to about 1e-5 of the largest number that goes
+        into a tile of 6x6 pixels, times the sum of the filter's weights: *not* of the single
+        output. Beside a pixel a million times larger than the others, small outputs of its tile
+        have no right digits; a NaN or infinity spreads over its tile; and numbers beyond 1e36
+        overflow. "exact" computes every sum directly, with errors of about 1e-6 of the sum of its
+        terms' magnitudes, whatever stands beside it. float64 is always exact.
 
     Raises
     ------
@@ -207,15 +229,29 @@ def get_precision() -> str:
 
 
 _precision = "fast"
-set_precision(os.environ.get("NPDL_PRECISION") or "fast")
+
+
+def _precision_from_environment() -> str:
+    wanted = os.environ.get("NPDL_PRECISION") or "fast"
+    if wanted not in ("fast", "exact"):
+        raise ValueError(f"NPDL_PRECISION must be 'fast' or 'exact'. Received: {wanted!r}.")
+    return wanted
+
+
+set_precision(_precision_from_environment())
 
 
 def _threads_from_environment() -> int:
     wanted = os.environ.get("NPDL_NUM_THREADS")
     if not wanted:
         return min(usable_cores(), 64)
-    if not wanted.isdecimal():
+    if not wanted.isdecimal() or not wanted.strip("0"):
         raise ValueError(f"NPDL_NUM_THREADS must be a positive integer. Received: {wanted!r}.")
+    if len(wanted.lstrip("0")) > 2 or int(wanted) > 64:  # `$(nproc)` on a large machine
+        warnings.warn(
+            f"npdl uses 64 threads at most. Received: NPDL_NUM_THREADS={wanted}.", stacklevel=2
+        )
+        return 64
     return int(wanted)
 
 

@@ -11,19 +11,53 @@ def _numbers(file: str) -> list[str]:
         return opened.read().split()
 
 
-def _cgroup_quota(root: str | os.PathLike[str] = "/sys/fs/cgroup") -> float:
-    """Cores that the control group of this process may keep busy; infinity if there is no limit."""
+def _group_quota(group: str) -> float:
+    """Cores that one control group may keep busy; infinity if there is no limit."""
     try:
-        quota, period = _numbers(f"{root}/cpu.max")
+        quota, period = _numbers(f"{group}/cpu.max")
         return math.inf if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
+    except (OSError, ValueError, ZeroDivisionError):
         pass
     try:  # version 1
-        (quota_us,) = map(int, _numbers(f"{root}/cpu/cpu.cfs_quota_us"))
-        (period_us,) = map(int, _numbers(f"{root}/cpu/cpu.cfs_period_us"))
+        (quota_us,) = map(int, _numbers(f"{group}/cpu.cfs_quota_us"))
+        (period_us,) = map(int, _numbers(f"{group}/cpu.cfs_period_us"))
         return quota_us / period_us if quota_us > 0 else math.inf
     except (OSError, ValueError, ZeroDivisionError):
         return math.inf
+
+
+def _own_groups(membership: str | os.PathLike[str]) -> list[tuple[str, str]]:
+    """The folder of a hierarchy and the path of this process's group in it, and those above it.
+
+    Without a namespace of control groups (systemd's CPUQuota, Slurm), a group's limit stands below
+    the root, and so may limits of the groups around it.
+    """
+    groups = [("", ""), ("cpu", "")]
+    try:
+        with open(membership) as opened:
+            lines = opened.read().splitlines()
+    except (OSError, ValueError):
+        return groups
+    for line in lines:  # "0::/a/b", or "4:cpu,cpuacct:/a/b" in version 1
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        parts = [part for part in path.split("/") if part]
+        if ".." not in parts:  # a group outside of this namespace, which can't be looked at
+            folder = "cpu" if controllers else ""
+            groups += [(folder, "/".join(parts[: i + 1])) for i in range(len(parts))]
+    return groups
+
+
+def _cgroup_quota(
+    root: str | os.PathLike[str] = "/sys/fs/cgroup",
+    membership: str | os.PathLike[str] = "/proc/self/cgroup",
+) -> float:
+    """Cores that the control groups of this process leave it; infinity if there is no limit."""
+    return min(
+        _group_quota(os.path.join(root, folder, path)) for folder, path in _own_groups(membership)
+    )
 
 
 def usable_cores() -> int:

@@ -275,12 +275,15 @@ static int npdl_threads_init(void) {
 #endif
 
 /* Scratch: a kernel takes one block at its start and gives it back at its end. Blocks are kept, the
- * last one given first, so that a kernel that is called again allocates nothing. */
+ * last one given first, so that a kernel that is called again allocates nothing; but no more bytes
+ * than `npdl_keep`, and none after npdl_release(). */
 static struct {
     void *start; /* what malloc returned */
     size_t size;
 } npdl_blocks[NPDL_MAX_BLOCKS];
 static int npdl_n_blocks = 0;
+static size_t npdl_kept = 0; /* bytes in them */
+static size_t npdl_keep = (size_t)256 << 20;
 
 /* The aligned block, and what npdl_give() wants back; NULL when memory ran out. */
 static char *npdl_take(size_t size, void **start, size_t *got) {
@@ -291,6 +294,7 @@ static char *npdl_take(size_t size, void **start, size_t *got) {
         npdl_n_blocks--;
         *start = npdl_blocks[npdl_n_blocks].start;
         *got = npdl_blocks[npdl_n_blocks].size;
+        npdl_kept -= *got;
     }
     NPDL_UNLOCK();
     if (!*start || *got < size) {
@@ -304,14 +308,35 @@ static char *npdl_take(size_t size, void **start, size_t *got) {
 
 static void npdl_give(void *start, size_t size) {
     NPDL_LOCK();
-    if (npdl_n_blocks < NPDL_MAX_BLOCKS) {
+    if (npdl_n_blocks < NPDL_MAX_BLOCKS && size <= npdl_keep && npdl_kept <= npdl_keep - size) {
         npdl_blocks[npdl_n_blocks].start = start;
         npdl_blocks[npdl_n_blocks].size = size;
         npdl_n_blocks++;
+        npdl_kept += size;
         start = NULL;
     }
     NPDL_UNLOCK();
     free(start);
+}
+
+/* Free all blocks that no kernel has now; returns their bytes. */
+static size_t npdl_release(void) {
+    void *starts[NPDL_MAX_BLOCKS];
+    NPDL_LOCK();
+    int n = npdl_n_blocks;
+    size_t bytes = npdl_kept;
+    for (int i = 0; i < n; i++) starts[i] = npdl_blocks[i].start;
+    npdl_n_blocks = 0;
+    npdl_kept = 0;
+    NPDL_UNLOCK();
+    for (int i = 0; i < n; i++) free(starts[i]);
+    return bytes;
+}
+
+static void npdl_keep_at_most(size_t bytes) {
+    NPDL_LOCK();
+    npdl_keep = bytes;
+    NPDL_UNLOCK();
 }
 
 #endif

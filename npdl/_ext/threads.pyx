@@ -7,6 +7,8 @@ cdef extern from "threads.h":
     int npdl_threads_init() nogil
     char* npdl_take(size_t size, void** start, size_t* got) nogil
     void npdl_give(void* start, size_t size) nogil
+    size_t npdl_release() nogil
+    void npdl_keep_at_most(size_t bytes) nogil
 
 if npdl_threads_init():
     raise ImportError("npdl's thread pool could not be prepared for fork().")
@@ -40,3 +42,13 @@ def set_num_threads(int n):
 def get_num_threads():
     """Threads that a kernel may use."""
     return npdl_get_threads()
+
+
+def release_memory():
+    """Free the scratch memory that no kernel is using now, and return how many bytes that was."""
+    return npdl_release()
+
+
+def keep_at_most(size_t n_bytes):
+    """Keep scratch memory of up to this size between calls."""
+    npdl_keep_at_most(n_bytes)
