@@ -45,7 +45,7 @@ cdef inline void _step(step_t* j, Py_ssize_t at, Py_ssize_t n, const real* _) no
     cdef real* s = <real*> j.s + at
     cdef real keep1 = <real> j.keep1, new1 = <real> (1 - j.keep1)
     cdef real keep2 = <real> j.keep2, new2 = <real> (1 - j.keep2)
-    cdef real lr = <real> j.lr, epsilon = <real> j.epsilon, zero = 0
+    cdef real lr = <real> j.lr, minus_lr = -lr, epsilon = <real> j.epsilon, zero = 0
     cdef real rate = <real> (j.lr / j.unbias1), unbias2 = <real> (1 / j.unbias2), u, most
     cdef Py_ssize_t i
     if j.kind == SGD:
@@ -53,12 +53,12 @@ cdef inline void _step(step_t* j, Py_ssize_t at, Py_ssize_t n, const real* _) no
             p[i] -= lr * g[i]
     elif j.kind == MOMENTUM:
         for i in range(n):
-            r[i] = keep1 * r[i] - lr * g[i]
+            r[i] = keep1 * r[i] + minus_lr * g[i]
             p[i] += r[i]
     elif j.kind == NESTEROV:
         for i in range(n):
-            r[i] = keep1 * r[i] - lr * g[i]
-            p[i] += keep1 * r[i] - lr * g[i]
+            r[i] = keep1 * r[i] + minus_lr * g[i]
+            p[i] += keep1 * r[i] + minus_lr * g[i]
     elif j.kind == ADAGRAD:
         for i in range(n):
             r[i] += g[i] * g[i]

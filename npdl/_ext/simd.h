@@ -58,6 +58,12 @@ static inline npdl_f64v npdl_add_product_f64(npdl_f64v c, double a, npdl_f64v b)
     return c;
 }
 
+/* x as a register has it: a product that is rounded, and not fused with a sum that it goes into. */
+static inline npdl_f32v npdl_rounded_f32(npdl_f32v x) {
+    NPDL_STAY(x);
+    return x;
+}
+
 /* The sum of the lanes, 16 bytes at a time. */
 static inline float npdl_sum_f32(npdl_f32v x) {
     npdl_f32q part[NPDL_VB / 16];
@@ -111,6 +117,7 @@ static inline npdl_f32v npdl_add_product_f32(npdl_f32v c, float a, npdl_f32v b) 
 static inline npdl_f64v npdl_add_product_f64(npdl_f64v c, double a, npdl_f64v b) {
     return c + a * b;
 }
+static inline npdl_f32v npdl_rounded_f32(npdl_f32v x) { return x; }
 static inline float npdl_sum_f32(npdl_f32v x) { return x; }
 static inline double npdl_sum_f64(npdl_f64v x) { return x; }
 static inline void npdl_transpose4(const float *rows, ptrdiff_t step, float *c0, float *c1,

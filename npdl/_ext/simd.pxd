@@ -16,6 +16,7 @@ cdef extern from "simd.h":
     f32v add_product_f32 "npdl_add_product_f32"(f32v c, float a, f32v b) noexcept nogil  # c + a b
     f64v add_product_f64 "npdl_add_product_f64"(f64v c, double a, f64v b) noexcept nogil
     void* opaque "npdl_opaque"(void* function) noexcept nogil
+    f32v rounded_f32 "npdl_rounded_f32"(f32v x) noexcept nogil  # a product, not fused with a sum
     float sum_f32 "npdl_sum_f32"(f32v x) noexcept nogil  # of the lanes
     double sum_f64 "npdl_sum_f64"(f64v x) noexcept nogil
     # four rows of four, `step` apart: their columns

@@ -6,10 +6,11 @@ from libc.string cimport memset
 from npdl._ext.arrays cimport ANY, INT64, OUT, REAL, UINT8, array, array_t, call_t, same_shape
 from npdl._ext.elementary cimport exp
 from npdl._ext.simd cimport real
-from npdl._ext.sums cimport sum_of
+from npdl._ext.sums cimport sum_of, sum_of_products
 from npdl._ext.threads cimport max_workers, run, task_t
 
 cdef enum:
+    SHORT = 64  # products that are added one after the other
     CHUNK = 4096  # numbers to a task
     LANES = 16  # numbers that are compared side by side
     SPAN = 32  # numbers that are looked through for the place of the greatest, if it is there
@@ -53,17 +54,27 @@ cdef inline real _top(const real* x, Py_ssize_t n) noexcept nogil:
     return s[0]
 
 
+cdef inline real _dot(const real* x, const real* y, Py_ssize_t n, real shift) noexcept nogil:
+    """Σ x (y - shift). A loop that adds products would be vectorised, and rounded, in part."""
+    cdef real products[SHORT]
+    cdef real total = 0
+    cdef Py_ssize_t j
+    if n > SHORT:
+        return <real> sum_of_products(x, y, n, <real> 0, shift)
+    for j in range(n):
+        products[j] = x[j] * (y[j] - shift)
+    for j in range(n):
+        total += products[j]
+    return total
+
+
 cdef inline real _loss(rows_t* r, Py_ssize_t i, real log_total) noexcept nogil:
     """The cross-entropy of a row, from log Σ e^z."""
     cdef const real* z = <const real*> r.z + i * r.k
     cdef const real* t = <const real*> r.t + i * r.k
-    cdef real loss = 0
-    cdef Py_ssize_t j
     if r.labels != NULL:
         return log_total - z[r.labels[i]]
-    for j in range(r.k):
-        loss += t[j] * (log_total - z[j])
-    return loss
+    return <real> 0 - _dot(t, z, r.k, log_total)
 
 
 cdef inline void _forward_rows(
@@ -99,8 +110,7 @@ cdef inline void _backward_row(rows_t* r, Py_ssize_t i, const real* _) noexcept 
     cdef real total = 0, scale
     cdef Py_ssize_t j
     if r.dloss == NULL:  # softmax alone: t is dp
-        for j in range(r.k):
-            total += t[j] * p[j]
+        total = _dot(t, p, r.k, <real> 0)
         for j in range(r.k):
             dz[j] = p[j] * (t[j] - total)
         return

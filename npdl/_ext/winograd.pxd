@@ -21,11 +21,12 @@ ten times that of the direct sum.
 from libc.string cimport memcpy, memset
 from npdl._ext.activation cimport act_span, act_t
 from npdl._ext.pixels cimport area_of, area_size, area_t
-from npdl._ext.simd cimport LANES_F32, TALL, f32v, transpose4
+from npdl._ext.simd cimport LANES_F32, TALL, f32v, rounded_f32, transpose4
 from npdl._ext.tile cimport ceil_div, round_up, tall_tiles
 
 cdef enum:
     PLACES = 36
+    CUT = 12  # rows of the tallest tiles of all builds, whose chunks dW is summed over in each
     WIDE = 2 * LANES_F32  # channels in a panel
     V_BYTES = 384 * 1024  # of a chunk: they stay in the level-2 cache
 
@@ -68,7 +69,7 @@ cdef inline winograd_t winograd_plan(
         p.strips = ceil_div(p.tiles_h, p.rows)
     else:
         for images in range(1, min(n, most // tiles) + 1):
-            cost = ceil_div(n, images) * round_up(images * tiles, TALL)
+            cost = ceil_div(n, images) * round_up(images * tiles, CUT)
             if best < 0 or cost <= best:
                 best, p.images = cost, images
     p.chunks = ceil_div(n, p.images) * p.strips
@@ -109,8 +110,9 @@ cdef inline void _filter_line(
 ) noexcept nogil:
     # t = G g
     cdef float quarter = 0.25, sixth = 1.0 / 6, twelfth = 1.0 / 12, twentyfourth = 1.0 / 24
-    cdef f32v a = sixth * (g[0] + g[2 * step]), b = sixth * g[step]
-    cdef f32v c = twentyfourth * g[0] + sixth * g[2 * step], d = twelfth * g[step]
+    cdef f32v a = rounded_f32(sixth * (g[0] + g[2 * step])), b = rounded_f32(sixth * g[step])
+    cdef f32v c = twentyfourth * g[0] + rounded_f32(sixth * g[2 * step])
+    cdef f32v d = rounded_f32(twelfth * g[step])
     t[0] = quarter * g[0]
     t[to] = -a - b
     t[2 * to] = b - a
@@ -175,8 +177,8 @@ cdef inline void _input_line(
     cdef float two = 2, four = 4, five = 5
     cdef f32v d0 = d[0], d1 = d[step], d2 = d[2 * step]
     cdef f32v d3 = d[3 * step], d4 = d[4 * step], d5 = d[5 * step], a, b
-    t[0] = four * d0 - five * d2 + d4
-    t[5 * to] = four * d1 - five * d3 + d5
+    t[0] = (four * d0 + d4) - five * d2
+    t[5 * to] = (four * d1 + d5) - five * d3
     a, b = d4 - four * d2, d3 - four * d1
     t[to] = a + b
     t[2 * to] = a - b

@@ -8,7 +8,7 @@ so each of the 36 places is again a matrix product, dU[m, k] = Σ_t Z[t, m] V[t,
 """
 
 from npdl._ext.pixels cimport area_size, area_t
-from npdl._ext.simd cimport LANES_F32, TALL, f32v
+from npdl._ext.simd cimport LANES_F32, TALL, f32v, rounded_f32
 from npdl._ext.tile cimport ceil_div, round_up, tall_tiles
 from npdl._ext.winograd cimport (
     PLACES,
@@ -38,11 +38,11 @@ cdef inline Py_ssize_t sums_size(winograd_t* p) noexcept nogil:
 
 
 cdef inline Py_ssize_t weights_groups(winograd_t* p, Py_ssize_t most) noexcept nogil:
-    """Into how many groups to cut the images."""
+    """Into how many groups to cut the images: as many in every build, for dW is their sum."""
     cdef Py_ssize_t tiles = p.tiles_h * p.tiles_w, groups = most
     while groups > 2 and (
         p.n // groups * tiles < TILES
-        or groups * sums_size(p) * <Py_ssize_t> sizeof(float) > MOST_BYTES
+        or groups * PLACES * p.m * p.k * <Py_ssize_t> sizeof(float) > MOST_BYTES
     ):
         groups //= 2
     return min(groups, p.n)
@@ -130,11 +130,11 @@ cdef inline void add_products(
 cdef inline void _weight_line(
     const f32v* u, Py_ssize_t step, f32v* w, Py_ssize_t to
 ) noexcept nogil:
-    # w = Gᵀ u
+    # w = Gᵀ u, each product rounded or fused as in all builds
     cdef float quarter = 0.25, sixth = 1.0 / 6, twelfth = 1.0 / 12, twentyfourth = 1.0 / 24
     cdef f32v a = u[step] + u[2 * step], b = u[3 * step] + u[4 * step]
-    w[0] = quarter * u[0] - sixth * a + twentyfourth * b
-    w[to] = sixth * (u[2 * step] - u[step]) + twelfth * (u[3 * step] - u[4 * step])
+    w[0] = rounded_f32(quarter * u[0]) - sixth * a + twentyfourth * b
+    w[to] = rounded_f32(sixth * (u[2 * step] - u[step])) + twelfth * (u[3 * step] - u[4 * step])
     w[2 * to] = sixth * (b - a) + u[5 * step]
 
 
