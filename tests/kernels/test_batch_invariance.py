@@ -67,6 +67,7 @@ def test_the_calls_are_those_of_forward_kernels():
     assert {call.function for call in CALLS.values()} == {
         *("dense_forward", "rnn_forward", "lstm_forward", "gru_forward", "conv2d_forward"),
         *("softmax_forward", "softmax_xent_forward", "meanpool_forward", "norm_fixed_forward"),
+        *("layernorm_forward", "log_softmax_forward"),
     }
 
 
