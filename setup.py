@@ -29,6 +29,7 @@ HERE = Path("npdl/_ext")
 # One build of these for each instruction set, and one in all of those.
 KERNELS = [
     "activation",
+    "attention",
     "conv",
     "ctc",
     "dense",

@@ -64,6 +64,18 @@ def _activation(make: _Maker, size: int, code: int = TANH) -> Iterator[Case]:
     yield Case("activation_backward", (source, make.random(size), make.blank(size), act))
 
 
+def _attention(
+    make: _Maker, n: int, t: int, h: int, d: int, masked: bool = False, additive: bool = False
+) -> Iterator[Case]:
+    q, k, v, dy = (make.random(n, t, h, d) for _ in range(4))
+    masks = [(make.rng.random((n, t)) < 0.7).astype(np.uint8) if masked else None for _ in "qk"]
+    w = make.random(h, d) if additive else None
+    inputs = q, k, v, *masks, w, d**-0.5, masked
+    yield Case("attention_forward", (*inputs, make.blank(n, t, h, d)))
+    grads = [make.blank(n, t, h, d) for _ in range(3)]
+    yield Case("attention_backward", (*inputs, dy, *grads, make.blank(h, d) if additive else None))
+
+
 def _dense(make: _Maker, n: int, d: int, u: int) -> Iterator[Case]:
     x, w, b = make.random(n, d), make.random(d, u, scale=d**-0.5), make.random(u)
     y = make.blank(n, u)
@@ -261,6 +273,7 @@ def cases(dtype: str, size: str) -> Iterator[Case]:
     make = _Maker(dtype)
     if size == "usual":
         yield from _activation(make, 200_000)
+        yield from _attention(make, 32, 64, 4, 32)
         yield from _dense(make, 64, 784, 256)
         yield from _dropout(make, 200_000)
         yield from _embedding(make, 5000, 64, 2000)
@@ -280,6 +293,9 @@ def cases(dtype: str, size: str) -> Iterator[Case]:
     for length in (1, 37):
         for code in range(LINEAR, MISH + 1):
             yield from _activation(make, length, code)
+    for additive in (False, True):
+        yield from _attention(make, 1, 1, 1, 1, additive=additive)
+        yield from _attention(make, 3, 53, 2, 7, masked=True, additive=additive)
     for length in (1, 37, 16411):
         yield from _dropout(make, length)
     for table in [(1, 1, 1), (17, 11, 101)]:

@@ -25,6 +25,8 @@ TWINS = {stem: importlib.import_module(f"npdl._ext.{stem}_np") for stem in PAIRS
 FILLED = {
     "activation_forward": ("y",),
     "activation_backward": ("dx",),
+    "attention_forward": ("y",),
+    "attention_backward": ("dq", "dk", "dv", "dw"),
     "conv2d_forward": ("y",),
     "conv2d_backward": ("dx", "dw", "db"),
     "conv2d_transposed_forward": ("y",),
@@ -189,6 +191,38 @@ class Maker:
         source = x if act[0] in FROM_INPUT else y
         args = source, self.random(size), self.empty(size), act
         return [forward, self.call("activation_backward", *args)]
+
+    def attention(
+        self,
+        n: int,
+        tq: int,
+        tk: int,
+        h: int,
+        d: int,
+        e: int,
+        q_mask: str | None = None,
+        k_mask: str | None = None,
+        causal: bool = False,
+        additive: bool = False,
+        grads: str = "qkvw",
+    ) -> list[Call]:
+        """What the masks leave out holds NaN."""
+        masks = self.masks(q_mask, n, tq), self.masks(k_mask, n, tk)
+        q, k, v = self.random(n, tq, h, d), self.random(n, tk, h, d), self.random(n, tk, h, e)
+        dy = self.random(n, tq, h, e)
+        for mask, steps in [(masks[0], (q, dy)), (masks[1], (k, v))]:
+            for array in steps if mask is not None else ():
+                array[mask == 0] = np.nan
+        w = self.random(h, d) if additive else None
+        args = q, k, v, *masks, w, float(d**-0.5), causal
+        found = [
+            None if array is None or name not in grads else np.zeros_like(array)
+            for name, array in zip("qkvw", (q, k, v, w))
+        ]
+        return [
+            self.call("attention_forward", *args, self.empty(n, tq, h, e)),
+            self.call("attention_backward", *args, dy, *found),
+        ]
 
     def dense(
         self, n: int, d: int, u: int, act=(SIGMOID, 1.0), without: tuple[str, ...] = ()
@@ -450,6 +484,7 @@ class Maker:
         """A call of every kernel, each with shapes that fit nothing else by chance."""
         calls = [
             *self.activation(11),
+            *self.attention(3, 4, 5, 2, 7, 6, "some", "some", additive=True),
             *self.dense(6, 7, 9),
             *self.dropout(11),
             *self.embedding(5, 7, 9),

@@ -42,6 +42,8 @@ def large_calls(dtype: str) -> list[Call]:
     make = Maker(dtype)
     calls = [
         *make.activation(70_001),
+        *make.attention(5, 101, 97, 3, 23, 19, "some", "some", causal=True),
+        *make.attention(7, 11, 13, 3, 23, 19, "lengths", "late", additive=True),
         *make.dense(131, 67, 103),
         *make.dense(3, 301, 513),
         *make.dropout(3 * 16384 + 5),

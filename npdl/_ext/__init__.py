@@ -35,6 +35,7 @@ from npdl._ext.cores import usable_cores
 #: The kernel pairs: module stem -> its functions.
 PAIRS = {
     "activation": ("activation_forward", "activation_backward"),
+    "attention": ("attention_forward", "attention_backward"),
     "conv": (
         "conv2d_forward",
         "conv2d_backward",

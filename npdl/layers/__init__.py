@@ -1,6 +1,7 @@
 """Layers: what a network is made of."""
 
 from npdl.layers.activation import ELU, Activation, LeakyReLU, PReLU, ReLU
+from npdl.layers.attention import Attention, MultiHeadAttention, PositionEmbedding
 from npdl.layers.auto import AutoLayer, Lambda
 from npdl.layers.base import Layer, Parameter, ParameterView
 from npdl.layers.block import Block
@@ -58,6 +59,7 @@ __all__ = [
     "LSTM",
     "Activation",
     "Add",
+    "Attention",
     "AutoLayer",
     "Average",
     "BatchLSTM",
@@ -96,12 +98,14 @@ __all__ = [
     "MeanPooling1D",
     "Merge",
     "Minimum",
+    "MultiHeadAttention",
     "Multiply",
     "PReLU",
     "Parallel",
     "Parameter",
     "ParameterView",
     "Permute",
+    "PositionEmbedding",
     "RMSNormalization",
     "ReLU",
     "Recurrent",

@@ -35,6 +35,8 @@ KERAS_NAMES: dict[str, tuple[str, ...]] = {
     "stddev": ("std",),
     "num_heads": ("heads",),
     "key_dim": ("key_size",),
+    "value_dim": ("value_size",),
+    "score_mode": ("score",),
     "target_shape": ("shape",),
     "dims": ("axes",),
     "size": ("size",),

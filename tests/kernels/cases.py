@@ -49,6 +49,34 @@ def activation_cases():
         yield f"{name}-n{size}", dict(size=size, act=act)
 
 
+def attention_cases():
+    def case(n, tq, tk, h, d, e, **options):
+        words = [f"{n}x{tq}x{tk}x{h}x{d}x{e}", *(f"{k}={v}" for k, v in options.items())]
+        return "-".join(words), dict(n=n, tq=tq, tk=tk, h=h, d=d, e=e, **options)
+
+    for size in (*EDGES, 95, 96, 97):  # around the queries that are worked on at a time
+        yield case(2, size, 5, 1, 3, 2)
+        yield case(2, 5, size, 2, 3, 2, causal=True)
+        yield case(1, size, size, 1, 2, 3, q_mask="some", k_mask="some", causal=True)
+    for size in EDGES:
+        yield case(1, 7, 5, 2, size, 3)
+        yield case(1, 7, 5, 2, 3, size)
+        yield case(1, 3, 4, 2, size, 3, additive=True)
+    for deep in (511, 513, 1025):  # blocks of a deep product
+        yield case(1, 3, deep, 1, 2, 3)
+        yield case(1, 50, 4, 1, deep, 3)
+    for mask in ("all", "none", "some", "lengths", "late", "nonzero"):
+        for causal in (False, True):
+            yield case(3, 50, 53, 2, 5, 4, k_mask=mask, causal=causal)
+            yield case(3, 53, 50, 2, 5, 4, q_mask=mask, k_mask=mask, causal=causal)
+            yield case(3, 9, 7, 2, 5, 4, q_mask=mask, k_mask=mask, causal=causal, additive=True)
+    for grads in ("", "q", "k", "v", "w", "qk", "kvw"):
+        yield case(2, 7, 5, 2, 3, 4, grads=grads, k_mask="some", additive=True)
+        yield case(2, 7, 5, 2, 3, 4, grads=grads, causal=True)
+    yield case(0, 3, 4, 2, 5, 6)
+    yield case(0, 3, 4, 2, 5, 6, additive=True)
+
+
 def dense_cases():
     for n in (0, *EDGES):
         yield f"n{n}", dict(n=n, d=5, u=3)
@@ -424,6 +452,7 @@ def recurrent_cases(cell):
 
 
 GENERATORS = {
+    "attention": attention_cases,
     "activation": activation_cases,
     "dense": dense_cases,
     "dropout": dropout_cases,

@@ -56,6 +56,9 @@ OPTIONAL = {
     *(("layernorm_forward", name) for name in ("beta", "mean")),
     *(("layernorm_backward", name) for name in ("mean", "dx", "dgamma", "dbeta")),
     *((f, "mask") for f in FILLED if STEM[f] == "ctc"),
+    *((f, f"{one}_mask") for f in FILLED if STEM[f] == "attention" for one in "qk"),
+    *(("attention_backward", f"d{one}") for one in "qkvw"),
+    ("attention_forward", "w"),
 }
 
 #: Axes whose length no other argument fixes: the shape of y is the caller's choice in a
@@ -256,7 +259,7 @@ def outcomes(request):
         (function, argument)
         for function in FILLED
         for argument in parameters(function)
-        if argument not in ("nesterov", "normalize", "linear", "reverse")
+        if argument not in ("nesterov", "normalize", "linear", "reverse", "causal")
     ],
 )
 def test_kernels_refuse(outcomes, function, dtype, argument):

@@ -12,7 +12,7 @@ from npdl._ext.activation_np import SIGMOID, TANH
 BATCHES = (1, 2, 3, 4, 5, 7, 8, 9, 12, 13)
 N = 101
 #: Arguments that have a row for each sample.
-ROWS = {"x", "h0", "c0", "mask", "z", "t", "drop_x", "drop_h"}
+ROWS = {"x", "h0", "c0", "mask", "z", "t", "drop_x", "drop_h", "q", "k", "v", "q_mask", "k_mask"}
 
 
 def forward_calls(dtype: str):
@@ -52,6 +52,11 @@ def forward_calls(dtype: str):
     for length, inner in [(37, 1), (1030, 1), (5, 13)]:
         yield f"layernorm-{length}-{inner}", make.layernorm((N, length, inner))[0]
     yield "log-softmax", make.log_softmax(N, 37)[0]
+    for tq, tk, d, additive in [(1, 9, 5, False), (50, 49, 17, False), (3, 6, 8, True)]:
+        for mask in (None, "some"):
+            shape = N, tq, tk, 2, d, 5
+            call = make.attention(*shape, mask, mask, causal=tq > 3, additive=additive)[0]
+            yield f"attention-{tq}-{mask}-{additive}", call
     yield "meanpool", make.pool((N, 3, 7, 9), (2, 3), (2, 2))[1]
     yield "norm-fixed", make.norm((N, 5, 13))[2]
 
@@ -68,6 +73,7 @@ def test_the_calls_are_those_of_forward_kernels():
         *("dense_forward", "rnn_forward", "lstm_forward", "gru_forward", "conv2d_forward"),
         *("softmax_forward", "softmax_xent_forward", "meanpool_forward", "norm_fixed_forward"),
         *("layernorm_forward", "log_softmax_forward"),
+        "attention_forward",
     }
 
 

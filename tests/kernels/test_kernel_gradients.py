@@ -66,6 +66,15 @@ def test_dense_gradients(kernels, act):
     check_gradients(kernels, *Maker("float64").dense(3, 5, 4, act), {"y": "dy"})
 
 
+@pytest.mark.parametrize("causal", [False, True], ids=["", "causal"])
+@pytest.mark.parametrize("masks", [(None, None), ("some", "some"), (None, "late")], ids=str)
+@pytest.mark.parametrize("additive", [False, True], ids=["dot", "additive"])
+def test_attention_gradients(kernels, additive, masks, causal):
+    calls = Maker("float64").attention(2, 4, 5, 2, 3, 2, *masks, causal, additive)
+    calls[1].args["dy"][np.isnan(calls[1].args["dy"])] = 0.5  # y is 0 there
+    check_gradients(kernels, *calls, {"y": "dy"})
+
+
 @pytest.mark.parametrize("act", ELEMENTWISE.values(), ids=ELEMENTWISE)
 def test_activation_gradients(kernels, act):
     """At points that no kink is near: those are at 0, 1 and 3."""

@@ -1,0 +1,484 @@
+"""Attention of queries to keys and values. Contract: ``attention_np.py``.
+
+A task is some queries of one head of one sample; in the backward pass, all queries of the head, some
+after the other. Keys, values and queries that are not masked are gathered side by side in scratch
+memory, so that the products are of dense matrices and never see a masked step. Of the scores, only
+those of the queries at hand are in memory: the backward pass computes them again.
+
+What a head gets to sum depends on its own real steps only: not on the batch, nor on padding behind
+them, nor on the threads.
+"""
+
+from libc.stdint cimport uint8_t
+from libc.string cimport memcpy, memset
+from npdl._ext.arrays cimport OR_NONE, OUT, REAL, UINT8, array, array_t, call_t, clear, same_shape
+from npdl._ext.elementary cimport exp, tanh
+from npdl._ext.gemm cimport product, product_of, product_t
+from npdl._ext.simd cimport real
+from npdl._ext.sums cimport sum_of, sum_of_products, sum_rows
+from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
+
+cdef enum:
+    ROWS = 48  # queries whose scores are in memory at a time: whole tiles of every build
+    LANES = 16  # numbers that are compared side by side
+    DEPTH = 512  # of the blocks of `product`, at most
+    BESIDE = 256  # rows and columns by which what it packs may be larger than a matrix
+
+
+ctypedef struct heads_t:
+    bint single, causal, backward
+    double scale
+    Py_ssize_t n, h, d, e, tq, tk
+    Py_ssize_t parts  # tasks of a head
+    const void* q
+    const void* k
+    const void* v
+    const void* w  # or NULL
+    const uint8_t* q_mask  # or NULL
+    const uint8_t* k_mask
+    void* y
+    const void* dy
+    void* dq  # or NULL, as those that follow
+    void* dk
+    void* dv
+    void* dws  # the gradient of w by sample, N x H x D
+    char* scratch
+    size_t per_worker
+
+
+ctypedef struct head_t:  # what a task works on
+    Py_ssize_t rows, keys  # of all that are real
+    Py_ssize_t* row_at  # their places among all steps
+    Py_ssize_t* key_at
+    void* q
+    void* k
+    void* v
+    void* p
+    void* y  # or dy
+    void* ds
+    void* dq
+    void* dk
+    void* dv
+    void* t
+    char* packed
+
+
+cdef inline size_t _space(size_t* used, size_t numbers, size_t size) noexcept nogil:
+    """The place of so many numbers in a worker's scratch."""
+    cdef size_t at = used[0]
+    used[0] += aligned(numbers * size)
+    return at
+
+
+cdef inline size_t _lay_out(heads_t* r, head_t* a, char* start) noexcept nogil:
+    """Lay out a worker's scratch from `start`; return its size."""
+    cdef size_t size = sizeof(float) if r.single else sizeof(double), used = 0
+    cdef size_t sides = ROWS + r.tk + r.d + r.e + BESIDE
+    a.row_at = <Py_ssize_t*> (start + _space(&used, r.tq, sizeof(Py_ssize_t)))
+    a.key_at = <Py_ssize_t*> (start + _space(&used, r.tk, sizeof(Py_ssize_t)))
+    a.q = start + _space(&used, ROWS * r.d, size)
+    a.k = start + _space(&used, r.tk * r.d, size)
+    a.v = start + _space(&used, r.tk * r.e, size)
+    a.p = start + _space(&used, ROWS * r.tk, size)
+    a.y = start + _space(&used, ROWS * r.e, size)
+    a.t = start + _space(&used, r.d, size)
+    if r.backward:
+        a.ds = start + _space(&used, ROWS * r.tk, size)
+        a.dq = start + _space(&used, ROWS * r.d, size)
+        a.dk = start + _space(&used, r.tk * r.d, size)
+        a.dv = start + _space(&used, r.tk * r.e, size)
+    a.packed = start + _space(
+        &used, sides * min(max(max(r.d, r.e), max(r.tk, <Py_ssize_t> ROWS)), <Py_ssize_t> DEPTH),
+        size,
+    )
+    return used
+
+
+cdef inline Py_ssize_t _real_steps(
+    const uint8_t* mask, Py_ssize_t steps, Py_ssize_t* at
+) noexcept nogil:
+    """at = the places of the steps that are not masked; returns their number."""
+    cdef Py_ssize_t i, n = 0
+    for i in range(steps):
+        if mask == NULL or mask[i]:
+            at[n] = i
+            n += 1
+    return n
+
+
+cdef inline void _gather(
+    const real* x, Py_ssize_t step, const Py_ssize_t* at, Py_ssize_t n, Py_ssize_t w, real* out
+) noexcept nogil:
+    """out[i] = x[at[i]], rows of w numbers, which are `step` apart in x."""
+    cdef Py_ssize_t i
+    for i in range(n):
+        memcpy(out + i * w, x + at[i] * step, w * sizeof(real))
+
+
+cdef inline void _scatter(
+    const real* x, const Py_ssize_t* at, Py_ssize_t n, Py_ssize_t w, real* out, Py_ssize_t step
+) noexcept nogil:
+    """out[at[i]] = x[i]."""
+    cdef Py_ssize_t i
+    for i in range(n):
+        memcpy(out + at[i] * step, x + i * w, w * sizeof(real))
+
+
+cdef inline void _clear_rows(real* x, Py_ssize_t n, Py_ssize_t step, Py_ssize_t w) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        memset(x + i * step, 0, w * sizeof(real))
+
+
+cdef inline void _times(
+    Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const real* a, Py_ssize_t a_row, Py_ssize_t a_col,
+    const real* b, Py_ssize_t b_row, Py_ssize_t b_col, real* c, Py_ssize_t ldc, bint add,
+    char* packed,
+) noexcept nogil:
+    """c (+)= a b, by this thread."""
+    cdef product_t p = product_of(m, n, k, a, a_row, a_col, b, b_row, b_col, c, ldc, add)
+    product(&p, packed, 1)
+
+
+cdef inline real _largest(const real* x, Py_ssize_t n) noexcept nogil:
+    """The largest of n numbers."""
+    cdef real s[LANES]
+    cdef Py_ssize_t i, k = 0
+    for i in range(LANES):
+        s[i] = x[0]
+    while k + LANES <= n:
+        for i in range(LANES):
+            s[i] = x[k + i] if x[k + i] > s[i] else s[i]
+        k += LANES
+    for i in range(k, n):
+        s[0] = x[i] if x[i] > s[0] else s[0]
+    for i in range(1, LANES):
+        s[0] = s[i] if s[i] > s[0] else s[0]
+    return s[0]
+
+
+cdef inline void _tanh_row(const real* q, const real* k, Py_ssize_t d, real* t) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(d):
+        t[i] = tanh(q[i] + k[i])
+
+
+cdef inline Py_ssize_t _reach(heads_t* r, head_t* a, Py_ssize_t i, Py_ssize_t least) noexcept nogil:
+    """How many of the keys query i may attend to, if `least` of them are sure."""
+    if not r.causal:
+        return a.keys
+    while least < a.keys and a.key_at[least] <= a.row_at[i]:
+        least += 1
+    return least
+
+
+cdef inline Py_ssize_t _probabilities(
+    heads_t* r, head_t* a, Py_ssize_t head, Py_ssize_t i0, Py_ssize_t i1, const real* _
+) noexcept nogil:
+    """Fill q and p for the queries i0 to i1; return how many keys the last one attends to.
+
+    The rows of p are as long.
+    """
+    cdef Py_ssize_t keys = _reach(r, a, i1 - 1, 0), own = 0, i, j, d = r.d
+    cdef const real* w = <const real*> r.w + head * d
+    cdef const real* q = <const real*> a.q
+    cdef const real* k = <const real*> a.k
+    cdef real* p = <real*> a.p
+    cdef real* t = <real*> a.t
+    cdef real scale = <real> r.scale, top, one = 1
+    if keys == 0:
+        return 0
+    if r.w == NULL:  # p = q kᵀ
+        _times(i1 - i0, keys, d, q, d, 1, k, 1, d, p, keys, False, a.packed)
+    for i in range(i0, i1):
+        own = _reach(r, a, i, own)
+        if r.w != NULL:
+            for j in range(own):
+                _tanh_row(q, k + j * d, d, t)
+                p[j] = <real> sum_of_products(t, w, d, <real> 0, <real> 0)
+            q += d
+        if own:
+            for j in range(own):
+                p[j] *= scale
+            top = _largest(p, own)
+            for j in range(own):
+                p[j] = exp(p[j] - top)
+            top = one / <real> sum_of(p, own)
+            for j in range(own):
+                p[j] *= top
+        memset(p + own, 0, (keys - own) * sizeof(real))
+        p += keys
+    return keys
+
+
+cdef inline void _head(
+    heads_t* r, Py_ssize_t task, head_t* a, const real* _
+) noexcept nogil:
+    """Gather the keys and values of a task, and note the places of its real steps."""
+    cdef Py_ssize_t n = task // r.h, head = task % r.h
+    a.rows = _real_steps(NULL if r.q_mask == NULL else r.q_mask + n * r.tq, r.tq, a.row_at)
+    a.keys = _real_steps(NULL if r.k_mask == NULL else r.k_mask + n * r.tk, r.tk, a.key_at)
+    _gather(
+        <const real*> r.k + (n * r.tk * r.h + head) * r.d, r.h * r.d, a.key_at, a.keys, r.d,
+        <real*> a.k,
+    )
+    _gather(
+        <const real*> r.v + (n * r.tk * r.h + head) * r.e, r.h * r.e, a.key_at, a.keys, r.e,
+        <real*> a.v,
+    )
+
+
+cdef inline void _forward(
+    heads_t* r, Py_ssize_t task, head_t* a, const real* _
+) noexcept nogil:
+    cdef Py_ssize_t part = task % r.parts, n = task // r.parts // r.h, head = task // r.parts % r.h
+    cdef Py_ssize_t i0 = part * ROWS, i1, keys, d = r.d, e = r.e
+    cdef const real* q = <const real*> r.q + (n * r.tq * r.h + head) * d
+    cdef real* y = <real*> r.y + (n * r.tq * r.h + head) * e
+    _clear_rows(y + i0 * r.h * e, min(r.tq, i0 + ROWS) - i0, r.h * e, e)
+    _head(r, task // r.parts, a, <const real*> NULL)
+    i0 = _first_from(a, i0)
+    i1 = _first_from(a, (part + 1) * ROWS)
+    if i0 == i1:
+        return
+    _gather(q, r.h * d, a.row_at + i0, i1 - i0, d, <real*> a.q)
+    keys = _probabilities(r, a, head, i0, i1, <const real*> NULL)
+    if keys == 0:
+        return
+    # y = p v
+    _times(
+        i1 - i0, e, keys, <const real*> a.p, keys, 1, <const real*> a.v, e, 1, <real*> a.y, e,
+        False, a.packed,
+    )
+    _scatter(<const real*> a.y, a.row_at + i0, i1 - i0, e, y, r.h * e)
+
+
+cdef inline Py_ssize_t _first_from(head_t* a, Py_ssize_t step) noexcept nogil:
+    """The first real query that is not before a step."""
+    cdef Py_ssize_t i = min(a.rows, step)
+    while i and a.row_at[i - 1] >= step:
+        i -= 1
+    return i
+
+
+cdef inline void _additive_back(
+    heads_t* r, head_t* a, Py_ssize_t n, Py_ssize_t head, Py_ssize_t rows, Py_ssize_t keys,
+    const real* _,
+) noexcept nogil:
+    """dq of the queries at hand; dk and dw grow."""
+    cdef Py_ssize_t d = r.d, i, j, c
+    cdef const real* w = <const real*> r.w + head * d
+    cdef const real* q = <const real*> a.q
+    cdef const real* ds = <const real*> a.ds
+    cdef real* t = <real*> a.t
+    cdef real* dq = <real*> a.dq
+    cdef real* dk
+    cdef real* dw = NULL if r.dws == NULL else <real*> r.dws + (n * r.h + head) * d
+    cdef real one = 1
+    memset(dq, 0, rows * d * sizeof(real))
+    for i in range(rows):
+        dk = <real*> a.dk
+        for j in range(keys):
+            _tanh_row(q, <const real*> a.k + j * d, d, t)
+            if dw != NULL:
+                for c in range(d):
+                    dw[c] += ds[j] * t[c]
+            for c in range(d):
+                t[c] = ds[j] * w[c] * (one - t[c] * t[c])
+                dq[c] += t[c]
+                dk[c] += t[c]
+            dk += d
+        q += d
+        dq += d
+        ds += keys
+
+
+cdef inline void _back_rows(
+    heads_t* r, head_t* a, Py_ssize_t n, Py_ssize_t head, Py_ssize_t i0, Py_ssize_t i1,
+    const real* _,
+) noexcept nogil:
+    """The gradients through the queries i0 to i1."""
+    cdef Py_ssize_t d = r.d, e = r.e, rows = i1 - i0, keys, i, j
+    cdef const real* p = <const real*> a.p
+    cdef real* ds = <real*> a.ds
+    cdef const real* dy = <const real*> a.y
+    cdef real total, scale = <real> r.scale
+    _gather(
+        <const real*> r.q + (n * r.tq * r.h + head) * d, r.h * d, a.row_at + i0, rows, d,
+        <real*> a.q,
+    )
+    _gather(
+        <const real*> r.dy + (n * r.tq * r.h + head) * e, r.h * e, a.row_at + i0, rows, e,
+        <real*> a.y,
+    )
+    keys = _probabilities(r, a, head, i0, i1, <const real*> NULL)
+    if keys == 0:
+        memset(a.dq, 0, rows * d * sizeof(real))
+        return
+    if r.dv != NULL:  # dv += pᵀ dy
+        _times(keys, e, rows, p, 1, keys, dy, e, 1, <real*> a.dv, e, True, a.packed)
+    if r.dq == NULL and r.dk == NULL and r.dws == NULL:
+        return
+    # ds = scale p ∘ (dp - Σ p ∘ dp), where dp = dy vᵀ
+    _times(rows, keys, e, dy, e, 1, <const real*> a.v, 1, e, ds, keys, False, a.packed)
+    for i in range(rows):
+        total = <real> sum_of_products(p, ds, keys, <real> 0, <real> 0)
+        for j in range(keys):
+            ds[j] = scale * p[j] * (ds[j] - total)
+        p += keys
+        ds += keys
+    ds = <real*> a.ds
+    if r.w != NULL:
+        _additive_back(r, a, n, head, rows, keys, <const real*> NULL)
+        return
+    if r.dq != NULL:  # dq = ds k
+        _times(
+            rows, d, keys, ds, keys, 1, <const real*> a.k, d, 1, <real*> a.dq, d, False, a.packed
+        )
+    if r.dk != NULL:  # dk += dsᵀ q
+        _times(
+            keys, d, rows, ds, 1, keys, <const real*> a.q, d, 1, <real*> a.dk, d, True, a.packed
+        )
+
+
+cdef inline void _backward(heads_t* r, Py_ssize_t task, head_t* a, const real* _) noexcept nogil:
+    cdef Py_ssize_t n = task // r.h, head = task % r.h, d = r.d, e = r.e, i0 = 0, i1
+    cdef real* dq = <real*> r.dq + (n * r.tq * r.h + head) * d
+    cdef real* dk = <real*> r.dk + (n * r.tk * r.h + head) * d
+    cdef real* dv = <real*> r.dv + (n * r.tk * r.h + head) * e
+    _head(r, task, a, <const real*> NULL)
+    memset(a.dk, 0, a.keys * d * sizeof(real))
+    memset(a.dv, 0, a.keys * e * sizeof(real))
+    if r.dws != NULL:
+        memset(<real*> r.dws + task * d, 0, d * sizeof(real))
+    if r.dq != NULL:
+        _clear_rows(dq, r.tq, r.h * d, d)
+    while i0 < a.rows:
+        i1 = min(a.rows, i0 + ROWS)
+        _back_rows(r, a, n, head, i0, i1, <const real*> NULL)
+        if r.dq != NULL:
+            _scatter(<const real*> a.dq, a.row_at + i0, i1 - i0, d, dq, r.h * d)
+        i0 = i1
+    if r.dk != NULL:
+        _clear_rows(dk, r.tk, r.h * d, d)
+        _scatter(<const real*> a.dk, a.key_at, a.keys, d, dk, r.h * d)
+    if r.dv != NULL:
+        _clear_rows(dv, r.tk, r.h * e, e)
+        _scatter(<const real*> a.dv, a.key_at, a.keys, e, dv, r.h * e)
+
+
+cdef void _task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    cdef heads_t* r = <heads_t*> context
+    cdef head_t a
+    _lay_out(r, &a, r.scratch + worker * r.per_worker)
+    if r.single:
+        if r.backward:
+            _backward(r, task, &a, <const float*> NULL)
+        else:
+            _forward(r, task, &a, <const float*> NULL)
+    elif r.backward:
+        _backward(r, task, &a, <const double*> NULL)
+    else:
+        _forward(r, task, &a, <const double*> NULL)
+
+
+cdef heads_t _plan(
+    const array_t* q, const array_t* k, const array_t* v, const array_t* q_mask,
+    const array_t* k_mask, const array_t* w, const array_t* y, double scale, bint causal,
+) except *:
+    cdef heads_t r
+    memset(&r, 0, sizeof(r))
+    r.single, r.scale, r.causal = q.single, scale, causal
+    r.n, r.tq, r.h, r.d = q.shape[0], q.shape[1], q.shape[2], q.shape[3]
+    r.tk, r.e = k.shape[1], v.shape[3]
+    if min(min(r.tq, r.tk), min(r.h, min(r.d, r.e))) == 0:
+        raise ValueError("attention: only the batch may be empty.")
+    if not (k.shape[0] == r.n and k.shape[2] == r.h and k.shape[3] == r.d):
+        raise ValueError("attention: keys must have the samples, heads and width of the queries.")
+    if not (v.shape[0] == r.n and v.shape[1] == r.tk and v.shape[2] == r.h):
+        raise ValueError("attention: there must be a value for each key.")
+    if not (
+        y.shape[0] == r.n and y.shape[1] == r.tq and y.shape[2] == r.h and y.shape[3] == r.e
+    ):
+        raise ValueError("attention: y must have shape (N, TQ, H, E).")
+    if q_mask.given and not (q_mask.shape[0] == r.n and q_mask.shape[1] == r.tq):
+        raise ValueError("attention: q_mask must have shape (N, TQ).")
+    if k_mask.given and not (k_mask.shape[0] == r.n and k_mask.shape[1] == r.tk):
+        raise ValueError("attention: k_mask must have shape (N, TK).")
+    if w.given and not (w.shape[0] == r.h and w.shape[1] == r.d):
+        raise ValueError("attention: w must have shape (H, D).")
+    r.q, r.k, r.v, r.w = q.data, k.data, v.data, w.data
+    r.q_mask, r.k_mask = <const uint8_t*> q_mask.data, <const uint8_t*> k_mask.data
+    r.parts = 1
+    return r
+
+
+cdef void _start(heads_t* r, Py_ssize_t tasks) except *:
+    """Run the tasks."""
+    cdef int workers = <int> min(<Py_ssize_t> max_workers(), max(tasks, 1))
+    cdef head_t a
+    cdef scratch_t s
+    r.per_worker = _lay_out(r, &a, NULL)
+    s = take(workers * r.per_worker)
+    r.scratch = s.data
+    with nogil:
+        run(_task, r, tasks, workers)
+    give(s)
+
+
+def attention_forward(q, k, v, q_mask, k_mask, w, scale, causal, y):
+    """y = softmax(scale q kᵀ) v."""
+    cdef call_t call = call_t("attention_forward", REAL)
+    cdef array_t q_ = array(&call, q, "q", 4, REAL), k_ = array(&call, k, "k", 4, REAL)
+    cdef array_t v_ = array(&call, v, "v", 4, REAL)
+    cdef array_t q_mask_ = array(&call, q_mask, "q_mask", 2, UINT8 | OR_NONE)
+    cdef array_t k_mask_ = array(&call, k_mask, "k_mask", 2, UINT8 | OR_NONE)
+    cdef array_t w_ = array(&call, w, "w", 2, REAL | OR_NONE)
+    cdef array_t y_ = array(&call, y, "y", 4, REAL | OUT)
+    cdef heads_t r = _plan(&q_, &k_, &v_, &q_mask_, &k_mask_, &w_, &y_, scale, causal)
+    r.y = y_.data
+    r.parts = (r.tq + ROWS - 1) // ROWS
+    _start(&r, r.n * r.h * r.parts)
+
+
+cdef inline void _sum_samples(heads_t* r, real* dw) except *:
+    """dw = Σ over the samples, with `dws` in scratch."""
+    cdef Py_ssize_t width = r.h * r.d
+    cdef scratch_t s = take(r.n * width * sizeof(real))
+    r.dws = s.data
+    _start(r, r.n * r.h)
+    sum_rows(<const real*> s.data, r.n, width, width, dw)
+    give(s)
+
+
+def attention_backward(q, k, v, q_mask, k_mask, w, scale, causal, dy, dq, dk, dv, dw):
+    """The gradients in queries, keys, values and weights."""
+    cdef call_t call = call_t("attention_backward", REAL)
+    cdef array_t q_ = array(&call, q, "q", 4, REAL), k_ = array(&call, k, "k", 4, REAL)
+    cdef array_t v_ = array(&call, v, "v", 4, REAL)
+    cdef array_t q_mask_ = array(&call, q_mask, "q_mask", 2, UINT8 | OR_NONE)
+    cdef array_t k_mask_ = array(&call, k_mask, "k_mask", 2, UINT8 | OR_NONE)
+    cdef array_t w_ = array(&call, w, "w", 2, REAL | OR_NONE)
+    cdef array_t dy_ = array(&call, dy, "dy", 4, REAL)
+    cdef array_t dq_ = array(&call, dq, "dq", 4, REAL | OUT | OR_NONE)
+    cdef array_t dk_ = array(&call, dk, "dk", 4, REAL | OUT | OR_NONE)
+    cdef array_t dv_ = array(&call, dv, "dv", 4, REAL | OUT | OR_NONE)
+    cdef array_t dw_ = array(&call, dw, "dw", 2, REAL | OUT | OR_NONE)
+    cdef heads_t r = _plan(&q_, &k_, &v_, &q_mask_, &k_mask_, &w_, &dy_, scale, causal)
+    if (
+        (dq_.given and not same_shape(&dq_, &q_))
+        or (dk_.given and not same_shape(&dk_, &k_))
+        or (dv_.given and not same_shape(&dv_, &v_))
+        or (dw_.given and not (w_.given and same_shape(&dw_, &w_)))
+    ):
+        raise ValueError("attention_backward: a gradient must have the shape of its array.")
+    r.backward = True
+    r.dy, r.dq, r.dk, r.dv = dy_.data, dq_.data, dk_.data, dv_.data
+    if not dw_.given:
+        _start(&r, r.n * r.h)
+    elif r.n == 0:
+        clear(&dw_)
+    elif r.single:
+        _sum_samples(&r, <float*> dw_.data)
+    else:
+        _sum_samples(&r, <double*> dw_.data)
