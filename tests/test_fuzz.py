@@ -86,7 +86,9 @@ def good_calls(draw):
     kind = draw(st.sampled_from([*kinds, "attention", "conv", "pool"]))
     if kind == "attention":
         sizes = draw(few), draw(size), draw(size), draw(few), draw(few), draw(few)
-        return make.attention(*sizes, draw(masks), draw(masks), *draw(st.tuples(*[st.booleans()] * 2)))
+        return make.attention(
+            *sizes, draw(masks), draw(masks), *draw(st.tuples(*[st.booleans()] * 2))
+        )
     if kind == "activation":
         return make.activation(draw(st.integers(0, 20_000)), draw(acts))
     if kind == "dense":

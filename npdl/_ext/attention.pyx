@@ -1,7 +1,7 @@
 """Attention of queries to keys and values. Contract: ``attention_np.py``.
 
-A task is some queries of one head of one sample; in the backward pass, all queries of the head, some
-after the other. Keys, values and queries that are not masked are gathered side by side in scratch
+A task is some queries of one head of one sample; in the backward pass, all queries of the head,
+some after the other. Keys, values and queries that are not masked are gathered side by side in scratch
 memory, so that the products are of dense matrices and never see a masked step. Of the scores, only
 those of the queries at hand are in memory: the backward pass computes them again.
 

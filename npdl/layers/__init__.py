@@ -1,7 +1,7 @@
 """Layers: what a network is made of."""
 
 from npdl.layers.activation import ELU, Activation, LeakyReLU, PReLU, ReLU
-from npdl.layers.attention import Attention, MultiHeadAttention, PositionEmbedding
+from npdl.layers.attention import Attention, MultiHeadAttention
 from npdl.layers.auto import AutoLayer, Lambda
 from npdl.layers.base import Layer, Parameter, ParameterView
 from npdl.layers.block import Block
@@ -34,6 +34,7 @@ from npdl.layers.pooling import (
     MeanPooling,
     MeanPooling1D,
 )
+from npdl.layers.positions import PositionEmbedding
 from npdl.layers.recurrent import GRU, LSTM, BatchLSTM, Recurrent, SimpleRNN
 from npdl.layers.resizing import (
     Cropping,

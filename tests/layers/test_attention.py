@@ -11,8 +11,14 @@ import pytest
 import npdl
 from npdl import _ext
 from npdl.graph import Input
-from npdl.layers import Attention, Embedding, GlobalMeanPooling, MultiHeadAttention
-from npdl.layers import PositionEmbedding, Softmax
+from npdl.layers import (
+    Attention,
+    Embedding,
+    GlobalMeanPooling,
+    MultiHeadAttention,
+    PositionEmbedding,
+    Softmax,
+)
 from npdl.testing import check_layer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -200,6 +206,35 @@ def test_bits_depend_on_neither_the_batch_nor_the_padding(make, steps, rng):
         one = slice(n, n + 1)
         y = layer.forward(q[one], v[one], train=False, mask=(None, mask[one]))
         assert y.tobytes() == whole[one].tobytes()
+
+
+# ------------------------------------------------------------ against other libraries
+
+
+def golden():
+    """What `tests/golden/make_attention.py` wrote."""
+    for library in ("keras", "torch"):
+        file = json.loads((GOLDEN / f"attention_{library}.json").read_text(encoding="utf-8"))
+        for i, case in enumerate(file["cases"]):
+            yield pytest.param(case, id=f"{library}-{case['layer']}-{i}")
+
+
+@pytest.mark.parametrize("case", [*golden()])
+def test_golden(case, float64):
+    inputs = [np.array(x) for x in case["inputs"]]
+    layer = made(
+        {"Attention": Attention}.get(case["layer"], MultiHeadAttention)(**case["kwargs"]),
+        *(x.shape for x in inputs),
+    )
+    layer.set_weights(case["weights"])
+    q_mask, v_mask = case["masks"]
+    y = layer.forward(*inputs, mask=(q_mask, v_mask, None))
+    real = np.ones(y.shape[:2], bool) if q_mask is None else np.array(q_mask, bool)
+    np.testing.assert_allclose(y[real], np.array(case["y"])[real], atol=1e-9)
+    for dx, wanted in zip(layer.backward(case["dy"]), case["dxs"]):
+        np.testing.assert_allclose(dx, wanted, atol=1e-9)
+    for grad, wanted in zip(layer.grads, case["grads"], strict=True):
+        np.testing.assert_allclose(grad, wanted, atol=1e-9)
 
 
 # ------------------------------------------------------------ in a network

@@ -1,0 +1,90 @@
+"""Embeddings of the places of steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from npdl import initializations
+from npdl._checks import check_int
+from npdl.layers.base import Layer, ParameterView, Shape
+
+
+class PositionEmbedding(Layer):
+    """Add a learned vector to each step, which tells the places of the steps apart.
+
+    Input of shape (N, T, D) gives output of this shape, for T up to `length`.
+
+    Parameters
+    ----------
+    length : int
+        The most steps that an input may have.
+    init : str or Initializer, keyword-only
+        Of `positions`, shape (length, D).
+    """
+
+    color = "#6b4fa0"
+
+    positions = ParameterView("positions")
+    dpositions = ParameterView("positions", "grad")
+
+    def __init__(self, length: int, *, init: Any = "glorot_uniform") -> None:
+        self.length = check_int("length", length, layer=self.name)
+        self.init = initializations.get(init)
+
+    def build(self, in_shape: Shape) -> Shape:
+        """Create `positions`."""
+        self._rank(in_shape, 3)
+        self._fits(in_shape)
+        self.add_parameter("positions", self.init((self.length, self._size(in_shape, 2, "size"))))
+        return in_shape
+
+    def _fits(self, shape: Shape) -> None:
+        if shape[1] is not None and shape[1] > self.length:
+            raise self._error(f"The input must have at most {self.length} steps", shape=shape)
+
+    def forward(
+        self, input: ArrayLike, train: bool = True, mask: ArrayLike | None = None
+    ) -> NDArray:
+        """Return the input plus the vectors of its steps.
+
+        Parameters
+        ----------
+        input : array_like, shape (N, T, D)
+        train : bool
+            Whether to remember what `backward` needs.
+        mask : array_like, shape (N, T), optional
+            0 for padding, whose gradients are then left out.
+        """
+        if self.out_shape is None:
+            raise self._not_built()
+        table = self._named["positions"].value
+        x = self._array(input, ("N", "T", table.shape[1]), "input", table.dtype)
+        self._fits(x.shape)
+        steps = None if mask is None else self._array(mask, x.shape[:2], "mask") != 0
+        y = self._buffer("y", x.shape, x.dtype) if train else np.empty(x.shape, x.dtype)
+        np.add(x, table[: x.shape[1]], out=y)
+        if train:
+            self._cache = steps, x.shape, x.dtype
+        return y
+
+    def backward(self, pre_grad: ArrayLike) -> NDArray | None:
+        """Return the gradient in the input, and fill `dpositions`.
+
+        Parameters
+        ----------
+        pre_grad : array_like, shape (N, T, D)
+        """
+        steps, shape, dtype = self._remembered()
+        dy = self._array(pre_grad, shape, "pre_grad", dtype)
+        if steps is not None:
+            masked, dy = dy, self._buffer("dx", shape, dtype)
+            np.copyto(dy, masked)
+            dy[~steps] = 0
+        grad = self.dpositions
+        if grad is not None:
+            dy.sum(axis=0, dtype=np.float64, out=grad[: shape[1]])
+            grad[shape[1] :] = 0
+        return dy if self.need_input_grad else None
