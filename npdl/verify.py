@@ -401,7 +401,7 @@ def verify(file: TextIO | None = None, budget: float = 0.1) -> bool:
         with use_backend(backend):
             pair.append(kernels())
     cython, numpy = pair
-    head = f"{'kernel':<22}{'dtype':<9}{'difference':>10}{'cython':>12}{'numpy':>12}{'ratio':>8}"
+    head = f"{'kernel':<28}{'dtype':<9}{'difference':>10}{'cython':>12}{'numpy':>12}{'ratio':>8}"
     print(head, file=file)
     print("-" * (len(head) + 10), file=file)
     good = True
@@ -417,7 +417,7 @@ def verify(file: TextIO | None = None, budget: float = 0.1) -> bool:
             ok = worst[case.function] <= tolerance
             good &= ok
             print(
-                f"{case.function:<22}{dtype:<9}{worst[case.function]:>10.1e}{ours * 1e6:>9.0f} µs"
+                f"{case.function:<28}{dtype:<9}{worst[case.function]:>10.1e}{ours * 1e6:>9.0f} µs"
                 f"{theirs * 1e6:>9.0f} µs{theirs / ours:>7.1f}x  {'ok' if ok else 'MISMATCH'}",
                 file=file,
             )

@@ -1,9 +1,9 @@
 """Attention of queries to keys and values. Contract: ``attention_np.py``.
 
 A task is some queries of one head of one sample; in the backward pass, all queries of the head,
-some after the other. Keys, values and queries that are not masked are gathered side by side in scratch
-memory, so that the products are of dense matrices and never see a masked step. Of the scores, only
-those of the queries at hand are in memory: the backward pass computes them again.
+some after the other. Keys, values and queries that are not masked are gathered side by side in
+scratch memory, so that the products are of dense matrices and never see a masked step. Of the
+scores, only those of the queries at hand are in memory: the backward pass computes them again.
 
 What a head gets to sum depends on its own real steps only: not on the batch, nor on padding behind
 them, nor on the threads.
@@ -268,16 +268,17 @@ cdef inline void _additive_back(
     """dq of the queries at hand; dk and dw grow."""
     cdef Py_ssize_t d = r.d, i, j, c
     cdef const real* w = <const real*> r.w + head * d
-    cdef const real* q = <const real*> a.q
-    cdef const real* ds = <const real*> a.ds
+    cdef const real* q
+    cdef const real* ds
     cdef real* t = <real*> a.t
-    cdef real* dq = <real*> a.dq
+    cdef real* dq
     cdef real* dk
     cdef real* dw = NULL if r.dws == NULL else <real*> r.dws + (n * r.h + head) * d
     cdef real one = 1
-    memset(dq, 0, rows * d * sizeof(real))
+    memset(a.dq, 0, rows * d * sizeof(real))
     for i in range(rows):
-        dk = <real*> a.dk
+        q, ds = <const real*> a.q + i * d, <const real*> a.ds + i * keys
+        dq, dk = <real*> a.dq + i * d, <real*> a.dk
         for j in range(keys):
             _tanh_row(q, <const real*> a.k + j * d, d, t)
             if dw != NULL:
@@ -288,9 +289,6 @@ cdef inline void _additive_back(
                 dq[c] += t[c]
                 dk[c] += t[c]
             dk += d
-        q += d
-        dq += d
-        ds += keys
 
 
 cdef inline void _back_rows(
@@ -322,11 +320,10 @@ cdef inline void _back_rows(
     # ds = scale p ∘ (dp - Σ p ∘ dp), where dp = dy vᵀ
     _times(rows, keys, e, dy, e, 1, <const real*> a.v, 1, e, ds, keys, False, a.packed)
     for i in range(rows):
+        p, ds = <const real*> a.p + i * keys, <real*> a.ds + i * keys
         total = <real> sum_of_products(p, ds, keys, <real> 0, <real> 0)
         for j in range(keys):
             ds[j] = scale * p[j] * (ds[j] - total)
-        p += keys
-        ds += keys
     ds = <real*> a.ds
     if r.w != NULL:
         _additive_back(r, a, n, head, rows, keys, <const real*> NULL)
