@@ -1,5 +1,8 @@
 """Layers: what a network is made of."""
 
+from typing import Any as _Any
+
+from npdl.layers._hints import hint as _hint
 from npdl.layers.activation import ELU, Activation, LeakyReLU, PReLU, ReLU
 from npdl.layers.attention import Attention, MultiHeadAttention
 from npdl.layers.auto import AutoLayer, Lambda
@@ -132,3 +135,7 @@ __all__ = [
 for _name in __all__:
     if isinstance(globals()[_name], type) and issubclass(globals()[_name], Layer):
         _registry.register()(globals()[_name])
+
+
+def __getattr__(name: str) -> _Any:
+    raise AttributeError(_hint(name, __all__))

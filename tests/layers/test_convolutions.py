@@ -19,6 +19,7 @@ from npdl.layers import (
     TransposedConvolution,
     TransposedConvolution1D,
 )
+from npdl.layers._hints import NAMES
 from npdl.testing import check_layer
 
 IMAGES, STEPS = (2, 4, 6, 5), (2, 7, 4)
@@ -286,3 +287,25 @@ def test_a_sequence_that_came_too_short():
         layer.forward(np.zeros((3, 2, 5)))
     with pytest.raises(ValueError, match=r"`input` must have shape \(N, T, 5\)"):
         layer.forward(np.zeros((3, 8, 4)))
+
+
+@pytest.mark.parametrize(
+    "name, ours",
+    [
+        ("Conv2D", "npdl.layers.Convolution: its activation is 'relu' unless told otherwise"),
+        ("Conv1d", "npdl.layers.Convolution1D: without the number of channels in"),
+        ("GlobalAveragePooling2D", "npdl.layers.GlobalMeanPooling"),
+        ("BatchNorm2d", "npdl.layers.BatchNormalization"),
+        ("dense", "Did you mean 'Dense'"),
+    ],
+)
+def test_names_from_elsewhere(name, ours):
+    with pytest.raises(AttributeError, match=ours):
+        getattr(npdl.layers, name)
+    assert not hasattr(npdl.layers, "Conv7D")
+
+
+def test_hints_name_layers_that_are_there():
+    later = {"Attention", "MultiHeadAttention"}
+    assert {ours for ours, _ in NAMES.values()} <= {*npdl.layers.__all__, *later}
+    assert not set(NAMES) & set(npdl.layers.__all__)
