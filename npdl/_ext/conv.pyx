@@ -4,7 +4,8 @@ The form is chosen by the shapes of one image and of the filters. The output is 
 Winograd's form (``conv_winograd.pxd``) where that is faster and allowed, by direct sums over planes
 (``conv_direct.pxd``) if it is wide and the channels are few, else as a product of matrices
 (``conv_products.pxd``, ``conv_gradients.pxd``); the gradients in Winograd's form or as products.
-One window that is the whole image needs no more than three products (``conv_dense.pxd``).
+One window that is the whole image needs no more than three products (``conv_dense.pxd``); where
+there are as many groups as channels, there is nothing to multiply (``conv_depthwise.pxd``).
 """
 
 from libc.string cimport memset
@@ -12,6 +13,12 @@ from npdl._ext.activation cimport LINEAR, act_t, parse_act, pull_back_span
 from npdl._ext.arrays cimport OR_NONE, OUT, REAL, array, array_t, call_t, clear, same_shape
 from npdl._ext.conv cimport COPIES, SLACK, conv_t
 from npdl._ext.conv_dense cimport dense_backward, dense_forward, is_dense
+from npdl._ext.conv_depthwise cimport (
+    depthwise_forward,
+    depthwise_input,
+    depthwise_weights,
+    is_depthwise,
+)
 from npdl._ext.conv_direct cimport copy_task, forward_task, set_offsets, set_parts
 from npdl._ext.conv_gradients cimport products_input, products_weights
 from npdl._ext.conv_products cimport products_forward
@@ -66,6 +73,9 @@ cdef conv_t _plan(
     j.dil_h, j.dil_w = 1 if j.kh == 1 else dilation_h, 1 if j.kw == 1 else dilation_w
     if max((j.kh - 1) * j.dil_h, (j.kw - 1) * j.dil_w) > 0x7FFFFFFF:
         raise ValueError("conv2d: filters must reach over less than 2^31 pixels.")
+    if j.w == j.ow == j.kw == 1 and j.pw == 0 and j.groups > 1:  # a column lies as a row does
+        j.w, j.h, j.ow, j.oh, j.kw, j.kh = j.h, 1, j.oh, 1, j.kh, 1
+        j.sw, j.sh, j.pw, j.ph, j.dil_w, j.dil_h = j.sh, 1, j.ph, 0, j.dil_h, 1
     j.depth = j.c * j.kh * j.kw
     j.x, j.filters, j.y = x.data, w.data, y.data
     return j
@@ -116,6 +126,8 @@ cdef inline void _forward(conv_t* j, const real* _) except *:
         winograd_forward(j)
     elif _direct(j):
         _direct_forward(j)
+    elif is_depthwise(j):
+        depthwise_forward(j, j.bias, j.act, _)
     else:
         products_forward(j, j.bias, j.act, _)
 
@@ -128,6 +140,11 @@ cdef inline void _backward(conv_t* j, const real* _) except *:
         dense_backward(j, NULL, linear, _)
     elif _winograd(j):
         winograd_backward(j)
+    elif is_depthwise(j):
+        if j.dw != NULL or j.db != NULL:
+            depthwise_weights(j, _)
+        if j.dx != NULL:
+            depthwise_input(j, NULL, linear, _)
     else:
         if j.dw != NULL or j.db != NULL:
             products_weights(j, _)
@@ -246,6 +263,8 @@ cdef void _add_up_task(void* context, Py_ssize_t task, int worker) noexcept nogi
 cdef inline void _transposed_forward(conv_t* j, act_t act, const real* _) except *:
     if is_dense(j):
         dense_backward(j, j.bias, act, _)
+    elif is_depthwise(j):
+        depthwise_input(j, j.bias, act, _)
     else:
         products_input(j, j.bias, act, _)
 

@@ -131,7 +131,7 @@ cdef inline void _add_groups(products_t* p, Py_ssize_t filter, const real* _) no
     """dw and db of one filter, from what all groups of blocks found."""
     cdef conv_t* j = p.j
     cdef windows_t* w = &p.w
-    cdef Py_ssize_t g = filter // j.f, f = filter % j.f, i, r, k, at
+    cdef Py_ssize_t g = filter // j.f, f = filter % j.f, i, r, k
     cdef Py_ssize_t step = j.groups * j.f * (p.ldw + 1), of_run = p.ldw
     cdef real* sums = <real*> p.sums + g * j.f * (p.ldw + 1)
     cdef real* total = sums + f * p.ldw
@@ -242,17 +242,29 @@ cdef inline void _pack_turned_task(void* context, Py_ssize_t task, int worker) n
 
 
 cdef inline void _input(products_t* p, Py_ssize_t task, int worker, const real* _) noexcept nogil:
-    """A section of the channels of dx, of some images."""
+    """Some sections of the channels of dx, of some images."""
+    cdef conv_t* j = p.j
+    cdef Py_ssize_t turn = task % p.parts, g = task // p.parts % j.groups, section
+    cdef block_t b = block_of(&p.w, task // p.parts // j.groups)
+    cdef real* pixels = <real*> (p.scratch + worker * p.scratch_step)
+    cdef real* dz = pixels + p.w.pixels + p.high * p.panels * p.nr
+    cdef bint once = b.count <= p.high  # the gradient serves all sections
+    if once:
+        _take_gradient(j, g, b.first, b.count, dz, p.ldq, dz + j.f * p.ldq)
+    for section in range(turn * p.sections // p.parts, (turn + 1) * p.sections // p.parts):
+        _section(p, &b, g, section, once, pixels, dz)
+
+
+cdef inline void _section(
+    products_t* p, const block_t* b, Py_ssize_t g, Py_ssize_t section, bint once, real* pixels,
+    real* dz,
+) noexcept nogil:
     cdef conv_t* j = p.j
     cdef windows_t* w = &p.w
-    cdef Py_ssize_t section = task % p.sections, g = task // p.sections % j.groups
-    cdef block_t b = block_of(w, task // p.sections // j.groups)
     cdef Py_ssize_t ldk = p.panels * p.nr, q = 0, count, s, i, r, k, c0 = section * w.c
     cdef Py_ssize_t plane = j.h * j.w, channels = j.groups * j.c, c = min(w.c, j.c - c0)
     cdef Py_ssize_t step = channel_step(j, plane)
-    cdef real* pixels = <real*> (p.scratch + worker * p.scratch_step)
     cdef real* sums = pixels + w.pixels
-    cdef real* dz = sums + p.high * ldk
     cdef const real* packed = <const real*> p.packed + (g * p.sections + section) * j.f * ldk
     cdef const real* bias = <const real*> p.bias
     cdef const real* source
@@ -260,7 +272,8 @@ cdef inline void _input(products_t* p, Py_ssize_t task, int worker, const real* 
     memset(pixels, 0, b.images * w.image_step * sizeof(real))
     while q < b.count:
         count = min(p.high, b.count - q)
-        _take_gradient(j, g, b.first + q, count, dz, p.ldq, dz + j.f * p.ldq)
+        if not once:
+            _take_gradient(j, g, b.first + q, count, dz, p.ldq, dz + j.f * p.ldq)
         for s in range(p.panels):
             sum_tiles(
                 p, count, dz, p.index, p.ldq, packed + s * p.nr * j.f, sums + s * p.nr, ldk, NULL
@@ -316,6 +329,7 @@ cdef inline void products_input(conv_t* j, const void* bias, act_t act, const re
     # whole images, of which the windows are worked on strip by strip
     w.rows, w.strips, w.images = j.oh, 1, min(j.n, ceil_div(ROWS, j.oh * j.ow))
     w.blocks = ceil_div(j.n, w.images)
+    p.parts = min(p.sections, ceil_div(4 * workers, w.blocks * j.groups))
     w.image_step = ((j.oh - 1) * w.step_h + w.reach_h) * w.ld
     w.pixels = round_up(w.images * w.image_step, ROWS)
     choose_tile(&p, positions(w), w.k, _)
@@ -336,5 +350,5 @@ cdef inline void products_input(conv_t* j, const void* bias, act_t act, const re
     set_pieces(&p, j.f, 1, NULL, p.ldq)
     with nogil:
         run(_pack_turned_task, &p, j.groups * p.sections, workers)
-        run(_input_task, &p, w.blocks * j.groups * p.sections, workers)
+        run(_input_task, &p, w.blocks * j.groups * p.parts, workers)
     give(s)

@@ -37,6 +37,7 @@ from npdl._ext.tile cimport ceil_div, lanes, panel_tiles, round_up, tall_tiles, 
 cdef enum:
     DEPTH = 512  # numbers of a window that are summed at once
     FEWEST = 24  # windows of a block
+    PACKED = 64  # numbers of each filter of a panel
 
 ctypedef struct products_t:
     windows_t w
@@ -166,7 +167,7 @@ cdef inline void _pack_filters(products_t* p, Py_ssize_t task, const real* _) no
     """
     cdef conv_t* j = p.j
     cdef windows_t* w = &p.w
-    cdef Py_ssize_t g = task // p.panels, s = task % p.panels, f0 = s * p.nr, i, k
+    cdef Py_ssize_t g = task // p.panels, s = task % p.panels, f0 = s * p.nr, i, k, k0 = 0, k1
     cdef Py_ssize_t cols = min(p.nr, j.f - f0), across = p.panels * p.nr
     cdef real* out = <real*> p.packed + g * across * (w.k + 1)
     cdef real* shift = out + across * w.k + f0
@@ -177,10 +178,12 @@ cdef inline void _pack_filters(products_t* p, Py_ssize_t task, const real* _) no
         shift[i] = bias[g * j.f + f0 + i] if bias != NULL and i < cols else 0
     if cols < p.nr:
         memset(out, 0, p.nr * w.k * sizeof(real))
-    for i in range(cols):
-        for k in range(w.k):
-            out[k * p.nr + i] = filters[w.order[k]]
-        filters += w.k
+    while k0 < w.k:  # so many that the lines that are written stay in the level-1 cache
+        k1 = min(w.k, k0 + PACKED)
+        for i in range(cols):
+            for k in range(k0, k1):
+                out[k * p.nr + i] = filters[i * w.k + w.order[k]]
+        k0 = k1
 
 
 cdef inline void _pack_filters_task(void* context, Py_ssize_t task, int worker) noexcept nogil:

@@ -148,7 +148,7 @@ cdef inline void set_tables(windows_t* w, Py_ssize_t* table) noexcept nogil:
                 k += 1
 
 
-# ------------------------------------------------------------------------------------ block by block
+# ---------------------------------------------------------------------------------- block by block
 
 # Some windows: those of `images` images from n on, or of some rows of image n.
 ctypedef struct block_t:
@@ -185,6 +185,12 @@ cdef inline void interleave(
         return
     if c == ld == 1:
         memcpy(to, x, count * sizeof(real))
+        return
+    if c == 3 and ld == 3:  # as constants
+        for i in range(count):
+            to[3 * i] = x[i]
+            to[3 * i + 1] = x[channel_step + i]
+            to[3 * i + 2] = x[2 * channel_step + i]
         return
     while first < count:  # a line of the cache at a time
         last = min(count, first + CHUNK)

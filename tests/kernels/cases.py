@@ -258,6 +258,17 @@ def dilated_and_grouped(case):
         for last in (0, 1):
             label, options = case((3, c, 7, 6), (f, 3, 2), (2, 1), (1, 1), groups=groups)
             yield f"{label}-groups{groups}-last{last}", dict(options, last=last)
+    for c, stride, pad, dilation in [  # channels by themselves, in tasks and beyond them
+        (17, (1, 1), (1, 1), (1, 1)),
+        (35, (2, 3), (2, 1), (1, 2)),
+        (3, (4, 4), (0, 3), (2, 1)),
+        (3, (5, 1), (1, 0), (1, 1)),
+    ]:
+        for last in (0, 1):
+            label, options = case((3, c, 11, 9), (2 * c, 3, 2), stride, pad, groups=c, last=last)
+            label += f"-depthwise-dilation{dilation[0]}x{dilation[1]}-last{last}"
+            yield label, dict(options, dilation=dilation)
+            yield f"transposed-{label}", dict(options, dilation=dilation, transposed=True)
     for t, d, f, k in [(9, 5, 3, 4), (9, 1, 3, 2), (7, 40, 17, 3), (50, 33, 20, 1), (1, 4, 5, 1)]:
         label, options = case((3, d, t, 1), (f, k, 1), last=1)  # sequences
         yield f"{label}-last", options
