@@ -34,6 +34,8 @@ class Layer(Owner, Configurable, metaclass=LayerType):
     parameters in `build` with `add_parameter`, or overrides the properties `params` and `grads`
     with lists of its own arrays. Calling ``super().__init__()`` is not needed.
 
+    ``layer.trainable = False`` freezes the parameters, before or after the layer is built.
+
     Attributes
     ----------
     parameters : tuple of Parameter
@@ -41,8 +43,6 @@ class Layer(Owner, Configurable, metaclass=LayerType):
         name of its own.
     sublayers : tuple of Layer
         The layers that this one keeps as attributes, or in lists or dicts of them.
-    trainable : bool
-        Whether training changes the parameters. It may be set before or after the layer is built.
     regularizer : Regularizer or None
         What the weights add to the loss: all trained parameters of two or more axes, no biases.
     prev_layer : Layer or None
