@@ -359,6 +359,9 @@ class Functional(Persistent):
     def require_plan(self, what: str) -> Plan:
         """The plan, for a method of this name, which needs a built model."""
         plan = self.plan
+        if plan is None and self.layers and all(one.out_shape is not None for one in self.layers):
+            self.build()  # another network has connected the layers
+            plan = self.plan
         if plan is None:
             raise RuntimeError(f"The model must be built before {what}. Call compile() or build().")
         return plan
