@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TextIO
 
@@ -376,9 +375,9 @@ class Functional(Persistent):
         file : text file, optional
             Standard output by default.
         """
-        if self.plan is None and self.layers and self.layers[0].declared_shape is not None:
-            with contextlib.suppress(ValueError):  # as far as shapes are known
-                self.build()
+        shape = self.layers[0].declared_shape if self.layers and self.plan is None else None
+        if shape is not None and None not in shape[1:]:
+            self.build()
         print_summary(self, file)
 
 

@@ -229,11 +229,11 @@ class Model(Trainer):
         verbose, callbacks
             As in `fit`.
         """
+        self._require_predictable("predict")
         check_int("batch_size", batch_size)
         plain = isinstance(X, np.ndarray) and not (callbacks or verbose or steps is not None)
         if plain and 0 < X.ndim and len(X) <= batch_size:  # one batch needs no loop
-            return self.predict_on_batch(X)
-        self._require_predictable("predict")
+            return self._predict_at_once(X)
         feed = Data(self.data_names, X).feed(batch_size, _optional("steps", steps))
         self.build_for(feed.first().x)
         with _Shown(verbose) as progress:
@@ -295,6 +295,9 @@ class Model(Trainer):
         X : array_like, shape (N, ...)
         """
         self._require_predictable("predict_on_batch")
+        return self._predict_at_once(X)
+
+    def _predict_at_once(self, X: Any) -> Any:
         batch = as_batch(X, names=self.data_names)
         plan = self.build_for(batch.x)
         return self.packed(training.predict_step(plan, batch))
