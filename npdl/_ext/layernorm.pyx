@@ -1,9 +1,9 @@
 """Layer, group and RMS normalisation. Contract: ``layernorm_np.py``.
 
-A task takes whole rows, each through all passes while it is in a near cache: the statistics of a row
-depend on no other row. What the rows of a task give to dgamma and dbeta is summed in double in an array
-of the task's own; a second loop adds these up in the order of the tasks. The cut depends on the shapes
-only.
+A task takes whole rows, each through all passes while it is in a near cache: the statistics of a
+row depend on no other row. What the rows of a task give to dgamma and dbeta is summed in double in
+an array of the task's own; a second loop adds these up in the order of the tasks. The cut depends
+on the shapes only.
 
     I = 1      the channels of a row lie side by side: gamma and beta are read along the row
     I > 1      a channel is a span, with one gamma and one beta
@@ -179,13 +179,15 @@ cdef void _rows_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
         _rows(j, task, <const double*> NULL)
 
 
-cdef inline void _add_up(rows_t* j, Py_ssize_t c0, Py_ssize_t c1, real* out, int which) noexcept nogil:
+cdef inline void _add_up(
+    rows_t* j, Py_ssize_t c0, Py_ssize_t c1, real* out, int which
+) noexcept nogil:
     """Add up what the tasks have for channels c0 to c1."""
     cdef double total[COLUMNS]
     cdef const double* sums = j.sums + which * j.channels + c0
-    cdef Py_ssize_t task, k
+    cdef Py_ssize_t _task, k
     memset(total, 0, (c1 - c0) * sizeof(double))
-    for task in range(j.tasks):
+    for _task in range(j.tasks):
         for k in range(c1 - c0):
             total[k] += sums[k]
         sums += 2 * j.channels

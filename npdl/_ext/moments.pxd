@@ -4,8 +4,8 @@ Of a part of the numbers, c is the mean as a number of their own format, and the
 
     r = Σ (x - c),   q = Σ (x - c)²,   mean = c + r / n,   m2 = Σ (x - mean)² = q - r² / n
 
-so that the rounding of c does not count: where all numbers are equal, the mean is that number and m2 is
-0. Parts are put together in double (Chan, Golub and LeVeque 1979).
+so that the rounding of c does not count: where all numbers are equal, the mean is that number and
+m2 is 0. Parts are put together in double (Chan, Golub and LeVeque 1979).
 """
 
 from libc.string cimport memset

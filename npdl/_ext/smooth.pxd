@@ -4,13 +4,13 @@
 
     Φ(-t) = e^(-t²/2) P(u) / (t + 4),   u = (t - 4) / (t + 4)
 
-P is a polynomial, the Chebyshev expansion of (t + 4) e^(t²/2) Φ(-t): 2e-9 off for t <= 13.3 in eleven
-coefficients (float32), 3e-18 for t <= 37.7 in twenty-four (float64). Beyond, Φ(-t) counts as 0. t² is
-split in two, the first part exact, so that the exponential keeps its last places.
+P is a polynomial, the Chebyshev expansion of (t + 4) e^(t²/2) Φ(-t): 2e-9 off for t <= 13.3 in
+eleven coefficients (float32), 3e-18 for t <= 37.7 in twenty-four (float64). Beyond, Φ(-t) counts
+as 0. t² is split in two, the first part exact, so that the exponential keeps its last places.
 
-Largest errors, in units of the last place (ulp) of the exact result, as tests/kernels holds them: 7
-for GELU, 3 for SiLU and 5 for Mish. The slopes, which lie between -0.2 and 1.2, are exact to 3 units of
-the last place of 1. What comes from an exponential below 2^-125 (2^-1021) counts as 0.
+Largest errors, in units of the last place (ulp) of the exact result, as tests/kernels holds them:
+7 for GELU, 3 for SiLU and 5 for Mish. The slopes, which lie between -0.2 and 1.2, are exact to 3
+units of the last place of 1. What comes from an exponential below 2^-125 (2^-1021) counts as 0.
 """
 
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
