@@ -86,3 +86,10 @@ def test_pictures_of_kernels_are_up_to_date(tmp_path, monkeypatch):
         script[draw]()
     for path in tmp_path.iterdir():
         assert path.read_text("utf-8") == (DOCS / "pictures" / path.name).read_text("utf-8")
+
+
+def test_chart_of_benchmarks_is_up_to_date():
+    """If not: python tools/draw_benchmarks.py."""
+    script = runpy.run_path(str(ROOT / "tools" / "draw_benchmarks.py"))
+    chart = (DOCS / "pictures" / "benchmarks.svg").read_text("utf-8")
+    assert script["draw"]() == chart, "run python tools/draw_benchmarks.py"
