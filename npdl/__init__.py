@@ -32,7 +32,7 @@ from npdl.saving import load_model
 from npdl.utils import use_dtype, use_rng
 
 if TYPE_CHECKING:
-    from npdl import autodiff, data, datasets, testing, viz
+    from npdl import autodiff, data, datasets, models, testing, viz
     from npdl.config import show_config
     from npdl.diagram import plot_model
 
@@ -52,6 +52,7 @@ __all__ = [
     "load_model",
     "metrics",
     "model",
+    "models",
     "objectives",
     "optimizers",
     "plot_model",
@@ -72,7 +73,7 @@ __all__ = [
 
 #: What not every program needs is imported when it is first used: modules, functions of modules.
 #: `sklearn` is not in `__all__`, as it can't be imported without scikit-learn.
-_LATER = ("autodiff", "data", "datasets", "sklearn", "testing", "viz")
+_LATER = ("autodiff", "data", "datasets", "models", "sklearn", "testing", "viz")
 _LATER_FROM = {"plot_model": "diagram", "show_config": "config"}
 
 

@@ -39,7 +39,7 @@ LEVELS = [
         ),
         *("saving", "_gradcheck", "testing", "autodiff"),
     ],
-    ["datasets", "cli", "demo", "verify", "sklearn"],
+    ["datasets", "models", "cli", "demo", "verify", "sklearn"],
 ]
 LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names}
 RANK = {name: i for i, name in enumerate(LEVELS[2])}
