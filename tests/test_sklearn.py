@@ -46,9 +46,8 @@ def test_checks_of_scikit_learn(estimator, check):
 
 def checks():
     for network, options in NETWORKS.items():
-        # A classifier that learns a few rows by heart at a high rate magnifies rounding errors.
-        for kind, lr in ((NPDLClassifier, 0.01), (NPDLRegressor, 0.03)):
-            for estimator, check in estimator_checks_generator(kind(lr=lr, **options)):
+        for kind in (NPDLClassifier, NPDLRegressor):
+            for estimator, check in estimator_checks_generator(kind(**options)):
                 name = getattr(check, "func", check).__name__
                 marks = () if name in FEW and network != "gru" else pytest.mark.slow
                 label = f"{network}-{kind.__name__}-{name}"
