@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from npdl import autodiff, data, datasets, models, testing, viz
     from npdl.config import show_config
     from npdl.diagram import plot_model
+    from npdl.onnx import export_onnx as export_onnx
+    from npdl.onnx import import_onnx as import_onnx
 
 __all__ = [
     "Input",
@@ -72,9 +74,13 @@ __all__ = [
 ]
 
 #: What not every program needs is imported when it is first used: modules, functions of modules.
-#: `sklearn` is not in `__all__`, as it can't be imported without scikit-learn.
-_LATER = ("autodiff", "data", "datasets", "models", "sklearn", "testing", "viz")
-_LATER_FROM = {"plot_model": "diagram", "show_config": "config"}
+#: `sklearn`, `onnx` and the functions of it are not in `__all__`, as they can't be imported without
+#: these packages.
+_LATER = ("autodiff", "data", "datasets", "models", "onnx", "sklearn", "testing", "viz")
+_LATER_FROM = {
+    **{"plot_model": "diagram", "show_config": "config"},
+    **dict.fromkeys(("export_onnx", "import_onnx"), "onnx"),
+}
 
 
 def __getattr__(name: str) -> Any:

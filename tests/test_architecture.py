@@ -39,7 +39,7 @@ LEVELS = [
         ),
         *("saving", "_gradcheck", "testing", "autodiff"),
     ],
-    ["datasets", "models", "cli", "demo", "verify", "sklearn"],
+    ["datasets", "models", "cli", "demo", "verify", "sklearn", "onnx"],
 ]
 LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names}
 RANK = {name: i for i, name in enumerate(LEVELS[2])}
@@ -95,6 +95,7 @@ EXTRAS = {
     "data": "PIL",
     "_autograd": "autograd",
     "sklearn": "sklearn",
+    "onnx": "onnx",
 }
 
 

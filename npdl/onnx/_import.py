@@ -1,0 +1,100 @@
+"""Reading a model from an ONNX file."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from npdl import _safetensors, _tree
+from npdl._checks import complaint
+from npdl._files import StrPath
+from npdl.initializations import undrawn
+from npdl.layers.recurrent import Recurrent
+from npdl.layers.tree import every_layer
+from npdl.model import Model
+from npdl.onnx._recurrent import PARTS, joined
+from npdl.serialization import adopt
+from npdl.utils.random import use_dtype
+
+#: The largest file that protobuf can hold.
+_MOST = 2**31 - 1
+
+
+def import_onnx(path: StrPath) -> Model:
+    """Read a model that `export_onnx` wrote; it is ready to predict, or to be compiled and trained.
+
+    Layers, names, options and weights come back as they were; the weights are float32.
+
+    Parameters
+    ----------
+    path : path
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, or was written by another program.
+    """
+    where = os.fspath(path)
+    size = os.path.getsize(path)
+    if size > _MOST:
+        raise ValueError(complaint("An ONNX file must be smaller than 2 GB", path=where, size=size))
+    made = onnx.ModelProto()
+    try:
+        with open(path, "rb") as file:
+            made.ParseFromString(file.read(_MOST))
+    except Exception as error:  # of protobuf, in one of its several forms
+        raise ValueError(f"{where!r} is no ONNX file: {error}") from error
+    texts = {entry.key: entry.value for entry in made.metadata_props}
+    if "npdl.model" not in texts:
+        rule = "The file must be one that npdl.export_onnx wrote"
+        raise ValueError(complaint(rule, path=where, producer=made.producer_name))
+    try:
+        return _own(texts["npdl.model"], made.graph)
+    except Exception as error:
+        what = str(error) if isinstance(error, ValueError) else repr(error)
+        raise ValueError(f"{where!r} holds no model that can be loaded: {what}") from error
+
+
+def _own(text: str, graph: Any) -> Model:
+    """The model that npdl wrote, from its configuration and the arrays of the graph."""
+    arrays = {tensor.name: _array(tensor) for tensor in graph.initializer}
+    config = _tree.unpack(_safetensors.parse(text), {})
+    # What is written there decides on sizes: the parameters can't be larger than the file.
+    with undrawn(sum(array.size for array in arrays.values())), use_dtype("float32"):
+        model = Model.from_json(config)
+        if not model.built:
+            model.build()
+    weights = {name: arrays[name] for name in model.weights if name in arrays}
+    for name, layer in _recurrent_layers(model):
+        parts = [arrays.get(name + part) for part in PARTS]
+        if not any(part is None for part in parts):
+            weights[name] = joined(layer, *parts)  # type: ignore[arg-type]
+    adopt(model, weights, config["frozen"])
+    return model
+
+
+def _recurrent_layers(model: Model) -> list[tuple[str, Recurrent]]:
+    """The recurrent layers, each with the name of its `AllW`."""
+    owners = {
+        id(layer._named["AllW"]): layer
+        for layer in every_layer(model.layers)
+        if isinstance(layer, Recurrent)
+    }
+    return [
+        (f"{name}/{path}", owners[id(parameter)])
+        for name, layer in zip(model.layer_names, model.layers)
+        for path, parameter in layer.named_parameters()
+        if id(parameter) in owners
+    ]
+
+
+def _array(tensor: Any) -> NDArray:
+    """The array of a tensor that lies in the file itself."""
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        raise ValueError(complaint("The arrays must lie in the file itself", tensor=tensor.name))
+    array = onnx.numpy_helper.to_array(tensor)
+    return np.array(array)
