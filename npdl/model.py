@@ -1,4 +1,4 @@
-"""Level 2: a chain of layers that is built, trained and used as one."""
+"""Level 2: a network that is built, trained and used as one."""
 
 from __future__ import annotations
 
@@ -22,17 +22,25 @@ from npdl.trainer import Trainer
 
 
 class Model(Trainer):
-    """A chain of layers.
+    """A network of layers: a chain, ``Model([...])``, or any shape, ``Model(inputs, outputs)``.
 
     Parameters
     ----------
     layers : list of Layer, or Layer, optional
         The layers from input to output; or the output layer of a network whose layers were
-        connected by hand, which leads to all of them.
+        connected by hand, which leads to all of them. With `outputs`: the inputs, see there.
+    outputs : Value, or list or dict of Value, optional
+        What layers returned that were called on the inputs, see `npdl.Input`. The keys of a dict
+        are the names of the outputs.
+    inputs : Value, or list or dict of Value, optional, keyword-only
+        Another name for the first argument, where `outputs` is given.
+    name : str, optional, keyword-only
+        The name of the model as a layer of another one.
 
     Attributes
     ----------
     layers : list of Layer
+        In the order in which they are computed.
     loss : Objective
     optimizer : Optimizer
     metrics, weighted_metrics : list of Metric, or None
@@ -102,15 +110,15 @@ class Model(Trainer):
             A weight for the samples of each class; 1 for those not named. "balanced" lets all
             classes count alike, n / (classes * n of the class); it needs arrays.
         sample_weight : array_like of shape (N,), or (N, T) for sequences, optional
-            What each sample, or step, counts in the loss. One of weight 0 may hold anything.
+            Weight of each sample, or time step, in the loss. One of weight 0 may hold anything.
         initial_epoch : int
-            How many epochs to take for done.
+            Number of epochs already done; training starts with the next one.
         steps_per_epoch : int, optional
-            Batches in an epoch, if it shall not be all samples once.
+            Batches per epoch. By default an epoch covers every sample once.
         validation_steps, validation_batch_size : int, optional
             The same for the validation.
         validation_freq : int
-            Validate in each epoch of so many.
+            Run validation only every `validation_freq` epochs.
 
         Returns
         -------

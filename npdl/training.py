@@ -198,7 +198,7 @@ class Loop:
     initial_epoch : int
         The first epoch.
     validation_freq : int
-        Validate in each epoch of so many.
+        Run validation only every `validation_freq` epochs.
 
     Attributes
     ----------
