@@ -313,21 +313,16 @@ class MultiHeadAttention(_Reading):
         w, b = self._named[f"{name}_W"].value, self._named.get(f"{name}_b")
         shape = *x.shape[:2], w.shape[1]
         y = self._buffer(name, shape, w.dtype) if train else np.empty(shape, w.dtype)
-        bias = np.zeros(w.shape[1], w.dtype) if b is None else b.value
+        bias = None if b is None else b.value
         kernels().dense_forward(_rows(x), w, bias, _rows(y), _IDENTITY)
         return y
 
     def _projected_back(self, name: str, x: NDArray, dy: NDArray, dx: NDArray | None) -> None:
         """Fill dx, and the gradients of a projection."""
         w, b = self._named[f"{name}_W"], self._named.get(f"{name}_b")
-        dw = w.grad
-        if dw is None:
-            dw = self._buffer(f"{name}_dW", w.value.shape, w.value.dtype)
-        db = None if b is None else b.grad
-        if db is None:
-            db = self._buffer(f"{name}_db", dw.shape[1:], dw.dtype)
         flat, dx = _rows(dy), None if dx is None else _rows(dx)
-        kernels().dense_backward(_rows(x), w.value, flat, flat, dx, dw, db, _IDENTITY)
+        db = None if b is None else b.grad
+        kernels().dense_backward(_rows(x), w.value, flat, flat, dx, w.grad, db, _IDENTITY)
 
     def forward(self, *inputs: ArrayLike, train: bool = True, mask: Any = None) -> NDArray:
         """Return what each step of the query reads.

@@ -258,11 +258,15 @@ def test_in_a_network_with_masks(tmp_path):
     np.testing.assert_array_equal(again.predict(data), model.predict(data))
 
 
-def test_frozen():
-    layer = made(MultiHeadAttention(2, 3, trainable=False), QUERY)
-    x = np.ones(QUERY, np.float32)
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_frozen(use_bias, rng):
+    layer = made(MultiHeadAttention(2, 3, use_bias=use_bias), QUERY)
+    x = rng.normal(size=QUERY).astype(np.float32)
     layer.forward(x)
-    assert layer.backward(x).shape == QUERY
+    dx = layer.backward(x)
+    layer.trainable = False
+    layer.forward(x)
+    np.testing.assert_array_equal(layer.backward(x), dx)
     assert layer.grads == []
 
 
