@@ -34,6 +34,7 @@ from npdl.utils import use_dtype, use_rng
 if TYPE_CHECKING:
     from npdl import autodiff, data, datasets, models, testing, viz
     from npdl.config import show_config
+    from npdl.convert import load_keras, load_keras_weights, load_torch_weights
     from npdl.diagram import plot_model
     from npdl.onnx import export_onnx as export_onnx
     from npdl.onnx import import_onnx as import_onnx
@@ -51,7 +52,10 @@ __all__ = [
     "get_precision",
     "initializations",
     "layers",
+    "load_keras",
+    "load_keras_weights",
     "load_model",
+    "load_torch_weights",
     "metrics",
     "model",
     "models",
@@ -80,6 +84,7 @@ _LATER = ("autodiff", "data", "datasets", "models", "onnx", "sklearn", "testing"
 _LATER_FROM = {
     **{"plot_model": "diagram", "show_config": "config"},
     **dict.fromkeys(("export_onnx", "import_onnx"), "onnx"),
+    **dict.fromkeys(("load_keras", "load_keras_weights", "load_torch_weights"), "convert"),
 }
 
 

@@ -39,7 +39,7 @@ LEVELS = [
         ),
         *("saving", "_gradcheck", "testing", "autodiff"),
     ],
-    ["datasets", "models", "cli", "demo", "verify", "sklearn", "onnx"],
+    ["datasets", "models", "cli", "demo", "verify", "sklearn", "onnx", "convert"],
 ]
 LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names}
 RANK = {name: i for i, name in enumerate(LEVELS[2])}
@@ -94,6 +94,7 @@ EXTRAS = {
     **dict.fromkeys(("callbacks", "demo", "viz"), "matplotlib"),
     "data": "PIL",
     "_autograd": "autograd",
+    "convert": "h5py",
     "sklearn": "sklearn",
     "onnx": "onnx",
 }
