@@ -93,7 +93,7 @@ def lenet5(input_shape: tuple[int, int, int] = (1, 28, 28), n_classes: int = 10)
     Parameters
     ----------
     input_shape : tuple
-        Channels, height and width; the images have shape (N, *input_shape).
+        Channels, height and width; the images have shape ``(N, *input_shape)``.
     n_classes : int
         The output is their probabilities, shape (N, n_classes).
     """
@@ -123,7 +123,7 @@ def vgg(
     Parameters
     ----------
     input_shape : tuple
-        Channels, height and width; the images have shape (N, *input_shape).
+        Channels, height and width; the images have shape ``(N, *input_shape)``.
     n_classes : int
         The output is their probabilities, shape (N, n_classes).
     widths : sequence of int
@@ -152,7 +152,7 @@ def resnet(
     Parameters
     ----------
     input_shape : tuple
-        Channels, height and width; the images have shape (N, *input_shape).
+        Channels, height and width; the images have shape ``(N, *input_shape)``.
     n_classes : int
         The output is their probabilities, shape (N, n_classes).
     widths : sequence of int
@@ -294,7 +294,7 @@ def autoencoder(
     ----------
     input_shape : tuple
         Channels, height and width, these divisible by ``2 ** len(widths)``. The images have shape
-        (N, *input_shape) and values in [0, 1], and so has the output.
+        ``(N, *input_shape)`` and values in [0, 1], and so has the output.
     code : int
         Numbers that an image becomes.
     widths : sequence of int
