@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from npdl import _safetensors, _tree
 from npdl._checks import complaint
@@ -16,6 +14,7 @@ from npdl.initializations import undrawn
 from npdl.layers.recurrent import Recurrent
 from npdl.layers.tree import every_layer
 from npdl.model import Model
+from npdl.onnx._foreign import Reader, array_of
 from npdl.onnx._recurrent import PARTS, joined
 from npdl.serialization import adopt
 from npdl.utils.random import use_dtype
@@ -25,9 +24,10 @@ _MOST = 2**31 - 1
 
 
 def import_onnx(path: StrPath) -> Model:
-    """Read a model that `export_onnx` wrote; it is ready to predict, or to be compiled and trained.
+    """Read a model from an ONNX file; it is ready to predict, or to be compiled and trained.
 
-    Layers, names, options and weights come back as they were; the weights are float32.
+    What `export_onnx` wrote comes back as it was: layers, names, options, and the weights in
+    float32. In a file of another program each node becomes a layer, as far as npdl has one.
 
     Parameters
     ----------
@@ -36,7 +36,8 @@ def import_onnx(path: StrPath) -> Model:
     Raises
     ------
     ValueError
-        If the file is damaged, or was written by another program.
+        If the file is damaged, or holds a node that no layer of npdl computes. The message has the
+        name of the node and its op.
     """
     where = os.fspath(path)
     size = os.path.getsize(path)
@@ -49,19 +50,28 @@ def import_onnx(path: StrPath) -> Model:
     except Exception as error:  # of protobuf, in one of its several forms
         raise ValueError(f"{where!r} is no ONNX file: {error}") from error
     texts = {entry.key: entry.value for entry in made.metadata_props}
-    if "npdl.model" not in texts:
-        rule = "The file must be one that npdl.export_onnx wrote"
-        raise ValueError(complaint(rule, path=where, producer=made.producer_name))
     try:
-        return _own(texts["npdl.model"], made.graph)
+        return _own(texts["npdl.model"], made.graph) if "npdl.model" in texts else _foreign(made)
     except Exception as error:
         what = str(error) if isinstance(error, ValueError) else repr(error)
         raise ValueError(f"{where!r} holds no model that can be loaded: {what}") from error
 
 
+def _foreign(made: Any) -> Model:
+    """The model that another program wrote."""
+    arrays = {tensor.name: array_of(tensor) for tensor in made.graph.initializer}
+    opset = max(
+        (one.version for one in made.opset_import if one.domain in ("", "ai.onnx")), default=1
+    )
+    floats = sum(array.size for array in arrays.values())
+    # A constant may be in a node, and running statistics and biases are made beside the weights.
+    with undrawn(2 * floats + 2**24), use_dtype("float32"):
+        return Reader(made.graph, arrays, opset).model()
+
+
 def _own(text: str, graph: Any) -> Model:
     """The model that npdl wrote, from its configuration and the arrays of the graph."""
-    arrays = {tensor.name: _array(tensor) for tensor in graph.initializer}
+    arrays = {tensor.name: array_of(tensor) for tensor in graph.initializer}
     config = _tree.unpack(_safetensors.parse(text), {})
     # What is written there decides on sizes: the parameters can't be larger than the file.
     with undrawn(sum(array.size for array in arrays.values())), use_dtype("float32"):
@@ -90,11 +100,3 @@ def _recurrent_layers(model: Model) -> list[tuple[str, Recurrent]]:
         for path, parameter in layer.named_parameters()
         if id(parameter) in owners
     ]
-
-
-def _array(tensor: Any) -> NDArray:
-    """The array of a tensor that lies in the file itself."""
-    if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        raise ValueError(complaint("The arrays must lie in the file itself", tensor=tensor.name))
-    array = onnx.numpy_helper.to_array(tensor)
-    return np.array(array)

@@ -11,7 +11,7 @@ from npdl.onnx._graph import Graph, Mask, Tensor, Unexpressed, refuse
 #: Class: op, and whether it takes any number of inputs.
 _OPS: dict[type[Layer], tuple[str, bool]] = {
     L.Add: ("Add", False),
-    L.Average: ("Add", False),
+    L.Average: ("Mean", True),
     L.Subtract: ("Sub", False),
     L.Multiply: ("Mul", False),
     L.Maximum: ("Max", True),
@@ -28,7 +28,7 @@ def combined(g: Graph, layer: Any, path: str, xs: list[Tensor], shape: Shape) ->
     y = names[0]
     for name in names[1:]:
         y = g.op(kind, y, name)
-    return g.op("Div", y, g.constant(len(xs))) if type(layer) is L.Average else y
+    return y
 
 
 def union_mask(g: Graph, layer: Layer, xs: list[Tensor], shape: Shape) -> Mask:
