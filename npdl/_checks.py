@@ -29,7 +29,7 @@ def check_number(name: str, value: Any, interval: str, *, layer: str | None = No
         raise TypeError(complaint(rule, layer=layer, **{name: value}))
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise TypeError(complaint(rule, layer=layer, **{name: value})) from None
     above = low <= number if interval[0] == "[" else low < number
     below = number <= high if interval[-1] == "]" else number < high

@@ -235,8 +235,7 @@ class Builder:
         layer = self._made.get(path)
         if layer is None:
             options = Options(kind, entry["config"], inputs[0].ndim)
-            layer = KINDS[kind].make(options)
-            options.finish()
+            layer = _made(kind, options)
             layer.name = self._free(options.name)
         else:
             self._chain = None  # shared
@@ -316,6 +315,19 @@ class Builder:
         if symbol.image or symbol.ndim != 4:
             return self._same(symbol) if symbol.flat else symbol
         return Symbol(self._inserted(layers.Permute((3, 1, 2)), symbol.value), image=True)
+
+
+def _made(kind: str, options: Options) -> layers.Layer:
+    """The layer; an error names that of Keras."""
+    try:
+        layer = KINDS[kind].make(options)
+        options.finish()
+    except (ValueError, TypeError, LookupError) as error:
+        if repr(options.name) in str(error):
+            raise
+        text = str(error) if isinstance(error, ValueError | TypeError) else repr(error)
+        raise ValueError(f"{text} ({kind} {options.name!r} of Keras)") from error
+    return layer
 
 
 class _Counter:

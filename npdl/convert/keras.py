@@ -51,14 +51,7 @@ def load_keras(path: StrPath) -> Model:
                 builder = Builder(weights)
                 model = builder.model(config)
             _nothing_left(weights)
-        except (
-            ValueError,
-            TypeError,
-            KeyError,
-            IndexError,
-            AttributeError,
-            RecursionError,
-        ) as error:
+        except _WRONG as error:
             plain = isinstance(error, ValueError | TypeError)
             raise Unreadable(str(error) if plain else repr(error)) from error
         finally:
