@@ -6,7 +6,7 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -61,6 +61,16 @@ def _parser() -> argparse.ArgumentParser:
         help="where to write it, .svg; by default beside the model, under its name",
     )
     command.set_defaults(run=_plot)
+
+    command = add("export", "write a saved model as an ONNX file")
+    _add_model(command)
+    command.add_argument("out", type=Path, metavar="FILE.onnx")
+    command.set_defaults(run=_export)
+
+    command = add("import", "write the model of an ONNX file as a model of npdl")
+    command.add_argument("model", type=Path, metavar="FILE.onnx")
+    command.add_argument("out", type=Path, metavar="OUT")
+    command.set_defaults(run=_import)
 
     command = add(
         "predict",
@@ -141,6 +151,30 @@ def _plot(options: argparse.Namespace) -> int:
     except (OSError, ValueError, TypeError, ImportError) as error:
         return _failure(error)
     print(path)
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    return _converted(options, lambda: _onnx().export_onnx(_load(options), options.out))
+
+
+def _import(options: argparse.Namespace) -> int:
+    return _converted(options, lambda: _onnx().import_onnx(options.model).save(options.out))
+
+
+def _onnx() -> Any:
+    # It needs a package of its own.
+    return importlib.import_module("npdl.onnx")
+
+
+def _converted(options: argparse.Namespace, convert: Callable[[], None]) -> int:
+    try:
+        if options.out == options.model:
+            raise ValueError(f"The file must not be replaced. Received: {options.out}")
+        convert()
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        return _failure(error)
+    print(options.out)
     return 0
 
 

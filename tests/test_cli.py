@@ -49,7 +49,7 @@ def test_verify_hands_on_its_exit_code(monkeypatch, code):
 
 def test_help_and_version(capsys):
     cases = [(["--help"], "demo"), (["--version"], npdl.__version__)]
-    for command in ("demo", "verify", "info", "summary", "plot", "predict"):
+    for command in ("demo", "verify", "info", "summary", "plot", "export", "import", "predict"):
         cases.append(([command, "--help"], "exit codes: 0 "))
     for option, text in cases:
         with pytest.raises(SystemExit) as stop:
@@ -102,6 +102,19 @@ def test_plot_of_a_file(saved, tmp_path, monkeypatch, capsys, options):
     out = Path("out.svg") if options else path.with_suffix(".svg")
     assert capsys.readouterr().out == f"{out}\n"
     assert out.read_text("utf-8") == npdl.plot_model(model, None)
+
+
+def test_export_and_import(saved, tmp_path, capsys):
+    pytest.importorskip("onnx", reason="needs npdl[onnx]")
+    model, path = saved
+    there, back = tmp_path / "m.onnx", tmp_path / "back"
+    assert run("export", path, there) == 0 and run("import", there, back) == 0
+    assert capsys.readouterr().out == f"{there}\n{back}\n"
+    assert npdl.load_model(back).to_json()["layers"] == model.to_json()["layers"]
+    for command in ("export", "import"):
+        assert run(command, tmp_path / "nothing", tmp_path / "out") == 1
+        assert run(command, path, path) == 1
+    assert "must not be replaced" in capsys.readouterr().err
 
 
 def test_plot_says_what_failed(saved, tmp_path, capsys):
