@@ -12,7 +12,7 @@ from libc.string cimport memset
 from npdl._ext.activation cimport LINEAR, act_t, parse_act, pull_back_span
 from npdl._ext.arrays cimport OR_NONE, OUT, REAL, array, array_t, call_t, clear, same_shape
 from npdl._ext.conv cimport COPIES, SLACK, conv_t
-from npdl._ext.conv_dense cimport dense_backward, dense_forward, is_dense
+from npdl._ext.conv_dense cimport bias_gradient, dense_backward, dense_forward, is_dense
 from npdl._ext.conv_depthwise cimport (
     depthwise_forward,
     depthwise_input,
@@ -24,7 +24,7 @@ from npdl._ext.conv_gradients cimport products_input, products_weights
 from npdl._ext.conv_products cimport products_forward
 from npdl._ext.conv_winograd cimport winograd_backward, winograd_forward, winograd_pays
 from npdl._ext.simd cimport LANES_F32, LANES_F64, real
-from npdl._ext.sums cimport sum_of, sum_rows
+from npdl._ext.sums cimport sum_of
 from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
 from npdl._ext.tile cimport round_up
 
@@ -285,7 +285,7 @@ cdef inline void _transposed_backward(
         with nogil:
             run(_pull_back_task, r, (r.size + SPAN - 1) // SPAN, workers)
     if r.db != NULL and j.last:
-        sum_rows(<const real*> j.x, j.n * r.plane, r.channels, r.channels, <real*> r.db)
+        bias_gradient(<const real*> j.x, j.n * r.plane, r.channels, <real*> r.db)
     elif r.db != NULL:
         with nogil:
             run(_add_up_task, r, r.channels, workers)

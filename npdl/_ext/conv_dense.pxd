@@ -7,7 +7,7 @@ from npdl._ext.activation cimport LINEAR, act_span, act_t, pull_back_span
 from npdl._ext.conv cimport conv_t
 from npdl._ext.gemm cimport product, product_of, product_scratch, product_t
 from npdl._ext.simd cimport real
-from npdl._ext.sums cimport sum_rows
+from npdl._ext.sums cimport sum_many_rows
 from npdl._ext.threads cimport aligned, give, max_workers, scratch_t, take
 
 ctypedef struct dense_t:
@@ -87,13 +87,22 @@ cdef inline void dense_input(
     _compute(&p)
 
 
+cdef inline void bias_gradient(
+    const real* dz, Py_ssize_t n, Py_ssize_t w, real* db
+) except *:
+    """db = Σ of n rows of w numbers, however many."""
+    cdef scratch_t s = take(aligned(w * sizeof(double)))
+    sum_many_rows(dz, n, w, <double*> s.data, db)
+    give(s)
+
+
 cdef inline void dense_weights(conv_t* j, const void* dz, const real* _) except *:
     cdef product_t p = product_of(
         j.f, j.depth, j.n, <const real*> dz, 1, j.f, <const real*> j.x, j.depth, 1,
         <real*> j.dw, j.depth, False,
     )
     if j.db != NULL:
-        sum_rows(<const real*> dz, j.n, j.f, j.f, <real*> j.db)
+        bias_gradient(<const real*> dz, j.n, j.f, <real*> j.db)
     if j.dw != NULL:
         _compute(&p)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from kernel_calls import Maker
 
+import npdl
 from npdl._ext.activation_np import LINEAR, TANH
 
 N = 10_000_000
@@ -32,6 +33,16 @@ def test_weight_gradient_of_ten_million_rows(compiled, tenths):
     compiled.dense_backward(tenths, dw, tenths, tenths, None, dw, None, (LINEAR, 1.0))
     exact = N * float(tenths[0, 0]) ** 2
     assert abs(dw[0, 0] - exact) <= (512 + 64) * U * exact
+
+
+def test_bias_gradient_of_ten_million_images_of_one_window(tenths):
+    layer = npdl.layers.Convolution(1, 1, input_shape=(1, 1, 1), activation="linear")
+    layer.connect_to()
+    images = tenths.reshape(N, 1, 1, 1)
+    layer.forward(images)
+    layer.backward(images)
+    exact = N * float(tenths[0, 0])
+    assert abs(layer.db[0] - exact) <= 12 * U * exact
 
 
 @pytest.mark.parametrize("width", [1, 3])
