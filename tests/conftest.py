@@ -11,7 +11,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 import pytest
 
-from npdl import utils
+from npdl import _registry, utils
 
 
 @pytest.fixture(autouse=True)
@@ -19,8 +19,11 @@ def _fresh_state():
     """Each test starts from one seed and in float32, and leaves nothing behind."""
     utils.set_seed(1)
     utils.set_dtype("float32")
+    known = dict(_registry._registered)
     yield
     utils.set_dtype("float32")
+    _registry._registered.clear()
+    _registry._registered.update(known)
 
 
 @pytest.fixture

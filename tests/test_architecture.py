@@ -3,7 +3,6 @@
 import ast
 import importlib
 import inspect
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -73,20 +72,6 @@ def test_imports_go_downwards_only(path, unit):
                 assert RANK[rest[0]] <= RANK[unit], f"{path.name} imports {name}"
         elif root == "npdl":
             assert rest == ["__version__"] or unit == "_ext", f"{path.name} imports {name}"
-
-
-def test_architecture_shows_the_same_modules():
-    page = Path(__file__).parents[1] / "ARCHITECTURE.md"
-    if not page.exists():
-        pytest.skip("needs the source tree")
-    text = page.read_text("utf-8")
-    level_2 = text.partition("| level 2 | |")[2].partition("\n\n")[0]
-    assert re.findall(r"^\| `(\w+)` ", level_2, re.M) == LEVELS[2]
-    shown = {level: [] for level in (0, 1, 3)}
-    for level, names in re.findall(r"^\| ([013]) \| [^|]* \| (.*) \|$", text, re.M):
-        shown[int(level)] += re.findall(r"`(\w+)`", names)
-    for level, names in shown.items():
-        assert sorted(names) == sorted(LEVELS[level])
 
 
 #: What else a module may import, where it uses it.

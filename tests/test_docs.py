@@ -5,6 +5,7 @@ import runpy
 from pathlib import Path
 
 import pytest
+import test_architecture
 
 import npdl
 
@@ -93,3 +94,14 @@ def test_chart_of_benchmarks_is_up_to_date():
     script = runpy.run_path(str(ROOT / "tools" / "draw_benchmarks.py"))
     chart = (DOCS / "pictures" / "benchmarks.svg").read_text("utf-8")
     assert script["draw"]() == chart, "run python tools/draw_benchmarks.py"
+
+
+def test_architecture_shows_the_same_modules():
+    text = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
+    level_2 = text.partition("| level 2 | |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)` ", level_2, re.M) == test_architecture.LEVELS[2]
+    shown = {level: [] for level in (0, 1, 3)}
+    for level, names in re.findall(r"^\| ([013]) \| [^|]* \| (.*) \|$", text, re.M):
+        shown[int(level)] += re.findall(r"`(\w+)`", names)
+    for level, names in shown.items():
+        assert sorted(names) == sorted(test_architecture.LEVELS[level])

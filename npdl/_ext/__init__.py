@@ -235,7 +235,10 @@ _precision = "fast"
 def _precision_from_environment() -> str:
     wanted = os.environ.get("NPDL_PRECISION") or "fast"
     if wanted not in ("fast", "exact"):
-        raise ValueError(f"NPDL_PRECISION must be 'fast' or 'exact'. Received: {wanted!r}.")
+        rule = f"The precision must be 'fast' or 'exact'. Received: {wanted!r}."
+        raise ValueError(rule) from ValueError(
+            f"NPDL_PRECISION must be 'fast' or 'exact'. Received: {wanted!r}."
+        )
     return wanted
 
 
@@ -246,13 +249,10 @@ def _threads_from_environment() -> int:
     wanted = os.environ.get("NPDL_NUM_THREADS")
     if not wanted:
         return min(usable_cores(), 64)
-    if not wanted.isdecimal() or not wanted.strip("0"):
-        raise ValueError(f"NPDL_NUM_THREADS must be a positive integer. Received: {wanted!r}.")
-    if len(wanted.lstrip("0")) > 2 or int(wanted) > 64:  # `$(nproc)` on a large machine
-        warnings.warn(
-            f"npdl uses 64 threads at most. Received: NPDL_NUM_THREADS={wanted}.", stacklevel=2
-        )
-        return 64
+    few = wanted.isdecimal() and len(wanted) < 10 and 0 < int(wanted) <= 64
+    if not few:
+        rule = "NPDL_NUM_THREADS must be an integer from 1 to 64"
+        raise ValueError(f"{rule}. Received: {wanted!r}.")
     return int(wanted)
 
 
