@@ -110,6 +110,8 @@ int main(int argc, char **argv) {
     if (npdl_threads_init()) return 1;
     npdl_set_threads(4);
     for (int i = 0; i < CALLERS; i++) pthread_create(&threads[i], NULL, caller, &jobs);
+    npdl_keep_at_most((size_t)1 << 20); /* while the others take and give */
+    for (int i = 0; i < 1000; i++) npdl_release(), sched_yield();
     for (int i = 0; i < CALLERS; i++) pthread_join(threads[i], NULL);
     for (int i = 0; i < 20; i++) { /* a child has a pool of its own */
         const pid_t child = fork();
