@@ -1,8 +1,7 @@
 """Level 3: networks as estimators of scikit-learn. Needs it: ``pip install 'npdl[sklearn]'``.
 
-An `NPDLClassifier` or `NPDLRegressor` works wherever scikit-learn takes an estimator: in pipelines,
-searches, cross-validation, calibration, ensembles. `fit` draws all its random numbers from its own
-`random_state`, in its own dtype, so that it gives the same results in any thread or process.
+`NPDLClassifier` and `NPDLRegressor` work in pipelines, searches, cross-validation, ensembles. `fit`
+draws its random numbers from its own `random_state`: the same results in any thread or process.
 """
 
 from __future__ import annotations

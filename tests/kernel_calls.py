@@ -1,9 +1,8 @@
 """Calls of the kernels over small inputs, for every test that needs some.
 
 A `Call` holds the arguments of one kernel by name. `run` lays each array between guard numbers,
-makes the inputs read-only and fills the outputs with NaN, so that a kernel which reads or writes
-beside its arrays, changes an input or leaves a hole is found out. The arrays that the steps of the
-optimizers change in place are both, and keep what they hold.
+makes the inputs read-only and fills the outputs with NaN: a kernel that reads or writes beside its
+arrays, changes an input or leaves a hole is found out. What optimizers change in place is kept.
 """
 
 from __future__ import annotations
