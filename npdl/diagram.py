@@ -222,8 +222,10 @@ def _svg(boxes: list[_Box]) -> str:
     parts = []
     for box in boxes:
         for below in box.below:
-            jumps = box.rank - below.rank > 1
-            parts.append(_arrow(below.middle, below.y + below.height, box.middle, box.y, jumps))
+            between = [b.x + b.width for b in boxes if below.rank < b.rank < box.rank]
+            lane = max([x + 16 for x in between] + [below.middle]) if between else None
+            width = max(width, (lane or 0) + _PAD)
+            parts.append(_arrow(below.middle, below.y + below.height, box.middle, box.y, lane))
     for box in boxes:
         if box.color is None:
             parts.append(_text(box.middle, box.y + 14, box.texts[0], "d", "text-anchor='middle'"))
@@ -255,16 +257,18 @@ def _text(x: float, y: float, text: str, css: str, more: str = "") -> str:
     return f"<text class='{css}' x='{x:g}' y='{y:g}' {more}>{html.escape(text, quote=False)}</text>"
 
 
-def _arrow(x: float, top: float, end: float, bottom: float, jumps: bool) -> str:
-    """From a box to one below it; in a curve around the boxes between, where it jumps over some."""
+def _arrow(x: float, top: float, end: float, bottom: float, lane: float | None) -> str:
+    """From a box to one below it; down a lane beside the boxes between, where there are some."""
     tip = f"M{end - 4:g} {bottom - 7:g}L{end:g} {bottom - 2:g}L{end + 4:g} {bottom - 7:g}"
     top, stop = top + 4, bottom - 3
-    if jumps and abs(x - end) < 40:
-        side = max(x, end) + 190
-        way = f"C{side:g} {top + 20:g} {side:g} {stop - 20:g} {end:g} {stop:g}"
+    half = (top + stop) / 2
+    if lane is not None:
+        way = (
+            f"C{x:g} {top + 18:g} {lane:g} {top + 4:g} {lane:g} {top + 28:g}V{stop - 28:g}"
+            f"C{lane:g} {stop - 4:g} {end:g} {stop - 18:g} {end:g} {stop:g}"
+        )
     elif x == end:
         way = f"V{stop:g}"
     else:
-        half = (top + stop) / 2
         way = f"C{x:g} {half:g} {end:g} {half:g} {end:g} {stop:g}"
     return f"<path class='l' d='M{x:g} {top:g}{way}{tip}'/>"
