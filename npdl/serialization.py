@@ -148,8 +148,7 @@ def fill_model(model: Any, config: dict[str, Any]) -> None:
         args = (items[0] if form == "one" else items for form, items in zip(forms, given))
         model.connect(*args)
     else:
-        for layer in layers.values():
-            model.add(layer)
+        model.layers = list(layers.values())
     model.adopt_names(layers)
     if "loss" in config:
         more = {name: config[name] for name in COMPILED[2:] if name in config}

@@ -160,13 +160,13 @@ class Recurrent(Layer):
         for shape in states:
             if len(shape) != 2 or shape[1] not in (None, units):
                 raise self._error(f"A first state must have shape (N, {units})", shape=shape)
-        blocks = [
-            np.zeros((self._n_biases, gates * units)),
+        blocks = [  # the initializers refuse what is too large for a file
             np.hstack([self.init((n_in, units)) for _ in range(gates)]),
             np.hstack([self.inner_init((units, units)) for _ in range(gates)]),
         ]
         self._state = None
-        self.add_parameter("AllW", np.vstack(blocks))
+        biases = np.zeros((self._n_biases, gates * units))
+        self.add_parameter("AllW", np.vstack([biases, *blocks]))
         steps = self.nb_seq if in_shape[1] is None else in_shape[1]
         y = (None, steps, units) if self.return_sequence else (None, units)
         return (y, *[(None, units)] * self._n_states) if self.return_state else y
