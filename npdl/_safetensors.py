@@ -133,10 +133,7 @@ def read(path: StrPath) -> tuple[Tensors, dict[str, str]]:
 
 
 #: First bytes of files that are taken for safetensors by mistake.
-_OTHER_FORMATS = {
-    b"\x89HDF": "HDF5, such as Keras's .h5",
-    b"PK\x03\x04": "zip, such as Keras's .keras",
-}
+_OTHER_FORMATS = {b"\x89HDF": "HDF5, such as Keras's .h5"}
 
 
 class _Damaged(Exception):

@@ -37,7 +37,7 @@ def targets_out_of_reach(layer: Layer, loss: Any, y: NDArray) -> None:
         return
     if np.isinf(low) and np.isinf(high):
         return
-    if 2 * np.count_nonzero((y < low) | (y > high)) > y.size:  # a few may well be outliers
+    if np.count_nonzero((y < low) | (y > high)) > 0.8 * y.size:  # some may well be outliers
         least, most = float(np.min(y)), float(np.max(y))
         warn(
             f"The targets lie in [{least:g}, {most:g}], but the activation "

@@ -38,7 +38,7 @@ from npdl.utils.random import get_dtype, get_rng_state
 
 #: The version of what is in a file beside the arrays: 1 for a chain of layers, 2 for a graph. A
 #: file of a later one is not read.
-FORMAT = 2
+FORMAT, GRAPH_FORMAT = 1, 2
 #: The arguments of `Model.compile`, which the model keeps under their names.
 COMPILED = ("loss", "optimizer", "metrics", "weighted_metrics", "loss_weights")
 
@@ -264,11 +264,12 @@ def unpack(
 ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     """Configuration and state from the metadata; their arrays are taken out of `tensors`."""
     version = metadata.get("npdl.format", str(FORMAT))
-    if version not in map(str, range(1, FORMAT + 1)):
-        raise ValueError(
-            f"{str(path)!r} has version {version!r} of the format; npdl {__version__} reads "
-            f"versions up to {FORMAT}. A newer npdl may read it."
-        )
+    newer = (
+        f"{str(path)!r} has version {version!r} of the format; npdl {__version__} reads version "
+        f"{FORMAT}, and graphs of version {GRAPH_FORMAT}. A newer npdl may read it."
+    )
+    if version not in (str(FORMAT), str(GRAPH_FORMAT)):
+        raise ValueError(newer)
     try:
         found = [
             _tree.unpack(_safetensors.parse(metadata[key]), tensors) if key in metadata else None
@@ -278,6 +279,8 @@ def unpack(
             raise ValueError("an object is expected")
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} has damaged metadata: {error}") from error
+    if version == str(GRAPH_FORMAT) and found[0] is not None and "calls" not in found[0]:
+        raise ValueError(newer)
     return found[0], found[1] or {}
 
 
@@ -299,7 +302,7 @@ def _frozen(model: Any) -> list[str]:
 
 
 def _origin(model: Any) -> dict[str, str]:
-    version = 1 if model.inputs is None else FORMAT
+    version = FORMAT if model.inputs is None else GRAPH_FORMAT
     return {"format": "np", "npdl.format": str(version), "npdl.version": __version__}
 
 
