@@ -28,13 +28,6 @@ def selected(kept: NDArray, array: NDArray) -> NDArray:
     return array[kept]
 
 
-def steps_mask(mask: NDArray | None, shape: tuple[int, ...]) -> NDArray | None:
-    """The mask, if an array of this shape still has the steps that it is for; else None."""
-    if mask is None or len(shape) < 3 or shape[:2] != mask.shape:
-        return None
-    return mask
-
-
 def class_table(class_weight: Any) -> dict[int, float]:
     """The weights of classes by number, from a dict or an array.
 
