@@ -12,11 +12,13 @@ from npdl import scores, training
 from npdl._calls import also_called
 from npdl._checks import check_int, check_number
 from npdl.adapter import Data, about_validation, make_feed, one_batch
-from npdl.batch import as_batch
+from npdl.batch import as_batch, as_samples
 from npdl.callbacks import Callback, CallbackList, History
 from npdl.callbacks.progress import make_progress
 from npdl.feed import Feed
+from npdl.layers.plan import Plan
 from npdl.layers.tree import every_layer
+from npdl.predictor import Predictor
 from npdl.scores import Score, Tally
 from npdl.trainer import Trainer
 
@@ -237,11 +239,13 @@ class Model(Trainer):
         verbose, callbacks
             As in `fit`.
         """
-        self._require_predictable("predict")
+        plan = self.plan
+        if plan is None:
+            self._require_predictable("predict")
         check_int("batch_size", batch_size)
         plain = isinstance(X, np.ndarray) and not (callbacks or verbose or steps is not None)
         if plain and 0 < X.ndim and len(X) <= batch_size:  # one batch needs no loop
-            return self._predict_at_once(X)
+            return self._predict_at_once(X, plan)
         feed = Data(self.data_names, X).feed(batch_size, _optional("steps", steps))
         self.build_for(feed.first().x)
         with _Shown(verbose) as progress:
@@ -303,12 +307,25 @@ class Model(Trainer):
         X : array_like, shape (N, ...)
         """
         self._require_predictable("predict_on_batch")
-        return self._predict_at_once(X)
+        return self._predict_at_once(X, self.plan)
 
-    def _predict_at_once(self, X: Any) -> Any:
+    def _predict_at_once(self, X: Any, plan: Plan | None) -> Any:
+        if plan is not None and self.inputs is None and type(X) is np.ndarray:
+            return training.predict_array(plan, as_samples("X", X))
         batch = as_batch(X, names=self.data_names)
         plan = self.build_for(batch.x)
         return self.packed(training.predict_step(plan, batch))
+
+    def predictor(self, batch_size: int = 256) -> Predictor:
+        """Return a snapshot of the model for inference, see `npdl.predictor.Predictor`.
+
+        Parameters
+        ----------
+        batch_size : int
+            Samples at a time; bounds the memory needed.
+        """
+        self._require_predictable("predictor")
+        return Predictor(self, batch_size)
 
     def reset_states(self) -> None:
         """Call `reset_states` of all layers that have it, such as stateful recurrent layers."""

@@ -34,6 +34,7 @@ LEVELS = [
             "training",
             "hints",
             "adapter",
+            "predictor",
             "model",
         ),
         *("saving", "_gradcheck", "testing", "autodiff"),

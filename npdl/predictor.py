@@ -1,0 +1,157 @@
+"""Level 2: a snapshot of a model that only predicts."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npdl._checks import check_int, complaint
+from npdl._files import StrPath
+from npdl.batch import Batch, as_batch, is_stream
+from npdl.functional import Functional
+from npdl.layers.owning import keeps_its_arrays
+from npdl.layers.recurrent import is_stateful
+from npdl.layers.tree import every_layer
+from npdl.training import predict_step
+
+#: What a snapshot needs of a model; no loss, no optimizer.
+_KEPT = ("name", "layers", "_names", "_plan", "inputs", "outputs")
+
+
+class Predictor:
+    """A model as it was at one moment, for inference: ``predictor = model.predictor()``.
+
+    It is called like a function, and returns the same bits as ``model.predict`` did at that moment.
+    It has weights of its own, without gradients and without an optimizer, so that the model may be
+    trained further. Several threads may call it at once. It can be pickled and copied.
+
+    Parameters
+    ----------
+    model : Model
+        A built model. Its weights are copied.
+    batch_size : int
+        Samples at a time; bounds the memory needed.
+
+    Notes
+    -----
+    Dropout and noise do nothing at prediction. Batch normalization stays a step of its own: scaled
+    filters would round otherwise than ``model.predict`` does.
+
+    With stateful recurrent layers, each call goes on where the last one ended, from the state that
+    the model had. Then only one thread may call it.
+
+    Examples
+    --------
+    >>> import numpy as np, npdl
+    >>> model = npdl.Model([npdl.layers.Dense(3, n_in=2), npdl.layers.Softmax(2)])
+    >>> model.build()
+    >>> predictor = model.predictor()
+    >>> predictor(np.zeros((1, 2))).shape
+    (1, 2)
+    """
+
+    def __init__(self, model: Functional, batch_size: int = 256) -> None:
+        self._batch_size = check_int("batch_size", batch_size)
+        self._model = _snapshot(model)
+        self._plan = self._model.require_plan("predictor")
+        self._names = self._model.data_names
+
+    @property
+    def input_shape(self) -> Any:
+        """The shape of the input, None for open sizes; a list where there are several."""
+        return self._model.input_shape
+
+    @property
+    def output_shape(self) -> Any:
+        """The shape of the output, None for open sizes; a list where there are several."""
+        return self._model.output_shape
+
+    def __repr__(self) -> str:
+        return f"<Predictor {self.input_shape} -> {self.output_shape}>"
+
+    def __call__(self, X: Any, mask: Any = None) -> Any:
+        """Return the outputs for all samples.
+
+        Parameters
+        ----------
+        X : array_like of shape (N, ...)
+            As `Model.predict` takes it: for several inputs a list, or a dict by name.
+        mask : array_like of shape (N, T), optional
+            0 for steps that are padding. For several inputs a list or a dict by name, None for an
+            input without one.
+
+        Returns
+        -------
+        ndarray, or list or dict of ndarray
+            In the form in which the outputs were passed to `Model`.
+        """
+        batch = self._batch(X, mask)
+        if batch.samples <= self._batch_size:
+            return self._model.packed(predict_step(self._plan, batch))
+        whole: list[NDArray] = []
+        for first in range(0, batch.samples, self._batch_size):
+            part = batch.rows(slice(first, first + self._batch_size))
+            outputs = predict_step(self._plan, part)
+            if not whole:
+                whole = [np.empty((batch.samples, *y.shape[1:]), y.dtype) for y in outputs]
+            for array, y in zip(whole, outputs):
+                array[first : first + len(y)] = y
+        return self._model.packed(whole)
+
+    def _batch(self, X: Any, mask: Any) -> Batch:
+        """The inputs and their masks as arrays, checked."""
+        if is_stream(X):
+            rule = "A predictor takes arrays; call it for each batch of an iterable"
+            raise TypeError(complaint(rule, X=type(X).__name__))
+        if mask is not None:
+            X = self._masked(X, mask)
+        return as_batch(X, names=self._names)
+
+    def _masked(self, X: Any, mask: Any) -> Any:
+        """Inputs with their masks, in the form that `as_batch` takes."""
+        names = list(self._names.inputs)
+        if len(names) == 1:
+            return {"input": X, "mask": mask}
+        inputs = self._model.arrays_for(X, names, "X")
+        masks = self._model.arrays_for(mask, names, "mask")
+        return [x if one is None else {"input": x, "mask": one} for x, one in zip(inputs, masks)]
+
+    def reset_states(self) -> None:
+        """Let stateful recurrent layers begin from zero at the next call."""
+        for layer in every_layer(self._plan.layers):
+            if is_stateful(layer):
+                layer.reset_states()
+
+    def save(self, path: StrPath) -> None:
+        """Write layers and weights to a file: ``npdl.load_model(path).predictor()`` reads it.
+
+        Parameters
+        ----------
+        path : path
+            The exact name of the file; ``.safetensors`` is the usual end.
+        """
+        self._model.save(path)
+
+
+def _snapshot(model: Functional) -> Functional:
+    """A copy of a network with weights of its own, and no gradients."""
+    plan = model.require_plan("predictor")
+    layers = [*every_layer(plan.layers)]
+    mine = {id(layer) for layer in layers}
+    memo: dict[int, Any] = {}
+    for layer in layers:
+        previous = layer.prev_layer
+        if previous is not None and id(previous) not in mine:  # of another network
+            memo[id(previous)] = None
+        if keeps_its_arrays(layer):
+            for parameter in layer._named.values():
+                memo[id(parameter.grad)] = memo[id(parameter.home)] = None
+    taken = Functional()
+    state = {key: getattr(model, key) for key in _KEPT}
+    vars(taken).update(copy.deepcopy(state, memo))
+    for step in taken.require_plan("predictor").steps:
+        step.layer = step.owner  # not the twin that training runs
+    return taken
