@@ -78,9 +78,12 @@ __all__ = [
 ]
 
 #: What not every program needs is imported when it is first used: modules, functions of modules.
-#: `sklearn`, `onnx` and the functions of it are not in `__all__`, as they can't be imported without
-#: these packages.
-_LATER = ("autodiff", "data", "datasets", "models", "onnx", "sklearn", "testing", "viz")
+#: `sklearn`, `distributed`, `onnx` and the functions of it are not in `__all__`, as they can't be
+#: imported without other packages.
+_LATER = (
+    *("autodiff", "data", "datasets", "distributed", "models", "onnx", "sklearn", "testing"),
+    "viz",
+)
 _LATER_FROM = {
     **{"plot_model": "diagram", "show_config": "config"},
     **dict.fromkeys(("export_onnx", "import_onnx"), "onnx"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -157,6 +157,20 @@ class Tally:
         for head, own in zip(self._heads, state["heads"], strict=True):
             head.set_state(own)
 
+    def merge(self, states: Sequence[dict[str, Any]]) -> None:
+        """Become the sum of tallies, whose states are given in the order to add them in.
+
+        Parameters
+        ----------
+        states : sequence of dict
+            What `get_state` of each returned.
+        """
+        self.batches = sum(int(state["batches"]) for state in states)
+        self._samples = sum(int(state["samples"]) for state in states)
+        self._penalty = sum(float(state["penalty"]) for state in states)
+        for i, head in enumerate(self._heads):
+            head.merge([state["heads"][i] for state in states])
+
 
 class _HeadTally:
     """Loss and metrics of one output."""
@@ -243,6 +257,18 @@ class _HeadTally:
         self._loss, self._count = float(state["loss"]), float(state["count"])
         for (_, metric, _), own in zip(self._metrics, state["metrics"], strict=True):
             metric.set_state(own)
+
+    def merge(self, states: Sequence[dict[str, Any]]) -> None:
+        """Become the sum of others; see `Tally.merge`."""
+        self._loss = sum(float(state["loss"]) for state in states)
+        self._count = sum(float(state["count"]) for state in states)
+        for i, (_, metric, _) in enumerate(self._metrics):
+            others = [copy.copy(metric) for _ in states]
+            for other, state in zip(others, states):
+                other.reset_state()
+                other.set_state(state["metrics"][i])
+            metric.reset_state()
+            metric.merge_state(others)
 
 
 def _is_own(metric: Metric) -> bool:

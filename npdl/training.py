@@ -125,7 +125,7 @@ def train_on(model: Trainer, batch: Batch, watch: Watch | None = None) -> Result
         watch.look_at(model, result.outputs)
     model.loss_backward(caches)
     count = None
-    if getattr(model.optimizer, "gradient_accumulation_steps", None):
+    if getattr(model.optimizer, "takes_count", False):
         count = _count(model, batch, result)
     model.update(count)
     return result
@@ -338,6 +338,7 @@ class Loop:
             self.model.stop_training = True
             if self.batch == 0:
                 return
+        callbacks.call("on_counted", self.tally)
         self._logs = logs = self.tally.figures()
         if self.validation is not None and (epoch + 1) % self.validation_freq == 0:
             self._validate(self.validation, logs)
@@ -420,6 +421,7 @@ def evaluate(
     feed.close()
     if not tally.batches and required:
         raise ValueError("The data to evaluate on must yield at least one batch. Received: none")
+    callbacks.call("on_counted", tally)
     figures = tally.figures() if tally.batches else Figures()
     callbacks.call("on_test_end", figures)
     return figures

@@ -39,7 +39,7 @@ LEVELS = [
         ),
         *("saving", "_gradcheck", "testing", "autodiff"),
     ],
-    ["datasets", "models", "cli", "demo", "verify", "sklearn", "onnx", "convert"],
+    ["datasets", "models", "cli", "demo", "verify", "sklearn", "onnx", "convert", "distributed"],
 ]
 LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names}
 RANK = {name: i for i, name in enumerate(LEVELS[2])}
@@ -83,6 +83,7 @@ EXTRAS = {
     "convert": "h5py",
     "sklearn": "sklearn",
     "onnx": "onnx",
+    "distributed": "mpi4py",
 }
 
 

@@ -66,6 +66,7 @@ def test_every_hook_in_order():
         return lambda *args: calls.append((hook, *args[:-1]))
 
     every = {hook: note(hook) for hook in HOOKS if hook not in ("on_rest", "on_batch_begin")}
+    every["on_counted"] = lambda tally: calls.append(("on_counted",))
     every["on_rest"] = lambda epoch, batch: calls.append(("on_rest", epoch, batch))
     del every["on_batch_end"]
     model = regression()
@@ -81,12 +82,13 @@ def test_every_hook_in_order():
     ]
     test = [("on_test_begin",), ("on_test_batch_begin", 0), ("on_test_batch_end", 0)]
     test += [("on_test_batch_begin", 1), ("on_test_batch_end", 1)]
-    test += [("on_test_batch_begin", 2), ("on_test_batch_end", 2), ("on_test_end",)]
+    test += [("on_test_batch_begin", 2), ("on_test_batch_end", 2)]
+    test += [("on_counted",), ("on_test_end",)]
     wanted = [("on_train_begin",)]
     for epoch in range(2):
         wanted.append(("on_epoch_begin", epoch))
         wanted += [(c[0], epoch, c[2]) if c[0] == "on_rest" else c for c in batches]
-        wanted += [*test, ("on_epoch_end", epoch), ("on_rest", epoch + 1, 0)]
+        wanted += [("on_counted",), *test, ("on_epoch_end", epoch), ("on_rest", epoch + 1, 0)]
     assert calls == [*wanted, ("on_train_end",)]
     calls.clear()
     model.evaluate(X, X, batch_size=4, callbacks=LambdaCallback(**every))

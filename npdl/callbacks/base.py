@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from npdl.scores import Tally
     from npdl.trainer import Trainer
 
 #: What callbacks are told of: figures by name, such as ``{"loss": 0.3, "val_acc": 0.9}``.
@@ -33,6 +34,9 @@ class Callback:
 
     #: Whether the hooks of batches read their `logs`. Where no callback does, none are computed.
     reads_batch_logs = True
+    #: Whether it prints, or writes files. Where several processes train one model, only the first
+    #: one calls such callbacks, see `npdl.distributed`.
+    writes = False
 
     def set_model(self, model: Trainer) -> None:
         """Called first, with the model."""
@@ -41,6 +45,16 @@ class Callback:
     def set_params(self, params: dict[str, Any]) -> None:
         """Called before the training begins, with what it was asked for."""
         self.params = params
+
+    def arrange(self, callbacks: list[Callback]) -> list[Callback]:
+        """Return what is to be called, in order, instead of all the callbacks of a training.
+
+        Parameters
+        ----------
+        callbacks : list of Callback
+            This one among them.
+        """
+        return callbacks
 
     def get_state(self) -> dict[str, Any]:
         """Return what a training that is resumed needs to know: JSON types, and arrays."""
@@ -88,6 +102,12 @@ class Callback:
         Keras has no such hook.
         """
 
+    def on_counted(self, tally: Tally) -> None:
+        """Called with the loss and the metrics of an epoch, of a validation or an evaluation.
+
+        They are counted, and what is changed here shows in the figures. Keras has no such hook.
+        """
+
     def on_test_begin(self, logs: Logs | None = None) -> None:
         """Called at the start of `evaluate`, and of the validation in `fit`."""
 
@@ -132,6 +152,8 @@ class CallbackList:
 
     def __init__(self, callbacks: Any = None, model: Trainer | None = None, **params: Any) -> None:
         self.callbacks = _checked(callbacks)
+        for callback in [*self.callbacks]:
+            self.callbacks = callback.arrange(self.callbacks)
         self._hooks: dict[str, list[tuple[Callback, Callable[..., None]]]] = {
             hook: [(c, getattr(c, hook)) for c in self.callbacks if _defines(c, hook)]
             for hook in HOOKS

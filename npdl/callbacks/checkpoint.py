@@ -63,6 +63,8 @@ class ModelCheckpoint(_Saving):
         What the first figure has to be better than.
     """
 
+    writes = True
+
     def __init__(
         self,
         filepath: StrPath,
@@ -192,6 +194,9 @@ class BackupAndRestore(_Saving):
         self.backup_dir = os.fspath(backup_dir)
         self.delete_checkpoint = delete_checkpoint
 
+    #: Whether this process writes the file; one of several does, see `npdl.distributed`.
+    writes_here = True
+
     @property
     def path(self) -> Path:
         """The file of the backup, which `npdl.load_model` reads too."""
@@ -234,11 +239,13 @@ class BackupAndRestore(_Saving):
         if batch and self.model.stop_training:  # the epoch ends now, and then there is a rest
             return
         if batch == 0 or self._is_due():
-            serialization.save_model(self.model, self.path, loop=self._place())
+            place = self._place()
+            if self.writes_here:
+                serialization.save_model(self.model, self.path, loop=place)
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Delete the backup, if the training has come to its end."""
-        if self.delete_checkpoint and not self._loop.interrupted:
+        if self.delete_checkpoint and self.writes_here and not self._loop.interrupted:
             self.path.unlink(missing_ok=True)
 
     def _place(self) -> dict[str, Any]:

@@ -31,6 +31,8 @@ class CSVLogger(Callback):
         Whether to add to a file that is there, instead of beginning it anew.
     """
 
+    writes = True
+
     def __init__(
         self, filename: str | os.PathLike[str], separator: str = ",", append: bool = False
     ) -> None:
@@ -109,6 +111,8 @@ class TensorBoard(Callback):
     update_freq : 'epoch', 'batch' or int
         Whether to write figures of batches too, of each or of each so many.
     """
+
+    writes = True
 
     def __init__(
         self, log_dir: str | os.PathLike[str] = "logs", update_freq: str | int = "epoch"

@@ -31,6 +31,7 @@ class Lines(Callback):
     """
 
     reads_batch_logs = False
+    writes = True
 
     def __init__(self, file: TextIO) -> None:
         self.file = file

@@ -106,6 +106,8 @@ class Tracker(Callback):
     1 loss
     """
 
+    writes = True
+
     def __init__(
         self,
         log: Callable[[dict[str, float], int], Any],
@@ -158,6 +160,8 @@ class LiveCurves(Callback):
     every : int
         Draw after every n-th epoch, and after the last one. A picture takes some 0.1 s.
     """
+
+    writes = True
 
     def __init__(self, every: int = 1) -> None:
         self.every = check_int("every", every)

@@ -7,7 +7,7 @@ and under the names of Keras.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import MappingProxyType
 from typing import Any
 
@@ -91,6 +91,19 @@ class Metric(Configurable):
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on from what `get_state` returned."""
         vars(self).update(state)
+
+    def merge_state(self, metrics: Iterable[Any]) -> None:
+        """Add what other metrics of this kind have counted: all that starts with ``_sum``.
+
+        Parameters
+        ----------
+        metrics : iterable of Metric
+        """
+        for other in metrics:
+            for name, counted in vars(other).items():
+                if name.startswith("_sum") and counted is not None:
+                    own = getattr(self, name)
+                    setattr(self, name, counted if own is None else own + counted)
 
     def __call__(
         self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None
@@ -242,6 +255,11 @@ class FunctionMetric(MeanMetric):
         self._sum, self._sum_weights = float(state["_sum"]), float(state["_sum_weights"])
         self._sum_of = [[np.asarray(part) for part in parts] for parts in state["batches"]]
         self._whole = bool(self._sum_of)
+
+    def merge_state(self, metrics: Iterable[Any]) -> None:
+        """Add what other metrics of this kind have counted."""
+        super().merge_state(metrics := list(metrics))
+        self._whole = self._whole or any(other._whole for other in metrics)
 
     @property
     def _takes_weights(self) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -149,11 +152,20 @@ class R2Score(Metric):
         mean = _ratio((w * t).sum(axis=0), n)
         spread = (w * np.square(t - mean)).sum(axis=0)
         error = (w * np.square(p - t)).sum(axis=0)
+        self._add(np.array([n, mean, spread, error]))
+
+    def merge_state(self, metrics: Iterable[Any]) -> None:
+        """Add what other metrics of this kind have counted."""
+        for other in metrics:
+            if other._sums is not None:
+                self._add(other._sums)
+
+    def _add(self, counted: NDArray) -> None:
         if self._sums is None:
-            self._sums = np.array([n, mean, spread, error])
+            self._sums = counted
             return
         # Chan, Golub and LeVeque (1979): the spread of two sets from that of each.
-        n0, mean0, spread0, error0 = self._sums
+        (n0, mean0, spread0, error0), (n, mean, spread, error) = self._sums, counted
         total = n0 + n
         gap, part = mean - mean0, _ratio(n, total)
         self._sums = np.array(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -133,7 +133,7 @@ class Optimizer(Configurable):
 
     def __getstate__(self) -> dict[str, Any]:
         """What `pickle` and `copy.deepcopy` take: all but the parameters themselves."""
-        return {k: v for k, v in self.__dict__.items() if k not in ("_plan", "_owner")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_plan", "_owner", "_join")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -217,7 +217,7 @@ class Optimizer(Configurable):
                 "The averages are in the places of the parameters. Call swap_averages() before "
                 "the training goes on."
             )
-        if self.gradient_accumulation_steps and not self._accumulate(plan.units, count):
+        if self.takes_count and not self._accumulate(plan.units, count):
             return
         self._clip(plan.units)
         lr = self.current_lr
@@ -229,6 +229,11 @@ class Optimizer(Configurable):
         self.iterations += 1
         if self.use_ema:
             self._average(plan.units)
+
+    @property
+    def takes_count(self) -> bool:
+        """Whether it averages gradients, by the `count` that `update` is told."""
+        return bool(self.gradient_accumulation_steps) or self._join is not None
 
     def _grouping(self) -> Any:
         """What decides which parameters may be treated as one array; None for none of them."""
@@ -260,13 +265,18 @@ class Optimizer(Configurable):
         weight = 1.0 if count is None else float(count)
         self._weight = weight + (0.0 if first else self._weight)
         for unit in units:
-            total, g = unit.slot("accumulated"), unit.gradient
+            total, g = unit.slot("accumulated") if steps > 1 else unit.buffer(), unit.gradient
             part = g if weight == 1 else g * g.dtype.type(weight)
             np.copyto(total, part) if first else np.add(total, part, out=total)
-            if not self._pending:
-                total /= self._weight or 1
             unit.g = total
-        return not self._pending
+        if self._pending:
+            return False
+        weight = self._weight
+        if self._join is not None:
+            weight = self._join([unit.g for unit in units], weight)
+        for unit in units:
+            unit.g /= weight or 1
+        return True
 
     def _average(self, units: list[Unit]) -> None:
         every = self.ema_overwrite_frequency
@@ -345,6 +355,8 @@ class Optimizer(Configurable):
         self._slots = _copy(state["slots"])
 
     _plan: Plan | None = None
+    #: Adds up weighted gradients and their weight over processes, see `npdl.distributed`.
+    _join: Callable[[list[np.ndarray], float], float] | None = None
     #: The model that this optimizer belongs to.
     _owner: weakref.ref[Any] | None = None
 

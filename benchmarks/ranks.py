@@ -1,0 +1,110 @@
+"""Cost of a training step in several processes: the sum of gradients, and steps of networks.
+
+::
+
+    mpiexec -n 4 python -m benchmarks.ranks
+    mpiexec -n 4 python -m benchmarks.ranks --steps 30
+
+The first table compares `npdl.distributed`, which adds up in the order of the ranks, with the
+Allreduce of the MPI. The second one times steps of networks whose batch is shared out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+import npdl
+from npdl import distributed
+from npdl.distributed._ranks import STEP, Ranks
+from npdl.layers import LSTM, Convolution, Dense, Flatten, MaxPooling, Softmax
+
+#: Bytes of gradients in float32.
+SIZES = (4_000, 40_000, 400_000, 4_000_000, 40_000_000)
+BATCH = 256
+
+
+def median_ms(ranks: Ranks, function: Callable[[], Any], rounds: int) -> float:
+    """The median time of the slowest process."""
+    times = []
+    for _ in range(rounds + 2):
+        ranks.comm.Barrier()
+        start = time.perf_counter()
+        function()
+        times.append(ranks.comm.allreduce(time.perf_counter() - start, MPI.MAX))
+    return 1e3 * statistics.median(times[2:])
+
+
+def sums(ranks: Ranks, rounds: int) -> list[str]:
+    """A row for each size."""
+    rows = [f"{'bytes':>12} {'npdl, ms':>10} {'Allreduce, ms':>14}"]
+    for size in SIZES:
+        flat, room = np.ones(size // 4, np.float32), np.empty(size // 4, np.float32)
+
+        def own(flat: Any = flat) -> None:
+            ranks.meet(STEP, 1.0)
+            ranks.add(flat)
+            flat[...] = 1
+
+        def theirs(flat: Any = flat, room: Any = room) -> None:
+            ranks.comm.Allreduce(flat, room)
+
+        times = [median_ms(ranks, f, rounds) for f in (own, theirs)]
+        rows.append(f"{size:>12,} {times[0]:>10.2f} {times[1]:>14.2f}")
+    return rows
+
+
+def networks() -> dict[str, tuple[list[Any], tuple[int, ...]]]:
+    """Layers, and the shape of a sample."""
+    cnn = [Convolution(16, 3), MaxPooling(2), Convolution(32, 3), MaxPooling(2), Flatten()]
+    return {
+        "mlp 784-512-512": ([Dense(512), Dense(512)], (784,)),
+        "cnn 16-32": (cnn, (1, 28, 28)),
+        "lstm 128, T 30": ([LSTM(n_out=128)], (30, 64)),
+    }
+
+
+def steps(ranks: Ranks, count: int) -> list[str]:
+    """A row for each network: time of a step, samples a second, and the share of the exchange."""
+    rows = [f"{'network':>16} {'numbers':>10} {'step, ms':>10} {'alone, ms':>10} {'samples/s':>10}"]
+    for name, (layers, shape) in networks().items():
+        with npdl.use_rng(0):
+            model = npdl.Model([*layers, Softmax(10)])
+            rng = np.random.default_rng(ranks.rank)
+            n = BATCH // ranks.size
+            X, Y = rng.random((n, *shape), np.float32), rng.integers(0, 10, n)
+            times = []
+            for wrap in (distributed.DistributedOptimizer, lambda one: one):
+                model.compile("scce", wrap(npdl.optimizers.SGD(lr=0.01)))
+                batch = [(X, Y)] * count
+                model.fit(batch[:2], epochs=1, verbose=0)
+                ms = median_ms(ranks, lambda: model.fit(batch, epochs=1, verbose=0), 3)  # noqa: B023
+                times.append(ms / count)
+        size = sum(array.size for array in model.weights.values())
+        speed = BATCH / times[0] * 1e3
+        rows.append(f"{name:>16} {size:>10,} {times[0]:>10.2f} {times[1]:>10.2f} {speed:>10,.0f}")
+    return rows
+
+
+def main() -> None:
+    """Print both tables, on process 0."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=20, help="of each network; 0 for none")
+    args = parser.parse_args()
+    ranks = Ranks()
+    rows = sums(ranks, args.rounds)
+    if args.steps:
+        rows += ["", *steps(ranks, args.steps)]
+    if ranks.rank == 0:
+        print(f"{ranks.size} processes, {npdl.get_num_threads()} threads each, batch {BATCH}")
+        print("\n".join(rows))
+
+
+main()

@@ -1,0 +1,156 @@
+"""The callback that makes one training of those of several processes."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npdl._checks import check_int, complaint
+from npdl.callbacks import Callback
+from npdl.callbacks.checkpoint import BackupAndRestore
+from npdl.distributed._optimizer import joined
+from npdl.distributed._ranks import BEGIN, COUNTED, REST, STATE, Ranks
+from npdl.layers.tree import every_layer
+from npdl.scores import Tally
+from npdl.utils.random import get_rng, set_rng
+
+
+class DataParallel(Callback):
+    """Make one training of those of several processes; to be passed to `fit` and `evaluate`.
+
+    - At the beginning all get the weights of process 0, and what its optimizer remembers.
+    - Loss and metrics are those of all samples: what each process counted is added up before any
+      other callback sees the figures.
+    - Callbacks that print or write (`Callback.writes`), such as the progress bar, `ModelCheckpoint`
+      or `CSVLogger`, run on process 0 alone. All others run on every process, and see the same
+      figures. `BackupAndRestore` writes on process 0; all read its file, and go on to the same
+      bits, so its folder must be one that all processes see.
+    - Where one process wants to stop, all stop, after the same step.
+    - Running statistics, those of batch normalization, are averaged at the end of each epoch.
+    - Dropout and noise follow from `seed`, the epoch and the number of the shard, so that a
+      training has the same bits in n processes and in one that computes n shards. The generator is
+      put back at the end.
+
+    Parameters
+    ----------
+    seed : int
+    comm : mpi4py.MPI.Comm, optional
+        The processes; all of them by default. It must be that of the optimizer.
+    """
+
+    reads_batch_logs = False
+
+    def __init__(self, seed: int = 0, comm: Any = None) -> None:
+        self.seed = check_int("seed", seed, 0)
+        self._ranks = Ranks(comm)
+        self._before: Any = None
+
+    @property
+    def rank(self) -> int:
+        """The number of this process, from 0."""
+        return self._ranks.rank
+
+    @property
+    def size(self) -> int:
+        """How many processes there are."""
+        return self._ranks.size
+
+    def arrange(self, callbacks: list[Callback]) -> list[Callback]:
+        """This callback first, and on all processes but one none that writes."""
+        rest = [one for one in callbacks if one is not self]
+        if self.rank:
+            rest = [one for one in rest if not one.writes]
+        for one in rest:
+            if isinstance(one, BackupAndRestore):
+                one.writes_here = not self.rank
+        return [self, *rest]
+
+    def set_params(self, params: dict[str, Any]) -> None:
+        """Let all processes but one say nothing."""
+        super().set_params(params)
+        if self.rank:
+            params.update(verbose=0, file=_Nowhere())
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Give all processes the weights of process 0."""
+        model, ranks = self.model, self._ranks
+        if ranks.size > 1 and not joined(model.optimizer):
+            rule = "DataParallel needs a model that is compiled with a DistributedOptimizer"
+            raise ValueError(complaint(rule, optimizer=type(model.optimizer).__name__))
+        weights = model.weights
+        shapes = ", ".join(f"{name} {a.shape} {a.dtype}" for name, a in weights.items())
+        marks = ranks.meet(BEGIN, zlib.crc32(shapes.encode()))[:, 0]
+        if (marks != marks[0]).any():
+            raise ValueError(f"All processes must have the same model. Received: {shapes}")
+        for array in weights.values():
+            value = np.ascontiguousarray(array)
+            ranks.comm.Bcast(value, root=0)
+            if value is not array:
+                array[...] = value
+        state = ranks.comm.bcast(model.optimizer.get_state() if not self.rank else None, root=0)
+        if self.rank:
+            model.optimizer.set_state(state)
+        self._before = get_rng()
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Seed dropout and noise."""
+        shard = batch * self.size + self.rank
+        set_rng(np.random.default_rng([self.seed, self.model.loop.epoch, shard]))
+
+    def on_rest(self, epoch: int, batch: int) -> None:
+        """Agree on whether to stop."""
+        model = self.model
+        rows = self._ranks.meet(REST, epoch, batch, float(model.stop_training))
+        if (rows[:, :2] != rows[0, :2]).any():
+            places = ", ".join(f"epoch {int(e) + 1} batch {int(b)}" for e, b, _ in rows)
+            raise RuntimeError(
+                "All processes must be at the same place of the training; a folder of "
+                f"BackupAndRestore must be one that all of them see. Received: {places}"
+            )
+        model.stop_training = bool(rows[:, 2].any())
+
+    def on_counted(self, tally: Tally) -> None:
+        """Add up what all processes counted, and average the running statistics of an epoch."""
+        loop = self.model.loop
+        of_epoch = loop is not None and tally is loop.tally
+        speeds = self._ranks.meet(COUNTED, loop.speed if of_epoch else 0.0)
+        if of_epoch:
+            loop.speed = float(speeds.sum())
+            self._ranks.average([*self._statistics()])
+        tally.merge(self._ranks.gather(tally.get_state()))
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Put the generator back."""
+        set_rng(self._before)
+        self._before = None
+
+    def get_state(self) -> dict[str, Any]:
+        """Return what each process has counted so far; all processes must ask for it."""
+        self._ranks.meet(STATE)
+        return {"tallies": self._ranks.gather(self.model.loop.tally.get_state())}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from what this process had counted."""
+        tallies, loop = state["tallies"], self.model.loop
+        if len(tallies) == self.size:
+            loop.tally.set_state(tallies[self.rank])
+        elif loop.batch:
+            rule = "A backup from within an epoch needs as many processes as made it"
+            raise ValueError(complaint(f"{rule}, {len(tallies)}", processes=self.size))
+
+    def _statistics(self) -> Iterator[NDArray]:
+        for layer in every_layer(self.model.layers):
+            if layer.trainable:
+                yield from (p.value for p in layer._named.values() if not p.learns)
+
+
+class _Nowhere(io.TextIOBase):
+    """A text file that keeps nothing."""
+
+    def write(self, text: str) -> int:
+        return len(text)
