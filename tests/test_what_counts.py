@@ -6,7 +6,7 @@ from fit_cases import fit
 from objective_cases import REDUCTIONS, TARGETS, probabilities
 
 import npdl
-from npdl import Model, metrics, objectives
+from npdl import Model, layers, metrics, objectives
 from npdl.layers import LSTM, Linear, Softmax
 from npdl.objectives import BCE, MSE, SCCE, Hinge
 from npdl.optimizers import SGD
@@ -285,3 +285,37 @@ def test_hinge_is_a_loss_that_tells_itself():
     x, y = RNG.normal(size=(6, 2)), np.arange(6) % 3
     assert model.evaluate(x, y).accuracy is not None
     npdl.testing.check_gradients(Own(), probabilities(6, 3), targets=y)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: layers.Convolution1D(4, 3, padding="same"),
+        lambda: layers.SeparableConvolution1D(4, 3, padding="same"),
+        lambda: layers.Dense(4, activation="exponential"),
+        lambda: layers.Residual([layers.Dense(3, activation="exponential")]),
+        lambda: layers.LayerNormalization(),
+        lambda: layers.MultiHeadAttention(1, 2),
+        lambda: layers.LSTM(n_out=4, return_sequence=True),
+        lambda: layers.MaxPooling1D(2, stride=1, padding="same"),
+    ],
+)
+@pytest.mark.parametrize("held", [7.0, 1e30, np.nan, -np.inf])
+def test_what_masked_steps_hold_has_no_say_in_a_training(layer, held):
+    """Not by the windows of a neighbour, nor where it overflows."""
+    numbers = np.random.default_rng(0)
+    x, labels = numbers.standard_normal((4, 5, 3)).astype("f4"), numbers.integers(0, 3, (4, 5))
+    mask = np.ones((4, 5))
+    mask[:2, 3:] = mask[2, :2] = 0
+    weights = []
+    for value in (0, held):
+        x[mask == 0] = value
+        npdl.utils.set_seed(1)
+        model = npdl.Model([layer(), layers.LayerNormalization(), layers.Softmax(3)])
+        model.compile("scce", "sgd")
+        given = x.copy()
+        model.fit((given, mask), labels, epochs=2, verbose=0)
+        assert np.array_equal(given, x, equal_nan=True)
+        weights.append(model.get_weights())
+    for zeros, others in zip(*weights):
+        assert zeros.tobytes() == others.tobytes()

@@ -32,6 +32,8 @@ from npdl._ext.tile cimport MAX_NR, ceil_div, lanes, round_up, tall_tile, tile
 
 cdef enum:
     FEWEST = 96  # windows of a block, for the gradient of the weights
+    SPAN = 512  # windows in one sum
+    SPANS = 256  # sums that are added up one by one, in a group of blocks
     OF_INPUT = 32768  # numbers of windows whose gradient is spread at once
     CHANNELS = 32  # of dx, about, that are worked on together
 
@@ -65,20 +67,20 @@ cdef inline void _take_gradient(
 
 
 cdef inline void _add_weights(
-    products_t* p, Py_ssize_t count, const real* dz, const real* windows, real* dw,
-    Py_ssize_t f0, Py_ssize_t f1,
+    products_t* p, Py_ssize_t first, Py_ssize_t count, const real* dz, const real* windows,
+    real* dw, Py_ssize_t f0, Py_ssize_t f1,
 ) noexcept nogil:
-    """dw[f, k] += Σ_q dz[f, q] window[q, k]."""
+    """dw[f, k] += Σ_q dz[f, q] window[q, k] over `count` windows q from `first` on."""
     cdef real block[TALL * MAX_NR]
     cdef Py_ssize_t a_at[TALL]
     cdef Py_ssize_t wide = 2 if p.tall else NV, v = 0, f, i, s
-    cdef Py_ssize_t* rows = p.index if p.w.whole else p.w.at
+    cdef Py_ssize_t* rows = (p.index if p.w.whole else p.w.at) + first
     cdef real* to
     while v < p.vectors:
         f = f0
         while f < f1:
             for i in range(p.mr):
-                a_at[i] = min(f + i, f1 - 1) * p.ldq
+                a_at[i] = min(f + i, f1 - 1) * p.ldq + first
             if p.tall:
                 tall_tile(count, dz, a_at, windows, rows, p.vector_at + v, block, p.nr, NULL)
             else:
@@ -96,7 +98,7 @@ cdef inline void _weights(products_t* p, Py_ssize_t task, int worker, const real
     cdef conv_t* j = p.j
     cdef windows_t* w = &p.w
     cdef Py_ssize_t turn = task % p.parts, g = task // p.parts % j.groups
-    cdef Py_ssize_t group = task // p.parts // j.groups, number, f
+    cdef Py_ssize_t group = task // p.parts // j.groups, number, f, q
     cdef Py_ssize_t tiles = ceil_div(j.f, p.mr), f0 = turn * tiles // p.parts * p.mr
     cdef Py_ssize_t f1 = min(j.f, (turn + 1) * tiles // p.parts * p.mr)
     cdef block_t b
@@ -116,7 +118,10 @@ cdef inline void _weights(products_t* p, Py_ssize_t task, int worker, const real
                 db[f] += <real> sum_of(dz + f * p.ldq, b.count)
         if j.dw != NULL and f0 < f1:
             windows = windows_in(w, &b, g, <const real*> j.x, room)
-            _add_weights(p, b.count, dz, windows, dw, f0, f1)
+            q = 0
+            while q < b.count:
+                _add_weights(p, q, min(b.count - q, <Py_ssize_t> SPAN), dz, windows, dw, f0, f1)
+                q += SPAN
 
 
 cdef inline void _weights_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
@@ -188,7 +193,8 @@ cdef inline void products_weights(conv_t* j, const real* _) except *:
     p.ldw = p.panels * p.nr
     p.ldq = round_up(positions(w), 16) + 16
     most = MOST_BYTES // (j.groups * j.f * (p.ldw + 1) * sizeof(real))
-    p.groups = min(w.blocks, max(<Py_ssize_t> 1, min(<Py_ssize_t> GROUPS, most)))
+    p.groups = max(w.blocks // SPANS, j.n * j.oh * j.ow // (SPAN * SPANS), <Py_ssize_t> GROUPS)
+    p.groups = min(w.blocks, max(<Py_ssize_t> 1, min(p.groups, most)))
     p.parts = min(ceil_div(j.f, p.mr), ceil_div(<Py_ssize_t> GROUPS, p.groups * j.groups))
     sums = aligned(p.groups * j.groups * j.f * (p.ldw + 1) * sizeof(real))
     tables = aligned(

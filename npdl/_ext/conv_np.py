@@ -102,7 +102,8 @@ def _filter_gradient(x, w, dz, stride, pad, dilation, groups):
     columns = im2col(x, w.shape[2:], dz.shape[2:], stride, pad, dilation)
     columns, _ = _grouped(columns, w, groups)
     dz = dz.reshape(len(dz), groups, len(w) // groups, dz.shape[2] * dz.shape[3])
-    return np.matmul(dz, columns.transpose(0, 1, 3, 2)).sum(axis=0).reshape(w.shape)
+    of_images = np.matmul(dz, columns.transpose(0, 1, 3, 2))
+    return of_images.sum(axis=0, dtype=np.result_type(dz, np.float64)).reshape(w.shape)
 
 
 def _spread(dz, w, x, stride, pad, dilation, groups):
@@ -171,7 +172,7 @@ def conv2d_backward(
     if dw is not None:
         dw[...] = _filter_gradient(x, w, dz, *geometry)
     if db is not None:
-        db[...] = dz.sum(axis=(0, 2, 3))
+        db[...] = dz.sum(axis=(0, 2, 3), dtype=np.result_type(dz, np.float64))
     if dx is not None:
         _first(dx, channels_last)[...] = _spread(dz, w, x, *geometry)
 
@@ -225,7 +226,7 @@ def conv2d_transposed_backward(
     if dw is not None:
         dw[...] = _filter_gradient(dz, w, x, *geometry)
     if db is not None:
-        db[...] = dz.sum(axis=(0, 2, 3))
+        db[...] = dz.sum(axis=(0, 2, 3), dtype=np.result_type(dz, np.float64))
     if dx is not None:
         out = _first(dx, channels_last)
         out[...] = _correlate(dz, w, out, *geometry)

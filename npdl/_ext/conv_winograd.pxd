@@ -62,7 +62,7 @@ cdef inline void _lay_out_image(
 
 cdef inline void _lay_out_gradient(
     conv_t* j, const area_t* a, const chunk_t* k, Py_ssize_t n, float* pixels, float* room,
-    float* db,
+    double* db,
 ) noexcept nogil:
     """The pixels of dz of a chunk, of one image; add its own rows to db."""
     cdef Py_ssize_t size = j.oh * j.ow, step = a.rows * j.ow, c = 0, l, at
@@ -75,7 +75,7 @@ cdef inline void _lay_out_gradient(
             pull_back_span(
                 j.act, <const float*> j.y + at, <const float*> j.dy + at, room + l * step, step
             )
-            db[c + l] += <float> sum_of(room + l * step + before * j.ow, own * j.ow)
+            db[c + l] += sum_of(room + l * step + before * j.ow, own * j.ow)
         lay_out(a, room, j.f - c, step, j.ow, c, pixels)
         c += CHANNELS
 
@@ -186,12 +186,12 @@ cdef inline void _backward_task(void* context, Py_ssize_t group, int worker) noe
     cdef area_t x, dz
     cdef Py_ssize_t number, i
     cdef float* sums = <float*> j.dw + group * sums_size(&p)
-    cdef float* db = <float*> j.db + group * j.f
+    cdef double* db = <double*> j.db + group * j.f
     cdef float* v = <float*> (j.scratch + worker * j.scratch_step)
     cdef float* pixels = v + _backward_scratch(j)
     cdef float* gradients
     cdef float* room
-    memset(db, 0, j.f * sizeof(float))
+    memset(db, 0, j.f * sizeof(double))
     p.n = min(j.group, j.n - group * j.group)
     for number in range(ceil_div(p.n, p.images) * p.strips):
         c = chunk_of(&p, number)
@@ -224,13 +224,13 @@ cdef inline void _finish_task(void* context, Py_ssize_t f, int worker) noexcept 
     """dw and db of one filter."""
     cdef conv_t* j = <conv_t*> context
     cdef Py_ssize_t groups = ceil_div(j.n, j.group), g
-    cdef float total = 0
+    cdef double total = 0
     if j.y != NULL:
         weight_gradients(&j.winograd, <const float*> j.dw, groups, f, <float*> j.y)
     for g in range(groups):
-        total += (<const float*> j.db)[g * j.f + f]
+        total += (<const double*> j.db)[g * j.f + f]
     if j.dx != NULL:
-        (<float*> j.dx)[f] = total
+        (<float*> j.dx)[f] = <float> total
 
 
 cdef inline void winograd_backward(conv_t* j) except *:
@@ -258,7 +258,7 @@ cdef inline void winograd_backward(conv_t* j) except *:
     x, dz.high = input_area(p, &c), max(dz.high, 4 * c.rows + 2)
     filters = aligned(filters_size(q) * sizeof(float))
     sums = 0 if dw == NULL else aligned(groups * sums_size(p) * sizeof(float))
-    biases = aligned(groups * j.f * sizeof(float))
+    biases = aligned(groups * j.f * sizeof(double))
     j.scratch_step = aligned(
         (_backward_scratch(j) + p.images * (area_size(&x) + area_size(&dz)) + _room(j))
         * sizeof(float)

@@ -18,7 +18,7 @@ def _of_rows(x, channels):
 
 def _over_rows(per_row, n):
     """Sums over all rows of what each has for its channels: (R, L) -> (P,)."""
-    return per_row.reshape(-1, n).sum(axis=0)
+    return per_row.reshape(-1, n).sum(axis=0, dtype=np.result_type(per_row, np.float64))
 
 
 def layernorm_forward(x, gamma, beta, epsilon, y, mean, scale):

@@ -104,6 +104,11 @@ def _rows(a):
     return a.reshape(-1, a.shape[2])
 
 
+def _total(rows):
+    """The sum of the rows, in float64 at least."""
+    return rows.sum(axis=0, dtype=np.result_type(rows, np.float64))
+
+
 def _weight_gradients(x, fed, dz, w, dx, dw, drop_x):
     """dw and dx from the gradient of the pre-activations, one product each over all N*T rows.
 
@@ -111,7 +116,7 @@ def _weight_gradients(x, fed, dz, w, dx, dw, drop_x):
     """
     if dw is not None:
         d_bias, d_wx, d_wh = _split(dw, x.shape[2], fed.shape[2])
-        d_bias[...] = _rows(dz).sum(axis=0)
+        d_bias[...] = _total(_rows(dz))
         d_wx[...] = _rows(x).T @ _rows(dz)
         d_wh[...] = _rows(fed).T @ _rows(dz)
     if dx is not None:
@@ -436,8 +441,8 @@ def gru_backward(
     if dw is not None:  # the columns of ĥ belong to another product of the state
         dw[-units:, 2 * units :] = _rows(seen).T @ _rows(dq)
         if after:
-            dw[1, : 2 * units] = _rows(dz)[:, : 2 * units].sum(axis=0)
-            dw[1, 2 * units :] = _rows(dq).sum(axis=0)
+            dw[1, : 2 * units] = _total(_rows(dz)[:, : 2 * units])
+            dw[1, 2 * units :] = _total(_rows(dq))
 
 
 def recurrent_pair(function, one, other):

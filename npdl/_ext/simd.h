@@ -64,22 +64,6 @@ static inline npdl_f32v npdl_rounded_f32(npdl_f32v x) {
     return x;
 }
 
-/* The sum of the lanes, 16 bytes at a time. */
-static inline float npdl_sum_f32(npdl_f32v x) {
-    npdl_f32q part[NPDL_VB / 16];
-    memcpy(part, &x, sizeof(x));
-    for (int n = NPDL_VB / 32; n; n /= 2)
-        for (int i = 0; i < n; i++) part[i] += part[n + i];
-    return (part[0][0] + part[0][2]) + (part[0][1] + part[0][3]);
-}
-static inline double npdl_sum_f64(npdl_f64v x) {
-    npdl_f64q part[NPDL_VB / 16];
-    memcpy(part, &x, sizeof(x));
-    for (int n = NPDL_VB / 32; n; n /= 2)
-        for (int i = 0; i < n; i++) part[i] += part[n + i];
-    return part[0][0] + part[0][1];
-}
-
 #if defined(__clang__) || __GNUC__ >= 12
 #  define NPDL_MIX(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
@@ -118,8 +102,6 @@ static inline npdl_f64v npdl_add_product_f64(npdl_f64v c, double a, npdl_f64v b)
     return c + a * b;
 }
 static inline npdl_f32v npdl_rounded_f32(npdl_f32v x) { return x; }
-static inline float npdl_sum_f32(npdl_f32v x) { return x; }
-static inline double npdl_sum_f64(npdl_f64v x) { return x; }
 static inline void npdl_transpose4(const float *rows, ptrdiff_t step, float *c0, float *c1,
                                    float *c2, float *c3) {
     for (int i = 0; i < 4; i++) {

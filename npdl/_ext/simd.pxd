@@ -17,8 +17,6 @@ cdef extern from "simd.h":
     f64v add_product_f64 "npdl_add_product_f64"(f64v c, double a, f64v b) noexcept nogil
     void* opaque "npdl_opaque"(void* function) noexcept nogil
     f32v rounded_f32 "npdl_rounded_f32"(f32v x) noexcept nogil  # a product, not fused with a sum
-    float sum_f32 "npdl_sum_f32"(f32v x) noexcept nogil  # of the lanes
-    double sum_f64 "npdl_sum_f64"(f64v x) noexcept nogil
     # four rows of four, `step` apart: their columns
     void transpose4 "npdl_transpose4"(
         const float* rows, Py_ssize_t step, float* c0, float* c1, float* c2, float* c3

@@ -29,8 +29,6 @@ from npdl._ext.simd cimport (
     opaque,
     prefetch_w,
     real,
-    sum_f32,
-    sum_f64,
 )
 
 ctypedef fused vec:
@@ -392,81 +390,3 @@ cdef inline void _store_rows(
                 c[i * ldc + j] = start[i * start_row + j] + tile_out[i * nr + j]
             else:
                 c[i * ldc + j] = tile_out[i * nr + j]
-
-
-cdef inline void _dot_tile(
-    Py_ssize_t count,
-    Py_ssize_t span,
-    const real* a,
-    Py_ssize_t a_row,
-    Py_ssize_t a_step,
-    const real* b,
-    const Py_ssize_t* b_at,
-    Py_ssize_t b_step,
-    real* c,
-    Py_ssize_t ldc,
-    vec* _,
-) noexcept nogil:
-    cdef vec acc[MR][NV]
-    cdef vec row[NV]
-    cdef vec a_i
-    cdef Py_ssize_t i, j, _n, q
-    memset(&a_i, 0, sizeof(a_i))
-    for i in range(MR):
-        for j in range(NV):
-            acc[i][j] = a_i
-    for _n in range(count):
-        q = 0
-        while q < span:
-            for j in range(NV):
-                row[j] = (<const vec*> (b + b_at[j] + q))[0]
-            for i in range(MR):
-                a_i = (<const vec*> (a + i * a_row + q))[0]
-                for j in range(NV):
-                    if (real is float and vec is f32v) or (real is double and vec is f64v):
-                        acc[i][j] = acc[i][j] + a_i * row[j]
-            q += lanes(a)
-        a += a_step
-        b += b_step
-    for i in range(MR):
-        for j in range(NV):
-            if real is float and vec is f32v:
-                c[i * ldc + j] += sum_f32(acc[i][j])
-            elif real is double and vec is f64v:
-                c[i * ldc + j] += sum_f64(acc[i][j])
-
-
-ctypedef void (*dot_f32)(
-    Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, const float*,
-    const Py_ssize_t*, Py_ssize_t, float*, Py_ssize_t, f32v*
-) noexcept nogil
-ctypedef void (*dot_f64)(
-    Py_ssize_t, Py_ssize_t, const double*, Py_ssize_t, Py_ssize_t, const double*,
-    const Py_ssize_t*, Py_ssize_t, double*, Py_ssize_t, f64v*
-) noexcept nogil
-
-
-cdef inline void dot_tile(
-    Py_ssize_t count,
-    Py_ssize_t span,
-    const real* a,
-    Py_ssize_t a_row,
-    Py_ssize_t a_step,
-    const real* b,
-    const Py_ssize_t* b_at,
-    Py_ssize_t b_step,
-    real* c,
-    Py_ssize_t ldc,
-) noexcept nogil:
-    """c[i,j] += Σ_{n,q} a[n*a_step + i*a_row + q] · b[n*b_step + b_at[j] + q]  for MR x NV numbers.
-
-    Here the lanes of a vector are terms of one sum; `span`, the bound of q, is a multiple of them.
-    """
-    if real is float:
-        (<dot_f32> opaque(<void*> &_dot_tile[float, f32v]))(
-            count, span, a, a_row, a_step, b, b_at, b_step, c, ldc, NULL
-        )
-    else:
-        (<dot_f64> opaque(<void*> &_dot_tile[double, f64v]))(
-            count, span, a, a_row, a_step, b, b_at, b_step, c, ldc, NULL
-        )

@@ -22,6 +22,7 @@ from npdl._ext.winograd cimport (
 cdef enum:
     TILES = 128  # of a chunk: terms enough to make up for reading and writing dU
     MOST_BYTES = 64 * 1024 * 1024  # for dU of all groups
+    MOST_CHUNKS = 256  # whose sums are added in float32
 
 
 cdef inline Py_ssize_t _rows(winograd_t* p) noexcept nogil:
@@ -39,7 +40,8 @@ cdef inline Py_ssize_t sums_size(winograd_t* p) noexcept nogil:
 
 cdef inline Py_ssize_t weights_groups(winograd_t* p, Py_ssize_t most) noexcept nogil:
     """Into how many groups to cut the images: as many in every build, for dW is their sum."""
-    cdef Py_ssize_t tiles = p.tiles_h * p.tiles_w, groups = most
+    cdef Py_ssize_t tiles = p.tiles_h * p.tiles_w, groups
+    groups = max(most, p.n * tiles // (TILES * MOST_CHUNKS))
     while groups > 2 and (
         p.n // groups * tiles < TILES
         or groups * PLACES * p.m * p.k * <Py_ssize_t> sizeof(float) > MOST_BYTES

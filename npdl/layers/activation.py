@@ -182,7 +182,8 @@ class PReLU(Layer):
             below = np.minimum(x, 0)
             below *= dy
             summed = (0, *(self.shared_axes or ()))
-            alpha.grad[...] = below.sum(axis=summed).reshape(alpha.grad.shape)
+            total = below.sum(axis=summed, dtype=np.float64)
+            alpha.grad[...] = total.reshape(alpha.grad.shape)
         dx = self._input_buffer(x)
         if dx is not None:
             # dy alpha where x <= 0, and dy elsewhere: one of the two parts is 0.

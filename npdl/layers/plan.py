@@ -69,14 +69,15 @@ class Step:
 
 
 def without_padding(x: Any, mask: NDArray | None) -> Any:
-    """The input `x`, with zeros in masked steps that hold nan or inf.
+    """The input `x`, with zeros in its masked steps.
 
-    They count nowhere, but 0 times nan is nan in a gradient.
+    What they hold must not count anywhere: a convolution over the steps sees the steps beside it,
+    and 0 times inf or nan is nan in a gradient.
     """
     if mask is None or getattr(x, "dtype", np.dtype(int)).kind != "f" or x.ndim < 3:
         return x
     padding = np.asarray(mask) == 0
-    if padding.shape != x.shape[:2] or np.isfinite(x[padding]).all():
+    if padding.shape != x.shape[:2] or not x[padding].any():
         return x
     x = x.copy()
     x[padding] = 0

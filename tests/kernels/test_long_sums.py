@@ -45,6 +45,52 @@ def test_bias_gradient_of_ten_million_images_of_one_window(tenths):
     assert abs(layer.db[0] - exact) <= 12 * U * exact
 
 
+def conv_gradients(kernel, x, dy):
+    """dw and db of 3x3 filters without activation."""
+    dw, db = np.empty((dy.shape[1], x.shape[1], 3, 3), x.dtype), np.empty(dy.shape[1], x.dtype)
+    geometry = 1, 1, 0, 0, 1, 1, 1, 0, (LINEAR, 1.0)
+    kernel.conv2d_backward(x, dw, dy, dy, None, dw, db, *geometry)
+    return dw, db
+
+
+def test_gradients_of_filters_over_ten_million_windows(compiled, tenths):
+    images = tenths.reshape(1000, 1, 100, 100)
+    dy = tenths[: 1000 * 98 * 98].reshape(1000, 1, 98, 98)
+    dw, db = conv_gradients(compiled, images, dy)
+    tenth = float(tenths[0, 0])
+    assert np.all(abs(dw - dy.size * tenth**2) <= (512 + 256 + 74) * U * dy.size * tenth**2)
+    assert abs(db[0] - dy.size * tenth) <= (256 + 74) * U * dy.size * tenth
+
+
+def test_gradients_of_winograds_filters_over_many_small_images(compiled, tenths):
+    n = 17_000
+    images, dy = (tenths[: n * 16 * s * s].reshape(n, 16, s, s) for s in (6, 4))
+    dw, db = conv_gradients(compiled, images, dy)
+    tenth = float(tenths[0, 0])
+    assert np.all(abs(dw - n * 16 * tenth**2) <= 1e-5 * n * 16 * tenth**2)
+    assert np.all(abs(db - n * 16 * tenth) <= 4 * U * n * 16 * tenth)
+
+
+@pytest.mark.parametrize(
+    "layer, shape, name",
+    [
+        (npdl.layers.PReLU(), (N // 4, 4), "alpha"),
+        (npdl.layers.PositionEmbedding(2), (N // 4, 2, 2), "positions"),
+        (npdl.layers.LayerNormalization(), (N // 4, 4), "beta"),
+        (npdl.layers.BatchNormal(), (N // 4, 4), "beta"),
+    ],
+)
+def test_gradients_of_other_layers_over_millions_of_samples(tenths, layer, shape, name):
+    layer.connect_to(npdl.graph.Input((None, *shape[1:])))
+    layer.forward(-tenths.reshape(shape))
+    layer.backward(tenths.reshape(shape))
+    grad = getattr(layer, f"d{name}")
+    exact = shape[0] * float(tenths[0, 0])
+    if name == "alpha":
+        exact *= -float(tenths[0, 0])
+    assert np.all(abs(grad - exact) <= 33 * U * abs(exact))
+
+
 @pytest.mark.parametrize("width", [1, 3])
 def test_a_row_that_was_embedded_a_million_times(implementation, tenths, width):
     n = 1_000_000
