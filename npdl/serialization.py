@@ -10,6 +10,7 @@ two are further tensors, see `npdl._tree`.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -99,6 +100,8 @@ def model_config(
             for name in COMPILED
             if getattr(model, name) is not None
         }
+    if model.terms:
+        config["added_losses"] = [term.name for term in model.terms]
     return config
 
 
@@ -153,6 +156,12 @@ def fill_model(model: Any, config: dict[str, Any]) -> None:
     if "loss" in config:
         more = {name: config[name] for name in COMPILED[2:] if name in config}
         model.compile(config["loss"], config["optimizer"], **more)
+        if config.get("added_losses"):
+            names = ", ".join(map(str, config["added_losses"]))
+            warnings.warn(
+                f"The file holds no functions: call add_loss() again before training, for {names}.",
+                stacklevel=4,
+            )
     if config.get("input_shape") is not None:
         model.build(tuple(config["input_shape"]))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from npdl.metrics import Metric
 from npdl.objectives import SoftmaxCategoricalCrossEntropy as SCCE
 from npdl.optimizers import SGD, Optimizer
 from npdl.optimizers import get as get_optimizer
+from npdl.terms import Term
 
 
 class Trainer(Functional):
@@ -34,6 +35,8 @@ class Trainer(Functional):
     weighted_metrics: Any = None
     loss_weights: Any = None
     heads: list[Head]
+    #: The terms of the loss that `add_loss` was given.
+    terms: Sequence[Term] = ()
 
     #: Set to True, by a callback, to end a training run.
     stop_training: bool = False
@@ -132,6 +135,8 @@ class Trainer(Functional):
         plan = self.require_plan("training")
         try:
             flatten(plan.layers)  # what was copied, or built anew, since `build`
+            for term in self.terms:
+                plan.watch(term.slots(plan))
             plan.begin_training()
             reached = plan.reached(head.index for head in self.heads) if self.compiled else None
             for layer in plan.layers:
@@ -144,6 +149,43 @@ class Trainer(Functional):
         finally:
             self._trained = self._adding = self._reached = None
             plan.end_training()
+
+    def add_loss(self, function: Callable[..., Any], *values: Any) -> None:
+        """Add a term to the loss, in training and in `evaluate`.
+
+        Parameters
+        ----------
+        function : callable
+            Of the arrays of `values` for one batch. It returns one number and is written in
+            `autograd.numpy` (``pip install 'npdl[autodiff]'``); or it returns the number and the
+            gradient in each array, as ``(number, (gradient, ...))``.
+        *values : Value or Layer
+            What the function gets: values of the graph, or layers, whose outputs are taken. By
+            default the outputs of the model.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is of another type, or no output of the model depends on a value.
+
+        Notes
+        -----
+        A file does not hold the function: call `add_loss` again after `npdl.load_model`, which
+        warns of it.
+
+        Examples
+        --------
+        The divergence of a variational autoencoder's codes from the normal distribution::
+
+            def divergence(mean, log_var):
+                return -0.5 * np.mean(1 + log_var - mean**2 - np.exp(log_var))
+
+            model.add_loss(divergence, mean, log_var)
+        """
+        term = Term(function, values)
+        if self.plan is not None:
+            term.slots(self.plan)
+        self.terms = [*self.terms, term]
 
     def penalty(self) -> float:
         """Return what the layers add to the loss: regularizers, and terms of their own."""
@@ -188,14 +230,24 @@ class Trainer(Functional):
         x, y, weight, mask = batch
         plan = self.require_plan("loss_forward")
         linear = []
+        wanted = [(term, term.slots(plan)) for term in self.terms]
+        plan.watch([slot for _, slots in wanted for slot in slots])
         if train:
             for head in self.heads:
                 slot = plan.out_slots[head.index]
                 step = plan.makers.get(slot)
-                if step is not None and slot not in plan.read and head.fuses_with(step.layer):
+                shared = slot in plan.read or slot in plan.watched
+                if step is not None and not shared and head.fuses_with(step.layer):
                     linear.append(head.index)
-        outputs, masks = plan.forward(x, train, mask or None, linear)
-        total, losses, caches = 0.0, [], []
+        kept: dict[int, NDArray] = {}
+        outputs, masks = plan.forward(x, train, mask or None, linear, kept)
+        total, losses = 0.0, []
+        caches: list[Any] = []
+        penalty = self.penalty()
+        for term, slots in wanted:
+            value, grads = term.forward(tuple(kept[slot] for slot in slots), train)
+            penalty += value
+            caches += [(None, found, False) for found in zip(slots, grads or ())]
         for head in self.heads:
             i = head.index
             rest = y[i], weight[i] if weight else None, masks[i]
@@ -207,19 +259,21 @@ class Trainer(Functional):
             losses.append(value)
             total += value if head.weight == 1 else head.weight * value
             caches.append((head, cache, i in linear))
-        penalty = self.penalty()
         return Result(total + penalty, losses, penalty, outputs, masks), caches
 
     def loss_backward(self, caches: list[Any]) -> None:
         """Fill the gradients of all parameters, from what `loss_forward` left."""
         plan = self.require_plan("loss_backward")
         gradients: list[NDArray | None] = [None] * len(plan.out_slots)
-        linear = []
+        linear, further = [], []
         for head, cache, fused in caches:
+            if head is None:  # of a term: a slot, and the gradient in it
+                further.append(cache)
+                continue
             gradients[head.index] = head.backward(cache, fused)
             if fused:
                 linear.append(head.index)
-        plan.backward(gradients, linear)
+        plan.backward(gradients, linear, further)
         for layer in self._adding if self._adding is not None else self._adding_layers():
             layer.add_penalty_gradient()
 

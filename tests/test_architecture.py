@@ -24,7 +24,17 @@ LEVELS = [
         *("schedules", "utils"),
     ],
     [
-        *("batch", "feed", "heads", "scores", "graph", "summary", "serialization", "persistence"),
+        *(
+            "batch",
+            "feed",
+            "heads",
+            "terms",
+            "scores",
+            "graph",
+            "summary",
+            "serialization",
+            "persistence",
+        ),
         *(
             "functional",
             "trainer",

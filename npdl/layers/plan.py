@@ -122,6 +122,9 @@ class Plan:
                 rule = "`inputs` must hold what the outputs are computed from"
                 raise ValueError(complaint(rule, missing=value))
         self.steps = steps
+        #: The value of each slot, by which `slot_of` finds it; a copy of the plan has none.
+        self._values = [*inputs]
+        self._values += (value for node in nodes_of(outputs, inputs) for value in node.outputs)
         self.in_shapes = tuple(value.shape for value in inputs)
         self.out_shapes = tuple(value.shape for value in outputs)
         self.n_slots = len(slots)
@@ -130,6 +133,8 @@ class Plan:
         self.makers = {slot: step for step in steps for slot in step.targets}
         #: The slots that some step reads.
         self.read = {slot for step in steps for slot in step.sources}
+        #: Slots that are kept for terms of the loss.
+        self.watched: frozenset[int] = frozenset()
         self._find_free()
         self.layers: list[Layer] = list({id(step.owner): step.owner for step in steps}.values())
         #: The steps of layers that are called, or parts of which are called, by earlier steps too.
@@ -149,9 +154,11 @@ class Plan:
         self._needed: list[bool] | None = None
 
     def _find_free(self) -> None:
+        for step in self.steps:
+            step.free = ()
         last = {slot: step for step in self.steps for slot in step.sources}
         for slot, step in last.items():
-            if slot not in self.out_slots:
+            if slot not in self.out_slots and slot not in self.watched:
                 step.free = (*step.free, slot)
 
     def _find_repeated(self) -> list[Step]:
@@ -165,7 +172,20 @@ class Plan:
         return repeated
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_sums": {}, "_needed": None, "_lowest": 0}
+        return {**vars(self), "_sums": {}, "_needed": None, "_lowest": 0, "_values": []}
+
+    def slot_of(self, place: Value | Layer) -> int | None:
+        """The slot of a value, or of what a layer first returns; None if there is none."""
+        if isinstance(place, Layer):
+            return next((step.targets[0] for step in self.steps if step.owner is place), None)
+        return next((i for i, value in enumerate(self._values) if value is place), None)
+
+    def watch(self, slots: Collection[int]) -> None:
+        """Keep what these slots hold, for terms of the loss."""
+        if not self.watched.issuperset(slots):
+            self.watched = self.watched.union(slots)
+            self.is_chain = False
+            self._find_free()
 
     def rewired(self, entries: Sequence[Value]) -> Plan:
         """The plan of the same calls, for inputs of other sizes; no layer is built anew.
@@ -178,7 +198,9 @@ class Plan:
         values = list(entries)
         for step in self.steps:
             values += Node(step.owner, [values[slot] for slot in step.sources]).outputs
-        return Plan(entries, [values[slot] for slot in self.out_slots])
+        plan = Plan(entries, [values[slot] for slot in self.out_slots])
+        plan._values = self._values  # the slots are the same
+        return plan
 
     def fits(self) -> bool:
         """Whether every layer is still built as it was when the plan was made."""
@@ -228,6 +250,7 @@ class Plan:
         train: bool,
         masks: Masks | None = None,
         linear: Collection[int] = (),
+        kept: dict[int, NDArray] | None = None,
     ) -> tuple[list[Any], list[NDArray | None]]:
         """Return the outputs, and the mask of each.
 
@@ -239,6 +262,8 @@ class Plan:
             The mask of each input.
         linear : collection of int
             The outputs whose layer is to leave out its activation, see `forward_linear`.
+        kept : dict, optional
+            Is filled with what the watched slots hold.
         """
         if masks is not None and not any(mask is not None for mask in masks):
             masks = None
@@ -253,6 +278,8 @@ class Plan:
         heads = {self.out_slots[i] for i in linear}
         for step in self.steps:
             self._run(step, values, marks, train, step.targets[0] in heads)
+        if kept is not None:
+            kept.update((slot, np.asarray(values[slot])) for slot in self.watched)
         outputs = [np.asarray(values[slot]) for slot in self.out_slots]
         return outputs, [marks[slot] for slot in self.out_slots]
 
@@ -302,7 +329,10 @@ class Plan:
         return np.asarray(x)
 
     def backward(
-        self, gradients: Sequence[NDArray | None], linear: Collection[int] = ()
+        self,
+        gradients: Sequence[NDArray | None],
+        linear: Collection[int] = (),
+        further: Iterable[tuple[int, NDArray]] = (),
     ) -> list[NDArray | None]:
         """Fill the gradients of all parameters, and return those in the inputs.
 
@@ -312,13 +342,15 @@ class Plan:
             For each output; None where no loss depends on it.
         linear : collection of int
             As for the `forward` before.
+        further : iterable of tuple (int, ndarray)
+            Slots with gradients of other terms of the loss.
         """
         if self.is_chain:
             return [self._chain_back(gradients[0], bool(linear))]
         needed, heads = self._needed, {self.out_slots[i] for i in linear}
         grads: list[NDArray | None] = [None] * self.n_slots
         summed: set[int] = set()
-        for slot, gradient in zip(self.out_slots, gradients):
+        for slot, gradient in [*zip(self.out_slots, gradients), *further]:
             self._meet(grads, summed, slot, gradient)
         for step in reversed(self.steps[self._lowest :]):
             if needed is not None and not needed[step.targets[0]]:
@@ -404,8 +436,8 @@ class Plan:
                     filled.add(id(grad))
 
     def reached(self, outputs: Iterable[int]) -> set[int]:
-        """The ids of the layers that these outputs depend on."""
-        slots = {self.out_slots[i] for i in outputs}
+        """The ids of the layers that these outputs, and the watched slots, depend on."""
+        slots = {self.out_slots[i] for i in outputs} | self.watched
         found = set()
         for step in reversed(self.steps):
             if slots & {*step.targets}:

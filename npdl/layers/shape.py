@@ -241,4 +241,5 @@ class RepeatVector(Layer):
         dy = self._array(pre_grad, shape, "pre_grad")
         if not self.need_input_grad:
             return None
-        return dy.sum(axis=1, dtype=np.float64, out=self._buffer("dx", (shape[0], shape[2]), dy.dtype))
+        dx = self._buffer("dx", (shape[0], shape[2]), dy.dtype)
+        return dy.sum(axis=1, dtype=np.float64, out=dx)
