@@ -53,6 +53,7 @@ def test_words_of_questions():
     [
         "I am doing well, how about you?",
         'It was "ba a". They said "no" twice!',
+        "In the sense of the word 'sense', don't you think?",
         "I use Python, Java and C++ (often).",
         "A well-known rate of 25%: and/or more; it's so.",
     ],

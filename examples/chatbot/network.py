@@ -119,9 +119,9 @@ def train(
     *,
     width: int = 96,
     units: int = 192,
-    dropout: float = 0.2,
+    dropout: float = 0.1,
     noise: float = 0.1,
-    epochs: int = 60,
+    epochs: int = 70,
     seed: int = 1,
     verbose: int = 1,
 ) -> tuple[npdl.Model, Vocabulary, Vocabulary]:
@@ -130,7 +130,8 @@ def train(
     asked = [question_words(question) for question, _ in pairs]
     said = [answer_words(answer) for _, answer in pairs]
     questions, answers = Vocabulary().fit(asked), Vocabulary(lower=False).fit(said)
-    model = build(len(questions), len(answers), width, units, dropout)
+    sizes = len(questions), len(answers), width, units, dropout
+    model = build(*sizes)
     schedule = npdl.schedules.CosineDecay(0.004, epochs * math.ceil(len(pairs) / 32))
     model.compile(
         loss="scce",
@@ -141,7 +142,9 @@ def train(
         questions.encode(asked), answers.encode(said, bos=True, eos=True), 32, noise, seed
     )
     model.fit(lessons, epochs=epochs, verbose=verbose)
-    return model, questions, answers
+    trained = build(*sizes)  # without the optimizer's memory, twice as large as the weights
+    trained.set_weights(model.get_weights())
+    return trained, questions, answers
 
 
 def save(

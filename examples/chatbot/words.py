@@ -1,7 +1,6 @@
 """Texts as lists of words, and back."""
 
 import difflib
-import re
 
 from npdl.data import Vocabulary
 
@@ -24,13 +23,14 @@ _ENDINGS = {
     "'ll": " will",
     "'d": " would",
 }
-_CLOSING = re.compile(r"^[.,!?;:)%+]$")
+_CLOSING = (".", ",", "!", "?", ";", ":", ")", "%", "+")
+_STRAIGHT = str.maketrans("’‘“”", "''\"\"")
 
 
 def question_words(text: str) -> list[str]:
     """Return the words of a question: lower-case, short forms written out, no full stop."""
     words = []
-    for word in Vocabulary().split(text.replace("’", "'")):
+    for word in Vocabulary().split(text.translate(_STRAIGHT)):
         long = _LONG_FORMS.get(word, word)
         for ending, expanded in _ENDINGS.items():
             if word == long and word.endswith(ending):
@@ -52,23 +52,24 @@ def known_words(words: list[str], vocabulary: Vocabulary) -> list[str]:
 
 def answer_words(text: str) -> list[str]:
     """Return the words of an answer, as they are written; punctuation marks are words too."""
-    return Vocabulary(lower=False).split(text.replace("’", "'"))
+    return Vocabulary(lower=False).split(text.translate(_STRAIGHT))
 
 
 def written(words: list[str]) -> str:
     """Return the words of an answer as one text, with spaces where English has them."""
-    return "".join(piece for piece in pieces(words))
+    return "".join(pieces(words))
 
 
 def pieces(words: list[str]) -> list[str]:
     """Return the words of an answer, each with the space that goes in front of it."""
     found: list[str] = []
-    glued, quoted = True, False
+    opened: set[str] = set()  # quotation marks
+    glued = True
     for word in words:
-        closes = bool(_CLOSING.match(word)) or (word == '"' and quoted)
-        joins = word in ("-", "/", "'") and bool(found)
-        found.append(word if glued or closes or joins else f" {word}")
-        if word == '"':
-            quoted = not quoted
-        glued = word in "(-/'" or (word == '"' and quoted)
+        joins = word in _CLOSING or word in opened or (word in ("-", "/") and found)
+        found.append(word if glued or joins else f" {word}")
+        glued = word in ("(", "-", "/")
+        if word in ('"', "'"):
+            glued = word not in opened
+            opened ^= {word}
     return found
