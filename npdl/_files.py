@@ -24,7 +24,7 @@ StrPath = str | os.PathLike[str]
 
 
 @contextlib.contextmanager
-def replacing(path: StrPath) -> Iterator[BinaryIO]:
+def atomic_write(path: StrPath) -> Iterator[BinaryIO]:
     """Yield a file to write to, which takes the place of `path` in one step at the end.
 
     It lies in the same folder and is flushed to the disk first. A process that is killed leaves the

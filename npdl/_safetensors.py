@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from npdl._files import StrPath, replacing
+from npdl._files import StrPath, atomic_write
 
 #: From the last to the first in a file, as the reference implementation sorts them.
 DTYPES = {
@@ -43,7 +43,7 @@ Tensors = dict[str, NDArray]
 
 
 def write(path: StrPath, tensors: Mapping[str, NDArray], metadata: Mapping[str, str]) -> None:
-    """Write arrays and texts to a file, all of it or nothing; see `npdl._files.replacing`.
+    """Write arrays and texts to a file, all of it or nothing; see `npdl._files.atomic_write`.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def write(path: StrPath, tensors: Mapping[str, NDArray], metadata: Mapping[str, 
             f"Names and configuration must fit into {MAX_HEADER:,} bytes; large arrays belong "
             f"into parameters. Received: {len(text):,} bytes"
         )
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(len(text).to_bytes(8, "little"))
         file.write(text)
         for name in names:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npdl import config, demo, verify
-from npdl._files import replacing
+from npdl._files import atomic_write
 from npdl._version import __version__
 from npdl.diagram import plot_model
 from npdl.layers import Embedding
@@ -248,7 +248,7 @@ def _write(outputs: NDArray, path: Path | None) -> None:
     if path is None:
         _write_csv(sys.stdout, outputs)
         return
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         if to_array:
             np.save(file, outputs, allow_pickle=False)
         else:

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from npdl._files import replacing
+from npdl._files import atomic_write
 from npdl._registry import constructor_arguments
 from npdl.layers import base
 from npdl.summary import Row, describe, shape_text
@@ -32,7 +32,7 @@ class Diagram(str):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it to a file."""
-        with replacing(path) as file:
+        with atomic_write(path) as file:
             file.write(self.encode())
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npdl._checks import check_choice, check_int, complaint, label_array
-from npdl._files import StrPath, replacing
+from npdl._files import StrPath, atomic_write
 
 #: The numbers that every vocabulary begins with.
 SPECIALS = ("<pad>", "<unk>", "<bos>", "<eos>")
@@ -197,7 +197,7 @@ class Vocabulary:
             "words": self.words[len(self.specials) :],
         }
         data = json.dumps(content, ensure_ascii=False, indent=0).encode("utf-8", "surrogatepass")
-        with replacing(path) as file:
+        with atomic_write(path) as file:
             file.write(data)
 
     @classmethod

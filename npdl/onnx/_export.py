@@ -10,7 +10,7 @@ import onnx
 
 from npdl import _tree
 from npdl._checks import complaint
-from npdl._files import StrPath, replacing
+from npdl._files import StrPath, atomic_write
 from npdl._version import __version__
 from npdl.layers.node import Value
 from npdl.layers.plan import Plan
@@ -47,7 +47,7 @@ def export_onnx(model: Any, path: StrPath) -> None:
         that no recurrent node has. The message names it, and nothing is written.
     """
     data = to_onnx(model).SerializeToString()
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(data)
 
 

@@ -15,7 +15,7 @@ from saving_models import assert_same_weights, make_model
 
 import npdl
 from npdl import _files
-from npdl._files import replacing
+from npdl._files import atomic_write
 
 HERE = Path(__file__).parent
 
@@ -229,7 +229,7 @@ def test_what_is_no_place_for_a_file(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-# ------------------------------------------------------------------------------------ replacing
+# --------------------------------------------------------------------------------- atomic_write
 
 
 def test_on_the_disk_before_it_takes_the_place(tmp_path, monkeypatch):
@@ -249,7 +249,7 @@ def test_any_error_leaves_the_old_file(tmp_path, error):
     path = tmp_path / "x"
     path.write_bytes(b"old")
     with pytest.raises(type(error) if isinstance(error, Exception) else error):
-        with replacing(path) as file:
+        with atomic_write(path) as file:
             file.write(b"half")
             raise error
     assert path.read_bytes() == b"old"
@@ -258,7 +258,7 @@ def test_any_error_leaves_the_old_file(tmp_path, error):
 
 def test_a_name_of_any_length(tmp_path):
     for name in ("ü" * 127, "x" * 255, "a*[?]"):
-        with replacing(tmp_path / name) as file:
+        with atomic_write(tmp_path / name) as file:
             file.write(b"1")
         assert (tmp_path / name).read_bytes() == b"1"
 
@@ -268,13 +268,13 @@ def test_links_and_permissions_stay(tmp_path):
     real.write_bytes(b"old")
     real.chmod(0o640)
     link.symlink_to("real")
-    with replacing(link) as file:
+    with atomic_write(link) as file:
         file.write(b"new")
     assert link.is_symlink() and real.read_bytes() == b"new"
     assert real.stat().st_mode & 0o777 == 0o640
     before = os.umask(0o027)
     try:
-        with replacing(tmp_path / "fresh"):
+        with atomic_write(tmp_path / "fresh"):
             pass
     finally:
         os.umask(before)
@@ -286,10 +286,10 @@ def test_only_what_nobody_writes_is_swept_away(tmp_path):
     path = tmp_path / "x"
     dead = tmp_path / ".x.01234567.tmp"
     dead.write_bytes(b"dead")
-    with replacing(path) as first:
+    with atomic_write(path) as first:
         first.write(b"first")
         assert not dead.exists()
-        with replacing(path) as second:
+        with atomic_write(path) as second:
             second.write(b"second")
         assert path.read_bytes() == b"second"
     assert path.read_bytes() == b"first"
@@ -306,7 +306,7 @@ def test_swept_away_before_it_was_locked(tmp_path, monkeypatch):
         return lock(file)
 
     monkeypatch.setattr(_files, "_lock", late)
-    with replacing(tmp_path / "x") as file:
+    with atomic_write(tmp_path / "x") as file:
         file.write(b"1")
     assert len(calls) == 2 and (tmp_path / "x").read_bytes() == b"1"
 

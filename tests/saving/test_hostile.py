@@ -270,7 +270,7 @@ def damaged_files(path, parts, count, seed):
         yield i
 
 
-def header_of(path, tensors, metadata, replacing=_safetensors.replacing):
+def header_of(path, tensors, metadata, atomic_write=_safetensors.atomic_write):
     """`_safetensors.write` without flushing the disk, for thousands of files."""
     flush = os.fsync
     os.fsync = lambda descriptor: None
