@@ -67,7 +67,7 @@ class Affine(Layer):
             Gradient in the output, of its shape.
         """
         x, z, y = self._remembered()
-        dy = self._array(pre_grad, y.shape, "pre_grad", y.dtype)
+        dy = self._checked_array(pre_grad, y.shape, "pre_grad", y.dtype)
         code = self.activation.kernel_code
         if code is None:
             rows = map(self._rows, (z, y, dy))
@@ -84,7 +84,7 @@ class Affine(Layer):
     def backward_linear(self, pre_grad: ArrayLike) -> NDArray | None:
         """Return the gradient in the input from that in the pre-activation; fill `dW` and `db`."""
         x, _, y = self._remembered()
-        dz = self._array(pre_grad, y.shape, "pre_grad", y.dtype)
+        dz = self._checked_array(pre_grad, y.shape, "pre_grad", y.dtype)
         return self._map_back(x, dz, dz, _IDENTITY)
 
     @property

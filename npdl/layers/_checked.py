@@ -39,13 +39,13 @@ class Checked:
         """Return a positive integer, or None as it is."""
         return None if value is None else check_int(name, value, layer=self.name)
 
-    def _rank(self, in_shape: Shape, *ranks: int) -> None:
+    def _check_rank(self, in_shape: Shape, *ranks: int) -> None:
         """Check the number of axes of the shape that a layer is built for."""
         if len(in_shape) not in ranks:
             rule = f"The input must have {' or '.join(map(str, ranks))} axes"
             raise self._error(rule, shape=in_shape)
 
-    def _size(self, in_shape: Shape, axis: int, name: str, declared: int | None = None) -> int:
+    def _axis_size(self, in_shape: Shape, axis: int, name: str, declared: int | None = None) -> int:
         """The size of one axis of the input, which has to be known and to agree with `declared`."""
         size = in_shape[axis] if declared is None or in_shape[axis] is not None else declared
         if size is None:
@@ -57,7 +57,7 @@ class Checked:
             )
         return size
 
-    def _array(
+    def _checked_array(
         self,
         value: ArrayLike,
         shape: Sequence[Any],
@@ -76,28 +76,28 @@ class Checked:
         dtype : dtype, optional
             That of the parameters, where the caller knows it.
         """
-        array = self._numbers(value, dtype, what)
+        array = self._as_array(value, dtype, what)
         if array.shape != shape and not fits(array.shape, tuple(shape)):
-            raise self._misshapen(array.shape, shape, what)
+            raise self._shape_error(array.shape, shape, what)
         return array
 
-    def _numbers(
+    def _as_array(
         self, value: ArrayLike, dtype: np.dtype | None = None, what: str = "input"
     ) -> NDArray:
-        """Do what `_array` does, but for the shape.
+        """Like `_checked_array`, without the check of the shape.
 
-        A layer whose parameters tell the dtype passes it.
+        A layer with parameters passes their dtype.
         """
         array = np.asarray(value, order="C")
         own = array.dtype
         if own is dtype or (dtype is None and own in FLOATS and not self._named):
-            return array  # as nearly always
+            return array  # the common case
         if own.kind not in _REAL:
             rule = f"`{what}` must hold real numbers"
             raise TypeError(complaint(rule, layer=self.name, dtype=own.name))
         return np.asarray(array, dtype or self._dtype_for(array), order="C")
 
-    def _misshapen(self, shape: tuple[int, ...], wanted: Sequence[Any], what: str = "input"):
+    def _shape_error(self, shape: tuple[int, ...], wanted: Sequence[Any], what: str = "input"):
         """The error of an array that has another shape than `wanted`, or holds nothing."""
         empty = matches(shape, wanted)
         rule = "must not be empty" if empty else f"must have shape {spelled(wanted)}"

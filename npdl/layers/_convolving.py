@@ -120,10 +120,10 @@ class Convolving(Affine):
 
     def build(self, in_shape: Shape) -> Shape:
         """Create `W` and `b`."""
-        self._rank(in_shape, self._axes + 2)
+        self._check_rank(in_shape, self._axes + 2)
         axis, name = (1, "input_shape[-3]") if self._axes == 2 else (-1, "input_shape[-1]")
         declared = None if self.in_shape is None else self.in_shape[axis]
-        channels = self._size(in_shape, axis, name, declared)
+        channels = self._axis_size(in_shape, axis, name, declared)
         if channels % self.groups:
             rule = f"`groups` must divide the {channels} channels of the input"
             raise self._error(rule, groups=self.groups)
@@ -161,12 +161,12 @@ class Convolving(Affine):
         if self.out_shape is None:
             raise self._not_built()
         w, b = self._weights()
-        x = self._numbers(input, w.dtype)
+        x = self._as_array(input, w.dtype)
         plan = _plan(x.shape, w.shape, *self._options())
         if plan is None:  # one of these says why
             channels = self._channels(w.shape)
             wanted = ("N", channels, "H", "W") if self._axes == 2 else ("N", "T", channels)
-            self._array(x, wanted)
+            self._checked_array(x, wanted)
             self._counts(x.shape, w.shape)
         shape, geometry = plan
         y = self._buffer("y", shape, w.dtype) if train else np.empty(shape, w.dtype)

@@ -151,8 +151,8 @@ class Recurrent(Layer):
 
     def build(self, in_shape: Shape, *states: Shape) -> Any:
         """Create `AllW`."""
-        self._rank(in_shape, 3)
-        n_in = self._size(in_shape, 2, "n_in", self.n_in)
+        self._check_rank(in_shape, 3)
+        n_in = self._axis_size(in_shape, 2, "n_in", self.n_in)
         units, gates = self.n_out, self._n_gates
         if len(states) > self._n_states:
             rule = f"A first state must have {self._n_states} parts at most"
@@ -265,7 +265,7 @@ class Recurrent(Layer):
             rule = f"`state` must have {self._n_states} parts"
             raise self._error(rule, parts=len(given))
         w = self._weights()
-        rows = self._array(x, ("N", len(w) - self._n_biases - self.n_out), "x", w.dtype)
+        rows = self._checked_array(x, ("N", len(w) - self._n_biases - self.n_out), "x", w.dtype)
         walk = self._begin(rows[:, None], None, tuple(given), False, keep_states=True)
         run([self._call("forward", walk)])
         states = tuple(walk.last())
@@ -315,13 +315,13 @@ class Recurrent(Layer):
         """Check the arguments of a forward pass, and make the arrays for it."""
         w, units = self._weights(), self.n_out
         n_in = len(w) - self._n_biases - units
-        x = self._numbers(input, w.dtype)
+        x = self._as_array(input, w.dtype)
         if not fits(x.shape, ("N", "T", n_in)):
-            raise self._misshapen(x.shape, ("N", "T", n_in))
+            raise self._shape_error(x.shape, ("N", "T", n_in))
         n, t, _ = x.shape
         steps = None
         if mask is not None:
-            steps = (self._array(mask, (n, t), "mask") != 0).astype(np.uint8)
+            steps = (self._checked_array(mask, (n, t), "mask") != 0).astype(np.uint8)
         if self.stateful and self._state is not None and all(part is None for part in first):
             first = self._state
             if len(self._state[0]) != n:
@@ -330,7 +330,7 @@ class Recurrent(Layer):
         start = [
             np.zeros((n, units), x.dtype)
             if part is None
-            else self._array(part, (n, units), name, w.dtype).copy()
+            else self._checked_array(part, (n, units), name, w.dtype).copy()
             for part, name in zip(first, ("h0", "c0"))
         ]
         drops = (
@@ -409,7 +409,7 @@ class Recurrent(Layer):
         dy, *ends = pre_grad if self.return_state else (pre_grad, *[None] * self._n_states)
         n, t, _ = walk.x.shape
         shape = (n, t, self.n_out) if self.return_sequence else (n, self.n_out)
-        dh = None if dy is None else self._array(dy, shape, "pre_grad", walk.w.dtype)
+        dh = None if dy is None else self._checked_array(dy, shape, "pre_grad", walk.w.dtype)
         parts = [list(pair) for pair in zip(ends, last)]
         if not self.return_sequence:
             parts[0].append(dh)
@@ -427,7 +427,7 @@ class Recurrent(Layer):
         shape, dtype = walk.start[0].shape, walk.w.dtype
         found: list[NDArray | None] = []
         for name, parts in zip(("dhn", "dcn"), ends):
-            arrays = [self._array(d, shape, name, dtype) for d in parts if d is not None]
+            arrays = [self._checked_array(d, shape, name, dtype) for d in parts if d is not None]
             found.append(sum(arrays[1:], arrays[0]) if arrays else None)
         return found
 

@@ -36,7 +36,7 @@ class Activation(Layer):
         train : bool
             Whether to remember what `backward` needs.
         """
-        x = self._array(input, ("N", "..."))
+        x = self._checked_array(input, ("N", "..."))
         code = self.activation.elementwise_code
         if code is None:
             y = activations.applied(self.activation, x, keep=True)
@@ -50,7 +50,7 @@ class Activation(Layer):
     def backward(self, pre_grad: ArrayLike) -> NDArray | None:
         """Return the gradient in the input, ``f'(x) pre_grad``."""
         x, y = self._remembered()
-        dy = self._array(pre_grad, y.shape, "pre_grad", y.dtype)
+        dy = self._checked_array(pre_grad, y.shape, "pre_grad", y.dtype)
         dx = self._input_buffer(x)
         if dx is None:
             return None
@@ -164,7 +164,7 @@ class PReLU(Layer):
         alpha = self._named["alpha"].value
         shared = self.shared_axes or ()
         shape = ["N", *(f"S{i}" if i in shared else n for i, n in enumerate(alpha.shape, 1))]
-        x = self._array(input, shape, dtype=alpha.dtype)
+        x = self._checked_array(input, shape, dtype=alpha.dtype)
         y = self._buffer("y", x.shape, x.dtype) if train else np.empty(x.shape, x.dtype)
         np.minimum(x, 0, out=y)
         y *= alpha
@@ -177,7 +177,7 @@ class PReLU(Layer):
         """Return the gradient in the input, and fill that of `alpha`."""
         (x,) = self._remembered()
         alpha = self._named["alpha"]
-        dy = self._array(pre_grad, x.shape, "pre_grad", x.dtype)
+        dy = self._checked_array(pre_grad, x.shape, "pre_grad", x.dtype)
         if alpha.grad is not None:
             below = np.minimum(x, 0)
             below *= dy

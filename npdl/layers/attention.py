@@ -30,11 +30,11 @@ class _Reading(Layer):
         """Create the parameters for a query, a value and a key, or the first one or two of them."""
         shapes = [tuple(shape) for shape in self._all_three(in_shapes)]
         for shape in shapes:
-            self._rank(shape, 3)
+            self._check_rank(shape, 3)
         query, value, key = shapes
         if None not in (value[1], key[1]) and value[1] != key[1]:
             raise self._error("The key must have a step for each of the value", shapes=in_shapes)
-        sizes = [self._size(shape, 2, "size") for shape in shapes]
+        sizes = [self._axis_size(shape, 2, "size") for shape in shapes]
         return query[0], query[1], self._build(*sizes)
 
     def _build(self, query: int, value: int, key: int) -> int:
@@ -58,7 +58,7 @@ class _Reading(Layer):
             raise self._error(rule, inputs=len(inputs))
         names = ("query", "value", "key")
         xs = [
-            self._array(x, ("N", "T", shape[2]), names[i] if len(inputs) > 1 else "input")
+            self._checked_array(x, ("N", "T", shape[2]), names[i] if len(inputs) > 1 else "input")
             for i, (x, shape) in enumerate(zip(inputs, self._in_shapes))
         ]
         dtype = np.result_type(*xs)
@@ -74,7 +74,7 @@ class _Reading(Layer):
         if len(given) != len(xs):
             raise self._error("There must be a mask, or None, for each input", masks=len(given))
         real = [
-            None if one is None else self._array(one, x.shape[:2], "mask") != 0
+            None if one is None else self._checked_array(one, x.shape[:2], "mask") != 0
             for one, x in zip(given, xs)
         ]
         rows, value, key = self._all_three(real)
@@ -179,7 +179,7 @@ class Attention(_Reading):
             return self._named["scale"].value[None], 1.0
         if self.score == "dot" or self._in_shapes is None:
             return None, 1.0
-        return None, float(self._size(self._in_shapes[0], 2, "size")) ** -0.5
+        return None, float(self._axis_size(self._in_shapes[0], 2, "size")) ** -0.5
 
     def forward(self, *inputs: ArrayLike, train: bool = True, mask: Any = None) -> NDArray:
         """Return what each step of the query reads.
@@ -215,7 +215,7 @@ class Attention(_Reading):
         pre_grad : array_like, shape (N, TQ, E)
         """
         xs, masks, shape = self._remembered()
-        dy = self._array(pre_grad, shape, "pre_grad", xs[0].dtype)
+        dy = self._checked_array(pre_grad, shape, "pre_grad", xs[0].dtype)
         all_three = self._all_three(xs)
         grads: list[NDArray | None] = [None] * 3
         if self.need_input_grad:
@@ -362,7 +362,7 @@ class MultiHeadAttention(_Reading):
         """
         xs, masks, (q, v, k), read, shape = self._remembered()
         dtype = q.dtype
-        dy = self._array(pre_grad, shape, "pre_grad", dtype)
+        dy = self._checked_array(pre_grad, shape, "pre_grad", dtype)
         if masks[0] is not None:
             dy = _copied(dy, self._buffer("dy", shape, dtype))
             _clear(dy, masks[0])

@@ -96,7 +96,7 @@ class AutoLayer(Layer):
         xs: list[Any] = []
         for x in inputs:
             array = np.asarray(x)
-            xs.append(array if array.dtype.kind in "iub" else self._numbers(x))
+            xs.append(array if array.dtype.kind in "iub" else self._as_array(x))
         if not train:
             return self._own(self._computed(xs, {}, False, mask), xs)
         learned = {n: p.value for n, p in self._named.items() if p.grad is not None}
@@ -136,7 +136,7 @@ class AutoLayer(Layer):
                 for a, g in zip(y, pre_grad)
             )
         else:
-            dy = np.asarray(self._array(pre_grad, y.shape, "pre_grad"), y.dtype)
+            dy = np.asarray(self._checked_array(pre_grad, y.shape, "pre_grad"), y.dtype)
         some, parameters = pull_back(dy)
         for name, grad in parameters.items():
             self._named[name].grad[...] = grad  # type: ignore[index]

@@ -64,7 +64,7 @@ class Linear(Affine):
         """Create `W` and `b`."""
         if len(in_shape) < 2:
             raise self._error("The input must have at least 2 axes", shape=in_shape)
-        n_in = self._size(in_shape, -1, "n_in", self.n_in)
+        n_in = self._axis_size(in_shape, -1, "n_in", self.n_in)
         n_units = math.prod(self._units)
         self._add_weights(self.init((n_in, n_units)), n_units)
         return (*in_shape[:-1], *self._units)
@@ -74,10 +74,10 @@ class Linear(Affine):
             raise self._not_built()
         w, b = self._weights()
         dtype, n_in = w.dtype, len(w)
-        x = rows = self._numbers(input, dtype)
+        x = rows = self._as_array(input, dtype)
         shape = _out_shape(x.shape, n_in, self._units)
         if shape is None:
-            raise self._misshapen(x.shape, ("N", "...", n_in))
+            raise self._shape_error(x.shape, ("N", "...", n_in))
         y = y_rows = self._buffer("y", shape, dtype) if train else np.empty(shape, dtype)
         if len(shape) > 2:
             rows, y_rows = _rows(w, x, y)
@@ -176,7 +176,7 @@ class Dropout(Layer):
         train : bool
             Whether to drop.
         """
-        x = self._array(input, ("N", "..."))
+        x = self._checked_array(input, ("N", "..."))
         if not train:
             return x
         y = self._buffer("y", x.shape, x.dtype)
@@ -189,7 +189,7 @@ class Dropout(Layer):
     def backward(self, pre_grad: ArrayLike) -> NDArray | None:
         """Return the gradient in the input: that of the kept values, scaled likewise."""
         mask, dtype = self._remembered()
-        dy = self._array(pre_grad, mask.shape, "pre_grad").astype(dtype, copy=False)
+        dy = self._checked_array(pre_grad, mask.shape, "pre_grad").astype(dtype, copy=False)
         if not self.need_input_grad:
             return None
         dx = self._buffer("dx", mask.shape, dtype)

@@ -179,7 +179,7 @@ class Embedding(Layer):
         A row that was looked up several times gets the sum of its gradients.
         """
         rows, y_shape = self._remembered()
-        dy = self._array(pre_grad, y_shape, "pre_grad")
+        dy = self._checked_array(pre_grad, y_shape, "pre_grad")
         if self.dembed_words is not None:
             width = y_shape[-1]
             kernels().embedding_backward(rows.reshape(-1), dy.reshape(-1, width), self.dembed_words)

@@ -46,7 +46,7 @@ class _Rows(Layer):
         if len(in_shape) < 2:
             raise self._error("The input must have at least 2 axes", shape=in_shape)
         self._axes = self._kept_axes(len(in_shape))
-        shape = tuple(self._size(in_shape, axis, "axis") for axis in self._axes)
+        shape = tuple(self._axis_size(in_shape, axis, "axis") for axis in self._axes)
         self._check_sizes(shape)
         self.add_parameter("gamma", self.gamma_init(shape))
         if self._centred:
@@ -84,7 +84,7 @@ class _Rows(Layer):
         beta = self._named["beta"].value.reshape(-1) if self._centred else None
         kept = dict(zip(self._axes, gamma.shape))
         sizes = [kept.get(i, f"S{i}") for i in range(1, len(self.out_shape))]
-        given = self._array(input, ("N", *sizes), dtype=gamma.dtype)
+        given = self._checked_array(input, ("N", *sizes), dtype=gamma.dtype)
         x = self._turned(given)
         view = self._row_view(x.shape)
         y = self._buffer("y", x.shape, x.dtype) if train else np.empty(x.shape, x.dtype)
@@ -101,7 +101,7 @@ class _Rows(Layer):
         """Return the gradient in the input, and fill those of `gamma` and `beta`."""
         x, shape, view, mean, scale = self._remembered()
         gamma, beta = self._named["gamma"], self._named.get("beta")
-        dy = self._turned(self._array(pre_grad, shape, "pre_grad", x.dtype))
+        dy = self._turned(self._checked_array(pre_grad, shape, "pre_grad", x.dtype))
         dx = self._input_buffer(x)
         kernels().layernorm_backward(
             x.reshape(view),

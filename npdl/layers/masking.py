@@ -50,7 +50,7 @@ class Masking(Layer):
         train : bool
             Whether to remember what `backward` needs.
         """
-        x = self._array(input, ("N", "T", "...", "D"))
+        x = self._checked_array(input, ("N", "T", "...", "D"))
         real = self.make_mask(np.asarray(input)) != 0
         real = real.reshape(*real.shape, *(1,) * (x.ndim - 2))
         if train:
@@ -61,7 +61,7 @@ class Masking(Layer):
     def backward(self, pre_grad: ArrayLike) -> NDArray | None:
         """Return the gradient in the input, 0 in the steps that are masked."""
         real, shape, dtype = self._remembered()
-        dy = self._array(pre_grad, shape, "pre_grad").astype(dtype, copy=False)
+        dy = self._checked_array(pre_grad, shape, "pre_grad").astype(dtype, copy=False)
         if not self.need_input_grad:
             return None
         return _only(real, dy, self._buffer("dx", shape, dtype))

@@ -46,7 +46,7 @@ class Merge(Layer):
         train : bool
             Whether to remember what `backward` needs.
         """
-        xs = tuple(self._numbers(x, what=f"input {i}") for i, x in enumerate(inputs))
+        xs = tuple(self._as_array(x, what=f"input {i}") for i, x in enumerate(inputs))
         if len({x.dtype for x in xs}) > 1:
             dtype = np.result_type(*xs)
             xs = tuple(np.asarray(x, dtype) for x in xs)
@@ -63,7 +63,7 @@ class Merge(Layer):
     def backward(self, pre_grad: ArrayLike) -> Any:
         """Return the gradient in each input, a tuple; without further ones that in the input."""
         xs, y = self._remembered()
-        dy = self._array(pre_grad, y.shape, "pre_grad")
+        dy = self._checked_array(pre_grad, y.shape, "pre_grad")
         grads = self._split(xs, y, dy) if self.need_input_grad else [None] * len(xs)
         return tuple(grads) if len(xs) > 1 else grads[0]
 

@@ -34,7 +34,7 @@ class SpatialDropout(Layer):
 
     def build(self, in_shape: Shape) -> Shape:
         """Check the rank of the input."""
-        self._rank(in_shape, 3, 4)
+        self._check_rank(in_shape, 3, 4)
         return in_shape
 
     def forward(self, input: ArrayLike, train: bool = True) -> NDArray:
@@ -46,8 +46,8 @@ class SpatialDropout(Layer):
         train : bool
             Whether to drop.
         """
-        x = self._array(input, ("N", "...", "F"))
-        self._rank(x.shape, 3, 4)
+        x = self._checked_array(input, ("N", "...", "F"))
+        self._check_rank(x.shape, 3, 4)
         if not train:
             return x
         n, maps = len(x), x.shape[1] if x.ndim == 4 else x.shape[2]
@@ -63,7 +63,7 @@ class SpatialDropout(Layer):
     def backward(self, pre_grad: ArrayLike) -> NDArray | None:
         """Return the gradient in the input: that of the maps that were kept, scaled likewise."""
         scale, shape = self._remembered()
-        dy = self._array(pre_grad, shape, "pre_grad", scale.dtype)
+        dy = self._checked_array(pre_grad, shape, "pre_grad", scale.dtype)
         if not self.need_input_grad:
             return None
         return np.multiply(dy, scale, out=self._buffer("dx", shape, scale.dtype))
@@ -92,7 +92,7 @@ class GaussianNoise(Layer):
         train : bool
             Whether to add noise.
         """
-        x = self._array(input, ("N", "..."))
+        x = self._checked_array(input, ("N", "..."))
         if not train:
             return x
         y = self._buffer("y", x.shape, x.dtype)
@@ -106,5 +106,5 @@ class GaussianNoise(Layer):
     def backward(self, pre_grad: ArrayLike) -> NDArray | None:
         """Return the gradient in the input, which is that in the output."""
         shape, dtype = self._remembered()
-        dy = self._array(pre_grad, shape, "pre_grad").astype(dtype, copy=False)
+        dy = self._checked_array(pre_grad, shape, "pre_grad").astype(dtype, copy=False)
         return dy if self.need_input_grad else None

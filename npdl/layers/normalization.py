@@ -72,7 +72,7 @@ class BatchNormal(Layer):
         if not -n_axes < self.axis < n_axes:
             raise self._error(f"`axis` must lie in ({-n_axes}, {n_axes})", axis=self.axis)
         axes = range(1, n_axes) if self.axis == 0 else [self.axis]
-        shape = tuple(self._size(in_shape, axis, "axis") for axis in axes)
+        shape = tuple(self._axis_size(in_shape, axis, "axis") for axis in axes)
         self.add_parameter("gamma", self.gamma_init(shape))
         self.add_parameter("beta", self.beta_init(shape))
         self.add_parameter("running_mean", np.zeros(shape), trainable=False)
@@ -94,10 +94,10 @@ class BatchNormal(Layer):
         if self.out_shape is None:
             raise self._not_built()
         gamma, beta, *running = (_flat(p.value) for p in self._named.values())
-        x = self._numbers(input, gamma.dtype)
+        x = self._as_array(input, gamma.dtype)
         view = _view(x.shape, self.out_shape, self.axis)
         if view is None:
-            raise self._misshapen(x.shape, _expected(self.out_shape, self.axis))
+            raise self._shape_error(x.shape, _expected(self.out_shape, self.axis))
         real = None if mask is None or x.ndim < 3 else self._real_steps(mask, x.shape)
         y = self._buffer("y", x.shape, x.dtype) if train else np.empty(x.shape, x.dtype)
         if not train or not self.trainable:
@@ -144,7 +144,7 @@ class BatchNormal(Layer):
         kind, in_shape, *kept = self._remembered()
         gamma, beta = self._named["gamma"], self._named["beta"]
         dtype = gamma.value.dtype
-        dy = self._array(pre_grad, in_shape, "pre_grad", dtype)
+        dy = self._checked_array(pre_grad, in_shape, "pre_grad", dtype)
         dx = self._buffer("dx", in_shape, dtype) if self.need_input_grad else None
         if kind == "fixed":
             return self._backward_fixed(dy, dx, *kept)

@@ -41,11 +41,11 @@ class Pooling(Layer):
 
     def _fit(self, shape: Any, wanted: tuple[str, ...]) -> None:
         if not fits(shape, wanted):
-            raise self._misshapen(shape, wanted)
+            raise self._shape_error(shape, wanted)
 
     def _forward(self, input: ArrayLike, train: bool, mask: ArrayLike | None = None) -> NDArray:
         """The output. With a mask, axis 1 holds steps, of which only the real ones count."""
-        x = self._numbers(input)
+        x = self._as_array(input)
         plan = self._plan(x.shape)
         y = (
             self._buffer("y", plan.out_shape, x.dtype)
@@ -55,7 +55,7 @@ class Pooling(Layer):
         pooled = y.reshape(plan.pooled)
         real = share = None
         if mask is not None:
-            real = self._array(mask, x.shape[:2], "mask", x.dtype) != 0
+            real = self._checked_array(mask, x.shape[:2], "mask", x.dtype) != 0
             share = _real_share(real, x.dtype, plan)
             x = np.where(real[..., None], x, x.dtype.type(self._neutral))
         winners = self._pool(x.reshape(plan.images), pooled, plan.geometry, train)
@@ -68,7 +68,7 @@ class Pooling(Layer):
     def backward(self, pre_grad: ArrayLike) -> NDArray | None:
         """Return the gradient in the input."""
         x_shape, plan, winners, real, share = self._remembered()
-        dy = self._array(pre_grad, plan.out_shape, "pre_grad")
+        dy = self._checked_array(pre_grad, plan.out_shape, "pre_grad")
         if not self.need_input_grad:
             return None
         dx = self._buffer("dx", x_shape, dy.dtype)
@@ -190,7 +190,7 @@ class _Pooling2D(_Windows):
 
     def build(self, in_shape: Shape) -> Shape:
         """Return the shape of the output; there are no parameters."""
-        self._rank(in_shape, 3, 4)
+        self._check_rank(in_shape, 3, 4)
         counts, _ = windows(in_shape[-2:], self.pool_size, self.stride, self.padding)
         self._no_window(counts, in_shape[-2:], self.pool_size)
         return (*in_shape[:-2], *counts)
@@ -227,7 +227,7 @@ class _Pooling1D(_Windows):
 
     def build(self, in_shape: Shape) -> Shape:
         """Return the shape of the output; there are no parameters."""
-        self._rank(in_shape, 3)
+        self._check_rank(in_shape, 3)
         count = self._count(in_shape[1])
         return in_shape[0], count, in_shape[2]
 
@@ -384,7 +384,7 @@ class MeanPooling1D(_Pooling1D, _Mean):
 class _Global(Pooling):
     def build(self, in_shape: Shape) -> Shape:
         """Return the shape of the output; there are no parameters."""
-        self._rank(in_shape, 3, 4)
+        self._check_rank(in_shape, 3, 4)
         return in_shape[0], in_shape[1 if len(in_shape) == 4 else 2]
 
     def forward(

@@ -36,9 +36,11 @@ class PositionEmbedding(Layer):
 
     def build(self, in_shape: Shape) -> Shape:
         """Create `positions`."""
-        self._rank(in_shape, 3)
+        self._check_rank(in_shape, 3)
         self._fits(in_shape)
-        self.add_parameter("positions", self.init((self.length, self._size(in_shape, 2, "size"))))
+        self.add_parameter(
+            "positions", self.init((self.length, self._axis_size(in_shape, 2, "size")))
+        )
         return in_shape
 
     def _fits(self, shape: Shape) -> None:
@@ -61,9 +63,9 @@ class PositionEmbedding(Layer):
         if self.out_shape is None:
             raise self._not_built()
         table = self._named["positions"].value
-        x = self._array(input, ("N", "T", table.shape[1]), "input", table.dtype)
+        x = self._checked_array(input, ("N", "T", table.shape[1]), "input", table.dtype)
         self._fits(x.shape)
-        steps = None if mask is None else self._array(mask, x.shape[:2], "mask") != 0
+        steps = None if mask is None else self._checked_array(mask, x.shape[:2], "mask") != 0
         y = self._buffer("y", x.shape, x.dtype) if train else np.empty(x.shape, x.dtype)
         np.add(x, table[: x.shape[1]], out=y)
         if train:
@@ -78,7 +80,7 @@ class PositionEmbedding(Layer):
         pre_grad : array_like, shape (N, T, D)
         """
         steps, shape, dtype = self._remembered()
-        dy = self._array(pre_grad, shape, "pre_grad", dtype)
+        dy = self._checked_array(pre_grad, shape, "pre_grad", dtype)
         if steps is not None:
             masked, dy = dy, self._buffer("dx", shape, dtype)
             np.copyto(dy, masked)

@@ -34,7 +34,7 @@ class _Resizing(Layer):
 
     def build(self, in_shape: Shape) -> Shape:
         """Return the shape of the output; there are no parameters."""
-        self._rank(in_shape, *map(len, self._shapes))
+        self._check_rank(in_shape, *map(len, self._shapes))
         return self._resized(in_shape)
 
     def forward(self, input: ArrayLike, train: bool = True) -> NDArray:
@@ -46,9 +46,9 @@ class _Resizing(Layer):
         train : bool
             Whether to remember what `backward` needs.
         """
-        x = self._numbers(input)
+        x = self._as_array(input)
         wanted = next((s for s in self._shapes if len(s) == x.ndim), self._shapes[-1])
-        x = self._array(x, wanted)
+        x = self._checked_array(x, wanted)
         shape = self._resized(x.shape)
         y = self._buffer("y", shape, x.dtype) if train else np.empty(shape, x.dtype)
         self._fill(x, y)
@@ -59,7 +59,7 @@ class _Resizing(Layer):
     def backward(self, pre_grad: ArrayLike) -> NDArray | None:
         """Return the gradient in the input."""
         x_shape, y_shape = self._remembered()
-        dy = self._array(pre_grad, y_shape, "pre_grad")
+        dy = self._checked_array(pre_grad, y_shape, "pre_grad")
         if not self.need_input_grad:
             return None
         dx = self._buffer("dx", x_shape, dy.dtype)

@@ -20,7 +20,7 @@ class _Depthwise(Convolving):
 
     def build(self, in_shape: Shape) -> Shape:
         """Create `W` and `b`."""
-        self._rank(in_shape, self._axes + 2)
+        self._check_rank(in_shape, self._axes + 2)
         axis = 1 if self._axes == 2 else -1
         declared = None if self.in_shape is None else self.in_shape[axis]
         self.groups = in_shape[axis] or declared or 1

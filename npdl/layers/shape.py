@@ -45,7 +45,7 @@ class Reshaping(Layer):
     def backward(self, pre_grad: ArrayLike) -> NDArray | None:
         """Return the gradient in the shape of the input."""
         x_shape, y_shape = self._remembered()
-        dy = self._array(pre_grad, y_shape, "pre_grad")
+        dy = self._checked_array(pre_grad, y_shape, "pre_grad")
         return dy.reshape(x_shape) if self.need_input_grad else None
 
 
@@ -163,7 +163,7 @@ class Permute(Layer):
 
     def build(self, in_shape: Shape) -> Shape:
         """Return the shape of the output; there are no parameters."""
-        self._rank(in_shape, len(self.axes) + 1)
+        self._check_rank(in_shape, len(self.axes) + 1)
         return in_shape[0], *(in_shape[axis] for axis in self.axes)
 
     def next_mask(self, masks: Sequence[NDArray | None], y: Any) -> None:
@@ -179,7 +179,7 @@ class Permute(Layer):
             Whether to remember what `backward` needs.
         """
         x = np.asarray(input)
-        self._rank(x.shape, len(self.axes) + 1)
+        self._check_rank(x.shape, len(self.axes) + 1)
         turned = x.transpose(0, *self.axes)
         y = self._buffer("y", turned.shape, x.dtype) if train else np.empty(turned.shape, x.dtype)
         y[...] = turned
@@ -190,7 +190,7 @@ class Permute(Layer):
     def backward(self, pre_grad: ArrayLike) -> NDArray | None:
         """Return the gradient in the input."""
         x_shape, y_shape = self._remembered()
-        dy = self._array(pre_grad, y_shape, "pre_grad")
+        dy = self._checked_array(pre_grad, y_shape, "pre_grad")
         if not self.need_input_grad:
             return None
         dx = self._buffer("dx", x_shape, dy.dtype)
@@ -212,7 +212,7 @@ class RepeatVector(Layer):
 
     def build(self, in_shape: Shape) -> Shape:
         """Return the shape of the output; there are no parameters."""
-        self._rank(in_shape, 2)
+        self._check_rank(in_shape, 2)
         return in_shape[0], self.n, in_shape[1]
 
     def next_mask(self, masks: Sequence[NDArray | None], y: Any) -> None:
@@ -227,7 +227,7 @@ class RepeatVector(Layer):
         train : bool
             Whether to remember what `backward` needs.
         """
-        x = self._array(input, ("N", "D"))
+        x = self._checked_array(input, ("N", "D"))
         shape = len(x), self.n, x.shape[1]
         y = self._buffer("y", shape, x.dtype) if train else np.empty(shape, x.dtype)
         y[...] = x[:, None]
@@ -238,7 +238,7 @@ class RepeatVector(Layer):
     def backward(self, pre_grad: ArrayLike) -> NDArray | None:
         """Return the gradient in the input, the sum over the steps."""
         (shape,) = self._remembered()
-        dy = self._array(pre_grad, shape, "pre_grad")
+        dy = self._checked_array(pre_grad, shape, "pre_grad")
         if not self.need_input_grad:
             return None
         dx = self._buffer("dx", (shape[0], shape[2]), dy.dtype)

@@ -232,14 +232,14 @@ class Bidirectional(Layer):
         mode, dtype = self.merge_mode, ys[0].dtype
         if mode is None:
             return [
-                None if dy is None else self._array(dy, y.shape, "pre_grad", dtype)
+                None if dy is None else self._checked_array(dy, y.shape, "pre_grad", dtype)
                 for dy, y in zip(grads, ys)
             ]
         if grads[0] is None:
             return [None, None]
         width = ys[0].shape[-1]
         whole = width + ys[1].shape[-1] if mode == "concat" else width
-        dy = self._array(grads[0], (*ys[0].shape[:-1], whole), "pre_grad", dtype)
+        dy = self._checked_array(grads[0], (*ys[0].shape[:-1], whole), "pre_grad", dtype)
         if mode == "concat":
             return [np.ascontiguousarray(part) for part in (dy[..., :width], dy[..., width:])]
         if mode == "mul":
@@ -310,7 +310,7 @@ class TimeDistributed(Layer):
             raise self._not_built()
         x = np.asarray(input)
         if x.ndim < 3 or 0 in x.shape:
-            raise self._misshapen(x.shape, ("N", "T", "...", "D"))
+            raise self._shape_error(x.shape, ("N", "T", "...", "D"))
         steps = x.reshape(-1, *x.shape[2:])
         y, _ = self.layer.forward_masked((steps,), (None,), train)
         if train:
@@ -322,7 +322,7 @@ class TimeDistributed(Layer):
         x_shape, y_shape = self._remembered()
         dy = np.asarray(pre_grad)
         if dy.shape != (*x_shape[:2], *y_shape[1:]):
-            raise self._misshapen(dy.shape, (*x_shape[:2], *y_shape[1:]), "pre_grad")
+            raise self._shape_error(dy.shape, (*x_shape[:2], *y_shape[1:]), "pre_grad")
         dx = self.layer.backward(dy.reshape(y_shape))
         return None if dx is None else dx.reshape(x_shape)
 
