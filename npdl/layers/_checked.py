@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from npdl._checks import check_int, complaint
 from npdl._dtype import FLOATS
-from npdl.layers._shapes import Shape, UnknownSize, fits, matches, spelled
+from npdl.layers._shapes import Shape, UnknownSize, shape_fits, shape_matches, shape_text
 from npdl.layers.parameter import Parameter
 from npdl.utils.random import get_dtype
 
@@ -77,7 +77,7 @@ class Checked:
             That of the parameters, where the caller knows it.
         """
         array = self._as_array(value, dtype, what)
-        if array.shape != shape and not fits(array.shape, tuple(shape)):
+        if array.shape != shape and not shape_fits(array.shape, tuple(shape)):
             raise self._shape_error(array.shape, shape, what)
         return array
 
@@ -99,8 +99,8 @@ class Checked:
 
     def _shape_error(self, shape: tuple[int, ...], wanted: Sequence[Any], what: str = "input"):
         """The error of an array that has another shape than `wanted`, or holds nothing."""
-        empty = matches(shape, wanted)
-        rule = "must not be empty" if empty else f"must have shape {spelled(wanted)}"
+        empty = shape_matches(shape, wanted)
+        rule = "must not be empty" if empty else f"must have shape {shape_text(wanted)}"
         return self._error(f"`{what}` {rule}", shape=shape)
 
     def _dtype_for(self, array: NDArray) -> np.dtype:

@@ -14,7 +14,7 @@ from npdl._ext import kernels
 from npdl.activations import KernelCode
 from npdl.layers._affine import Affine
 from npdl.layers._windows import SIDES, check_sides, spread, windows
-from npdl.layers.base import Shape, by_shape, fits
+from npdl.layers.base import Shape, cached_by_shape, shape_fits
 
 #: What messages say that `padding` may be, for windows of one axis and of two.
 _NUMBERS = {
@@ -216,7 +216,7 @@ def _lie(
     return spread(size, reach, stride, padding, over)
 
 
-@by_shape
+@cached_by_shape
 def _plan(
     shape: Any,
     filters: Any,
@@ -231,7 +231,7 @@ def _plan(
     channels, out = filters[1] * groups, filters[0]
     if over is not None:
         channels, out = filters[0], filters[1] * groups
-    if not fits(shape, ("N", channels, "H", "W") if axes == 2 else ("N", "T", channels)):
+    if not shape_fits(shape, ("N", channels, "H", "W") if axes == 2 else ("N", "T", channels)):
         return None
     counts, before = _lie(shape, filters, axes, stride, dilation, padding, groups, over)
     if 0 in counts:

@@ -19,7 +19,7 @@ from npdl._checks import check_int, check_number, complaint
 from npdl._ext import kernels, rnn_np
 from npdl.activations import Activation
 from npdl.layers._walk import KernelCall, Walk, run
-from npdl.layers.base import Layer, ParameterView, Shape, fits
+from npdl.layers.base import Layer, ParameterView, Shape, shape_fits
 from npdl.layers.node import Value, as_values
 from npdl.layers.tree import every_layer
 from npdl.utils.random import get_rng
@@ -316,7 +316,7 @@ class Recurrent(Layer):
         w, units = self._weights(), self.n_out
         n_in = len(w) - self._n_biases - units
         x = self._as_array(input, w.dtype)
-        if not fits(x.shape, ("N", "T", n_in)):
+        if not shape_fits(x.shape, ("N", "T", n_in)):
             raise self._shape_error(x.shape, ("N", "T", n_in))
         n, t, _ = x.shape
         steps = None

@@ -11,39 +11,39 @@ Shape = tuple[int | None, ...]
 
 #: Decorates the functions that work out from shapes and options, and from nothing else, whether an
 #: input fits a layer and what comes out. Few shapes come, and they come again at each call.
-by_shape = functools.lru_cache(1024)
+cached_by_shape = functools.lru_cache(1024)
 
 
 class UnknownSize(ValueError):
     """A layer needs the size of an axis that is not known yet."""
 
 
-def spelled(shape: Sequence[Any]) -> str:
+def shape_text(shape: Sequence[Any]) -> str:
     """``("N", "...", 5)`` -> ``"(N, ..., 5)"``."""
     return "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"
 
 
-def matches(shape: tuple[int, ...], expected: Sequence[Any]) -> bool:
+def shape_matches(shape: tuple[int, ...], expected: Sequence[Any]) -> bool:
     """Whether a shape is as expected: sizes, letters for any size, "..." for any axes."""
     if "..." in expected:
         gap = expected.index("...")
         tail = len(expected) - gap - 1
         return (
             len(shape) >= gap + tail
-            and _fit(shape[:gap], expected[:gap])
-            and _fit(shape[len(shape) - tail :], expected[gap + 1 :])
+            and _sizes_match(shape[:gap], expected[:gap])
+            and _sizes_match(shape[len(shape) - tail :], expected[gap + 1 :])
         )
-    return len(shape) == len(expected) and _fit(shape, expected)
+    return len(shape) == len(expected) and _sizes_match(shape, expected)
 
 
-def _fit(sizes: Sequence[int], expected: Sequence[Any]) -> bool:
+def _sizes_match(sizes: Sequence[int], expected: Sequence[Any]) -> bool:
     for size, want in zip(sizes, expected):
         if size != want and not isinstance(want, str):
             return False
     return True
 
 
-@by_shape
-def fits(shape: tuple[int, ...], expected: tuple[Any, ...]) -> bool:
-    """Whether the shape of an array is as expected, see `matches`, and it holds anything."""
-    return 0 not in shape and matches(shape, expected)
+@cached_by_shape
+def shape_fits(shape: tuple[int, ...], expected: tuple[Any, ...]) -> bool:
+    """Whether the shape of an array is as expected, see `shape_matches`, and it holds anything."""
+    return 0 not in shape and shape_matches(shape, expected)

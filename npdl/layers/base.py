@@ -18,13 +18,21 @@ from npdl._checks import complaint
 from npdl._registry import Configurable, config_name, snake_case
 from npdl.initializations import undrawn
 from npdl.layers._names import LayerType
-from npdl.layers._shapes import Shape, by_shape, fits, matches
+from npdl.layers._shapes import Shape, cached_by_shape, shape_fits, shape_matches
 from npdl.layers.node import Node, Value, as_values
 from npdl.layers.owning import Owner, twin
 from npdl.layers.parameter import Parameter, ParameterView
 from npdl.layers.tree import shared_number
 
-__all__ = ["Layer", "Parameter", "ParameterView", "Shape", "by_shape", "fits", "matches"]
+__all__ = [
+    "Layer",
+    "Parameter",
+    "ParameterView",
+    "Shape",
+    "cached_by_shape",
+    "shape_fits",
+    "shape_matches",
+]
 
 
 class Layer(Owner, Configurable, metaclass=LayerType):

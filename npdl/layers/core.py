@@ -13,7 +13,7 @@ from npdl._checks import check_int, check_number
 from npdl._ext import kernels
 from npdl.activations import KernelCode
 from npdl.layers._affine import Affine
-from npdl.layers.base import Layer, Shape, by_shape, fits
+from npdl.layers.base import Layer, Shape, cached_by_shape, shape_fits
 from npdl.utils.random import get_rng
 
 
@@ -197,10 +197,10 @@ class Dropout(Layer):
         return dx
 
 
-@by_shape
+@cached_by_shape
 def _out_shape(shape: Any, n_in: int, units: Any) -> Any:
     """The shape of the output of `Linear`; None where that of the input does not fit."""
-    return shape[:-1] + units if fits(shape, ("N", "...", n_in)) else None
+    return shape[:-1] + units if shape_fits(shape, ("N", "...", n_in)) else None
 
 
 def _rows(w: NDArray, x: NDArray, y: NDArray) -> tuple[NDArray, NDArray]:

@@ -11,7 +11,7 @@ from npdl import initializations, regularizers
 from npdl._checks import complaint, float_array
 from npdl._ext import kernels
 from npdl._registry import constructor_arguments, to_json_type
-from npdl.layers.base import Layer, ParameterView, Shape, matches
+from npdl.layers.base import Layer, ParameterView, Shape, shape_matches
 
 
 class Embedding(Layer):
@@ -68,7 +68,7 @@ class Embedding(Layer):
             self._table_shape: tuple[int, ...] = self.input_size, self.n_out
         else:
             self._table_shape = self._given.shape
-            if not matches(
+            if not shape_matches(
                 self._given.shape, [size or "any" for size in (self.input_size, self.n_out)]
             ):
                 rule = "`embed_words` must have shape (input_size, n_out)"

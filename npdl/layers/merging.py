@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from npdl._checks import check_int
-from npdl.layers.base import Layer, Shape, by_shape
+from npdl.layers.base import Layer, Shape, cached_by_shape
 from npdl.layers.node import MERGES
 
 
@@ -111,7 +111,7 @@ class _Elementwise(Merge):
         return grad.sum(axis=axes, dtype=np.float64, keepdims=True, out=out)
 
 
-@by_shape
+@cached_by_shape
 def _broadcast(shapes: Any) -> Any:
     """The shape of an elementwise result; None if the shapes do not fit."""
     if not shapes or not shapes[0] or len({len(shape) for shape in shapes}) > 1:
@@ -275,7 +275,7 @@ class Concatenate(Merge):
         return [rest if length is None else length for length in lengths]
 
 
-@by_shape
+@cached_by_shape
 def _concatenated(shapes: Any, axis: int) -> Any:
     """The shape of the inputs in a row; None if they do not fit."""
     n_axes = len(shapes[0]) if shapes else 0
@@ -368,7 +368,7 @@ class Dot(Merge):
         """Return None: the axes of the output are others."""
 
 
-@by_shape
+@cached_by_shape
 def _dotted(shapes: Any, axes: Any) -> Any:
     """The shape of the products; None if the inputs do not fit."""
     if len(shapes) != 2:

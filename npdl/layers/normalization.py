@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from npdl import initializations
 from npdl._checks import check_int, check_number
 from npdl._ext import kernels
-from npdl.layers.base import Layer, ParameterView, Shape, by_shape, fits
+from npdl.layers.base import Layer, ParameterView, Shape, cached_by_shape, shape_fits
 
 
 class BatchNormal(Layer):
@@ -228,13 +228,13 @@ def _expected(shape: Shape, axis: int) -> tuple[Any, ...]:
     return "N", *free[1:]
 
 
-@by_shape
+@cached_by_shape
 def _view(shape: Any, built_for: Any, axis: int) -> Any:
     """An input's shape as (axes before, entries that are normalized apart, axes behind).
 
     None if it is not one that the layer was built for.
     """
-    if not fits(shape, _expected(built_for, axis)):
+    if not shape_fits(shape, _expected(built_for, axis)):
         return None
     kept = axis % len(shape)
     if kept == 0:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from npdl._checks import check_int, check_pair
 from npdl._ext import kernels
 from npdl.layers._windows import SIDES, check_sides, windows
-from npdl.layers.base import Layer, Shape, by_shape, fits
+from npdl.layers.base import Layer, Shape, cached_by_shape, shape_fits
 
 #: Pixels of an image that the kernels can number.
 _MOST = 2**31 - 1
@@ -40,7 +40,7 @@ class Pooling(Layer):
         raise NotImplementedError
 
     def _fit(self, shape: Any, wanted: tuple[str, ...]) -> None:
-        if not fits(shape, wanted):
+        if not shape_fits(shape, wanted):
             raise self._shape_error(shape, wanted)
 
     def _forward(self, input: ArrayLike, train: bool, mask: ArrayLike | None = None) -> NDArray:
@@ -283,7 +283,7 @@ def _step_windows(steps: Any, window: int, stride: int, padding: Any) -> Any:
     return counts[:1], before[:1]
 
 
-@by_shape
+@cached_by_shape
 def _plan_images(shape: Any, window: Any, stride: Any, padding: Any) -> _Plan | None:
     if 0 in shape or len(shape) not in (3, 4) or shape[-1] * shape[-2] > _MOST:
         return None
@@ -295,7 +295,7 @@ def _plan_images(shape: Any, window: Any, stride: Any, padding: Any) -> _Plan | 
     return _Plan((*shape[:-2], *counts), images, (*images[:2], *counts), geometry)  # type: ignore[arg-type]
 
 
-@by_shape
+@cached_by_shape
 def _plan_steps(shape: Any, window: Any, stride: Any, padding: Any) -> _Plan | None:
     if 0 in shape or len(shape) != 3 or shape[1] * shape[2] > _MOST:
         return None
@@ -413,7 +413,7 @@ class _Global(Pooling):
         return plan
 
 
-@by_shape
+@cached_by_shape
 def _plan_global(shape: Any) -> _Plan | None:
     if 0 in shape or len(shape) not in (3, 4) or shape[-1] * shape[-2] > _MOST:
         return None

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from npdl._checks import check_int
-from npdl.layers.base import Layer, Shape, by_shape
+from npdl.layers.base import Layer, Shape, cached_by_shape
 
 
 class Reshaping(Layer):
@@ -67,7 +67,7 @@ class Flatten(Reshaping):
         return _flattened(shape, self.outdim)
 
 
-@by_shape
+@cached_by_shape
 def _flattened(shape: Any, outdim: int) -> Any:
     tail = shape[outdim - 1 :]
     return *shape[: outdim - 1], None if None in tail else math.prod(tail)
@@ -127,7 +127,7 @@ class Reshape(Reshaping):
         return out_shape
 
 
-@by_shape
+@cached_by_shape
 def _reshaped(shape: Any, wanted: Any) -> Any:
     """The new shape; None if it does not hold as many numbers. What is not known yet may fit."""
     fixed = math.prod(size for size in wanted if size != -1)
