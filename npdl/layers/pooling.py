@@ -39,7 +39,7 @@ class Pooling(Layer):
         """
         raise NotImplementedError
 
-    def _fit(self, shape: Any, wanted: tuple[str, ...]) -> None:
+    def _check_shape(self, shape: Any, wanted: tuple[str, ...]) -> None:
         if not shape_fits(shape, wanted):
             raise self._shape_error(shape, wanted)
 
@@ -209,7 +209,7 @@ class _Pooling2D(_Windows):
     def _plan(self, shape: Any) -> _Plan:
         plan = _plan_images(shape, self.pool_size, self.stride, self.padding)
         if plan is None:  # one of these says why
-            self._fit(shape, ("N", "H", "W") if len(shape) == 3 else ("N", "C", "H", "W"))
+            self._check_shape(shape, ("N", "H", "W") if len(shape) == 3 else ("N", "C", "H", "W"))
             self.build(shape)
             raise self._error(f"An image must have at most {_MOST} pixels", shape=shape)
         return plan
@@ -263,7 +263,7 @@ class _Pooling1D(_Windows):
     def _plan(self, shape: Any) -> _Plan:
         plan = _plan_steps(shape, self.pool_size, self.stride, self.padding)
         if plan is None:  # one of these says why
-            self._fit(shape, ("N", "T", "D"))
+            self._check_shape(shape, ("N", "T", "D"))
             self._count(shape[1])
             raise self._error(f"A sample must have at most {_MOST} numbers", shape=shape)
         return plan
@@ -408,7 +408,7 @@ class _Global(Pooling):
     def _plan(self, shape: Any) -> _Plan:
         plan = _plan_global(shape)
         if plan is None:
-            self._fit(shape, ("N", "T", "D") if len(shape) == 3 else ("N", "C", "H", "W"))
+            self._check_shape(shape, ("N", "T", "D") if len(shape) == 3 else ("N", "C", "H", "W"))
             raise self._error(f"A sample must have at most {_MOST} numbers", shape=shape)
         return plan
 
