@@ -17,7 +17,7 @@ class Affine(Layer):
     """``act(affine(input))`` with weights `W` and bias `b`.
 
     An activation that the kernels know runs fused inside them; any other one is called as an object
-    between the linear kernels, on the whole output. A subclass defines `_map` and `_map_back`.
+    between the linear kernels, on the whole output. A subclass defines `_affine_forward` and `_affine_backward`.
     """
 
     activation: Activation = activations.Linear()
@@ -31,11 +31,15 @@ class Affine(Layer):
     dW = ParameterView("W", "grad")
     db = ParameterView("b", "grad")
 
-    def _map(self, input: ArrayLike, act: KernelCode, train: bool) -> tuple[NDArray, NDArray]:
+    def _affine_forward(
+        self, input: ArrayLike, act: KernelCode, train: bool
+    ) -> tuple[NDArray, NDArray]:
         """Return the input, checked, and the output ``act(affine(input))``."""
         raise NotImplementedError
 
-    def _map_back(self, x: NDArray, y: NDArray, dy: NDArray, act: KernelCode) -> NDArray | None:
+    def _affine_backward(
+        self, x: NDArray, y: NDArray, dy: NDArray, act: KernelCode
+    ) -> NDArray | None:
         """Fill dW and db, and return the gradient in `x`."""
         raise NotImplementedError
 
@@ -51,7 +55,7 @@ class Affine(Layer):
         """
         activation, z = self.activation, None
         code = activation.kernel_code
-        x, y = self._map(input, _IDENTITY if code is None else code, train)
+        x, y = self._affine_forward(input, _IDENTITY if code is None else code, train)
         if code is None:
             z, y = y, self._back(activations.applied(activation, self._rows(y), keep=train))
         if train:
@@ -72,11 +76,11 @@ class Affine(Layer):
         if code is None:
             rows = map(self._rows, (z, y, dy))
             return self.backward_linear(self._back(self.activation.backward(*rows)))
-        return self._map_back(x, y, dy, code)
+        return self._affine_backward(x, y, dy, code)
 
     def forward_linear(self, input: ArrayLike, train: bool = True) -> NDArray:
         """Return the pre-activation, the affine map alone; `backward_linear` is its backward."""
-        x, z = self._map(input, _IDENTITY, train)
+        x, z = self._affine_forward(input, _IDENTITY, train)
         if train:
             self._cache = x, z, z
         return z
@@ -85,7 +89,7 @@ class Affine(Layer):
         """Return the gradient in the input from that in the pre-activation; fill `dW` and `db`."""
         x, _, y = self._remembered()
         dz = self._checked_array(pre_grad, y.shape, "pre_grad", y.dtype)
-        return self._map_back(x, dz, dz, _IDENTITY)
+        return self._affine_backward(x, dz, dz, _IDENTITY)
 
     @property
     def _turned(self) -> bool:

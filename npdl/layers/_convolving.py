@@ -157,7 +157,9 @@ class Convolving(Affine):
 
     # ----------------------------------------------------------------------------- computation
 
-    def _map(self, input: ArrayLike, act: KernelCode, train: bool) -> tuple[NDArray, NDArray]:
+    def _affine_forward(
+        self, input: ArrayLike, act: KernelCode, train: bool
+    ) -> tuple[NDArray, NDArray]:
         if self.out_shape is None:
             raise self._not_built()
         w, b = self._weights()
@@ -177,7 +179,9 @@ class Convolving(Affine):
             run(x[:, :, None], w[..., None], b, y[:, :, None], *geometry, act)
         return x, y
 
-    def _map_back(self, x: NDArray, y: NDArray, dy: NDArray, act: KernelCode) -> NDArray | None:
+    def _affine_backward(
+        self, x: NDArray, y: NDArray, dy: NDArray, act: KernelCode
+    ) -> NDArray | None:
         w, (dw, db) = self._named["W"].value, self._weight_grads()
         dx = self._input_buffer(x)
         _, geometry = _plan(x.shape, w.shape, *self._options())

@@ -69,7 +69,9 @@ class Linear(Affine):
         self._add_weights(self.init((n_in, n_units)), n_units)
         return (*in_shape[:-1], *self._units)
 
-    def _map(self, input: ArrayLike, act: KernelCode, train: bool) -> tuple[NDArray, NDArray]:
+    def _affine_forward(
+        self, input: ArrayLike, act: KernelCode, train: bool
+    ) -> tuple[NDArray, NDArray]:
         if self.out_shape is None:
             raise self._not_built()
         w, b = self._weights()
@@ -84,7 +86,9 @@ class Linear(Affine):
         kernels().dense_forward(rows, w, b, y_rows, act)
         return x, y
 
-    def _map_back(self, x: NDArray, y: NDArray, dy: NDArray, act: KernelCode) -> NDArray | None:
+    def _affine_backward(
+        self, x: NDArray, y: NDArray, dy: NDArray, act: KernelCode
+    ) -> NDArray | None:
         w, grads = self._named["W"].value, self._weight_grads()
         dx = dx_rows = self._input_buffer(x)
         if y.ndim > 2:
