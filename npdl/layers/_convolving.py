@@ -164,7 +164,7 @@ class Convolving(Affine):
             raise self._not_built()
         w, b = self._weights()
         x = self._as_array(input, w.dtype)
-        plan = _plan(x.shape, w.shape, *self._options())
+        plan = _geometry(x.shape, w.shape, *self._options())
         if plan is None:  # one of these says why
             channels = self._channels(w.shape)
             wanted = ("N", channels, "H", "W") if self._axes == 2 else ("N", "T", channels)
@@ -184,7 +184,7 @@ class Convolving(Affine):
     ) -> NDArray | None:
         w, (dw, db) = self._named["W"].value, self._weight_grads()
         dx = self._input_buffer(x)
-        _, geometry = _plan(x.shape, w.shape, *self._options())
+        _, geometry = _geometry(x.shape, w.shape, *self._options())
         arrays = [x, w, y, dy, dx, dw]
         if self._axes == 1:  # images of one column
             arrays = [
@@ -221,7 +221,7 @@ def _lie(
 
 
 @cached_by_shape
-def _plan(
+def _geometry(
     shape: Any,
     filters: Any,
     axes: int,

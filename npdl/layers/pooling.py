@@ -17,7 +17,7 @@ from npdl.layers.base import Layer, Shape, cached_by_shape, shape_fits
 _MOST = 2**31 - 1
 
 
-class _Plan(NamedTuple):
+class _Geometry(NamedTuple):
     """A pooling of arrays of one shape."""
 
     out_shape: tuple[int, ...]
@@ -27,9 +27,9 @@ class _Plan(NamedTuple):
 
 
 class Pooling(Layer):
-    """Base of all pooling layers: a subclass has a `_plan`, and is one of the two kinds below."""
+    """Base of all pooling layers: a subclass has a `_geometry`, and is one of the two kinds below."""
 
-    def _plan(self, shape: Any) -> _Plan:
+    def _geometry(self, shape: Any) -> _Geometry:
         """How to pool arrays of this shape.
 
         Raises
@@ -46,7 +46,7 @@ class Pooling(Layer):
     def _forward(self, input: ArrayLike, train: bool, mask: ArrayLike | None = None) -> NDArray:
         """The output. With a mask, axis 1 holds steps, of which only the real ones count."""
         x = self._as_array(input)
-        plan = self._plan(x.shape)
+        plan = self._geometry(x.shape)
         y = (
             self._buffer("y", plan.out_shape, x.dtype)
             if train
@@ -130,7 +130,7 @@ class _Mean(Pooling):
         return np.divide(values, share, out=out, where=share > 0)
 
 
-def _real_share(real: NDArray, dtype: Any, plan: _Plan) -> NDArray:
+def _real_share(real: NDArray, dtype: Any, plan: _Geometry) -> NDArray:
     """The share of real steps in each window, shape (N, 1, T', 1)."""
     n, steps = real.shape
     share = np.empty((n, 1, plan.pooled[2], 1), dtype)
@@ -206,8 +206,8 @@ class _Pooling2D(_Windows):
         """
         return self._forward(input, train)
 
-    def _plan(self, shape: Any) -> _Plan:
-        plan = _plan_images(shape, self.pool_size, self.stride, self.padding)
+    def _geometry(self, shape: Any) -> _Geometry:
+        plan = _image_geometry(shape, self.pool_size, self.stride, self.padding)
         if plan is None:  # one of these says why
             self._check_shape(shape, ("N", "H", "W") if len(shape) == 3 else ("N", "C", "H", "W"))
             self.build(shape)
@@ -257,11 +257,11 @@ class _Pooling1D(_Windows):
         if mask is None:
             return None
         real = np.asarray(mask) != 0
-        share = _real_share(real, np.float32, self._plan((*real.shape, 1)))
+        share = _real_share(real, np.float32, self._geometry((*real.shape, 1)))
         return (share[:, 0, :, 0] > 0).astype(np.asarray(mask).dtype)
 
-    def _plan(self, shape: Any) -> _Plan:
-        plan = _plan_steps(shape, self.pool_size, self.stride, self.padding)
+    def _geometry(self, shape: Any) -> _Geometry:
+        plan = _step_geometry(shape, self.pool_size, self.stride, self.padding)
         if plan is None:  # one of these says why
             self._check_shape(shape, ("N", "T", "D"))
             self._count(shape[1])
@@ -284,7 +284,7 @@ def _step_windows(steps: Any, window: int, stride: int, padding: Any) -> Any:
 
 
 @cached_by_shape
-def _plan_images(shape: Any, window: Any, stride: Any, padding: Any) -> _Plan | None:
+def _image_geometry(shape: Any, window: Any, stride: Any, padding: Any) -> _Geometry | None:
     if 0 in shape or len(shape) not in (3, 4) or shape[-1] * shape[-2] > _MOST:
         return None
     counts, before = windows(shape[-2:], window, stride, padding)
@@ -292,11 +292,11 @@ def _plan_images(shape: Any, window: Any, stride: Any, padding: Any) -> _Plan | 
         return None
     images = shape if len(shape) == 4 else (shape[0], 1, *shape[1:])
     geometry = (*window, *stride, *before)
-    return _Plan((*shape[:-2], *counts), images, (*images[:2], *counts), geometry)  # type: ignore[arg-type]
+    return _Geometry((*shape[:-2], *counts), images, (*images[:2], *counts), geometry)  # type: ignore[arg-type]
 
 
 @cached_by_shape
-def _plan_steps(shape: Any, window: Any, stride: Any, padding: Any) -> _Plan | None:
+def _step_geometry(shape: Any, window: Any, stride: Any, padding: Any) -> _Geometry | None:
     if 0 in shape or len(shape) != 3 or shape[1] * shape[2] > _MOST:
         return None
     n, steps, width = shape
@@ -304,7 +304,7 @@ def _plan_steps(shape: Any, window: Any, stride: Any, padding: Any) -> _Plan | N
     if count == 0:
         return None
     geometry = (window, 1, stride, 1, before, 0)
-    return _Plan((n, count, width), (n, 1, steps, width), (n, 1, count, width), geometry)
+    return _Geometry((n, count, width), (n, 1, steps, width), (n, 1, count, width), geometry)
 
 
 class MaxPooling(_Pooling2D, _Max):
@@ -405,8 +405,8 @@ class _Global(Pooling):
     def next_mask(self, masks: Sequence[NDArray | None], y: Any) -> None:
         """Return None: there are no steps any more."""
 
-    def _plan(self, shape: Any) -> _Plan:
-        plan = _plan_global(shape)
+    def _geometry(self, shape: Any) -> _Geometry:
+        plan = _global_geometry(shape)
         if plan is None:
             self._check_shape(shape, ("N", "T", "D") if len(shape) == 3 else ("N", "C", "H", "W"))
             raise self._error(f"A sample must have at most {_MOST} numbers", shape=shape)
@@ -414,14 +414,14 @@ class _Global(Pooling):
 
 
 @cached_by_shape
-def _plan_global(shape: Any) -> _Plan | None:
+def _global_geometry(shape: Any) -> _Geometry | None:
     if 0 in shape or len(shape) not in (3, 4) or shape[-1] * shape[-2] > _MOST:
         return None
     if len(shape) == 4:
         n, channels, *window = shape
-        return _Plan((n, channels), shape, (n, channels, 1, 1), (*window, 1, 1, 0, 0))
+        return _Geometry((n, channels), shape, (n, channels, 1, 1), (*window, 1, 1, 0, 0))
     n, steps, width = shape
-    return _Plan((n, width), (n, 1, steps, width), (n, 1, 1, width), (steps, 1, 1, 1, 0, 0))
+    return _Geometry((n, width), (n, 1, steps, width), (n, 1, 1, width), (steps, 1, 1, 1, 0, 0))
 
 
 class GlobalMaxPooling(_Global, _Max):
