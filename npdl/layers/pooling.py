@@ -58,24 +58,24 @@ class Pooling(Layer):
             real = self._checked_array(mask, x.shape[:2], "mask", x.dtype) != 0
             share = _real_share(real, x.dtype, plan)
             x = np.where(real[..., None], x, x.dtype.type(self._neutral))
-        winners = self._pool(x.reshape(plan.images), pooled, plan.geometry, train)
+        argmax = self._pool(x.reshape(plan.images), pooled, plan.geometry, train)
         if share is not None:
             self._leave_out(pooled, share, pooled)
         if train:
-            self._cache = x.shape, plan, winners, real, share
+            self._cache = x.shape, plan, argmax, real, share
         return y
 
     def backward(self, pre_grad: ArrayLike) -> NDArray | None:
         """Return the gradient in the input."""
-        x_shape, plan, winners, real, share = self._remembered()
+        x_shape, plan, argmax, real, share = self._remembered()
         dy = self._checked_array(pre_grad, plan.out_shape, "pre_grad")
         if not self.need_input_grad:
             return None
         dx = self._buffer("dx", x_shape, dy.dtype)
-        slopes = dy.reshape(plan.pooled)
+        dy4 = dy.reshape(plan.pooled)
         if share is not None:
-            slopes = self._leave_out(slopes, share, np.zeros_like(slopes))
-        self._pool_back(slopes, winners, dx.reshape(plan.images), plan.geometry)
+            dy4 = self._leave_out(dy4, share, np.zeros_like(dy4))
+        self._pool_backward(dy4, argmax, dx.reshape(plan.images), plan.geometry)
         if real is not None:
             dx[~real] = 0
         return dx
@@ -84,10 +84,10 @@ class Pooling(Layer):
     _neutral = 0.0
 
     def _pool(self, x: NDArray, y: NDArray, geometry: Any, train: bool) -> NDArray | None:
-        """Fill y, and return what `_pool_back` needs."""
+        """Fill y, and return what `_pool_backward` needs."""
         raise NotImplementedError
 
-    def _pool_back(self, dy: NDArray, winners: Any, dx: NDArray, geometry: Any) -> None:
+    def _pool_backward(self, dy: NDArray, argmax: Any, dx: NDArray, geometry: Any) -> None:
         """Fill dx."""
         raise NotImplementedError
 
@@ -105,12 +105,12 @@ class _Max(Pooling):
     _neutral = -np.inf
 
     def _pool(self, x, y, geometry, train):
-        winners = self._buffer("winners", y.shape, np.int32) if train else None
-        kernels().maxpool_forward(x, y, winners, *geometry)
-        return winners
+        argmax = self._buffer("winners", y.shape, np.int32) if train else None
+        kernels().maxpool_forward(x, y, argmax, *geometry)
+        return argmax
 
-    def _pool_back(self, dy, winners, dx, geometry):
-        kernels().maxpool_backward(dy, winners, dx)
+    def _pool_backward(self, dy, argmax, dx, geometry):
+        kernels().maxpool_backward(dy, argmax, dx)
 
     def _leave_out(self, values, share, out):
         out[...] = np.where(share > 0, values, values.dtype.type(0))
@@ -123,7 +123,7 @@ class _Mean(Pooling):
     def _pool(self, x, y, geometry, train):
         kernels().meanpool_forward(x, y, *geometry)
 
-    def _pool_back(self, dy, winners, dx, geometry):
+    def _pool_backward(self, dy, argmax, dx, geometry):
         kernels().meanpool_backward(dy, dx, *geometry)
 
     def _leave_out(self, values, share, out):
