@@ -343,14 +343,14 @@ class Recurrent(Layer):
         if train:
             columns = self._n_gates + self._n_biases - 1
             widths = [*states, *[columns * units] * (self._n_gates > 1)]
-            filled: list[Any] = [
+            saved: list[Any] = [
                 self._buffer(f"filled{k}", (n, t, width), w.dtype) for k, width in enumerate(widths)
             ]
         else:
-            filled = [np.empty((n, t, width), w.dtype) for width in states]
-            filled += [None] * (self._n_states - len(states) + (self._n_gates > 1))
+            saved = [np.empty((n, t, width), w.dtype) for width in states]
+            saved += [None] * (self._n_states - len(states) + (self._n_gates > 1))
         backwards = self.go_backwards if reverse is None else reverse
-        return Walk(x, w, start, steps, filled, backwards, drops, self._n_states)
+        return Walk(x, w, start, steps, saved, backwards, drops, self._n_states)
 
     def _drawn(self, key: str, shape: tuple[int, int], p: float, dtype: Any) -> NDArray | None:
         """The factors of a dropout: 0, or 1 / (1 - p). One seed for all, as in `Dropout`."""
@@ -380,7 +380,7 @@ class Recurrent(Layer):
         if self.stateful:
             self._state = tuple(state.copy() for state in last)
         if train and self.need_grad:
-            self._set_last(last)
+            self._set_final_state(last)
         return last
 
     def _run(
@@ -444,7 +444,7 @@ class Recurrent(Layer):
             self.dAllW[: self._n_biases] = 0
         self._set_start_gradients(dstart)
 
-    def _set_last(self, states: list[NDArray]) -> None:
+    def _set_final_state(self, states: list[NDArray]) -> None:
         (self.hn,) = states
 
     def _set_start_gradients(self, gradients: list[NDArray]) -> None:

@@ -16,7 +16,7 @@ class Walk(NamedTuple):
     w: NDArray
     start: list[NDArray]  # h0, [c0]
     mask: NDArray | None
-    filled: list[Any]  # h, [c], [gates]; None for what nobody needs
+    saved: list[Any]  # h, [c], [gates]; None for what nobody needs
     reverse: bool
     drops: tuple[NDArray | None, NDArray | None]
     n_states: int
@@ -24,7 +24,7 @@ class Walk(NamedTuple):
     def forward_args(self, acts: list[Any]) -> tuple[Any, ...]:
         """The arguments of the forward kernel."""
         options = self.reverse, *self.drops
-        return (self.x, self.w, *self.start, self.mask, *self.filled, *acts, *options)
+        return (self.x, self.w, *self.start, self.mask, *self.saved, *acts, *options)
 
     def backward_args(
         self,
@@ -36,18 +36,18 @@ class Walk(NamedTuple):
         dstart: list[NDArray],
     ) -> tuple[Any, ...]:
         """The arguments of the backward kernel."""
-        inputs = self.x, self.w, *self.start, self.mask, *self.filled
+        inputs = self.x, self.w, *self.start, self.mask, *self.saved
         return (*inputs, dh, *ends, dx, dw, *dstart, *acts, self.reverse, *self.drops)
 
     def sequence(self, in_order_of_steps: bool = True) -> NDArray:
         """The output of every step, in the order of the input or of the walk."""
-        h = self.filled[0]
+        h = self.saved[0]
         return h if in_order_of_steps or not self.reverse else np.ascontiguousarray(h[:, ::-1])
 
     def last(self) -> list[NDArray]:
         """The states that the walk ends with, copies; without those that were not kept."""
         end = 0 if self.reverse else -1
-        states = self.filled[: self.n_states]
+        states = self.saved[: self.n_states]
         return [state[:, end].copy() for state in states if state is not None]
 
 

@@ -195,7 +195,7 @@ class LSTM(Gated):
         """
         return self._run_back(pre_grad, (dhn, dcn))
 
-    def _set_last(self, states: list[NDArray]) -> None:
+    def _set_final_state(self, states: list[NDArray]) -> None:
         self.hn, self.cn = states
 
     def _set_start_gradients(self, gradients: list[NDArray]) -> None:
