@@ -14,12 +14,12 @@ from npdl._checks import check_int, check_number, complaint
 from npdl._registry import Configurable, Registry
 from npdl.utils.random import get_dtype, get_rng
 
-#: How many values may still be made where nothing is to be drawn; see `undrawn`.
-_room: ContextVar[list[int] | None] = ContextVar("_room", default=None)
+#: How many values may still be made where nothing is to be drawn; see `no_random_init`.
+_value_budget: ContextVar[list[int] | None] = ContextVar("_value_budget", default=None)
 
 
 @contextlib.contextmanager
-def undrawn(limit: int) -> Iterator[None]:
+def no_random_init(limit: int) -> Iterator[None]:
     """Within the block, every initializer returns zeros, for values that come from elsewhere.
 
     Parameters
@@ -27,11 +27,11 @@ def undrawn(limit: int) -> Iterator[None]:
     limit : int
         How many values in all; more are a ValueError, raised before they take any memory.
     """
-    token = _room.set([limit])
+    token = _value_budget.set([limit])
     try:
         yield
     finally:
-        _room.reset(token)
+        _value_budget.reset(token)
 
 
 class Initializer(Configurable):
@@ -47,7 +47,7 @@ class Initializer(Configurable):
         """
         shape = (shape,) if np.ndim(shape) == 0 else shape  # type: ignore[assignment]
         dims = tuple(check_int("shape", n) for n in shape)  # type: ignore[union-attr]
-        room = _room.get()
+        room = _value_budget.get()
         if room is not None:
             room[0] -= math.prod(dims)
             if room[0] < 0:

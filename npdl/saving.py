@@ -14,7 +14,7 @@ from npdl import _safetensors
 from npdl._checks import complaint
 from npdl._files import StrPath
 from npdl._registry import custom_objects
-from npdl.initializations import undrawn
+from npdl.initializations import no_random_init
 from npdl.model import Model
 from npdl.serialization import (
     COMPILED,
@@ -82,7 +82,10 @@ def load_model(
             config = {key: config[key] for key in config if key not in COMPILED}
         config = {**config, "dtypes": _other_dtypes(tensors, config["dtype"])}
         # What is written there decides on sizes: the parameters can't be larger than the file.
-        with undrawn(sum(array.size for array in tensors.values())), use_dtype(config["dtype"]):
+        with (
+            no_random_init(sum(array.size for array in tensors.values())),
+            use_dtype(config["dtype"]),
+        ):
             model = Model.from_json(config, custom_objects)
             if not model.built:
                 model.build()

@@ -10,7 +10,7 @@ from npdl._files import StrPath
 from npdl.convert._arrays import GROUPS, Found, Image, arrays_for, put
 from npdl.convert._files import Unreadable, Weights, open_archive, refusing
 from npdl.convert._graph import Builder
-from npdl.initializations import undrawn
+from npdl.initializations import no_random_init
 from npdl.model import Model
 
 #: How many numbers npdl's layers may have that Keras leaves out: `gamma` of 1, for instance.
@@ -47,7 +47,7 @@ def load_keras(path: StrPath) -> Model:
         config, weights = open_archive(path)
         try:
             # Sizes in the file decide on memory: no more numbers than it holds are made for them.
-            with undrawn(weights.n_numbers + _SPARE):
+            with no_random_init(weights.n_numbers + _SPARE):
                 builder = Builder(weights)
                 model = builder.model(config)
             _nothing_left(weights)

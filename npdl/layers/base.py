@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from npdl._calls import call_forward
 from npdl._checks import complaint
 from npdl._registry import Configurable, config_name, snake_case
-from npdl.initializations import undrawn
+from npdl.initializations import no_random_init
 from npdl.layers._names import LayerType
 from npdl.layers._shapes import Shape, cached_by_shape, shape_fits, shape_matches
 from npdl.layers.node import Node, Value, as_values
@@ -287,7 +287,7 @@ class Layer(Owner, Configurable, metaclass=LayerType):
             If the layer, or its weights, can't take such inputs.
         """
         other = twin(self)
-        with undrawn(2**62):
+        with no_random_init(2**62):
             other.parameters = ()
             out_shape = other._built(in_shapes)
         mine, theirs = (dict(layer.named_parameters()) for layer in (self, other))

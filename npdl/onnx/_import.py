@@ -10,7 +10,7 @@ import onnx
 from npdl import _safetensors, _tree
 from npdl._checks import complaint
 from npdl._files import StrPath
-from npdl.initializations import undrawn
+from npdl.initializations import no_random_init
 from npdl.layers.recurrent import Recurrent
 from npdl.layers.tree import every_layer
 from npdl.model import Model
@@ -65,7 +65,7 @@ def _foreign(made: Any) -> Model:
     )
     floats = sum(array.size for array in arrays.values())
     # A constant may be in a node, and running statistics and biases are made beside the weights.
-    with undrawn(2 * floats + 2**24), use_dtype("float32"):
+    with no_random_init(2 * floats + 2**24), use_dtype("float32"):
         return Reader(made.graph, arrays, opset).model()
 
 
@@ -74,7 +74,7 @@ def _own(text: str, graph: Any) -> Model:
     arrays = {tensor.name: array_of(tensor) for tensor in graph.initializer}
     config = _tree.unpack(_safetensors.parse(text), {})
     # What is written there decides on sizes: the parameters can't be larger than the file.
-    with undrawn(sum(array.size for array in arrays.values())), use_dtype("float32"):
+    with no_random_init(sum(array.size for array in arrays.values())), use_dtype("float32"):
         model = Model.from_json(config)
         if not model.built:
             model.build()
