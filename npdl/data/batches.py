@@ -16,7 +16,7 @@ from npdl.utils.random import get_rng
 Transform = Callable[[NDArray, np.random.Generator], NDArray]
 
 
-class Seeded:
+class Reshuffled:
     """Something that is gone through in a new order each time.
 
     Parameters
@@ -43,7 +43,7 @@ class Seeded:
             self._rng.bit_generator.state = state
 
 
-class Batches(Seeded):
+class Batches(Reshuffled):
     """Arrays in mini-batches, in a new order each time that they are gone through.
 
     Parameters

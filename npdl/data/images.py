@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from npdl._checks import check_int, check_number, check_pair, complaint
 from npdl._files import StrPath
-from npdl.data.batches import Seeded, Transform
+from npdl.data.batches import Reshuffled, Transform
 from npdl.utils.random import get_dtype
 
 #: What the names of images end in.
@@ -22,7 +22,7 @@ SUFFIXES = (
 )
 
 
-class ImageFolder(Seeded):
+class ImageFolder(Reshuffled):
     """Batches of the images in a folder, which has a folder for each class.
 
     Only file names are kept: each image is read when its batch is asked for, so that the memory
@@ -174,7 +174,7 @@ class ImageFolder(Seeded):
     def _only(self, chosen: NDArray) -> ImageFolder:
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
-        Seeded.__init__(other, self.seed)
+        Reshuffled.__init__(other, self.seed)
         other.files = [file for file, kept in zip(self.files, chosen) if kept]
         other.labels = self.labels[chosen]
         return other

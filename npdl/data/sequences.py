@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from npdl._checks import check_choice, check_int, complaint
-from npdl.data.batches import Seeded
+from npdl.data.batches import Reshuffled
 from npdl.utils.random import get_dtype
 
 
@@ -86,7 +86,7 @@ def _padded(
     return padded, mask
 
 
-class Buckets(Seeded):
+class Buckets(Reshuffled):
     """Batches of sequences that are of about the same length, so that little padding is needed.
 
     Parameters
