@@ -22,7 +22,7 @@ from npdl.callbacks.base import Callback, Logs
 _PAUSE = 0.1
 
 
-class Lines(Callback):
+class LinePrinter(Callback):
     """Prints a line for each epoch.
 
     Parameters
@@ -58,7 +58,7 @@ class Lines(Callback):
         """Leave nothing open, however the training ended."""
 
 
-class Bar(Lines):
+class ProgressBar(LinePrinter):
     """Shows a bar while an epoch runs, and a line when it has ended.
 
     Parameters
@@ -141,7 +141,7 @@ class Bar(Lines):
             self._bar = None
 
 
-def make_progress(verbose: Any, file: TextIO) -> Lines | None:
+def make_progress(verbose: Any, file: TextIO) -> LinePrinter | None:
     """What prints, for the argument `verbose`.
 
     Parameters
@@ -157,7 +157,7 @@ def make_progress(verbose: Any, file: TextIO) -> Lines | None:
     if not verbose:
         return None
     make = _tqdm(file) if verbose == 1 else None
-    return Lines(file) if make is None else Bar(file, make)
+    return LinePrinter(file) if make is None else ProgressBar(file, make)
 
 
 def _tqdm(file: TextIO) -> Callable[..., Any] | None:
