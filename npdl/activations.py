@@ -440,7 +440,7 @@ def get(activation: Any) -> Activation:
     return Linear() if activation is None else _registry.get(activation)
 
 
-def applied(activation: Activation, z: NDArray, keep: bool) -> NDArray:
+def apply_activation(activation: Activation, z: NDArray, keep: bool) -> NDArray:
     """Return f(z) as a layer needs it, of the dtype of `z`.
 
     The activations of npdl only run their kernel here, and remember nothing.

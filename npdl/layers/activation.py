@@ -39,7 +39,7 @@ class Activation(Layer):
         x = self._checked_array(input, ("N", "..."))
         code = self.activation.elementwise_code
         if code is None:
-            y = activations.applied(self.activation, x, keep=True)
+            y = activations.apply_activation(self.activation, x, keep=True)
         else:
             y = self._buffer("y", x.shape, x.dtype) if train else np.empty(x.shape, x.dtype)
             kernels().activation_forward(x.reshape(-1), y.reshape(-1), code)
