@@ -13,7 +13,7 @@ from npdl.metrics.base import MeanMetric, Metric, register, weights_like, what_c
 from npdl.objectives.regression import absolute_percentage, log1p_difference, log_cosh
 
 
-def alike(y_true: NDArray, y_pred: NDArray) -> NDArray:
+def match_shapes(y_true: NDArray, y_pred: NDArray) -> NDArray:
     """The targets in the shape of the outputs; a last axis of length 1 may be missing."""
     if (*y_true.shape, 1) == y_pred.shape:
         return y_true[..., None]
@@ -35,7 +35,7 @@ class MeanSquaredError(MeanMetric):
 
     def values(self, y_true: NDArray, y_pred: NDArray) -> NDArray:
         """Return the value of each item; see `MeanMetric.values`."""
-        return np.square(y_pred - alike(y_true, y_pred))
+        return np.square(y_pred - match_shapes(y_true, y_pred))
 
 
 @register("RMSE")
@@ -65,7 +65,7 @@ class MeanAbsoluteError(MeanMetric):
 
     def values(self, y_true: NDArray, y_pred: NDArray) -> NDArray:
         """Return the value of each item; see `MeanMetric.values`."""
-        return np.abs(y_pred - alike(y_true, y_pred))
+        return np.abs(y_pred - match_shapes(y_true, y_pred))
 
 
 @register("MAPE")
@@ -83,7 +83,7 @@ class MeanAbsolutePercentageError(MeanMetric):
 
     def values(self, y_true: NDArray, y_pred: NDArray) -> NDArray:
         """Return the value of each item; see `MeanMetric.values`."""
-        return absolute_percentage(y_pred, alike(y_true, y_pred), 1e-7)
+        return absolute_percentage(y_pred, match_shapes(y_true, y_pred), 1e-7)
 
 
 @register("MSLE")
@@ -101,7 +101,7 @@ class MeanSquaredLogarithmicError(MeanMetric):
 
     def values(self, y_true: NDArray, y_pred: NDArray) -> NDArray:
         """Return the value of each item; see `MeanMetric.values`."""
-        return np.square(log1p_difference(y_pred, alike(y_true, y_pred)))
+        return np.square(log1p_difference(y_pred, match_shapes(y_true, y_pred)))
 
 
 @register("log_cosh", "logcosh")
@@ -117,7 +117,7 @@ class LogCoshError(MeanMetric):
 
     def values(self, y_true: NDArray, y_pred: NDArray) -> NDArray:
         """Return the value of each item; see `MeanMetric.values`."""
-        return log_cosh(y_pred - alike(y_true, y_pred))
+        return log_cosh(y_pred - match_shapes(y_true, y_pred))
 
 
 @register("R2")
@@ -142,7 +142,7 @@ class R2Score(Metric):
         if not len(y_pred):
             return
         p = np.asarray(y_pred, np.float64)
-        t = alike(y_true, p).astype(np.float64)
+        t = match_shapes(y_true, p).astype(np.float64)
         w: NDArray = np.ones(t.shape)
         if sample_weight is not None:
             w = weights_like(t, sample_weight)
