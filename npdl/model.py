@@ -159,7 +159,7 @@ class Model(Trainer):
             verbose=verbose,
             epochs=epochs,
         )
-        loop = training.Loop(
+        loop = training.TrainingLoop(
             self,
             feed,
             validation,

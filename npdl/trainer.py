@@ -40,7 +40,7 @@ class Trainer(Functional):
 
     #: Set to True, by a callback, to end a training run.
     stop_training: bool = False
-    #: The training run under way, a `npdl.training.Loop`; None if there is none.
+    #: The training run under way, a `npdl.training.TrainingLoop`; None if there is none.
     loop: Any = None
 
     #: Within `training`: parameters, gradients and their names; the layers that add to the loss.

@@ -37,7 +37,7 @@ from npdl.utils.random import get_rng_state, set_rng_state
 __all__ = ["History", "Loop", "Score", "evaluate", "predict", "train_step"]
 
 
-class Watch:
+class LossCheck:
     """Warns, once, when a loss is not finite, or when outputs are no probabilities."""
 
     def __init__(self) -> None:
@@ -116,8 +116,8 @@ def train_step(
     return result.loss, model.packed(result.outputs)
 
 
-@np.errstate(all="ignore")  # what NumPy warns of, `Watch` says better
-def train_on(model: Trainer, batch: Batch, watch: Watch | None = None) -> Result:
+@np.errstate(all="ignore")  # what NumPy warns of, `LossCheck` says better
+def train_on(model: Trainer, batch: Batch, watch: LossCheck | None = None) -> Result:
     """Train on one batch, and return its losses and the outputs before the update."""
     result, caches = model.forward_batch(batch)
     if watch is not None:
@@ -183,7 +183,7 @@ class Interrupt:
         self.busy = True
 
 
-class Loop:
+class TrainingLoop:
     """A training on its way; callbacks find it as ``model.loop``.
 
     Parameters
@@ -239,7 +239,7 @@ class Loop:
         self.speed = 0.0
         self.tally = Tally(model)
         self.interrupted = False
-        self._watch = Watch()
+        self._watch = LossCheck()
         self._interrupt = Interrupt()
         self._resume: dict[str, Any] | None = None
         self._logs: Figures | None = None
@@ -278,7 +278,7 @@ class Loop:
         """
         self._resume = state
 
-    def _go_there(self) -> None:
+    def _apply_resume_state(self) -> None:
         """Go to the place of a training that is resumed."""
         state = self._resume
         if state is None:
@@ -288,9 +288,9 @@ class Loop:
         self.feed.set_state(state["feed"])
         self.tally.set_state(state["tally"])
         if self.batch == 0:
-            self._remember()
+            self._restore_callbacks()
 
-    def _remember(self) -> None:
+    def _restore_callbacks(self) -> None:
         """Restore what callbacks may have changed since the training was resumed."""
         state, self._resume = self._resume, None
         if state is None:
@@ -312,7 +312,7 @@ class Loop:
             with self._interrupt.watching():
                 try:
                     callbacks.call("on_train_begin", None)
-                    self._go_there()
+                    self._apply_resume_state()
                     if getattr(model.optimizer, "swapped", False):
                         model.swap_averages()
                     while self.epoch < self.epochs and not model.stop_training:
@@ -328,7 +328,7 @@ class Loop:
     def _run_epoch(self) -> None:
         callbacks, epoch = self.callbacks, self.epoch
         callbacks.call("on_epoch_begin", epoch, None)
-        self._remember()
+        self._restore_callbacks()
         self._train()
         if self.feed.exhausted:
             warn(

@@ -24,7 +24,7 @@ class Callback:
     ----------
     model : Model
         Setting ``model.stop_training = True`` ends the training after this batch or epoch.
-        ``model.loop`` is the running `npdl.training.Loop`, the place in the training.
+        ``model.loop`` is the running `npdl.training.TrainingLoop`, the place in the training.
     params : dict
         "verbose", "epochs", "steps" (batches in an epoch, None where unknown) and "samples".
     """
