@@ -9,7 +9,7 @@ import numpy as np
 
 from npdl._checks import check_number
 from npdl.optimizers.base import Optimizer, blend, register
-from npdl.optimizers.fused import Fused
+from npdl.optimizers.fused import KernelOptimizer
 
 
 class _Moments(Optimizer):
@@ -41,7 +41,7 @@ class _Moments(Optimizer):
 
 
 @register()
-class Adam(Fused, _Moments):
+class Adam(KernelOptimizer, _Moments):
     """m, v = moving means of g, g²; p -= lr m̂ / (√v̂ + ε) (Kingma and Ba 2014, algorithm 1).
 
     Parameters
@@ -63,7 +63,7 @@ class Adam(Fused, _Moments):
 
 
 @register()
-class Adamax(Fused, _Moments):
+class Adamax(KernelOptimizer, _Moments):
     """m = moving mean of g; u = max(β₂ u, ``|g|``); p -= lr m̂ / (u + ε) (the same, algorithm 2).
 
     Parameters

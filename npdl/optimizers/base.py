@@ -16,7 +16,7 @@ from npdl._ext.optimizer_np import blend
 from npdl._registry import Configurable, Registry
 from npdl.optimizers import clipping
 from npdl.optimizers.arguments import by_own_names, optional, show_signature, warn_if_rate
-from npdl.optimizers.units import Plan, Slots, Unit, make_units
+from npdl.optimizers.units import Slots, Unit, UpdateCache, make_units
 
 
 class Optimizer(Configurable):
@@ -210,8 +210,8 @@ class Optimizer(Configurable):
             If lengths or shapes differ, or a name returns with an array of another shape or dtype.
         """
         plan = self._plan
-        if plan is None or not plan.holds(params, grads, names, self._slots, self._grouping()):
-            plan = self._plan = self._planned(params, grads, names)
+        if plan is None or not plan.matches(params, grads, names, self._slots, self._grouping()):
+            plan = self._plan = self._cached_update(params, grads, names)
         if self.swapped:
             raise RuntimeError(
                 "The averages are in the places of the parameters. Call swap_averages() before "
@@ -354,7 +354,7 @@ class Optimizer(Configurable):
         self.swapped = bool(state.get("swapped", False))
         self._slots = _copy(state["slots"])
 
-    _plan: Plan | None = None
+    _plan: UpdateCache | None = None
     #: Adds up weighted gradients and their weight over processes, see `npdl.distributed`.
     _join: Callable[[list[np.ndarray], float], float] | None = None
     #: The model that this optimizer belongs to.
@@ -388,7 +388,7 @@ class Optimizer(Configurable):
         for unit in units:
             self.step(unit.p, unit.g, unit.slots, lr)
 
-    def _planned(self, params: Any, grads: Any, names: Any) -> Plan:
+    def _cached_update(self, params: Any, grads: Any, names: Any) -> UpdateCache:
         own, given = list(params), list(map(np.asarray, grads))
         keys = list(range(len(own)) if names is None else names)
         if not len(own) == len(given) == len(keys):
@@ -406,7 +406,7 @@ class Optimizer(Configurable):
         grouping = self._grouping()
         decays = [not self._is_excluded(name) for name in keys]
         units = make_units(own, given, keys, decays, self._slots, grouping is not None)
-        return Plan((params, grads, names), (own, given, keys), self._slots, grouping, units)
+        return UpdateCache((params, grads, names), (own, given, keys), self._slots, grouping, units)
 
 
 show_signature(Optimizer)

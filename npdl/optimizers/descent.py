@@ -8,11 +8,11 @@ import numpy as np
 
 from npdl._checks import check_number
 from npdl.optimizers.base import Optimizer, blend, register
-from npdl.optimizers.fused import Fused
+from npdl.optimizers.fused import KernelOptimizer
 
 
 @register()
-class SGD(Fused):
+class SGD(KernelOptimizer):
     """p -= lr g (stochastic gradient descent)."""
 
     _kernel = ("sgd_step",)
@@ -21,7 +21,7 @@ class SGD(Fused):
         return (lr,)
 
 
-class _Moving(Fused):
+class _Moving(KernelOptimizer):
     """With a velocity v, which each step turns into m v - lr g.
 
     Parameters

@@ -11,7 +11,7 @@ from npdl.optimizers.base import Optimizer
 from npdl.optimizers.units import Slots, Unit
 
 
-class Fused(Optimizer):
+class KernelOptimizer(Optimizer):
     """Base of those whose step is one kernel.
 
     A subclass defines `_kernel` and `_numbers`; or a `step` of its own, which is then called.
@@ -27,7 +27,7 @@ class Fused(Optimizer):
     @property
     def elementwise(self) -> bool:  # type: ignore[override]
         """Whether the step is the kernel, and not a method that a subclass defines."""
-        return type(self).step is Fused.step
+        return type(self).step is KernelOptimizer.step
 
     def step(self, p: np.ndarray, g: np.ndarray, slots: Slots, lr: float) -> None:
         """Do the step of one parameter; see `Optimizer.step`."""

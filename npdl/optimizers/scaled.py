@@ -6,11 +6,11 @@ from typing import Any
 
 from npdl._checks import check_number
 from npdl.optimizers.base import register
-from npdl.optimizers.fused import Fused
+from npdl.optimizers.fused import KernelOptimizer
 
 
 @register()
-class Adagrad(Fused):
+class Adagrad(KernelOptimizer):
     """r += g²; p -= lr g / √(r + ε) (Duchi et al. 2011).
 
     Parameters
@@ -32,7 +32,7 @@ class Adagrad(Fused):
         return lr, self.epsilon
 
 
-class _MeanSquare(Fused):
+class _MeanSquare(KernelOptimizer):
     """With the moving mean square r = ρ r + (1-ρ) g²."""
 
     slot_names: tuple[str, ...] = ("square",)

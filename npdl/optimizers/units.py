@@ -68,7 +68,7 @@ class Unit:
         return self._buffer
 
 
-class Plan(NamedTuple):
+class UpdateCache(NamedTuple):
     """What an update finds out about its arrays, for the next one with the same arrays."""
 
     #: The arguments of the update, and the arrays and names in them.
@@ -79,7 +79,7 @@ class Plan(NamedTuple):
     grouping: Any
     units: list[Unit]
 
-    def holds(self, params: Any, grads: Any, names: Any, memory: Any, grouping: Any) -> bool:
+    def matches(self, params: Any, grads: Any, names: Any, memory: Any, grouping: Any) -> bool:
         """Whether these are the same arrays as then; gradients are taken up as they are now."""
         if memory is not self.memory or grouping != self.grouping:
             return False
