@@ -16,14 +16,14 @@ from npdl.objectives.kinds import Clipped, Elementwise, Rowwise
 
 
 class LogitsCache(NamedTuple):
-    """What `Fused.backward_logits` needs."""
+    """What `FusedLoss.backward_logits` needs."""
 
     probabilities: np.ndarray
     targets: np.ndarray
     counted: Counted
 
 
-class Fused(Objective):
+class FusedLoss(Objective):
     """A loss that also runs together with the activation before it, see `Objective.fuses_with`.
 
     A subclass defines `_fused_values` and `_fused_gradient`.
@@ -62,7 +62,7 @@ class Fused(Objective):
         if kept is not None:  # what does not count may be anything
             t = np.where(kept[(..., *[None] * (t.ndim - kept.ndim))], t, 0)
         t = self.check(z, t)[1]
-        p = self._room(out, z)
+        p = self._output_array(out, z)
         values = self._fused_values(z, t, p)
         if kept is not None:
             values = values[kept]
@@ -85,13 +85,13 @@ class Fused(Objective):
         factors[...] = self._share(counted)
         if counted.weights is not None:
             factors *= counted.weights
-        dz = self._room(out, p)
+        dz = self._output_array(out, p)
         self._fused_gradient(p, t, factors, dz)
         if counted.kept is not None:
             dz[~counted.kept] = 0  # nan times 0 is nan
         return _delivered(self.arrange_back(dz), out)
 
-    def _room(self, out: np.ndarray | None, like: np.ndarray) -> np.ndarray:
+    def _output_array(self, out: np.ndarray | None, like: np.ndarray) -> np.ndarray:
         """`out`, if there is one with its axes as in arranged outputs; else a new array."""
         if out is not None and self.arrange(out, out)[0] is out:
             return out
@@ -117,7 +117,7 @@ def _delivered(array: np.ndarray, out: np.ndarray | None) -> np.ndarray:
 
 
 @register("BCE")
-class BinaryCrossEntropy(Fused, Clipped, Elementwise):
+class BinaryCrossEntropy(FusedLoss, Clipped, Elementwise):
     """-t log p - (1-t) log(1-p), for each element.
 
     Targets lie in [0, 1]. Outside of [epsilon, 1 - epsilon] the loss is that of the nearer end, and
@@ -211,7 +211,7 @@ def _logit_values(z: np.ndarray, t: np.ndarray) -> np.ndarray:
 
 
 @register("SCCE", "categorical_cross_entropy", "sparse_categorical_cross_entropy", "cross_entropy")
-class SoftmaxCategoricalCrossEntropy(Fused, Clipped, Rowwise):
+class SoftmaxCategoricalCrossEntropy(FusedLoss, Clipped, Rowwise):
     """-Σ_j t_j log p_j, for each row of probabilities.
 
     Targets are rows like the outputs, or class numbers. Outside of [epsilon, 1] the loss is that of

@@ -11,12 +11,12 @@ from npdl import activations
 from npdl._checks import check_int, check_number, complaint
 from npdl._ext import kernels
 from npdl.objectives.base import register
-from npdl.objectives.crossentropy import Fused
+from npdl.objectives.crossentropy import FusedLoss
 from npdl.objectives.kinds import Clipped, Elementwise, Rowwise
 
 
 @register()
-class FocalCrossEntropy(Fused, Clipped, Rowwise):
+class FocalCrossEntropy(FusedLoss, Clipped, Rowwise):
     """-Σ_j α_j t_j (1 - p_j)^γ log p_j, for each row of probabilities (Lin et al. 2017).
 
     Targets are rows like the outputs, or class numbers. Outside of [epsilon, 1] an output counts as
