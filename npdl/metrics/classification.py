@@ -16,7 +16,7 @@ from npdl.objectives.crossentropy import by_rows
 _INT64 = np.dtype(np.int64)
 
 
-def decide(
+def true_and_predicted(
     y_true: NDArray, y_pred: NDArray, threshold: float | None = None
 ) -> tuple[NDArray, NDArray]:
     """What is true, and what the outputs decide, as two arrays of one shape.
@@ -55,7 +55,7 @@ def decide(
 
 
 def right_answers(y_true: NDArray, y_pred: NDArray) -> NDArray | None:
-    """What `decide` comes to for rows of scores, by one kernel.
+    """What `true_and_predicted` comes to for rows of scores, by one kernel.
 
     Returns
     -------
@@ -76,18 +76,18 @@ def right_answers(y_true: NDArray, y_pred: NDArray) -> NDArray | None:
     return right
 
 
-def own_threshold(loss: Any) -> float | None:
+def loss_threshold(loss: Any) -> float | None:
     """The threshold where a loss takes each output for an answer of its own; else None."""
     return getattr(loss, "threshold", None)
 
 
-class Deciding(Metric):
+class ThresholdedMetric(Metric):
     """Base of the metrics that count decisions.
 
     Parameters
     ----------
     threshold : float, optional
-        See `decide`; by default that of the loss.
+        See `true_and_predicted`; by default that of the loss.
     name : str, optional
     """
 
@@ -96,16 +96,16 @@ class Deciding(Metric):
         if threshold is not None:
             threshold = check_number("threshold", threshold, "(-inf, inf)")
         self.threshold = threshold
-        self._cut = threshold
+        self._threshold = threshold
 
     def bind(self, loss: Any) -> None:
         """Take the threshold of the loss, if none was given."""
         if self.threshold is None:
-            self._cut = own_threshold(loss)
+            self._threshold = loss_threshold(loss)
 
 
 @register("acc", "categorical_accuracy", "sparse_categorical_accuracy")
-class Accuracy(Deciding, MeanMetric):
+class Accuracy(ThresholdedMetric, MeanMetric):
     """Fraction of right decisions, for one-hot targets, class numbers, and yes or no.
 
     Parameters
@@ -122,9 +122,9 @@ class Accuracy(Deciding, MeanMetric):
 
     def values(self, y_true: NDArray, y_pred: NDArray) -> NDArray:
         """Return the value of each item; see `MeanMetric.values`."""
-        right = right_answers(y_true, y_pred) if self._cut is None else None
+        right = right_answers(y_true, y_pred) if self._threshold is None else None
         if right is None:
-            truth, guess = decide(y_true, y_pred, self._cut)
+            truth, guess = true_and_predicted(y_true, y_pred, self._threshold)
             right = truth == guess
         return right
 
@@ -208,7 +208,7 @@ class Perplexity(MeanMetric):
 
 def class_rows(y_true: NDArray, y_pred: NDArray) -> tuple[NDArray, NDArray]:
     """The true classes as int64, and the outputs, which must be rows of scores."""
-    truth, _ = decide(y_true, y_pred)
+    truth, _ = true_and_predicted(y_true, y_pred)
     if truth.dtype == bool:
         raise ValueError(
             complaint("Outputs must have shape (N, ..., K), K > 1", shape=y_pred.shape)
@@ -216,7 +216,7 @@ def class_rows(y_true: NDArray, y_pred: NDArray) -> tuple[NDArray, NDArray]:
     return label_array(truth, y_pred.shape[-1], "y_true"), y_pred
 
 
-class _Counting(Deciding):
+class _Counting(ThresholdedMetric):
     """Counts, for each class or label: how often it is right, decided, and true."""
 
     direction = "max"
@@ -241,7 +241,7 @@ class _Counting(Deciding):
         y_true, y_pred, sample_weight = what_counts(y_true, y_pred, sample_weight)
         if not len(y_pred):
             return
-        truth, guess = decide(y_true, y_pred, self._cut)
+        truth, guess = true_and_predicted(y_true, y_pred, self._threshold)
         weights: NDArray = np.ones(truth.shape)
         if sample_weight is not None:
             weights = weights_like(truth, sample_weight)
@@ -336,7 +336,7 @@ class F1Score(_Counting):
 
 
 @register()
-class ConfusionMatrix(Deciding):
+class ConfusionMatrix(ThresholdedMetric):
     """How often class i was taken for class j, at row i, column j.
 
     Parameters
@@ -356,7 +356,7 @@ class ConfusionMatrix(Deciding):
         if not len(y_pred):
             return
         single = y_pred.ndim == 1 or y_pred.shape[-1] == 1
-        truth, guess = decide(y_true, y_pred, self._cut if single else None)
+        truth, guess = true_and_predicted(y_true, y_pred, self._threshold if single else None)
         size = 2 if single else y_pred.shape[-1]
         weights = None
         if sample_weight is not None:

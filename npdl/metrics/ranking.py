@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from npdl._checks import check_choice
 from npdl.metrics.base import Metric, register, weights_like, what_counts
-from npdl.metrics.classification import class_rows, own_threshold
+from npdl.metrics.classification import class_rows, loss_threshold
 
 
 @register()
@@ -41,7 +41,7 @@ class AUC(Metric):
 
     def bind(self, loss: Any) -> None:
         """Ask the loss whether each output is an answer of its own."""
-        self._labels = self.multi_label or own_threshold(loss) is not None
+        self._labels = self.multi_label or loss_threshold(loss) is not None
 
     def update_state(
         self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None
