@@ -34,7 +34,7 @@ from npdl.scores import Figures, Score, Tally
 from npdl.trainer import Trainer
 from npdl.utils.random import get_rng_state, set_rng_state
 
-__all__ = ["History", "Loop", "Score", "evaluate", "predict", "train_step"]
+__all__ = ["History", "Score", "TrainingLoop", "evaluate", "predict", "train_step"]
 
 
 class LossCheck:

@@ -17,7 +17,8 @@ class Affine(Layer):
     """``act(affine(input))`` with weights `W` and bias `b`.
 
     An activation that the kernels know runs fused inside them; any other one is called as an object
-    between the linear kernels, on the whole output. A subclass defines `_affine_forward` and `_affine_backward`.
+    between the linear kernels, on the whole output. A subclass defines `_affine_forward` and
+    `_affine_backward`.
     """
 
     activation: Activation = activations.Linear()

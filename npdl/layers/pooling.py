@@ -27,7 +27,7 @@ class _Geometry(NamedTuple):
 
 
 class Pooling(Layer):
-    """Base of all pooling layers: a subclass has a `_geometry`, and is one of the two kinds below."""
+    """Base of all pooling layers: a subclass defines `_geometry`, and is one of the kinds below."""
 
     def _geometry(self, shape: Any) -> _Geometry:
         """How to pool arrays of this shape.
