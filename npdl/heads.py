@@ -98,9 +98,9 @@ class Head:
         self, layer: Layer, logits: NDArray, targets: Any, *rest: Any
     ) -> tuple[float, NDArray, Any]:
         """The loss of what `layer` computes without its activation; its outputs; a cache."""
-        room = layer._buffer("probabilities", logits.shape, logits.dtype)
+        buffer = layer._buffer("probabilities", logits.shape, logits.dtype)
         value, outputs, cache = self.loss.forward_logits(
-            logits, aligned(self.loss, logits, targets), *rest, out=room
+            logits, aligned(self.loss, logits, targets), *rest, out=buffer
         )
         return float(value), outputs, (layer, cache)
 

@@ -47,10 +47,10 @@ class Initializer(Configurable):
         """
         shape = (shape,) if np.ndim(shape) == 0 else shape  # type: ignore[assignment]
         dims = tuple(check_int("shape", n) for n in shape)  # type: ignore[union-attr]
-        room = _value_budget.get()
-        if room is not None:
-            room[0] -= math.prod(dims)
-            if room[0] < 0:
+        budget = _value_budget.get()
+        if budget is not None:
+            budget[0] -= math.prod(dims)
+            if budget[0] < 0:
                 raise ValueError("There are fewer values than the parameters have")
             return np.zeros(dims, get_dtype())
         values = np.asarray(self.call(dims), get_dtype(), order="C")

@@ -105,9 +105,9 @@ class Crop(_ImageTransform):
         self.fill = fill
 
     def _change(self, x: NDArray, rng: np.random.Generator) -> NDArray:
-        room = [n + 2 * p for n, p in zip(x.shape[2:], self.padding)]
-        if self.size[0] > room[0] or self.size[1] > room[1]:
-            rule = f"`size` must fit into the image with its padding, {room[0]} by {room[1]}"
+        padded = [n + 2 * p for n, p in zip(x.shape[2:], self.padding)]
+        if self.size[0] > padded[0] or self.size[1] > padded[1]:
+            rule = f"`size` must fit into the image with its padding, {padded[0]} by {padded[1]}"
             raise ValueError(complaint(rule, size=self.size))
         return _crop(x, self.size, self.padding, self.fill, rng)
 

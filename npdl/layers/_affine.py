@@ -58,10 +58,8 @@ class Affine(Layer):
         code = activation.kernel_code
         x, y = self._affine_forward(input, _IDENTITY if code is None else code, train)
         if code is None:
-            z, y = (
-                y,
-                self._back(activations.apply_activation(activation, self._rows(y), keep=train)),
-            )
+            z = y
+            y = self._back(activations.apply_activation(activation, self._rows(z), keep=train))
         if train:
             self._cache = x, z, y
         return y
