@@ -5,6 +5,7 @@ remembers from step to step (velocities, mean squares) it keeps by the name of t
 """
 
 from npdl.optimizers.adam import Adam, Adamax, AdamW, Nadam, RAdam
+from npdl.optimizers.adaptive import Adadelta, Adagrad, RMSprop
 from npdl.optimizers.base import Optimizer, get, register
 from npdl.optimizers.base import _registry as _registry
 from npdl.optimizers.clipping import (
@@ -14,7 +15,6 @@ from npdl.optimizers.clipping import (
     global_norm,
 )
 from npdl.optimizers.descent import SGD, Lion, Momentum, NesterovMomentum
-from npdl.optimizers.scaled import Adadelta, Adagrad, RMSprop
 
 __all__ = [
     "SGD",
