@@ -14,7 +14,7 @@ from npdl.optimizers.clipping import (
     clip_by_value,
     global_norm,
 )
-from npdl.optimizers.descent import SGD, Lion, Momentum, NesterovMomentum
+from npdl.optimizers.sgd import SGD, Lion, Momentum, NesterovMomentum
 
 __all__ = [
     "SGD",
