@@ -6,7 +6,7 @@ from typing import Any
 
 from npdl._checks import check_number
 from npdl.optimizers.base import register
-from npdl.optimizers.fused import KernelOptimizer
+from npdl.optimizers.kernel_optimizer import KernelOptimizer
 
 
 @register()

@@ -8,7 +8,7 @@ import numpy as np
 
 from npdl._checks import check_number
 from npdl.optimizers.base import Optimizer, blend, register
-from npdl.optimizers.fused import KernelOptimizer
+from npdl.optimizers.kernel_optimizer import KernelOptimizer
 
 
 @register()
