@@ -7,8 +7,8 @@ from npdl.callbacks.averaging import SwapEMAWeights
 from npdl.callbacks.base import Callback, CallbackList
 from npdl.callbacks.history import History
 from npdl.callbacks.lambdas import LambdaCallback
+from npdl.callbacks.learning_rate import LearningRateScheduler, ReduceLROnPlateau
 from npdl.callbacks.monitor import Monitor
-from npdl.callbacks.rates import LearningRateScheduler, ReduceLROnPlateau
 from npdl.callbacks.stopping import EarlyStopping, TerminateOnNaN
 
 if TYPE_CHECKING:
