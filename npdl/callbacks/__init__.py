@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from npdl.callbacks.averaging import SwapEMAWeights
 from npdl.callbacks.base import Callback, CallbackList
 from npdl.callbacks.history import History
-from npdl.callbacks.lambdas import LambdaCallback
+from npdl.callbacks.lambda_callback import LambdaCallback
 from npdl.callbacks.learning_rate import LearningRateScheduler, ReduceLROnPlateau
 from npdl.callbacks.monitor import Monitor
 from npdl.callbacks.stopping import EarlyStopping, TerminateOnNaN
