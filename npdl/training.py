@@ -2,7 +2,7 @@
 
 ::
 
-    Loop.run       for each epoch: train on every batch, validate, call back    -> History
+    TrainingLoop.run  for each epoch: train on every batch, validate, call back    -> History
       Feed.epoch   the samples in order, or gathered by a permutation
       train_step   forward, loss, backward, update
     evaluate       loss and metrics, nothing written                            -> Figures

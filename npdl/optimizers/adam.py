@@ -57,7 +57,7 @@ class Adam(KernelOptimizer, _Moments):
 
     _kernel = "adam_step", "mean", "square"
 
-    def _numbers(self, lr):
+    def _scalars(self, lr):
         unbias = self._unbias(self.beta1), self._unbias(self.beta2)
         return lr, self.beta1, self.beta2, self.epsilon, *unbias
 
@@ -80,7 +80,7 @@ class Adamax(KernelOptimizer, _Moments):
 
     _kernel = "adamax_step", "mean", "greatest"
 
-    def _numbers(self, lr):
+    def _scalars(self, lr):
         return lr, self.beta1, self.beta2, self.epsilon, self._unbias(self.beta1)
 
 

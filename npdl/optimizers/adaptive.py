@@ -28,7 +28,7 @@ class Adagrad(KernelOptimizer):
 
     _kernel = "adagrad_step", "square"
 
-    def _numbers(self, lr):
+    def _scalars(self, lr):
         return lr, self.epsilon
 
 
@@ -42,7 +42,7 @@ class _MeanSquare(KernelOptimizer):
         self.rho = check_number("rho", rho, "[0, 1)")
         self.epsilon = check_number("epsilon", epsilon, "(0, inf)")
 
-    def _numbers(self, lr):
+    def _scalars(self, lr):
         return lr, self.rho, self.epsilon
 
 

@@ -14,15 +14,15 @@ from npdl.optimizers.units import Slots, Unit
 class KernelOptimizer(Optimizer):
     """Base of those whose step is one kernel.
 
-    A subclass defines `_kernel` and `_numbers`; or a `step` of its own, which is then called.
+    A subclass defines `_kernel` and `_scalars`; or a `step` of its own, which is then called.
     """
 
     #: The name of the kernel, and the names of the slots that it takes after p and g.
     _kernel: ClassVar[tuple[str, ...]] = ()
 
-    def _numbers(self, lr: float) -> tuple[float, ...]:
+    def _scalars(self, lr: float) -> tuple[float, ...]:
         """What the kernel takes after the arrays, in this step the same for all parameters."""
-        raise NotImplementedError(f"{type(self).__name__} must define _numbers(lr).")
+        raise NotImplementedError(f"{type(self).__name__} must define _scalars(lr).")
 
     @property
     def elementwise(self) -> bool:  # type: ignore[override]
@@ -31,7 +31,7 @@ class KernelOptimizer(Optimizer):
 
     def step(self, p: np.ndarray, g: np.ndarray, slots: Slots, lr: float) -> None:
         """Do the step of one parameter; see `Optimizer.step`."""
-        (step, *names), numbers = self._kernel, self._numbers(lr)
+        (step, *names), numbers = self._kernel, self._scalars(lr)
         arrays = [p, np.ascontiguousarray(g, p.dtype), *(slots[name] for name in names)]
         if all(array.flags.c_contiguous for array in arrays):
             getattr(kernels(), step)(*(array.reshape(-1) for array in arrays), *numbers)
@@ -42,7 +42,7 @@ class KernelOptimizer(Optimizer):
         if not self.elementwise:
             super()._steps(units, lr)
             return
-        (name, *slots), numbers = self._kernel, self._numbers(lr)
+        (name, *slots), numbers = self._kernel, self._scalars(lr)
         step = getattr(kernels(), name)
         for unit in units:
             if unit.is_flat and unit.g.dtype == unit.p.dtype:

@@ -17,7 +17,7 @@ class SGD(KernelOptimizer):
 
     _kernel = ("sgd_step",)
 
-    def _numbers(self, lr):
+    def _scalars(self, lr):
         return (lr,)
 
 
@@ -42,7 +42,7 @@ class _Moving(KernelOptimizer):
     #: Whether the step looks ahead, by the velocity after it.
     _nesterov = False
 
-    def _numbers(self, lr):
+    def _scalars(self, lr):
         return lr, self.momentum, self._nesterov
 
 
