@@ -187,7 +187,7 @@ def as_metrics(wanted: Any) -> list[Metric] | None:
 def named_metrics(
     loss: Any, plain: list[Metric] | None, weighted: list[Metric] | None
 ) -> list[tuple[str, Metric, bool]]:
-    """The figures of a model beside its loss: name, metric, and whether sample weights count.
+    """The metrics of an output: name, metric, and whether sample weights count.
 
     Where no metrics at all are asked for, a loss that classifies has the accuracy.
     """

@@ -8,7 +8,7 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from npdl import scores, training
+from npdl import results, training
 from npdl._calls import also_called
 from npdl._checks import check_int, check_number
 from npdl.adapter import Data, about_validation, make_feed, one_batch
@@ -19,7 +19,7 @@ from npdl.feed import Feed
 from npdl.layers.plan import Plan
 from npdl.layers.tree import every_layer
 from npdl.predictor import Predictor
-from npdl.scores import Score, Tally
+from npdl.results import EvaluationResult, RunningMetrics
 from npdl.trainer import Trainer
 
 
@@ -125,7 +125,7 @@ class Model(Trainer):
         Returns
         -------
         History
-            The figures of each epoch. Those of training are over the whole epoch, taken while the
+            The results of each epoch. Those of training are over the whole epoch, taken while the
             weights move; those of validation are of its end.
 
         Warns
@@ -188,7 +188,7 @@ class Model(Trainer):
         steps: int | None = None,
         callbacks: Any = None,
         return_dict: bool = False,
-    ) -> Score | dict[str, Any]:
+    ) -> EvaluationResult | dict[str, Any]:
         """Return ``(loss, accuracy)``, or loss and metrics, over all samples, in inference mode.
 
         Parameters
@@ -198,12 +198,12 @@ class Model(Trainer):
         steps : int, optional
             How many batches to take, if not all.
         return_dict : bool
-            Return the figures by name.
+            Return the results by name.
 
         Returns
         -------
-        Score or dict
-            A tuple, with `loss`, `accuracy` and `figures` as attributes. The accuracy is None where
+        EvaluationResult or dict
+            A tuple, with `loss`, `accuracy` and `results` as attributes. The accuracy is None where
             the loss is not one of classification; see `compile` for the metrics.
         """
         self._require_compiled("evaluate")
@@ -211,8 +211,8 @@ class Model(Trainer):
         feed = make_feed(self, data, batch_size, steps)
         with _Shown(verbose) as progress:
             hooks = self._callbacks([*CallbackList(callbacks), *progress], feed, verbose=verbose)
-            figures = training.evaluate(self, feed, hooks)
-        return figures if return_dict else Score(figures)
+            found = training.evaluate(self, feed, hooks)
+        return found if return_dict else EvaluationResult(found)
 
     @also_called(x="X")
     def predict(
@@ -260,22 +260,22 @@ class Model(Trainer):
         sample_weight: ArrayLike | None = None,
         class_weight: Any = None,
         return_dict: bool = False,
-    ) -> Score | dict[str, Any]:
-        """Do one step of training, and return the figures of this batch before it.
+    ) -> EvaluationResult | dict[str, Any]:
+        """Do one step of training, and return the results of this batch before it.
 
         Parameters
         ----------
         X, Y, sample_weight, class_weight
             As in `fit`.
         return_dict : bool
-            Return the figures by name.
+            Return the results by name.
         """
         self._require_compiled("train_on_batch")
         batch = one_batch(self, X, Y, sample_weight, class_weight)
-        tally = Tally(self)
+        metrics = RunningMetrics(self)
         with self.training():
-            tally.add(training.train_on(self, batch), batch)
-        return tally.figures() if return_dict else Score(tally.figures())
+            metrics.add(training.train_on(self, batch), batch)
+        return metrics.results() if return_dict else EvaluationResult(metrics.results())
 
     @also_called(x="X", y="Y")
     def test_on_batch(
@@ -284,8 +284,8 @@ class Model(Trainer):
         Y: ArrayLike,
         sample_weight: ArrayLike | None = None,
         return_dict: bool = False,
-    ) -> Score | dict[str, Any]:
-        """Return the figures of one batch, in inference mode.
+    ) -> EvaluationResult | dict[str, Any]:
+        """Return loss and metrics of one batch, in inference mode.
 
         Parameters
         ----------
@@ -294,9 +294,9 @@ class Model(Trainer):
         """
         self._require_compiled("test_on_batch")
         batch = one_batch(self, X, Y, sample_weight, None)
-        tally = Tally(self)
-        tally.add(training.eval_step(self, batch), batch)
-        return tally.figures() if return_dict else Score(tally.figures())
+        metrics = RunningMetrics(self)
+        metrics.add(training.eval_step(self, batch), batch)
+        return metrics.results() if return_dict else EvaluationResult(metrics.results())
 
     @also_called(x="X")
     def predict_on_batch(self, X: Any) -> NDArray:
@@ -344,7 +344,7 @@ class Model(Trainer):
             One-hot like `outputs`, or class numbers of shape (N, ...).
         """
         loss = self.heads[0].loss if self.compiled else None
-        return scores.accuracy(np.asarray(outputs), np.asarray(targets), loss)
+        return results.accuracy(np.asarray(outputs), np.asarray(targets), loss)
 
     # ------------------------------------------------------------------------------- the parts
 

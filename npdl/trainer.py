@@ -110,7 +110,7 @@ class Trainer(Functional):
         return all(layer.out_shape is not None for layer in self.layers)
 
     @property
-    def figures(self) -> list[tuple[str, Metric, bool]]:
+    def named_metrics(self) -> list[tuple[str, Metric, bool]]:
         """Name, metric, and whether sample weights count, of the results beside the loss."""
         return [item for head in self.heads for item in head.metrics]
 

@@ -2,11 +2,11 @@
 
 ::
 
-    TrainingLoop.run  for each epoch: train on every batch, validate, call back    -> History
-      Feed.epoch   the samples in order, or gathered by a permutation
-      train_step   forward, loss, backward, update
-    evaluate       loss and metrics, nothing written                            -> Figures
-    predict        outputs, nothing written
+    TrainingLoop.run  for each epoch: train on every batch, validate, call back  -> History
+      Feed.epoch      the samples in order, or gathered by a permutation
+      train_step      forward, loss, backward, update
+    evaluate          loss and metrics, nothing written                          -> Results
+    predict           outputs, nothing written
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from npdl.feed import Feed
 from npdl.heads import Result
 from npdl.layers.plan import Plan
 from npdl.objectives.base import count_of
-from npdl.scores import Figures, Score, Tally
+from npdl.results import EvaluationResult, Results, RunningMetrics
 from npdl.trainer import Trainer
 from npdl.utils.random import get_rng_state, set_rng_state
 
-__all__ = ["History", "Score", "TrainingLoop", "evaluate", "predict", "train_step"]
+__all__ = ["EvaluationResult", "History", "TrainingLoop", "evaluate", "predict", "train_step"]
 
 
 class LossCheck:
@@ -210,8 +210,8 @@ class TrainingLoop:
         How many of its samples are done.
     speed : float
         Samples a second in this epoch, the time of validation apart.
-    tally : Tally
-        Its figures so far.
+    metrics : RunningMetrics
+        Its loss and metrics so far.
     interrupted : bool
         Whether Ctrl-C has ended the training.
     """
@@ -237,12 +237,12 @@ class TrainingLoop:
         self.batch = 0
         self.samples = 0
         self.speed = 0.0
-        self.tally = Tally(model)
+        self.metrics = RunningMetrics(model)
         self.interrupted = False
         self._watch = LossCheck()
         self._interrupt = Interrupt()
         self._resume: dict[str, Any] | None = None
-        self._logs: Figures | None = None
+        self._logs: Results | None = None
 
     def get_state(self) -> dict[str, Any]:
         """Return what a training that is resumed needs beside model and optimizer.
@@ -261,7 +261,7 @@ class TrainingLoop:
             "samples": self.samples,
             "stop": self.model.stop_training,
             "feed": self.feed.get_state(),
-            "tally": self.tally.get_state(),
+            "metrics": self.metrics.get_state(),
             "callbacks": self.callbacks.get_state(),
             "lr": float(lr) if isinstance(lr, int | float | np.floating) else None,
             "rng": get_rng_state(),
@@ -286,7 +286,7 @@ class TrainingLoop:
         self.epoch, self.batch = int(state["epoch"]), int(state["batch"])
         self.samples, self.model.stop_training = int(state["samples"]), bool(state["stop"])
         self.feed.set_state(state["feed"])
-        self.tally.set_state(state["tally"])
+        self.metrics.set_state(state["metrics"])
         if self.batch == 0:
             self._restore_callbacks()
 
@@ -338,19 +338,19 @@ class TrainingLoop:
             self.model.stop_training = True
             if self.batch == 0:
                 return
-        callbacks.call("on_counted", self.tally)
-        self._logs = logs = self.tally.figures()
+        callbacks.call("on_counted", self.metrics)
+        self._logs = logs = self.metrics.results()
         if self.validation is not None and (epoch + 1) % self.validation_freq == 0:
             self._validate(self.validation, logs)
         callbacks.call("on_epoch_end", epoch, logs)
         self.epoch, self.batch, self.samples = epoch + 1, 0, 0
-        self.tally = Tally(self.model)
+        self.metrics = RunningMetrics(self.model)
         if callbacks.wants("on_rest"):
             callbacks.call("on_rest", self.epoch, 0)
         self._interrupt.pause()
 
-    def _validate(self, feed: Feed, logs: Figures) -> None:
-        """Add the figures of the validation to those of the epoch."""
+    def _validate(self, feed: Feed, logs: Results) -> None:
+        """Add the results of the validation to those of the epoch."""
         held_out = evaluate(self.model, feed, self.callbacks, self._interrupt.pause, False)
         if feed.exhausted:
             self.validation = None
@@ -379,11 +379,11 @@ class TrainingLoop:
                 interrupt.busy = True
                 if begins:
                     callbacks.call("on_train_batch_begin", self.batch, {})
-                self.tally.add(train_on(model, batch, watch), batch)
+                self.metrics.add(train_on(model, batch, watch), batch)
                 self.batch += 1
                 self.samples += batch.samples
                 if ends:
-                    logs = self.tally.figures(everything=False) if reads else None
+                    logs = self.metrics.results(everything=False) if reads else None
                     callbacks.call("on_train_batch_end", self.batch - 1, logs)
                 if rests:
                     callbacks.call("on_rest", self.epoch, self.batch)
@@ -400,31 +400,31 @@ def evaluate(
     callbacks: CallbackList | None = None,
     pause: Callable[[], None] = lambda: None,
     required: bool = True,
-) -> Figures:
+) -> Results:
     """Loss and metrics over all samples, in inference mode; `pause` is called after each batch.
 
-    Without any batch there are no figures, or an error where some are required.
+    Without any batch there are no results, or an error if they are required.
     """
     callbacks = callbacks or CallbackList()
     begins, ends = (callbacks.wants(f"on_test_batch_{when}") for when in ("begin", "end"))
     reads = callbacks.reads("on_test_batch_end")
     callbacks.call("on_test_begin", None)
-    tally = Tally(model)
+    metrics = RunningMetrics(model)
     for i, batch in enumerate(feed.epoch()):
         if begins:
             callbacks.call("on_test_batch_begin", i, {})
-        tally.add(eval_step(model, batch), batch)
+        metrics.add(eval_step(model, batch), batch)
         if ends:
-            logs = tally.figures(everything=False) if reads else None
+            logs = metrics.results(everything=False) if reads else None
             callbacks.call("on_test_batch_end", i, logs)
         pause()
     feed.close()
-    if not tally.batches and required:
+    if not metrics.batches and required:
         raise ValueError("The data to evaluate on must yield at least one batch. Received: none")
-    callbacks.call("on_counted", tally)
-    figures = tally.figures() if tally.batches else Figures()
-    callbacks.call("on_test_end", figures)
-    return figures
+    callbacks.call("on_counted", metrics)
+    results = metrics.results() if metrics.batches else Results()
+    callbacks.call("on_test_end", results)
+    return results
 
 
 @np.errstate(all="ignore")

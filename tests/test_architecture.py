@@ -29,7 +29,7 @@ LEVELS = [
             "feed",
             "heads",
             "terms",
-            "scores",
+            "results",
             "graph",
             "summary",
             "serialization",

@@ -66,7 +66,7 @@ def test_every_hook_in_order():
         return lambda *args: calls.append((hook, *args[:-1]))
 
     every = {hook: note(hook) for hook in HOOKS if hook not in ("on_rest", "on_batch_begin")}
-    every["on_counted"] = lambda tally: calls.append(("on_counted",))
+    every["on_counted"] = lambda metrics: calls.append(("on_counted",))
     every["on_rest"] = lambda epoch, batch: calls.append(("on_rest", epoch, batch))
     del every["on_batch_end"]
     model = regression()
@@ -156,9 +156,9 @@ def test_logs_of_batches_are_of_the_epoch_so_far_and_those_of_epochs_are_whole()
 
 def test_no_figures_are_computed_for_batches_where_nobody_reads_them(monkeypatch):
     calls = []
-    figures = npdl.training.Tally.figures
-    count = lambda self, everything=True: calls.append(everything) or figures(self, everything)  # noqa: E731
-    monkeypatch.setattr(npdl.training.Tally, "figures", count)
+    results = npdl.training.RunningMetrics.results
+    count = lambda self, everything=True: calls.append(everything) or results(self, everything)  # noqa: E731
+    monkeypatch.setattr(npdl.training.RunningMetrics, "results", count)
 
     class Quiet(Callback):
         reads_batch_logs = False

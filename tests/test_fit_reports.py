@@ -91,8 +91,8 @@ def test_accuracy_is_known_by_keras_name_everywhere():
     assert all(value is not None and there for value, there, _ in seen)
     named = classifier(metrics=[npdl.metrics.Accuracy(name="accuracy")])
     score = named.evaluate(X, Y)
-    assert score.accuracy == score.figures["acc"] == score.figures["accuracy"]
-    assert "f1" not in score.figures and score.figures.get("f1", 3) == 3
+    assert score.accuracy == score.results["acc"] == score.figures["accuracy"]
+    assert "f1" not in score.results and score.results.get("f1", 3) == 3
 
 
 def test_plain_floats_everywhere():

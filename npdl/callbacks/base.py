@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from npdl.scores import Tally
+    from npdl.results import RunningMetrics
     from npdl.trainer import Trainer
 
 #: What callbacks are told of: figures by name, such as ``{"loss": 0.3, "val_acc": 0.9}``.
@@ -102,7 +102,7 @@ class Callback:
         Keras has no such hook.
         """
 
-    def on_counted(self, tally: Tally) -> None:
+    def on_counted(self, metrics: RunningMetrics) -> None:
         """Called with the loss and the metrics of an epoch, of a validation or an evaluation.
 
         They are counted, and what is changed here shows in the figures. Keras has no such hook.

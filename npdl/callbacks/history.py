@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from npdl.callbacks.base import Callback, Logs
-from npdl.scores import Figures
+from npdl.results import Results
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,7 +29,7 @@ class History(Callback):
 
     def __init__(self) -> None:
         self.epochs: list[int] = []
-        self.history = Figures()
+        self.history = Results()
         self.interrupted = False
 
     def record(self, epoch: int, values: Logs) -> None:
@@ -38,7 +38,7 @@ class History(Callback):
         for key, value in values.items():
             value = value.item() if isinstance(value, np.generic) else value
             self.history.setdefault(key, []).append(value)
-        if isinstance(values, Figures):
+        if isinstance(values, Results):
             self.history.aliases |= values.aliases
 
     @property
@@ -54,7 +54,7 @@ class History(Callback):
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Begin anew."""
-        self.epochs, self.history = [], Figures()
+        self.epochs, self.history = [], Results()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Record the figures."""
@@ -68,7 +68,7 @@ class History(Callback):
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on with the record that `get_state` returned."""
         self.epochs = list(state["epochs"])
-        self.history = Figures({key: list(values) for key, values in state["history"].items()})
+        self.history = Results({key: list(values) for key, values in state["history"].items()})
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in vars(self).items() if k not in ("model", "params")}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from npdl._checks import check_choice, complaint, warn
-from npdl.scores import ALIASES
+from npdl.results import ALIASES
 
 if TYPE_CHECKING:
     from npdl.callbacks.base import Callback
@@ -72,7 +72,7 @@ class Monitor:
         """
         self._warned, self._loop = False, model.loop
         own = self.name.removeprefix("val_")
-        for name, metric, _ in model.figures if self._auto else ():
+        for name, metric, _ in model.named_metrics if self._auto else ():
             if own in (name, metric.alias) or name == ALIASES.get(own):
                 self.mode = metric.direction
                 self._require_mode(who)

@@ -18,7 +18,7 @@ import numpy as np
 from npdl._checks import complaint
 from npdl.callbacks.base import Callback, Logs
 
-#: Seconds between two looks at the figures, and until a bar is shown at all.
+#: Seconds between two looks at the results, and until a bar is shown at all.
 _PAUSE = 0.1
 
 
@@ -42,7 +42,7 @@ class LinePrinter(Callback):
         return self.model.loop
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Print the figures, and the speed of the training without its validation."""
+        """Print the results, and the speed of the training without its validation."""
         speed = self.loop.speed
         line = epoch_line(epoch + 1, self.params["epochs"], logs or {}, speed)
         print(line, file=self.file, flush=True)
@@ -91,7 +91,9 @@ class ProgressBar(LinePrinter):
         now = time.perf_counter()
         if now >= self._next:
             self._next = now + _PAUSE
-            self._bar.set_postfix_str(figures_text(loop.tally.figures(False), ", "), refresh=False)
+            self._bar.set_postfix_str(
+                results_text(loop.metrics.results(False), ", "), refresh=False
+            )
         self._bar.update(loop.samples - self._bar.n)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
@@ -175,11 +177,11 @@ def _tqdm(file: TextIO) -> Callable[..., Any] | None:
 def epoch_line(epoch: int, epochs: int, values: Mapping[str, Any], speed: float) -> str:
     """``epoch  3/20  loss 0.1234    acc 0.9712       45,678 samples/s``."""
     count = f"epoch {epoch:>{len(str(epochs))}}/{epochs}"
-    return f"{count}  {figures_text(values)}  {speed:>9,.0f} samples/s"
+    return f"{count}  {results_text(values)}  {speed:>9,.0f} samples/s"
 
 
-def figures_text(values: Mapping[str, Any], between: str = "  ") -> str:
-    """The figures that are numbers; in columns, unless something else is to stand in between."""
+def results_text(values: Mapping[str, Any], between: str = "  ") -> str:
+    """The results that are numbers, in columns unless `between` is given."""
     width = 8 if between == "  " else 0
     numbers = {key: value for key, value in values.items() if np.ndim(value) == 0}
     return between.join(f"{key} {_figure(value):<{width}}" for key, value in numbers.items())

@@ -16,7 +16,7 @@ from npdl.callbacks.checkpoint import BackupAndRestore
 from npdl.distributed._optimizer import joined
 from npdl.distributed._ranks import BEGIN, COUNTED, REST, STATE, Ranks
 from npdl.layers.tree import every_layer
-from npdl.scores import Tally
+from npdl.results import RunningMetrics
 from npdl.utils.random import get_rng, set_rng
 
 
@@ -114,15 +114,15 @@ class DataParallel(Callback):
             )
         model.stop_training = bool(rows[:, 2].any())
 
-    def on_counted(self, tally: Tally) -> None:
+    def on_counted(self, metrics: RunningMetrics) -> None:
         """Add up what all processes counted, and average the running statistics of an epoch."""
         loop = self.model.loop
-        of_epoch = loop is not None and tally is loop.tally
+        of_epoch = loop is not None and metrics is loop.metrics
         speeds = self._ranks.meet(COUNTED, loop.speed if of_epoch else 0.0)
         if of_epoch:
             loop.speed = float(speeds.sum())
             self._ranks.average([*self._statistics()])
-        tally.merge(self._ranks.gather(tally.get_state()))
+        metrics.merge(self._ranks.gather(metrics.get_state()))
 
     def on_train_end(self, logs: Any = None) -> None:
         """Put the generator back."""
@@ -132,16 +132,16 @@ class DataParallel(Callback):
     def get_state(self) -> dict[str, Any]:
         """Return what each process has counted so far; all processes must ask for it."""
         self._ranks.meet(STATE)
-        return {"tallies": self._ranks.gather(self.model.loop.tally.get_state())}
+        return {"metrics": self._ranks.gather(self.model.loop.metrics.get_state())}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on from what this process had counted."""
-        tallies, loop = state["tallies"], self.model.loop
-        if len(tallies) == self.size:
-            loop.tally.set_state(tallies[self.rank])
+        states, loop = state["metrics"], self.model.loop
+        if len(states) == self.size:
+            loop.metrics.set_state(states[self.rank])
         elif loop.batch:
             rule = "A backup from within an epoch needs as many processes as made it"
-            raise ValueError(complaint(f"{rule}, {len(tallies)}", processes=self.size))
+            raise ValueError(complaint(f"{rule}, {len(states)}", processes=self.size))
 
     def _statistics(self) -> Iterator[NDArray]:
         for layer in every_layer(self.model.layers):

@@ -1,4 +1,4 @@
-"""Level 2: the figures of a model over a set of samples: loss and metrics."""
+"""Level 2: loss and metrics of a model over a set of samples."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from npdl.metrics import FunctionMetric, Metric
 from npdl.objectives import Objective
 from npdl.objectives.base import aligned, count_of
 
-#: Names of figures in Keras, and what they are called here.
+#: Keras's names of results, and what they are called here.
 ALIASES = {"accuracy": "acc", "val_accuracy": "val_acc"}
 
 
-class Figures(dict[str, Any]):
-    """Figures by name, which are found under some other names too.
+class Results(dict[str, Any]):
+    """Loss and metric values by name, which are found under some other names too.
 
     Those are ``"accuracy"`` and ``"val_accuracy"`` for "acc" and "val_acc", and any other name
-    under which a metric was asked for. `keys` lists them; iteration, `items` and `len` know each
-    figure once.
+    under which a metric was asked for. `keys` lists all names; iteration, `items` and `len` count
+    each value once.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        #: The names of figures, without a prefix "val_", by their other names.
+        #: The names of values, without a prefix "val_", by their other names.
         self.aliases: dict[str, str] = {"accuracy": "acc"}
         for other in args:
             self.aliases |= getattr(other, "aliases", {})
 
     def _own(self, name: Any) -> Any:
-        """The name under which a figure is kept."""
+        """The name under which a value is kept."""
         if isinstance(name, str) and not super().__contains__(name):
             plain = name.removeprefix("val_")
             if plain == "acc":  # one that a user named in full
@@ -57,16 +57,16 @@ class Figures(dict[str, Any]):
         return super().__getitem__(own)
 
     def get(self, name: Any, default: Any = None) -> Any:
-        """The figure of this name, or of the one that it stands for."""
+        """The value of this name, or of the one that it stands for."""
         return super().get(self._own(name), default)
 
     def keys(self) -> Any:
-        """All names, those of the figures first."""
+        """All names, those under which values are kept first."""
         others = [prefix + name for prefix in ("", "val_") for name in self.aliases]
         return dict.fromkeys([*self, *(name for name in others if name in self)]).keys()
 
 
-class Score(tuple):
+class EvaluationResult(tuple):
     """``(loss, accuracy)``, or the loss and all metrics that `Model.compile` was given.
 
     The accuracy is None where the loss does not classify and no metrics were asked for.
@@ -75,37 +75,38 @@ class Score(tuple):
     ----------
     loss : float
     accuracy : float or None
-    figures : dict
-        All of it by name.
+    results : dict
+        Loss and metrics by name; `figures` is another name of it.
     """
 
-    figures: Figures
+    results: Results
+    figures: Results
 
-    def __new__(cls, figures: Mapping[str, Any]) -> Score:
-        """Make the tuple from figures by name, the loss first."""
-        values = [*figures.values()]
+    def __new__(cls, results: Mapping[str, Any]) -> EvaluationResult:
+        """Make the tuple from results by name, the loss first."""
+        values = [*results.values()]
         self = super().__new__(cls, values if len(values) > 1 else [*values, None])
-        self.figures = Figures(figures)
+        self.results = self.figures = Results(results)
         return self
 
-    def __getnewargs__(self) -> tuple[Figures]:
-        return (self.figures,)
+    def __getnewargs__(self) -> tuple[Results]:
+        return (self.results,)
 
     def __repr__(self) -> str:
-        return f"Score({', '.join(f'{k}={v!r}' for k, v in self.figures.items())})"
+        return f"EvaluationResult({', '.join(f'{k}={v!r}' for k, v in self.results.items())})"
 
     @property
     def loss(self) -> float:
         """The loss."""
-        return self.figures["loss"]
+        return self.results["loss"]
 
     @property
     def accuracy(self) -> float | None:
         """The accuracy, if it was counted."""
-        return self.figures.get("acc")
+        return self.results.get("acc")
 
 
-class Tally:
+class RunningMetrics:
     """Adds up loss and metrics of batches so that every sample counts once.
 
     Parameters
@@ -115,7 +116,7 @@ class Tally:
     """
 
     def __init__(self, model: Any) -> None:
-        self._heads = [_HeadTally(head) for head in model.heads]
+        self._heads = [_OutputMetrics(head) for head in model.heads]
         self.batches = 0
         self._penalty = 0.0
         self._samples = 0
@@ -132,17 +133,17 @@ class Tally:
             weight = batch.weight[i] if batch.weight else None
             head.add(loss, result.outputs[i], batch.y[i], weight, result.masks[i])
 
-    def figures(self, everything: bool = True) -> Figures:
-        """Loss and metrics of all batches so far; of metrics perhaps only those that are cheap."""
+    def results(self, everything: bool = True) -> Results:
+        """Loss and metrics of all batches so far; only those in the logs of a batch, if not all."""
         losses = {head.name: head.loss() for head in self._heads}
         if len(losses) == 1:
-            found = Figures(loss=float(self._heads[0].loss()))
+            found = Results(loss=float(self._heads[0].loss()))
         else:
             total = sum(head.weight * losses[head.name] for head in self._heads)
-            found = Figures(loss=float(total + self._penalty / max(self._samples, 1)))
+            found = Results(loss=float(total + self._penalty / max(self._samples, 1)))
             found.update((f"{name}_loss", float(loss)) for name, loss in losses.items())
         for head in self._heads:
-            head.results(found, everything)
+            head.put_results(found, everything)
         return found
 
     def get_state(self) -> dict[str, Any]:
@@ -158,7 +159,7 @@ class Tally:
             head.set_state(own)
 
     def merge(self, states: Sequence[dict[str, Any]]) -> None:
-        """Become the sum of tallies, whose states are given in the order to add them in.
+        """Become the sum of others, whose states are given in the order to add them in.
 
         Parameters
         ----------
@@ -172,7 +173,7 @@ class Tally:
             head.merge([state["heads"][i] for state in states])
 
 
-class _HeadTally:
+class _OutputMetrics:
     """Loss and metrics of one output."""
 
     def __init__(self, head: Head) -> None:
@@ -237,7 +238,7 @@ class _HeadTally:
         """The loss of all batches so far."""
         return self._loss if self._sums else self._loss / max(self._count, 1)
 
-    def results(self, found: Figures, everything: bool) -> None:
+    def put_results(self, found: Results, everything: bool) -> None:
         """Put the metrics into `found`."""
         for name, metric, _ in self._metrics:
             if everything or metric.in_batch_logs:
@@ -259,7 +260,7 @@ class _HeadTally:
             metric.set_state(own)
 
     def merge(self, states: Sequence[dict[str, Any]]) -> None:
-        """Become the sum of others; see `Tally.merge`."""
+        """Become the sum of others; see `RunningMetrics.merge`."""
         self._loss = sum(float(state["loss"]) for state in states)
         self._count = sum(float(state["count"]) for state in states)
         for i, (_, metric, _) in enumerate(self._metrics):
