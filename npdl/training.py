@@ -143,9 +143,9 @@ def _count(model: Trainer, batch: Batch, result: Result) -> float | None:
 
 
 class Interrupt:
-    """Lets Ctrl-C wait for a moment at which nothing is half done; a second one does not wait.
+    """Defers Ctrl-C to the next step boundary; a second Ctrl-C takes effect at once.
 
-    Such a moment is between two batches, when the next one is fetched.
+    A step boundary is between two batches, while the next one is fetched.
     """
 
     def __init__(self) -> None:
@@ -154,7 +154,7 @@ class Interrupt:
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Within the block, take care of Ctrl-C, unless the program does so itself."""
+        """Handle Ctrl-C within the block, unless the program handles it itself."""
         main = threading.current_thread() is threading.main_thread()
         if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
             yield
@@ -170,16 +170,16 @@ class Interrupt:
             raise KeyboardInterrupt
         self._waiting = True
 
-    def rest(self) -> None:
-        """Say that nothing is half done; raises what has waited for it."""
+    def boundary(self) -> None:
+        """Mark a step boundary, and raise a pending KeyboardInterrupt."""
         self.busy = False
         if self._waiting:
             self._waiting = False
             raise KeyboardInterrupt
 
-    def pause(self) -> None:
-        """`rest` for a moment."""
-        self.rest()
+    def allow(self) -> None:
+        """Allow one pending Ctrl-C here."""
+        self.boundary()
         self.busy = True
 
 
@@ -247,7 +247,7 @@ class TrainingLoop:
     def get_state(self) -> dict[str, Any]:
         """Return what a training that is resumed needs beside model and optimizer.
 
-        It is whole in the hook `on_rest` of callbacks.
+        It is whole in the hook `on_step_boundary` of callbacks.
 
         Returns
         -------
@@ -345,13 +345,13 @@ class TrainingLoop:
         callbacks.call("on_epoch_end", epoch, logs)
         self.epoch, self.batch, self.samples = epoch + 1, 0, 0
         self.metrics = RunningMetrics(self.model)
-        if callbacks.wants("on_rest"):
-            callbacks.call("on_rest", self.epoch, 0)
-        self._interrupt.pause()
+        if callbacks.wants("on_step_boundary"):
+            callbacks.call("on_step_boundary", self.epoch, 0)
+        self._interrupt.allow()
 
     def _validate(self, feed: Feed, logs: Results) -> None:
         """Add the results of the validation to those of the epoch."""
-        held_out = evaluate(self.model, feed, self.callbacks, self._interrupt.pause, False)
+        held_out = evaluate(self.model, feed, self.callbacks, self._interrupt.allow, False)
         if feed.exhausted:
             self.validation = None
             warn(
@@ -371,10 +371,11 @@ class TrainingLoop:
         )
         watch.epoch = self.epoch + 1
         begins, ends = (callbacks.wants(f"on_train_batch_{when}") for when in ("begin", "end"))
-        reads, rests = callbacks.reads("on_train_batch_end"), callbacks.wants("on_rest")
+        reads = callbacks.reads("on_train_batch_end")
+        has_boundary_hook = callbacks.wants("on_step_boundary")
         start, before = time.perf_counter(), self.samples
         with model.training():
-            interrupt.rest()
+            interrupt.boundary()
             for batch in self.feed.epoch(self.batch):
                 interrupt.busy = True
                 if begins:
@@ -385,11 +386,11 @@ class TrainingLoop:
                 if ends:
                     logs = self.metrics.results(everything=False) if reads else None
                     callbacks.call("on_train_batch_end", self.batch - 1, logs)
-                if rests:
-                    callbacks.call("on_rest", self.epoch, self.batch)
+                if has_boundary_hook:
+                    callbacks.call("on_step_boundary", self.epoch, self.batch)
                 if model.stop_training:
                     break
-                interrupt.rest()
+                interrupt.boundary()
         interrupt.busy = True
         self.speed = (self.samples - before) / (time.perf_counter() - start)
 
@@ -398,10 +399,10 @@ def evaluate(
     model: Trainer,
     feed: Feed,
     callbacks: CallbackList | None = None,
-    pause: Callable[[], None] = lambda: None,
+    after_batch: Callable[[], None] = lambda: None,
     required: bool = True,
 ) -> Results:
-    """Loss and metrics over all samples, in inference mode; `pause` is called after each batch.
+    """Loss and metrics over all samples, in inference mode; `after_batch` is called after each.
 
     Without any batch there are no results, or an error if they are required.
     """
@@ -417,7 +418,7 @@ def evaluate(
         if ends:
             logs = metrics.results(everything=False) if reads else None
             callbacks.call("on_test_batch_end", i, logs)
-        pause()
+        after_batch()
     feed.close()
     if not metrics.batches and required:
         raise ValueError("The data to evaluate on must yield at least one batch. Received: none")

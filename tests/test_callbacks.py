@@ -65,9 +65,13 @@ def test_every_hook_in_order():
     def note(hook):
         return lambda *args: calls.append((hook, *args[:-1]))
 
-    every = {hook: note(hook) for hook in HOOKS if hook not in ("on_rest", "on_batch_begin")}
+    every = {
+        hook: note(hook) for hook in HOOKS if hook not in ("on_step_boundary", "on_batch_begin")
+    }
     every["on_counted"] = lambda metrics: calls.append(("on_counted",))
-    every["on_rest"] = lambda epoch, batch: calls.append(("on_rest", epoch, batch))
+    every["on_step_boundary"] = lambda epoch, batch: calls.append(
+        ("on_step_boundary", epoch, batch)
+    )
     del every["on_batch_end"]
     model = regression()
     fit(LambdaCallback(**every), model=model, epochs=2, validation_data=(X, X))
@@ -77,7 +81,7 @@ def test_every_hook_in_order():
         for call in (
             ("on_train_batch_begin", i),
             ("on_train_batch_end", i),
-            ("on_rest", None, i + 1),
+            ("on_step_boundary", None, i + 1),
         )
     ]
     test = [("on_test_begin",), ("on_test_batch_begin", 0), ("on_test_batch_end", 0)]
@@ -87,8 +91,13 @@ def test_every_hook_in_order():
     wanted = [("on_train_begin",)]
     for epoch in range(2):
         wanted.append(("on_epoch_begin", epoch))
-        wanted += [(c[0], epoch, c[2]) if c[0] == "on_rest" else c for c in batches]
-        wanted += [("on_counted",), *test, ("on_epoch_end", epoch), ("on_rest", epoch + 1, 0)]
+        wanted += [(c[0], epoch, c[2]) if c[0] == "on_step_boundary" else c for c in batches]
+        wanted += [
+            ("on_counted",),
+            *test,
+            ("on_epoch_end", epoch),
+            ("on_step_boundary", epoch + 1, 0),
+        ]
     assert calls == [*wanted, ("on_train_end",)]
     calls.clear()
     model.evaluate(X, X, batch_size=4, callbacks=LambdaCallback(**every))
@@ -412,7 +421,7 @@ def test_csv_logger_goes_on_after_a_kill(tmp_path):
     kept = []
 
     class Kill(Callback):
-        def on_rest(self, epoch, batch):
+        def on_step_boundary(self, epoch, batch):
             if (epoch, batch) == (1, 0):
                 kept.extend([copy.deepcopy(self.model), self.model.loop.get_state()])
             if epoch == 2:

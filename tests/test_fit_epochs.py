@@ -101,7 +101,7 @@ class Snapshot(Callback):
             self.model.optimizer.lr = lr
             self.model.loop.set_state(loop)
 
-    def on_rest(self, epoch, batch):
+    def on_step_boundary(self, epoch, batch):
         if (epoch, batch) == self.place:
             weights = {name: array.copy() for name, array in self.model.weights.items()}
             optimizer = self.model.optimizer

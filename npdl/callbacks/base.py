@@ -94,7 +94,7 @@ class Callback:
         """Called after each step, with the figures of the epoch so far."""
         self.on_batch_end(batch, logs)
 
-    def on_rest(self, epoch: int, batch: int) -> None:
+    def on_step_boundary(self, epoch: int, batch: int) -> None:
         """Called between two steps, and between two epochs, after all other hooks.
 
         This is where ``model.loop.get_state()``, the model and its optimizer tell all that a

@@ -234,7 +234,7 @@ class BackupAndRestore(_Saving):
         if before is not None and now is not None and before != now:
             raise ValueError("it was made with other data")
 
-    def on_rest(self, epoch: int, batch: int) -> None:
+    def on_step_boundary(self, epoch: int, batch: int) -> None:
         """Write the backup, where it is time."""
         if batch and self.model.stop_training:  # the epoch ends now, and then there is a rest
             return

@@ -102,7 +102,7 @@ class DataParallel(Callback):
         shard = batch * self.size + self.rank
         set_rng(np.random.default_rng([self.seed, self.model.loop.epoch, shard]))
 
-    def on_rest(self, epoch: int, batch: int) -> None:
+    def on_step_boundary(self, epoch: int, batch: int) -> None:
         """Agree on whether to stop."""
         model = self.model
         rows = self._ranks.meet(REST, epoch, batch, float(model.stop_training))

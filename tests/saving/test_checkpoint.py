@@ -238,7 +238,7 @@ def test_stopped_in_the_middle_of_an_epoch(tmp_path):
             self.model.stop_training = batch == 1
 
     class Die(Callback):
-        def on_rest(self, epoch, batch):
+        def on_step_boundary(self, epoch, batch):
             if self.model.stop_training:
                 raise OSError
 
@@ -257,7 +257,7 @@ def test_a_training_that_was_about_to_stop(tmp_path):
     """Killed between the last epoch, where a callback ended the training, and the end."""
 
     class Die(Callback):
-        def on_rest(self, epoch, batch):
+        def on_step_boundary(self, epoch, batch):
             if epoch == 2:
                 raise OSError
 
