@@ -338,7 +338,7 @@ class TrainingLoop:
             self.model.stop_training = True
             if self.batch == 0:
                 return
-        callbacks.call("on_counted", self.metrics)
+        callbacks.call("on_metrics_ready", self.metrics)
         self._logs = logs = self.metrics.results()
         if self.validation is not None and (epoch + 1) % self.validation_freq == 0:
             self._validate(self.validation, logs)
@@ -422,7 +422,7 @@ def evaluate(
     feed.close()
     if not metrics.batches and required:
         raise ValueError("The data to evaluate on must yield at least one batch. Received: none")
-    callbacks.call("on_counted", metrics)
+    callbacks.call("on_metrics_ready", metrics)
     results = metrics.results() if metrics.batches else Results()
     callbacks.call("on_test_end", results)
     return results

@@ -68,7 +68,7 @@ def test_every_hook_in_order():
     every = {
         hook: note(hook) for hook in HOOKS if hook not in ("on_step_boundary", "on_batch_begin")
     }
-    every["on_counted"] = lambda metrics: calls.append(("on_counted",))
+    every["on_metrics_ready"] = lambda metrics: calls.append(("on_metrics_ready",))
     every["on_step_boundary"] = lambda epoch, batch: calls.append(
         ("on_step_boundary", epoch, batch)
     )
@@ -87,13 +87,13 @@ def test_every_hook_in_order():
     test = [("on_test_begin",), ("on_test_batch_begin", 0), ("on_test_batch_end", 0)]
     test += [("on_test_batch_begin", 1), ("on_test_batch_end", 1)]
     test += [("on_test_batch_begin", 2), ("on_test_batch_end", 2)]
-    test += [("on_counted",), ("on_test_end",)]
+    test += [("on_metrics_ready",), ("on_test_end",)]
     wanted = [("on_train_begin",)]
     for epoch in range(2):
         wanted.append(("on_epoch_begin", epoch))
         wanted += [(c[0], epoch, c[2]) if c[0] == "on_step_boundary" else c for c in batches]
         wanted += [
-            ("on_counted",),
+            ("on_metrics_ready",),
             *test,
             ("on_epoch_end", epoch),
             ("on_step_boundary", epoch + 1, 0),

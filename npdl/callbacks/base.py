@@ -102,7 +102,7 @@ class Callback:
         Keras has no such hook.
         """
 
-    def on_counted(self, metrics: RunningMetrics) -> None:
+    def on_metrics_ready(self, metrics: RunningMetrics) -> None:
         """Called with the loss and the metrics of an epoch, of a validation or an evaluation.
 
         They are counted, and what is changed here shows in the figures. Keras has no such hook.

@@ -114,7 +114,7 @@ class DataParallel(Callback):
             )
         model.stop_training = bool(rows[:, 2].any())
 
-    def on_counted(self, metrics: RunningMetrics) -> None:
+    def on_metrics_ready(self, metrics: RunningMetrics) -> None:
         """Add up what all processes counted, and average the running statistics of an epoch."""
         loop = self.model.loop
         of_epoch = loop is not None and metrics is loop.metrics
