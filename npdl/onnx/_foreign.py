@@ -3,136 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from npdl import layers as L
-from npdl._checks import complaint
-from npdl.layers.node import Input, Value
-from npdl.model import Model
-
-
-def array_of(tensor: Any) -> NDArray:
-    """The array of a tensor that lies in the file itself."""
-    if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        raise ValueError(complaint("The arrays must lie in the file itself", tensor=tensor.name))
-    return np.array(onnx.numpy_helper.to_array(tensor))
-
-
-class Reader:
-    """Turns the nodes of a graph into calls of layers, one after the other.
-
-    Attributes
-    ----------
-    values : dict
-        What is known so far by name: a symbolic value, or an array that is constant.
-    """
-
-    def __init__(self, graph: Any, arrays: dict[str, NDArray], opset: int) -> None:
-        self.graph, self.opset = graph, opset
-        self.values: dict[str, Any] = dict(arrays)
-        self.uses = Counter(name for node in graph.node for name in node.input)
-        self.uses.update(value.name for value in graph.output)
-        self.node: Any = None
-        self.attributes: dict[str, Any] = {}
-
-    def model(self) -> Model:
-        """The model that computes what the graph does."""
-        inputs = []
-        for info in self.graph.input:
-            if info.name not in self.values:
-                dims = info.type.tensor_type.shape.dim
-                if len(dims) < 2:
-                    raise ValueError(f"Input {info.name!r} must have at least 2 axes.")
-                sizes = [dim.dim_value if dim.dim_value > 0 else None for dim in dims]
-                self.values[info.name] = Input(sizes[1:], name=info.name)
-                inputs.append(self.values[info.name])
-        for node in self.graph.node:
-            self._read(node)
-        outputs = {info.name: self.values.get(info.name) for info in self.graph.output}
-        for name, value in outputs.items():
-            if not isinstance(value, Value):
-                raise ValueError(f"Output {name!r} must depend on an input.")
-        if len(inputs) == len(outputs) == 1:
-            return Model(inputs[0], next(iter(outputs.values())))
-        return Model(inputs, outputs)
-
-    def _read(self, node: Any) -> None:
-        if node.output and node.output[0] in self.values:
-            return  # an Add that became the bias of the layer before it
-        self.node = node
-        self.attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        read = OPS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-        if read is None:
-            raise self.refusal("npdl has no layer for this op")
-        for name in node.input:
-            if name and name not in self.values:
-                raise self.refusal("The input of a node must come before it", input=name)
-        if any(name and self.uses[name] for name in node.output[1:]):
-            raise self.refusal("Only the first output is known")
-        try:
-            self.values[node.output[0]] = read(self, *(self.values.get(n) for n in node.input))
-        except (TypeError, ValueError) as error:
-            if "node=" in str(error):
-                raise
-            raise self.refusal(str(error).rstrip(".")) from error
-
-    def refusal(self, rule: str, **received: Any) -> ValueError:
-        """The error for the node that is being read."""
-        name = self.node.name or (self.node.output[0] if self.node.output else "")
-        more = "".join(f", {key}={value!r}" for key, value in received.items())
-        return ValueError(f"{rule}. Received: node={name!r}, op={self.node.op_type!r}{more}")
-
-    def take(self, name: str, default: Any) -> Any:
-        """An attribute of the node."""
-        return self.attributes.get(name, default)
-
-    def want(self, **wanted: Any) -> None:
-        """Refuse the node unless its attributes, where it has them, are these."""
-        for name, value in wanted.items():
-            if self.take(name, value) != value:
-                raise self.refusal("Not supported", **{name: self.attributes[name]})
-
-    def symbolic(self, *xs: Any) -> None:
-        """Refuse the node unless these inputs are computed."""
-        if not all(isinstance(x, Value) for x in xs):
-            raise self.refusal("The input must not be constant")
-
-    def array(self, x: Any, ndim: int | None = None) -> NDArray:
-        """A constant input, with so many axes."""
-        if not isinstance(x, np.ndarray) or (ndim is not None and x.ndim != ndim):
-            rule = "The input must be constant" + ("" if ndim is None else f", of {ndim} axes")
-            raise self.refusal(rule)
-        return x
-
-    def list(self, name: str, x: Any = None) -> list[int] | None:
-        """Integers that are an attribute in old opsets and an input in new ones."""
-        if x is not None:
-            return [int(i) for i in self.array(x).reshape(-1)]
-        return None if name not in self.attributes else [int(i) for i in self.attributes[name]]
-
-
-def _call(layer: Any, x: Value, **weights: NDArray) -> Any:
-    """The output of a new layer that has these weights."""
-    y = layer(x)
-    for name, array in weights.items():
-        own = layer._named[name].value
-        if own.shape != array.shape:
-            raise ValueError(f"{name} must have shape {own.shape}, not {array.shape}")
-        own[...] = array
-    layer.was_trained = True
-    return y
+from npdl.layers.node import Value
+from npdl.onnx._arrays import array_of
+from npdl.onnx._foreign_recurrent import (
+    concatenated,
+    picked,
+    read_recurrent,
+    reshaped,
+    squeezed,
+    transposed,
+)
+from npdl.onnx._foreign_windows import read_conv, read_pool
+from npdl.onnx._reader import DIRECTION, Laid, Reader, call, laid
 
 
 def _layer(make: Callable[[Reader], Any]) -> Callable[..., Any]:
     def read(r: Reader, x: Any) -> Any:
         r.symbolic(x)
-        return _call(make(r), x)
+        return call(make(r), x)
 
     return read
 
@@ -147,85 +42,57 @@ def _activation(name: str, **defaults: tuple[str, float]) -> Callable[..., Any]:
     return _layer(make)
 
 
+def _selu(r: Reader, x: Any) -> Any:
+    for key, usual in (("alpha", 1.67326319217681884765625), ("gamma", 1.05070102214813232421875)):
+        if abs(r.take(key, usual) - usual) > 1e-6:
+            raise r.refusal("Not supported", **{key: r.attributes[key]})
+    return _activation("selu")(r, x)
+
+
 def _along(name: str) -> Callable[..., Any]:
     def read(r: Reader, x: Any) -> Any:
-        r.symbolic(x)
         axis = r.take("axis", -1 if r.opset >= 13 else 1)
+        if isinstance(x, Laid) and DIRECTION not in x.order and r.opset >= 13:
+            axis = x.order[axis]
+            if axis > 0:
+                y = call(L.Activation({"name": name, "axis": axis}), x.values[0])
+                return Laid((y,), x.order)
+        r.symbolic(x)
         if axis % x.ndim == 0 or (r.opset < 13 and axis % x.ndim != x.ndim - 1):
             raise r.refusal("Not supported", axis=axis)
-        return _call(L.Activation({"name": name, "axis": axis % x.ndim}), x)
+        return call(L.Activation({"name": name, "axis": axis % x.ndim}), x)
 
     return read
 
 
 def _gemm(r: Reader, x: Any, w: Any, b: Any = None) -> Any:
     r.symbolic(x)
-    r.want(alpha=1.0, beta=1.0, transA=0)
-    w = r.array(w, 2)
+    r.want(transA=0)
+    w = r.take("alpha", 1.0) * r.array(w, 2)
+    b = b if b is None or r.take("beta", 1.0) == 1 else r.take("beta", 1.0) * r.array(b)
     return _linear(r, x, w.T if r.take("transB", 0) else w, b)
 
 
 def _linear(r: Reader, x: Value, w: NDArray, b: Any) -> Any:
     layer = L.Linear(w.shape[1], use_bias=b is not None)
     if b is None:
-        return _call(layer, x, W=w)
+        return call(layer, x, W=w)
     b = r.array(b)
     if b.size not in (1, w.shape[1]) or b.size != max(b.shape[-1:] or (1,)):
         raise r.refusal("The bias must have a number for each output", shape=b.shape)
-    return _call(layer, x, W=w, b=np.broadcast_to(b.reshape(-1), w.shape[1:]))
+    return call(layer, x, W=w, b=np.broadcast_to(b.reshape(-1), w.shape[1:]))
 
 
 def _matmul(r: Reader, x: Any, w: Any) -> Any:
     r.symbolic(x)
     w, name = r.array(w, 2), r.node.output[0]
-    after = [node for node in r.graph.node if name in node.input]
+    after = r.after.get(name, [])
     if r.uses[name] == 1 and len(after) == 1 and after[0].op_type == "Add":
         other = [r.values.get(n) for n in after[0].input if n != name]
         if len(other) == 1 and isinstance(other[0], np.ndarray) and other[0].ndim == 1:
             y = r.values[after[0].output[0]] = _linear(r, x, w, other[0])
             return y
     return _linear(r, x, w, None)
-
-
-def _window(r: Reader) -> dict[str, Any]:
-    """Stride and padding of windows on images."""
-    auto, pads = r.take("auto_pad", b"NOTSET"), r.take("pads", [0] * 4)
-    if auto == b"SAME_LOWER":
-        raise r.refusal("Not supported", auto_pad="SAME_LOWER")
-    if len(pads) != 4:
-        raise r.refusal("There must be two axes of an image", pads=pads)
-    padding: Any = ((pads[0], pads[2]), (pads[1], pads[3]))
-    if auto in (b"SAME_UPPER", b"VALID"):
-        padding = "same" if auto == b"SAME_UPPER" else "valid"
-    return {"stride": tuple(r.take("strides", [1, 1])), "padding": padding}
-
-
-def _conv(r: Reader, x: Any, w: Any, b: Any = None) -> Any:
-    r.symbolic(x)
-    w = r.array(w, 4)
-    transposed, groups = r.node.op_type == "ConvTranspose", r.take("group", 1)
-    options = _window(r) | {"groups": groups, "use_bias": b is not None, "activation": "linear"}
-    options["dilation"] = tuple(r.take("dilations", [1, 1]))
-    weights = {"W": w} if b is None else {"W": w, "b": r.array(b, 1)}
-    if not transposed:
-        return _call(L.Convolution(len(w), w.shape[2:], **options), x, **weights)
-    if "output_shape" in r.attributes or options["padding"] == "same":
-        raise r.refusal("Only `pads` are supported")
-    options["output_padding"] = tuple(r.take("output_padding", [0, 0]))
-    filters = w.shape[1] * groups
-    return _call(L.TransposedConvolution(filters, w.shape[2:], **options), x, **weights)
-
-
-def _pool(r: Reader, x: Any) -> Any:
-    r.symbolic(x)
-    r.want(ceil_mode=0, dilations=[1, 1])
-    options = _window(r)
-    if r.node.op_type == "MaxPool":
-        return _call(L.MaxPooling(tuple(r.take("kernel_shape", [])), **options), x)
-    if any(r.take("pads", [])) or options["padding"] == "same":
-        r.attributes.setdefault("count_include_pad", 0)
-        r.want(count_include_pad=0)
-    return _call(L.MeanPooling(tuple(r.take("kernel_shape", [])), **options), x)
 
 
 def _global(make: Callable[[], Any]) -> Callable[..., Any]:
@@ -244,13 +111,20 @@ def _batch_normal(r: Reader, x: Any, *weights: Any) -> Any:
     names = "gamma", "beta", "running_mean", "running_var"
     given = {name: r.array(w, 1) for name, w in zip(names, weights, strict=True)}
     layer = L.BatchNormal(float(r.take("epsilon", 1e-5)), float(r.take("momentum", 0.9)), 1)
-    return _call(layer, x, **given)
+    return call(layer, x, **given)
 
 
-def _reshape(r: Reader, x: Any, shape: Any) -> Any:
+def _reshape(r: Reader, x: Any, shape: Any = None) -> Any:
+    if isinstance(x, np.ndarray):
+        sizes = r.list("shape", shape) or []
+        return x.reshape([x.shape[i] if n == 0 and i < x.ndim else n for i, n in enumerate(sizes)])
+    if isinstance(x, Laid):
+        return reshaped(r, x, r.list("shape", shape) or [])
     r.symbolic(x)
     r.want(allowzero=0)
     sizes = r.list("shape", shape) or []
+    if sizes and sizes[0] == r.batch:
+        sizes[0] = 0  # the number of samples, which the file has fixed
     kept = [x.shape[i] if n == 0 and i < x.ndim else n for i, n in enumerate(sizes)]
     if not sizes or None in kept[1:] or (sizes[0] > 0 and sizes[0] != x.shape[0]):
         raise r.refusal("The samples must stay on axis 0", shape=sizes)
@@ -268,16 +142,41 @@ def _flatten(r: Reader, x: Any) -> Any:
 
 
 def _transpose(r: Reader, x: Any) -> Any:
-    r.symbolic(x)
-    order = r.take("perm", [])
-    if not order or order[0] != 0:
+    if isinstance(x, np.ndarray):
+        return x.transpose(r.take("perm", None))
+    n_axes = len(laid(x).order) if isinstance(x, Value | Laid) else 0
+    order = r.take("perm", [*range(n_axes)][::-1])
+    if sorted(order) != [*range(n_axes)]:
+        raise r.refusal("The order must have each axis once", perm=order)
+    y = transposed(x, order)
+    if isinstance(y, Laid) and not r.is_recurrent:
         raise r.refusal("The samples must stay on axis 0", perm=order)
-    return L.Permute(tuple(order[1:]))(x)
+    return y
+
+
+def _squeeze(r: Reader, x: Any, axes: Any = None) -> Any:
+    places = r.list("axes", axes)
+    if places is None:
+        raise r.refusal("The axes must be given")
+    if isinstance(x, np.ndarray):
+        return x.squeeze(tuple(places))
+    if isinstance(x, Laid):
+        return squeezed(r, x, places)
+    r.symbolic(x)
+    gone = {axis % x.ndim for axis in places}
+    if any(x.shape[axis] != 1 for axis in gone) or x.ndim - len(gone) < 2:
+        raise r.refusal("The axes must have size 1, and 2 must be left", axes=places)
+    sizes = [n for axis, n in enumerate(x.shape) if axis and axis not in gone]
+    return L.Reshape(tuple(-1 if n is None else n for n in sizes))(x)
 
 
 def _unsqueeze(r: Reader, x: Any, axes: Any = None) -> Any:
-    r.symbolic(x)
     places = r.list("axes", axes) or []
+    if isinstance(x, np.ndarray):
+        return np.expand_dims(x, tuple(places))
+    if isinstance(x, Value) and places == [0] and r.is_recurrent:  # the directions of a first state
+        return Laid((x,), (DIRECTION, *laid(x).order))
+    r.symbolic(x)
     for axis in sorted(place % (x.ndim + len(places)) for place in places):
         if axis == 0:
             raise r.refusal("The samples must stay on axis 0", axes=places)
@@ -300,19 +199,38 @@ def _merge(make: Callable[[], Any]) -> Callable[..., Any]:
 
 
 def _concat(r: Reader, *xs: Any) -> Any:
+    if all(isinstance(x, np.ndarray) for x in xs):
+        return np.concatenate(xs, r.take("axis", 0))
+    if all(isinstance(x, Laid) for x in xs):
+        return concatenated(r, list(xs))
     r.symbolic(*xs)
     return L.Concatenate(r.take("axis", 1))(list(xs))
 
 
 def _gather(r: Reader, table: Any, ids: Any) -> Any:
-    r.symbolic(ids)
+    if isinstance(ids, np.ndarray):
+        if isinstance(table, np.ndarray):
+            return table.take(ids, r.take("axis", 0))
+        if ids.size != 1 or not isinstance(table, Value | Laid):
+            raise r.refusal("Only one index is known", shape=ids.shape)
+        if ids.ndim:
+            raise r.refusal("The index must be a number", shape=ids.shape)
+        return picked(r, table, int(ids))
+    r.attributes.setdefault("axis", 0)
     r.want(axis=0)
     table = r.array(table, 2)
     rows, columns = table.shape
-    return _call(L.Embedding(input_size=rows, n_out=columns), ids, embed_words=table)
+    if isinstance(ids, Laid) and ids.order == (1, 0):
+        layer = L.Embedding(input_size=rows, n_out=columns)
+        return Laid((call(layer, ids.values[0], embed_words=table),), (1, 0, 2))
+    r.symbolic(ids)
+    return call(L.Embedding(input_size=rows, n_out=columns), ids, embed_words=table)
 
 
 def _constant(r: Reader) -> Any:
+    for name in ("value_int", "value_ints", "value_float", "value_floats"):
+        if name in r.attributes:
+            return np.array(r.attributes[name], np.int64 if "int" in name else np.float32)
     if "value" not in r.attributes:
         raise r.refusal("The constant must be an array")
     return array_of(r.attributes["value"])
@@ -331,16 +249,17 @@ OPS: dict[str, Callable[..., Any]] = {
     "LogSoftmax": _along("log_softmax"),
     "Gemm": _gemm,
     "MatMul": _matmul,
-    "Conv": _conv,
-    "ConvTranspose": _conv,
-    "MaxPool": _pool,
-    "AveragePool": _pool,
+    "Conv": read_conv,
+    "ConvTranspose": read_conv,
+    "MaxPool": read_pool,
+    "AveragePool": read_pool,
     "GlobalAveragePool": _global(L.GlobalMeanPooling),
     "GlobalMaxPool": _global(L.GlobalMaxPooling),
     "BatchNormalization": _batch_normal,
     "Reshape": _reshape,
     "Flatten": _flatten,
     "Transpose": _transpose,
+    "Squeeze": _squeeze,
     "Unsqueeze": _unsqueeze,
     "Identity": _same,
     "Dropout": _same,
@@ -354,4 +273,8 @@ OPS: dict[str, Callable[..., Any]] = {
     "Concat": _concat,
     "Gather": _gather,
     "Constant": _constant,
+    "RNN": read_recurrent,
+    "GRU": read_recurrent,
+    "LSTM": read_recurrent,
+    "Selu": _selu,
 }

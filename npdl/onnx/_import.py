@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 import onnx
+from numpy.typing import NDArray
 
 from npdl import _safetensors, _tree
 from npdl._checks import complaint
@@ -14,7 +15,9 @@ from npdl.initializations import no_random_init
 from npdl.layers.recurrent import Recurrent
 from npdl.layers.tree import every_layer
 from npdl.model import Model
-from npdl.onnx._foreign import Reader, array_of
+from npdl.onnx._arrays import array_of
+from npdl.onnx._foreign import OPS
+from npdl.onnx._reader import Reader
 from npdl.onnx._recurrent import PARTS, joined
 from npdl.serialization import adopt
 from npdl.utils.random import use_dtype
@@ -51,27 +54,29 @@ def import_onnx(path: StrPath) -> Model:
         raise ValueError(f"{where!r} is no ONNX file: {error}") from error
     texts = {entry.key: entry.value for entry in made.metadata_props}
     try:
-        return _own(texts["npdl.model"], made.graph) if "npdl.model" in texts else _foreign(made)
+        folder = os.path.dirname(os.path.abspath(path))
+        arrays = {tensor.name: array_of(tensor, folder) for tensor in made.graph.initializer}
+        if "npdl.model" in texts:
+            return _own(texts["npdl.model"], arrays)
+        return _foreign(made, arrays)
     except Exception as error:
         what = str(error) if isinstance(error, ValueError) else repr(error)
         raise ValueError(f"{where!r} holds no model that can be loaded: {what}") from error
 
 
-def _foreign(made: Any) -> Model:
+def _foreign(made: Any, arrays: dict[str, NDArray]) -> Model:
     """The model that another program wrote."""
-    arrays = {tensor.name: array_of(tensor) for tensor in made.graph.initializer}
     opset = max(
         (one.version for one in made.opset_import if one.domain in ("", "ai.onnx")), default=1
     )
     floats = sum(array.size for array in arrays.values())
     # A constant may be in a node, and running statistics and biases are made beside the weights.
     with no_random_init(2 * floats + 2**24), use_dtype("float32"):
-        return Reader(made.graph, arrays, opset).model()
+        return Reader(made.graph, arrays, opset, OPS).model()
 
 
-def _own(text: str, graph: Any) -> Model:
+def _own(text: str, arrays: dict[str, NDArray]) -> Model:
     """The model that npdl wrote, from its configuration and the arrays of the graph."""
-    arrays = {tensor.name: array_of(tensor) for tensor in graph.initializer}
     config = _tree.unpack(_safetensors.parse(text), {})
     # What is written there decides on sizes: the parameters can't be larger than the file.
     with no_random_init(sum(array.size for array in arrays.values())), use_dtype("float32"):
