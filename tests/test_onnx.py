@@ -191,3 +191,30 @@ def test_the_extra_is_named(monkeypatch):
         monkeypatch.delitem(vars(npdl), name, raising=False)
     with pytest.raises(ImportError, match=r"pip install 'npdl\[onnx\]'"):
         _ = npdl.export_onnx
+
+
+@pytest.mark.parametrize("where", ["before", "after", "within"])
+def test_masks_that_come_with_the_data(where, tmp_path):
+    rng = np.random.default_rng(0)
+    a, ids = npdl.Input((None, 3), name="a"), npdl.Input((None,), name="ids")
+    words = L.Embedding(9, 3)(ids)
+    y = L.Bidirectional(L.GRU(n_out=3, return_sequence=True))(a)
+    read = L.MultiHeadAttention(2, 3)(words, y)
+    model = npdl.Model([a, ids], L.Softmax(2)(L.GlobalMeanPooling()(read)))
+    path = tmp_path / "m.onnx"
+    npdl.export_onnx(model, path, masks=True)
+    names = [i.name for i in runtime.InferenceSession(path).get_inputs()]
+    assert names == ["a", "ids", "a_mask", "ids_mask"]
+    x, words = data((None, 3), rng, 4, steps=6), rng.integers(0, 9, (4, 5))
+    masks = [np.ones((4, t), np.float32) for t in (6, 5)]
+    for mask in masks:
+        mask[0, {"before": slice(2), "after": slice(3, None), "within": slice(1, 3)}[where]] = 0
+    feeds = dict(zip(names, (x, words, *masks)))
+    (found,) = runtime.InferenceSession(path).run(None, feeds)
+    wanted = model.predict({"a": (x, masks[0]), "ids": (words, masks[1])})
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    assert npdl.import_onnx(path).input_names == ["a", "ids"]
+    npdl.export_onnx(model, path, masks=["a"])
+    assert len(runtime.InferenceSession(path).get_inputs()) == 3
+    with pytest.raises(ValueError, match="names of inputs that are sequences: a, ids"):
+        npdl.export_onnx(model, path, masks=["b"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import onnx
@@ -25,13 +26,13 @@ OPSET, IR = 17, 8
 _MOST = 2**31 - 1
 
 
-def export_onnx(model: Any, path: StrPath) -> None:
+def export_onnx(model: Any, path: StrPath, *, masks: bool | Sequence[str] = False) -> None:
     """Write a model as an ONNX file, for ONNX Runtime and other programs.
 
     The file computes what `Model.predict` does, in float32, for any number of samples, and of
     steps where the layers take any. Inputs that are looked up in a table are int64. Masks that
-    `Masking` and ``Embedding(mask_zero=True)`` make are part of the file; those that are passed
-    along with the data are not.
+    `Masking` and ``Embedding(mask_zero=True)`` make are part of the file; for those that are passed
+    along with the data see `masks`.
 
     Parameters
     ----------
@@ -39,19 +40,23 @@ def export_onnx(model: Any, path: StrPath) -> None:
         Built; see `Model.build`.
     path : path
         The exact name of the file; ``.onnx`` is the usual end.
+    masks : bool or sequence of str, optional
+        The inputs that come with a mask: their names, or True for all that are sequences. The file
+        gets an input more for each, ``"<name>_mask"``: float32 of shape (N, T), 1 for a real step.
 
     Raises
     ------
     ValueError
         If a layer has no form in ONNX: one of your own, a `Lambda`, a stateful one, an activation
-        that no recurrent node has. The message names it, and nothing is written.
+        that no recurrent node has. The message names it, and nothing is written. If `masks` names
+        what is no sequence.
     """
-    data = to_onnx(model).SerializeToString()
+    data = to_onnx(model, masks).SerializeToString()
     with atomic_write(path) as file:
         file.write(data)
 
 
-def to_onnx(model: Any) -> Any:
+def to_onnx(model: Any, masks: bool | Sequence[str] = False) -> Any:
     """The ``onnx.ModelProto`` of a model; see `export_onnx`."""
     plan = model.require_plan("export_onnx")
     size = sum(4 * array.size for array in model.weights.values())
@@ -64,6 +69,9 @@ def to_onnx(model: Any) -> Any:
         Tensor(name, shape, None, i in ints)
         for i, (name, shape) in enumerate(zip(names, plan.in_shapes))
     ]
+    masked = _masked(inputs, masks)
+    marks = [Tensor(f"{x.name}_mask", x.shape[:2]) if x.name in masked else None for x in inputs]
+    inputs = [x._replace(mask=mark and mark.name) for x, mark in zip(inputs, marks)]
     paths = {id(layer): f"{name}/" for name, layer in zip(model.layer_names, model.layers)}
     outputs = run(g, plan, paths, inputs)
     out_names = _apart(model.output_names, names)
@@ -73,7 +81,10 @@ def to_onnx(model: Any) -> Any:
     graph = onnx.helper.make_graph(
         g.nodes,
         model.name or "npdl",
-        [_info(x, kinds.INT64 if x.ints else kinds.FLOAT, len(inputs) > 1) for x in inputs],
+        [
+            *(_info(x, kinds.INT64 if x.ints else kinds.FLOAT, len(inputs) > 1) for x in inputs),
+            *(_info(mark, kinds.FLOAT, len(inputs) > 1) for mark in marks if mark is not None),
+        ],
         [
             _info(y._replace(name=name), kinds.INT64 if y.ints else kinds.FLOAT, len(outputs) > 1)
             for y, name in zip(outputs, out_names)
@@ -118,6 +129,18 @@ def _any_length(plan: Plan) -> Plan:
         return plan.rewired(entries)
     except ValueError:
         return plan
+
+
+def _masked(inputs: list[Tensor], masks: bool | Sequence[str]) -> set[str]:
+    """The names of the inputs that come with a mask."""
+    sequences = {x.name for x in inputs if x.ndim == 3 or (x.ints and x.ndim == 2)}
+    if isinstance(masks, bool):
+        return sequences if masks else set()
+    wanted = {masks} if isinstance(masks, str) else {*masks}
+    if not wanted <= sequences:
+        rule = f"`masks` must be names of inputs that are sequences: {', '.join(sorted(sequences))}"
+        raise ValueError(complaint(rule, masks=masks))
+    return wanted
 
 
 def _apart(names: list[str], taken: list[str]) -> list[str]:
