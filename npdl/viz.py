@@ -6,6 +6,8 @@ it to a file.
 
 from __future__ import annotations
 
+import functools
+import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -208,7 +210,15 @@ def _figure(width: float, height: float, title: str | None = None) -> Figure:
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
     if title:
         figure.suptitle(title, color=_INK, fontsize=11)
+    # A notebook asks for it, and by itself shows only the figures of pyplot.
+    vars(figure)["_repr_png_"] = functools.partial(_png, figure)
     return figure
+
+
+def _png(figure: Figure) -> bytes:
+    data = io.BytesIO()
+    figure.savefig(data, format="png")
+    return data.getvalue()
 
 
 def _of(some: int, every: int) -> str:

@@ -1,5 +1,6 @@
 """`npdl.viz`: what is in the pictures is what there is."""
 
+import pickle
 import sys
 
 import numpy as np
@@ -144,3 +145,10 @@ def test_without_matplotlib_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install 'npdl\[plot\]'"):
         viz.plot_history({"loss": [1.0]})
+
+
+def test_a_notebook_shows_a_figure():
+    """IPython asks for `_repr_png_`; by itself it shows the figures of pyplot alone."""
+    figure = viz.plot_history({"loss": [2.0, 1.0]})
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    pickle.loads(pickle.dumps(figure))

@@ -1,0 +1,93 @@
+"""Addition, learned from examples: "367+58" goes in, "425" comes out, a character at a time.
+
+    python examples/addition.py
+
+An encoder reads the sum, a decoder with attention writes the result; both are GRUs.
+Data: sums of numbers of up to three digits, made here; the test has sums that were not learned.
+To beat: 98 % of the results right in every digit, which a similar example of Keras states for
+50,000 sums and 100 epochs.
+"""
+
+import argparse
+
+import numpy as np
+
+import npdl
+from npdl.data import Vocabulary, pad_sequences
+from npdl.layers import GRU, Attention
+
+
+def make_sums(count, rng):
+    """Return `count` different sums, such as "7+42", and their results."""
+    sums = {}
+    while len(sums) < count:
+        a, b = (rng.integers(10 ** rng.integers(1, 4)) for _ in range(2))
+        sums[f"{a}+{b}"] = str(a + b)
+    return list(sums), list(sums.values())
+
+
+def solve(model, vocabulary, questions):
+    """Write the results: the best character, then the best after that, and so on."""
+    x = pad_sequences(vocabulary.encode(questions), 7, padding="post")
+    written = np.full((len(x), 1), vocabulary["<bos>"])
+    for _ in range(5):
+        best = model.predict([x, written])[:, -1].argmax(axis=1)
+        written = np.hstack([written, best[:, None]])
+    return vocabulary.decode(written), x
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--count", type=int, default=50_000, help="sums to learn from")
+    parser.add_argument("--test", type=int, default=5000, help="sums for the test")
+    parser.add_argument("--picture", help="draw what the decoder looks at into this file")
+    options = parser.parse_args()
+
+    npdl.utils.set_seed(1)
+    sums, results = make_sums(options.count + options.test, np.random.default_rng(1))
+    vocabulary = Vocabulary("char").fit([*sums[:100], "0123456789+"])
+    x = pad_sequences(vocabulary.encode(sums), 7, padding="post")
+    y = pad_sequences(vocabulary.encode(results, bos=True, eos=True), 6, padding="post")
+
+    # The decoder reads the result up to a character, and says which character comes next.
+    k = options.count
+    model = npdl.models.seq2seq(len(vocabulary), len(vocabulary), width=16, units=96)
+    rate = npdl.schedules.OneCycle(0.006, options.epochs * -(-k // 128))
+    model.compile("scce", npdl.optimizers.Adam(lr=rate, global_clipnorm=1))
+    data = [x[:k], y[:k, :-1]], y[:k, 1:]
+    model.fit(*data, epochs=options.epochs, batch_size=128, verbose=2)
+
+    answers, _ = solve(model, vocabulary, sums[k:])
+    print()
+    for question, answer, result in list(zip(sums[k:], answers, results[k:]))[:8]:
+        verdict = "" if answer == result else f"   wrong: {result}"
+        print(f"{question:>7} = {answer}{verdict}")
+    right = np.mean([a == b for a, b in zip(answers, results[k:])])
+    print(f"reached: {right:.1%} of {len(answers)} new sums (to beat: 98 %)")
+    if options.picture:
+        draw(options.picture, model, vocabulary, "367+58")
+
+
+def draw(path, model, vocabulary, question):
+    """What the decoder looks at: a row for each character written, a column for each one read."""
+    from matplotlib.figure import Figure
+
+    (answer,), x = solve(model, vocabulary, [question])
+    y = pad_sequences(vocabulary.encode([answer], bos=True))
+    # The attention's inputs are the outputs of the two GRUs: read by one, written by the other.
+    outputs = [out for layer, out in model.trace([x, y]) if isinstance(layer, GRU)]
+    (read, _), written = outputs  # the encoder hands on its state, too
+    attention = next(layer for layer in model.layers if isinstance(layer, Attention))
+    weights = attention.weights(written, read)[0, 0, : len(answer) + 1, : len(question)]
+    figure = Figure(figsize=(4.2, 3), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(weights, cmap="Blues", vmin=0)
+    axes.set_xticks(range(len(question)), list(question))
+    axes.set_yticks(range(len(answer) + 1), [*answer, "end"])
+    axes.set(xlabel="read", ylabel="written")
+    figure.savefig(path, dpi=100)
+
+
+if __name__ == "__main__":
+    main()

