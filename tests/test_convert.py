@@ -17,7 +17,7 @@ from npdl._safetensors import read, write
 h5py = pytest.importorskip("h5py")
 
 FOLDER = Path(__file__).parent / "golden" / "weights"
-KERAS = ("cnn", "images", "steps", "words", "graph", "nested", "translation")
+KERAS = ("cnn", "images", "steps", "words", "graph", "nested", "translation", "attention")
 
 
 def golden(name):
@@ -315,6 +315,60 @@ def test_the_extra_is_named(monkeypatch):
         npdl.load_keras(FOLDER / "cnn.keras")
 
 
+def test_weights_of_attention_go_into_a_model_of_npdl():
+    words, asked = npdl.Input((6,)), npdl.Input((4, 3))
+    rows = layers.Embedding(9, 4, mask_zero=True)(words)
+    own = layers.MultiHeadAttention(2, 3, value_size=2, causal=True)(rows)
+    x = layers.LayerNormalization(epsilon=1e-3)(own)
+    shared = layers.MultiHeadAttention(3, 2, n_out=5, use_bias=False)
+    parts = [shared(asked, x), shared(asked, layers.Linear(4, name="four")(asked))]
+    thin = layers.Linear(3, name="three")(x)
+    parts += [layers.Attention()(asked, thin), layers.Attention("additive")(asked, thin)]
+    parts += [layers.Attention(causal=True)(asked, asked)]
+    model = npdl.Model([words, asked], layers.Concatenate(-1)(parts))
+    loaded = npdl.load_keras(FOLDER / "attention.keras")
+    names = dict(zip(("four", "three"), sorted(n for n in loaded.layer_names if "dense" in n)))
+    npdl.load_keras_weights(model, FOLDER / "attention.keras", names=names)
+    inputs, outputs = golden("attention")
+    np.testing.assert_allclose(model.predict(inputs), outputs[0], rtol=1e-5, atol=1e-5)
+
+
+def edited(path, tmp_path, name, **options):
+    """A file of Keras with other options of a layer."""
+    out = tmp_path / "edited.keras"
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(out, "w") as new:
+        for member in old.namelist():
+            data = old.read(member)
+            if member == "config.json":
+                config = json.loads(data)
+                entries = config["config"]["layers"]
+                next(e for e in entries if e["name"] == name)["config"].update(options)
+                data = json.dumps(config)
+            new.writestr(member, data)
+    return out
+
+
+@pytest.mark.parametrize("name, options, message", [
+    ("own", {"attention_axes": [1, 2]}, "attention_axes="), ("own", {"use_gate": True}, "use_gate"),
+    ("own", {"sliding_window": 3}, "sliding_window=3"), ("own", {"num_heads": 4}, "shapes"),
+    ("attention", {"score_mode": "concat"}, "score_mode='concat'"),
+    ("attention", {"use_scale": True}, "use_scale=True"),
+    ("additive_attention", {"use_scale": False}, "use_scale=False"),
+])  # fmt: skip
+def test_attention_that_npdl_does_not_have(name, options, message, tmp_path):
+    path = FOLDER / "attention.keras"
+    with zipfile.ZipFile(path) as file:
+        entries = json.loads(file.read("config.json"))["config"]["layers"]
+    name = next(e["name"] for e in entries if e["name"].startswith(name))
+    with pytest.raises(ValueError, match=message):
+        npdl.load_keras(edited(path, tmp_path, name, **options))
+
+
+def test_dropout_of_attention_is_left_out_with_a_warning(tmp_path):
+    with pytest.warns(RuntimeWarning, match="has no dropout: layer 'own'"):
+        npdl.load_keras(edited(FOLDER / "attention.keras", tmp_path, "own", dropout=0.1))
+
+
 # ------------------------------------------------------------------------------------- PyTorch
 
 
@@ -351,6 +405,20 @@ def torch_words(reset_after=True):
             layers.Linear(2, name="out"),
         ]
     )
+
+
+def test_attention_of_pytorch():
+    x, key, value = (npdl.Input((None, size)) for size in (6, 4, 3))
+    y = layers.Add()([x, layers.MultiHeadAttention(2, 3)(x)])
+    y = layers.LayerNormalization(epsilon=1e-5)(y)
+    inner = layers.Linear(6)(layers.Dense(5, activation="gelu")(y))
+    y = layers.LayerNormalization(epsilon=1e-5)(layers.Add()([y, inner]))
+    y = layers.MultiHeadAttention(3, 2)(y, value, key)
+    model = npdl.Model([x, key, value], layers.MultiHeadAttention(1, 6, use_bias=False)(y))
+    npdl.load_torch_weights(model, FOLDER / "torch_attention.safetensors")
+    (given,), (wanted,) = golden("torch_attention")
+    found = model.predict([given, given[..., :4], given[..., :3]])
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_modules_in_their_order():

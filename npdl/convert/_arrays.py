@@ -57,6 +57,8 @@ def arrays_for(
         return arrays_for(layer.layer, weights, f"{path}/layer")
     if isinstance(layer, layers.SeparableConvolution | layers.SeparableConvolution1D):
         return _separable(layer, weights.arrays(path))
+    if isinstance(layer, layers.MultiHeadAttention):
+        return _fitted(layer, _heads(layer, weights, path))
     inner = f"{path}/cell" if isinstance(layer, layers.Recurrent) else path
     given = weights.arrays(inner)
     if isinstance(layer, layers.BatchNormal | layers.PReLU) and image is not None:
@@ -194,6 +196,24 @@ def _recurrent(layer: Any, given: list[NDArray]) -> dict[str, NDArray]:
     return {"AllW": recurrent_matrix(kernel, found["recurrent_kernel"], rows, order)}
 
 
+def _heads(layer: Any, weights: Weights, path: str) -> dict[str, NDArray]:
+    """The projections: (in, heads, size), and (heads, size, out), as matrices."""
+    found: dict[str, NDArray] = {}
+    for part in ("query", "key", "value", "output"):
+        names = (f"{part}_W", f"{part}_b")[: 1 + layer.use_bias]
+        own = _named(layer, weights.arrays(f"{path}/{part}_dense"), *names)
+        w = own[f"{part}_W"]
+        if w.ndim != 3:
+            rule = f"The kernels of layer {layer.name!r} must have 3 axes"
+            raise ValueError(complaint(rule, shape=w.shape))
+        found[f"{part}_W"] = (
+            w.reshape(-1, w.shape[2]) if part == "output" else w.reshape(len(w), -1)
+        )
+        if layer.use_bias:
+            found[f"{part}_b"] = own[f"{part}_b"].reshape(-1)
+    return {name: found[name] for name in layer._named}
+
+
 def _embedding(layer: Any, given: list[NDArray]) -> dict[str, NDArray]:
     return _named(layer, given, "embed_words")
 
@@ -209,6 +229,7 @@ _TURNS: dict[Any, Callable[..., dict[str, NDArray]]] = {
     layers.PReLU: _prelu,
     layers.Recurrent: _recurrent,
     layers.Embedding: _embedding,
+    layers.Attention: lambda layer, given: _named(layer, given, *layer._named),
 }
 
 #: The groups in Keras's files, by the class of npdl's layer; they are numbered: dense, dense_1.
@@ -231,6 +252,8 @@ GROUPS: dict[Any, str] = {
     layers.GRU: "gru",
     layers.LSTM: "lstm",
     layers.Embedding: "embedding",
+    layers.MultiHeadAttention: "multi_head_attention",
+    layers.Attention: "additive_attention",  # others have no weights
     layers.Bidirectional: "bidirectional",
     layers.TimeDistributed: "time_distributed",
 }

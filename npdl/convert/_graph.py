@@ -185,6 +185,13 @@ class Builder:
         """What a call of a layer or an operation returns."""
         name, kind = entry["name"], entry["class_name"]
         refs = _tensors(args)
+        if kind in ("Attention", "AdditiveAttention", "MultiHeadAttention"):
+            parts = ("query", "value", "key")
+            refs += [ref for part in parts for ref in _tensors(kwargs.get(part))]
+            refs += refs[1:] if len(refs) == 2 else []  # the key is the value: all calls are alike
+            causal = bool(kwargs.get("use_causal_mask"))
+            entry = {**entry, "config": {**entry["config"], "causal": causal}}
+            kwargs = {k: v for k, v in kwargs.items() if k not in (*parts, "use_causal_mask")}
         inputs = [known[ref] for ref in refs]
         operation = str(entry.get("module", "")).startswith("keras.src.ops")
         if operation and kind in _MASKS:
@@ -199,7 +206,7 @@ class Builder:
                 isinstance(t, Mask) and t.source in masked for t in tensors
             ):
                 continue
-            elif tensors or (option not in ("training",) and value not in (None, {}, [])):
+            elif tensors or (option not in ("training",) and value not in (None, False, {}, [])):
                 rule = f"npdl can't call Keras's {kind} with `{option}`"
                 raise ValueError(complaint(rule, layer=name, **{option: value}))
         if any(isinstance(symbol, Mask) for symbol in inputs) or not inputs:
@@ -210,7 +217,15 @@ class Builder:
                 rule = "Of Keras's operations only +, -, *, maximum and minimum of two values"
                 raise ValueError(complaint(f"{rule} can be built", layer=name, operation=kind))
             entry = {**entry, "config": {"name": name}}
-        return self._call(entry, place, inputs, state, depth)
+        outputs = self._call(entry, place, inputs, state, depth)
+        return [*map(self._unmasked, outputs)] if operation else outputs
+
+    def _unmasked(self, symbol: Symbol) -> Symbol:
+        """A value without its mask, as Keras's operations return it; its layers hand masks on."""
+        if symbol.ndim != 3 or not any(layer.makes_mask for layer in self._made.values()):
+            return symbol
+        steps, size = (symbol.value.shape[axis] or -1 for axis in (1, 2))
+        return symbol._replace(value=self._inserted(layers.Reshape((steps, size)), symbol.value))
 
     # ------------------------------------------------------------------------------- one layer
 
@@ -239,6 +254,9 @@ class Builder:
             layer.name = self._free(options.name)
         else:
             self._chain = None  # shared
+            if getattr(layer, "causal", False) != entry["config"].get("causal", False):
+                rule = "All calls of a layer must have the same `use_causal_mask`"
+                raise ValueError(complaint(rule, layer=entry["name"]))
         flat = None
         rows = isinstance(layer, layers.Activation) and "axis" in vars(layer.activation)
         if style == "image" or (kind == "BatchNormalization" and inputs[0].ndim == 4):

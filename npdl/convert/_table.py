@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from npdl import layers, regularizers
-from npdl._checks import complaint
+from npdl._checks import complaint, warn
 
 #: Options that say nothing of the outputs, or of the training.
 _HARMLESS = {"name", "trainable", "seed", "build_config", "implementation", "unroll", "noise_shape"}
@@ -369,6 +369,45 @@ def _spatial_dropout(o: Options) -> layers.Layer:
     return layers.SpatialDropout(o.take("rate"))
 
 
+def _dropped(o: Options) -> None:
+    """Say that npdl's layer does not drop weights of the attention in training."""
+    rate = o.take("dropout", 0)
+    if rate:
+        warn(
+            f"npdl's attention has no dropout: layer {o.name!r} of Keras, which drops {rate} of "
+            "its weights in training, is built without."
+        )
+
+
+def _attention(o: Options) -> layers.Layer:
+    additive = o.kind == "AdditiveAttention"
+    if not additive:
+        o.must_be("use_scale", False)
+        o.must_be("score_mode", "dot")
+    elif not o.take("use_scale", True):
+        raise o.refused("use_scale", False)
+    _dropped(o)
+    return layers.Attention("additive" if additive else "dot", causal=bool(o.take("causal", False)))
+
+
+def _multi_head(o: Options) -> layers.Layer:
+    if o.ndim != 3:
+        raise o.refused("attention_axes", f"on an input of {o.ndim} axes")
+    o.must_be("attention_axes", None, (1,), 1)
+    for option in ("query_shape", "key_shape", "value_shape", "flash_attention"):
+        o.take(option)
+    _dropped(o)
+    return layers.MultiHeadAttention(
+        o.take("num_heads"),
+        o.take("key_dim"),
+        value_size=o.take("value_dim"),
+        n_out=_one(o.take("output_shape")),
+        causal=bool(o.take("causal", False)),
+        use_bias=bool(o.take("use_bias", True)),
+        regularizer=o.regularizer(),
+    )
+
+
 def _plain(cls: Any, **options: Any) -> Callable[[Options], layers.Layer]:
     """A layer whose options have other names at most: npdl's name, then Keras's."""
 
@@ -423,6 +462,9 @@ KINDS: dict[str, Kind] = {
     "LSTM": Kind(_recurrent(layers.LSTM)),
     "Bidirectional": Kind(_bidirectional),
     "TimeDistributed": Kind(_time_distributed),
+    "Attention": Kind(_attention),
+    "AdditiveAttention": Kind(_attention),
+    "MultiHeadAttention": Kind(_multi_head),
     "Flatten": Kind(_global(layers.Flatten)),
     "Reshape": Kind(_plain(layers.Reshape, shape="target_shape")),
     "Permute": Kind(_plain(layers.Permute, axes="dims")),

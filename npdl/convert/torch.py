@@ -116,11 +116,20 @@ def _modules(tensors: Arrays) -> dict[str, Arrays]:
             rule = f"The tensor {name!r} must hold floats"
             raise ValueError(f"{rule}. Received: dtype={tensors[name].dtype}")
         match = _RECURRENT.fullmatch(key)
+        parent = module.removesuffix("out_proj").rstrip(".")
+        inner = f"{parent}.in_proj_bias".lstrip("."), f"{parent}.in_proj_weight".lstrip(".")
+        if module.endswith("out_proj") and any(one in tensors for one in (*inner, *_apart(parent))):
+            module, key = parent, f"out_proj.{key}"
         if match:
             key, way = match[1], ".reverse" if match[3] else ""
             module = f"{module}.l{match[2]}{way}".lstrip(".")
         found.setdefault(module, {})[key] = tensors[name]
     return found
+
+
+def _apart(module: str) -> list[str]:
+    """The names of an attention's projections of inputs whose sizes differ."""
+    return [f"{module}.{part}_proj_weight".lstrip(".") for part in "qkv"]
 
 
 def _natural(name: str) -> list[Any]:
@@ -291,7 +300,31 @@ def _recurrent(layer: Any, arrays: Arrays) -> Arrays:
     return {"AllW": recurrent_matrix(kernel, recurrent, rows, order)}
 
 
+def _attention(layer: Any, arrays: Arrays) -> Arrays:
+    parts = "query", "key", "value"
+    found = dict(arrays)
+    if "in_proj_weight" in found:
+        whole = found.pop("in_proj_weight")
+        found.update(zip((f"{p}_proj_weight" for p in "qkv"), _thirds(whole)))
+    if "in_proj_bias" in found:
+        whole = found.pop("in_proj_bias")
+        found.update(zip((f"{part}_b" for part in parts), _thirds(whole)))
+    names = {f"{part[0]}_proj_weight": f"{part}_W" for part in parts}
+    names |= {"out_proj.weight": "output_W", "out_proj.bias": "output_b"}
+    names |= {f"{part}_b": f"{part}_b" for part in parts if f"{part}_b" in found}
+    turned = _renamed(found, **names)
+    turned = {name: a.T if name[-1] == "W" else a for name, a in turned.items()}
+    return {name: turned[name] for name in layer._named if name in turned} | turned
+
+
+def _thirds(array: NDArray) -> list[NDArray]:
+    if len(array) % 3:
+        raise ValueError("The rows must be those of query, key and value")
+    return np.split(array, 3)
+
+
 _TURNS: dict[Any, Any] = {
+    layers.MultiHeadAttention: _attention,
     layers.Linear: _dense,
     layers.Convolution: _filters,
     layers.Convolution1D: _filters,

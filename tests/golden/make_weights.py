@@ -106,6 +106,18 @@ def keras_models():
     _, h, c = L.LSTM(3, return_state=True, name="encoder")(source)
     decoded = L.LSTM(3, return_sequences=True, name="decoder")(target, initial_state=[h, c])
     yield "translation", keras.Model([source, target], decoded)
+    words, asked = L.Input((6,), dtype="int32", name="words"), L.Input((4, 3), name="asked")
+    x = L.Embedding(9, 4, mask_zero=True)(words)
+    mean = L.GlobalAveragePooling1D()(x + x)  # which drops the mask; a layer does not
+    # On the backend of torch a MultiHeadAttention takes the masks away from its inputs.
+    x = L.MultiHeadAttention(2, 3, value_dim=2, name="own")(x, x, use_causal_mask=True)
+    x = L.LayerNormalization()(x)
+    read = L.MultiHeadAttention(3, 2, output_shape=5, use_bias=False)
+    parts = [read(query=asked, value=x, key=x), read(asked, L.Dense(4)(asked))]
+    thin = L.Dense(3)(x)
+    parts += [L.Attention()([asked, thin]), L.AdditiveAttention()([asked, thin])]
+    parts += [L.Attention()([asked, asked], use_causal_mask=True)]
+    yield "attention", keras.Model([words, asked], [L.Concatenate()(parts), mean])
 
 
 def randomized(array, rng):
@@ -179,6 +191,18 @@ def write_torch():
             y = self.rnn(self.gru(self.lstm(self.table(x))[0])[0])[0]
             return self.a_last(torch.tanh(self.z_first(self.norm(y))))
 
+    class Reads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = nn.TransformerEncoderLayer(6, 2, 5, batch_first=True, activation="gelu")
+            self.reads = nn.MultiheadAttention(6, 3, kdim=4, vdim=3, batch_first=True)
+            self.plain = nn.MultiheadAttention(6, 1, bias=False, batch_first=True)
+
+        def forward(self, x):
+            y = self.encoder(x)
+            y = self.reads(y, x[..., :4], x[..., :3])[0]
+            return self.plain(y, y, y)[0]
+
     cnn = nn.Sequential(
         nn.Conv2d(2, 3, (3, 2), padding=1, bias=False),
         nn.BatchNorm2d(3),
@@ -195,7 +219,12 @@ def write_torch():
     rng = np.random.default_rng(3)
     images = rng.normal(size=(3, 2, 7, 6)).astype(np.float32)
     ids = rng.integers(0, 9, (3, 5))
-    for name, model, x in [("torch_cnn", cnn, images), ("torch_words", Words(), ids)]:
+    steps = np.random.default_rng(4).normal(size=(3, 5, 6)).astype(np.float32)
+    for name, model, x in [
+        ("torch_cnn", cnn, images),
+        ("torch_words", Words(), ids),
+        ("torch_attention", Reads(), steps),
+    ]:
         for key, tensor in model.state_dict().items():
             if tensor.is_floating_point():
                 values = randomized(tensor, rng)
