@@ -44,7 +44,7 @@ KERNELS = [
     "rnn",
     "softmax",
 ]
-SHARED = ["arrays", "cpu", "threads"]
+SHARED = ["arrays", "cpu", "steps", "threads"]
 
 
 def switch(name, default):

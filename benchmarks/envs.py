@@ -48,6 +48,14 @@ FAMILIES = {
 
 PEERS = {
     "npdl": Peer("npdl", "npdl_adapter", env=(("NPDL_BACKEND", "cython"),), label="npdl"),
+    "npdl-predictor": Peer(
+        "npdl",
+        "npdl_adapter",
+        (("predictor", "1"),),
+        env=(("NPDL_BACKEND", "cython"),),
+        label="npdl predictor",
+        modes=("predict",),
+    ),
     "npdl-numpy": Peer(
         "npdl", "npdl_adapter", env=(("NPDL_BACKEND", "numpy"),), label="npdl on NumPy"
     ),
@@ -68,7 +76,7 @@ PEERS = {
 }
 
 #: The peers that are npdl itself, and so never "the best peer".
-OURS = ("npdl", "npdl-numpy")
+OURS = ("npdl", "npdl-predictor", "npdl-numpy")
 
 
 def env_python(family: str, envs: Path = ENVS) -> Path:

@@ -56,6 +56,11 @@ class Row:
         best = self.best_peer
         return self.times[best] / self.times["npdl"] if best and "npdl" in self.times else None
 
+    def speedup_of(self, ours: str) -> float | None:
+        """The same for another way of using npdl."""
+        best = self.best_peer
+        return self.times[best] / self.times[ours] if best and ours in self.times else None
+
 
 @contextmanager
 def started(plan: Plan) -> Iterator[tuple[dict[str, Worker], dict[str, str]]]:

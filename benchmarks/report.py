@@ -49,6 +49,9 @@ def race_table(rows: Sequence[Row], limit: float) -> str:
     peers = [p for p in PEERS if any(p in row.times for row in rows)]
     head = ["workload (batch)", *(PEERS[p].label for p in peers)]
     head += ["best peer", "npdl over it", "GFLOP", "GFLOP/s", "of the limit"]
+    predictor = "npdl-predictor" in peers
+    if predictor:
+        head.append("predictor over the peer")
     lines = []
     for row in rows:
         mark = " (!)" if row.complaints else ""
@@ -61,6 +64,9 @@ def race_table(rows: Sequence[Row], limit: float) -> str:
             f"{rate:.0f}" if rate else "-",
             f"{rate / limit:.0%}" if rate else "-",
         ]
+        if predictor:
+            speedup = row.speedup_of("npdl-predictor")
+            line.append(f"{speedup:.2f}" if speedup else "-")
         lines.append(line)
     text = table(head, lines)
     mean = mean_speedup(rows)

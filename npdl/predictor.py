@@ -9,14 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npdl._checks import check_int, complaint
+from npdl._ext import get_precision, kernels
 from npdl._files import StrPath
 from npdl.batch import Batch, as_batch, is_stream
-from npdl.functional import Functional
 from npdl.layers.owning import keeps_its_arrays
 from npdl.layers.recurrent import is_stateful
 from npdl.layers.tree import every_layer
-from npdl.training import predict_step
+from npdl.program import Route
+from npdl.trainer import Trainer
+from npdl.training import own_arrays, predict_step
 
+#: For how many shapes of inputs a predictor makes itself ready; each has packed weights of its own.
+ROUTES = 8
 #: What a snapshot needs of a model; no loss, no optimizer.
 _KEPT = ("name", "layers", "_names", "_plan", "inputs", "outputs")
 
@@ -53,11 +57,17 @@ class Predictor:
     (1, 2)
     """
 
-    def __init__(self, model: Functional, batch_size: int = 256) -> None:
+    def __init__(self, model: Trainer, batch_size: int = 256) -> None:
         self._batch_size = check_int("batch_size", batch_size)
         self._model = _snapshot(model)
         self._plan = self._model.require_plan("predictor")
         self._names = self._model.data_names
+        stateful = any(is_stateful(layer) for layer in every_layer(self._plan.layers))
+        #: Whether every call walks the plan.
+        self._walks = self._plan.makes_masks or stateful
+        #: What was made ready, by the shapes of the inputs; and for which kernels.
+        self._routes: dict[Any, Route] = {}
+        self._made_for: Any = None
 
     @property
     def input_shape(self) -> Any:
@@ -88,18 +98,47 @@ class Predictor:
         ndarray, or list or dict of ndarray
             In the form in which the outputs were passed to `Model`.
         """
+        if mask is None and type(X) is np.ndarray:  # the common case, and the quick one
+            route = self._routes.get((X.shape, X.dtype.char))
+            if route is not None and route.whole is not None and self._is_current():
+                y = route.whole(X if X.dtype is route.dtype else np.asarray(X, route.dtype, "C"))
+                if y is not None:
+                    return self._model.packed([y])
         batch = self._batch(X, mask)
         if batch.samples <= self._batch_size:
-            return self._model.packed(predict_step(self._plan, batch))
+            return self._model.packed(self._outputs(batch))
         whole: list[NDArray] = []
         for first in range(0, batch.samples, self._batch_size):
             part = batch.rows(slice(first, first + self._batch_size))
-            outputs = predict_step(self._plan, part)
+            outputs = self._outputs(part)
             if not whole:
                 whole = [np.empty((batch.samples, *y.shape[1:]), y.dtype) for y in outputs]
             for array, y in zip(whole, outputs):
                 array[first : first + len(y)] = y
         return self._model.packed(whole)
+
+    def _outputs(self, batch: Batch) -> list[NDArray]:
+        """The outputs of one batch: by the route for its shapes, if there is one."""
+        if self._walks or any(mask is not None for mask in batch.mask):
+            return predict_step(self._plan, batch)
+        if not self._is_current():
+            self._routes, self._made_for = {}, _setting()
+        key: Any = tuple((x.shape, x.dtype.char) for x in batch.x)
+        key = key[0] if len(key) == 1 else key
+        route = self._routes.get(key)
+        outputs = None if route is None else route(batch.x)
+        if route is None and len(self._routes) < ROUTES:
+            route = Route(self._plan, batch.x)
+            outputs, route.made = route.made, None
+            self._routes[key] = route
+        return predict_step(self._plan, batch) if outputs is None else own_arrays(outputs, batch)
+
+    def _is_current(self) -> bool:
+        """Whether the routes are for the kernels that are active."""
+        return self._made_for == _setting()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_routes": {}, "_made_for": None}
 
     def _batch(self, X: Any, mask: Any) -> Batch:
         """The inputs and their masks as arrays, checked."""
@@ -136,7 +175,12 @@ class Predictor:
         self._model.save(path)
 
 
-def _snapshot(model: Functional) -> Functional:
+def _setting() -> tuple[Any, ...]:
+    """What decides on the bits of a prediction beside weights and inputs."""
+    return kernels().backend, get_precision()
+
+
+def _snapshot(model: Trainer) -> Trainer:
     """A copy of a network with weights of its own, and no gradients."""
     plan = model.require_plan("predictor")
     layers = [*every_layer(plan.layers)]
@@ -149,7 +193,7 @@ def _snapshot(model: Functional) -> Functional:
         if keeps_its_arrays(layer):
             for parameter in layer._named.values():
                 memo[id(parameter.grad)] = memo[id(parameter.home)] = None
-    taken = Functional()
+    taken = Trainer()
     state = {key: getattr(model, key) for key in _KEPT}
     vars(taken).update(copy.deepcopy(state, memo))
     for step in taken.require_plan("predictor").steps:

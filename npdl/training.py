@@ -437,6 +437,11 @@ def eval_step(model: Trainer, batch: Batch) -> Result:
 def predict_step(plan: Plan, batch: Batch) -> list[NDArray]:
     """The outputs of one batch, in inference mode: never the input's own memory."""
     outputs, _ = plan.forward(batch.x, False, batch.mask or None)
+    return own_arrays(outputs, batch)
+
+
+def own_arrays(outputs: list[NDArray], batch: Batch) -> list[NDArray]:
+    """The outputs, copied where they share the memory of an input."""
     return [y.copy() if any(np.may_share_memory(y, x) for x in batch.x) else y for y in outputs]
 
 

@@ -44,6 +44,7 @@ LEVELS = [
             "training",
             "hints",
             "adapter",
+            "program",
             "predictor",
             "model",
         ),

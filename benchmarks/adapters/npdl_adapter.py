@@ -48,6 +48,9 @@ class NpdlAdapter(Adapter):
             for parameter, array in zip(layer.params, arrays, strict=True):
                 parameter[...] = array
         self.x, self.y = workload.data()
+        self._predict = self.model.predict
+        if self.options.get("predictor"):
+            self._predict = self.model.predictor()
         self._in_training = ExitStack()
         if mode == "train":  # as inside `fit`: the layers keep their buffers
             self._in_training.enter_context(self.model.training())
@@ -105,7 +108,7 @@ class NpdlAdapter(Adapter):
         return found
 
     def predict(self) -> np.ndarray:
-        return self.model.predict(self.x)
+        return self._predict(self.x)
 
 
 def create(options: dict[str, str], threads: int) -> Adapter:

@@ -27,8 +27,9 @@ import contextvars
 import importlib
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
+from typing import Any
 
 from npdl._ext.cores import usable_cores
 
@@ -78,6 +79,21 @@ PAIRS = {
     ),
 }
 
+#: Kernels whose calls can be made ready once and then done many times (``steps.pyx``): function ->
+#: module, the function that does this, and the places of x and y among the arguments.
+READY = {
+    "activation_forward": ("activation", "activation_ready", 0, 1),
+    "conv2d_forward": ("conv", "conv2d_ready", 0, 3),
+    "dense_forward": ("dense", "dense_ready", 0, 3),
+    "gru_forward": ("rnn", "gru_ready", 0, 4),
+    "lstm_forward": ("rnn", "lstm_ready", 0, 5),
+    "maxpool_forward": ("pool", "maxpool_ready", 0, 1),
+    "meanpool_forward": ("pool", "meanpool_ready", 0, 1),
+    "norm_fixed_forward": ("norm", "norm_fixed_ready", 0, 6),
+    "rnn_forward": ("rnn", "rnn_ready", 0, 4),
+    "softmax_forward": ("softmax", "softmax_ready", 0, 1),
+}
+
 #: Instruction sets that a build may hold, the best last.
 ISAS = ("base", "v3", "v4")
 
@@ -91,7 +107,14 @@ def _load(name: str, suffix: str) -> SimpleNamespace:
             if not hasattr(module, function):
                 raise ImportError(f"{module.__name__} is from another version: no {function}")
             functions[function] = getattr(module, function)
-    return SimpleNamespace(backend=name, isa=None if name == "numpy" else suffix, **functions)
+    if name == "numpy":
+        return SimpleNamespace(backend=name, isa=None, ready={}, **functions)
+    ready = {}
+    for function, (stem, maker, *places) in READY.items():
+        module = importlib.import_module(f"npdl._ext.{stem}_{suffix}")
+        if hasattr(module, maker):
+            ready[function] = (getattr(module, maker), *places)
+    return SimpleNamespace(backend=name, isa=suffix, ready=ready, **functions)
 
 
 def _load_cython(wanted: str | None) -> SimpleNamespace:
@@ -143,6 +166,33 @@ _active: contextvars.ContextVar[SimpleNamespace] = contextvars.ContextVar(
 
 #: The active kernels, a namespace with one attribute for each function of `PAIRS`.
 kernels = _active.get
+
+
+@contextlib.contextmanager
+def noted() -> Iterator[list[tuple[str, tuple]]]:
+    """Note the calls of kernels within the block, in this thread: functions with their arguments.
+
+    Yields
+    ------
+    list of (str, tuple)
+        It grows with each call.
+    """
+    calls: list[tuple[str, tuple]] = []
+    active = _active.get()
+
+    def note(name: str) -> Callable[..., None]:
+        def call(*args: Any) -> None:
+            calls.append((name, args))
+            getattr(active, name)(*args)
+
+        return call
+
+    names = [name for functions in PAIRS.values() for name in functions]
+    token = _active.set(SimpleNamespace(**{**vars(active), **{n: note(n) for n in names}}))
+    try:
+        yield calls
+    finally:
+        _active.reset(token)
 
 
 def available_backends() -> tuple[str, ...]:

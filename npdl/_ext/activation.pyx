@@ -4,6 +4,7 @@ from npdl._ext.activation cimport GELU, MISH, SILU, act_span, act_t, parse_act, 
 from npdl._ext.arrays cimport OUT, REAL, array, array_t, call_t
 from npdl._ext.simd cimport real
 from npdl._ext.smooth cimport gelu, gelu_slope, mish, mish_slope, silu, silu_slope
+from npdl._ext.steps cimport simple_step
 from npdl._ext.threads cimport max_workers, run
 
 cdef enum:
@@ -83,6 +84,21 @@ def activation_forward(x, y, act):
         raise ValueError("activation_forward: x and y must be of one length.")
     j.x, j.dy, j.out = x_.data, NULL, y_.data
     _run(&j, &x_, act)
+
+
+cdef void _run_ready(const void* job, const void* x, void* y, char* scratch) noexcept nogil:
+    cdef job_t j = (<const job_t*> job)[0]
+    j.x, j.out = x, y
+    run(_task, &j, (j.n + CHUNK - 1) // CHUNK, max_workers())
+
+
+def activation_ready(x, y, act):
+    """`activation_forward`, made ready for arrays like x and y."""
+    cdef call_t call = call_t("activation_forward", REAL)
+    cdef array_t x_ = array(&call, x, "x", 1, REAL)
+    cdef job_t j
+    j.single, j.act, j.n, j.dy = x_.single, parse_act(act, MISH), x_.shape[0], NULL
+    return simple_step(_run_ready, &j, sizeof(job_t), None)
 
 
 def activation_backward(y, dy, dx, act):

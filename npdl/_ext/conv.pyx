@@ -21,9 +21,24 @@ from npdl._ext.conv_depthwise cimport (
 )
 from npdl._ext.conv_direct cimport copy_task, forward_task, set_offsets, set_parts
 from npdl._ext.conv_gradients cimport products_input, products_weights
-from npdl._ext.conv_products cimport products_forward
-from npdl._ext.conv_winograd cimport winograd_backward, winograd_forward, winograd_pays
+from npdl._ext.conv_products cimport (
+    products_forward,
+    products_multiply,
+    products_pack,
+    products_plan,
+    products_t,
+)
+from npdl._ext.conv_winograd cimport (
+    winograd_backward,
+    winograd_forward,
+    winograd_kept,
+    winograd_multiply,
+    winograd_pack,
+    winograd_pays,
+    winograd_sizes,
+)
 from npdl._ext.simd cimport LANES_F32, LANES_F64, real
+from npdl._ext.steps cimport make_step, ready_t
 from npdl._ext.sums cimport sum_of
 from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
 from npdl._ext.tile cimport round_up
@@ -95,26 +110,46 @@ cdef inline bint _direct(const conv_t* j) noexcept nogil:
     )
 
 
-cdef void _direct_forward(conv_t* j) except *:
-    """y = f(b + w * x) by direct sums."""
+cdef void _direct_sizes(conv_t* j, int workers) noexcept nogil:
     cdef Py_ssize_t size = sizeof(float) if j.single else sizeof(double)
-    cdef size_t offsets = aligned(j.depth * sizeof(Py_ssize_t))
-    cdef int workers = max_workers()
-    cdef scratch_t s
     j.taps_h, j.taps_w = (j.kh - 1) // j.sh + 1, (j.kw - 1) // j.sw + 1
     j.plane_h, j.plane_w = j.oh + j.taps_h - 1, j.ow + j.taps_w - 1
     j.phases_h, j.phases_w = min(j.sh, j.kh), min(j.sw, j.kw)
     j.image_step = round_up(j.c * j.phases_h * j.phases_w * j.plane_h * j.plane_w, SLACK) + SLACK
     set_parts(j, LANES_F32 if j.single else LANES_F64, workers)
     j.scratch_step = aligned(j.image_step * size)
-    s = take(offsets + (j.n if j.shared else workers) * j.scratch_step)
-    j.offset = <Py_ssize_t*> s.data
-    j.scratch = s.data + offsets
+
+
+cdef inline size_t _direct_kept(conv_t* j) noexcept nogil:
+    """Bytes of the table of offsets."""
+    return aligned(j.depth * sizeof(Py_ssize_t))
+
+
+cdef inline void _direct_pack(conv_t* j, char* at) noexcept nogil:
+    j.offset = <Py_ssize_t*> at
+    set_offsets(j)
+
+
+cdef inline size_t _direct_scratch(conv_t* j, int workers) noexcept nogil:
+    return (j.n if j.shared else workers) * j.scratch_step
+
+
+cdef void _direct_run(conv_t* j, char* scratch, int workers) noexcept nogil:
+    j.scratch = scratch
+    if j.shared:
+        run(copy_task, j, j.n * COPIES, workers)
+    run(forward_task, j, j.n * j.row_parts * j.filter_parts, workers)
+
+
+cdef void _direct_forward(conv_t* j) except *:
+    """y = f(b + w * x) by direct sums."""
+    cdef int workers = max_workers()
+    cdef scratch_t s
+    _direct_sizes(j, workers)
+    s = take(_direct_kept(j) + _direct_scratch(j, workers))
     with nogil:
-        set_offsets(j)
-        if j.shared:
-            run(copy_task, j, j.n * COPIES, workers)
-        run(forward_task, j, j.n * j.row_parts * j.filter_parts, workers)
+        _direct_pack(j, s.data)
+        _direct_run(j, s.data + _direct_kept(j), workers)
     give(s)
 
 
@@ -152,11 +187,10 @@ cdef inline void _backward(conv_t* j, const real* _) except *:
             products_input(j, NULL, linear, _)
 
 
-def conv2d_forward(
+cdef conv_t _plan_forward(
     x, w, b, y, Py_ssize_t stride_h, Py_ssize_t stride_w, Py_ssize_t pad_h, Py_ssize_t pad_w,
     Py_ssize_t dilation_h, Py_ssize_t dilation_w, Py_ssize_t groups, Py_ssize_t channels_last, act,
-):
-    """y = f(b + w * x)."""
+) except *:
     cdef call_t call = call_t("conv2d_forward", REAL)
     cdef array_t x_ = array(&call, x, "x", 4, REAL), w_ = array(&call, w, "w", 4, REAL)
     cdef array_t b_ = array(&call, b, "b", 1, REAL | OR_NONE)
@@ -168,13 +202,100 @@ def conv2d_forward(
     j.act = parse_act(act)
     if b_.given and b_.shape[0] != w_.shape[0]:
         raise ValueError("conv2d_forward: b must have one number for each filter.")
+    j.bias = b_.data
+    return j
+
+
+def conv2d_forward(
+    x, w, b, y, Py_ssize_t stride_h, Py_ssize_t stride_w, Py_ssize_t pad_h, Py_ssize_t pad_w,
+    Py_ssize_t dilation_h, Py_ssize_t dilation_w, Py_ssize_t groups, Py_ssize_t channels_last, act,
+):
+    """y = f(b + w * x)."""
+    cdef conv_t j = _plan_forward(
+        x, w, b, y, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups,
+        channels_last, act,
+    )
     if j.n == 0:
         return
-    j.bias = b_.data
     if j.single:
         _forward(&j, <float*> NULL)
     else:
         _forward(&j, <double*> NULL)
+
+
+# -------------------------------------------------------------------------------------- made ready
+
+ctypedef struct conv_ready_t:
+    conv_t j
+    products_t p  # if it is a product
+    int workers
+
+
+cdef void _run_winograd(const void* job, const void* x, void* y, char* scratch) noexcept nogil:
+    cdef conv_t j = (<const conv_ready_t*> job).j
+    j.x, j.y = x, y
+    winograd_multiply(&j, scratch, (<const conv_ready_t*> job).workers)
+
+
+cdef void _run_direct(const void* job, const void* x, void* y, char* scratch) noexcept nogil:
+    cdef conv_t j = (<const conv_ready_t*> job).j
+    j.x, j.y = x, y
+    _direct_run(&j, scratch, (<const conv_ready_t*> job).workers)
+
+
+cdef void _run_products(const void* job, const void* x, void* y, char* scratch) noexcept nogil:
+    cdef conv_ready_t r = (<const conv_ready_t*> job)[0]
+    r.j.x, r.j.y, r.p.j, r.p.w.j = x, y, &r.j, &r.j
+    products_multiply(&r.p, scratch, r.workers)
+
+
+cdef inline object _ready(conv_t* j, alive, const real* _):
+    cdef conv_ready_t r
+    cdef conv_ready_t* own
+    cdef ready_t ready
+    cdef void* job
+    cdef char* kept
+    if j.n == 0 or is_dense(j) or (is_depthwise(j) and not _winograd(j) and not _direct(j)):
+        return None
+    r.j, r.workers = j[0], max_workers()
+    j = &r.j
+    ready.job, ready.job_bytes = &r, sizeof(conv_ready_t)
+    if _winograd(j):
+        winograd_sizes(j, r.workers)
+        ready.run, ready.kept_bytes = _run_winograd, winograd_kept(j)
+        ready.scratch = r.workers * j.scratch_step
+    elif _direct(j):
+        _direct_sizes(j, r.workers)
+        ready.run, ready.kept_bytes = _run_direct, _direct_kept(j)
+        ready.scratch = _direct_scratch(j, r.workers)
+    else:
+        products_plan(&r.p, j, j.bias, j.act, r.workers, _)
+        ready.run, ready.kept_bytes = _run_products, r.p.packed_bytes + r.p.tables_bytes
+        ready.scratch = r.workers * r.p.scratch_step
+    step = make_step(&ready, alive, &job, &kept)
+    own = <conv_ready_t*> job
+    own.p.j = own.p.w.j = &own.j
+    if ready.run == _run_winograd:
+        winograd_pack(&own.j, kept, r.workers)
+    elif ready.run == _run_direct:
+        _direct_pack(&own.j, kept)
+    else:
+        products_pack(&own.p, kept, r.workers)
+    return step
+
+
+def conv2d_ready(
+    x, w, b, y, Py_ssize_t stride_h, Py_ssize_t stride_w, Py_ssize_t pad_h, Py_ssize_t pad_w,
+    Py_ssize_t dilation_h, Py_ssize_t dilation_w, Py_ssize_t groups, Py_ssize_t channels_last, act,
+):
+    """`conv2d_forward`, made ready for arrays like x and y; None for a form that can't be."""
+    cdef conv_t j = _plan_forward(
+        x, w, b, y, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups,
+        channels_last, act,
+    )
+    if j.single:
+        return _ready(&j, (w, b), <float*> NULL)
+    return _ready(&j, (w, b), <double*> NULL)
 
 
 def conv2d_backward(

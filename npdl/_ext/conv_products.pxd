@@ -61,6 +61,7 @@ ctypedef struct products_t:
     char* sums
     char* scratch
     size_t scratch_step
+    size_t packed_bytes, tables_bytes
 
 
 cdef inline Py_ssize_t channel_step(const conv_t* j, Py_ssize_t plane) noexcept nogil:
@@ -239,38 +240,60 @@ cdef inline void _forward_task(void* context, Py_ssize_t task, int worker) noexc
         _forward(p, task, worker, <double*> NULL)
 
 
-cdef inline void products_forward(conv_t* j, const void* bias, act_t act, const real* _) except *:
-    """y = f(b + w * x)."""
-    cdef products_t p
+cdef inline void products_plan(
+    products_t* p, conv_t* j, const void* bias, act_t act, int workers, const real* _
+) noexcept nogil:
+    """The sizes of everything, for so many threads."""
     cdef windows_t* w = &p.w
-    cdef int workers = max_workers()
-    cdef size_t packed, tables, sums
-    cdef Py_ssize_t rows, i
-    cdef scratch_t s
-    memset(&p, 0, sizeof(p))
+    cdef Py_ssize_t sums
+    memset(p, 0, sizeof(products_t))
     p.j, p.act, p.bias = j, act, bias
     p.w = windows_of(j, j.c, True)
     set_block(w, j.f, FEWEST, ceil_div(2 * workers, j.groups))
-    choose_tile(&p, positions(w), j.f, _)
+    choose_tile(p, positions(w), j.f, _)
     p.parts = min(p.panels, ceil_div(2 * workers, w.blocks * j.groups))
     p.pieces = cut(w.k, 1) if w.whole else cut(w.run, w.runs)
-    rows = round_up(positions(w), p.mr)
-    packed = aligned(j.groups * p.panels * p.nr * (w.k + 1) * sizeof(real))
-    tables = aligned((tables_size(w) + 3 * p.pieces + positions(w)) * sizeof(Py_ssize_t))
-    sums = rows * p.panels * p.nr
+    p.packed_bytes = aligned(j.groups * p.panels * p.nr * (w.k + 1) * sizeof(real))
+    p.tables_bytes = aligned(
+        (tables_size(w) + 3 * p.pieces + positions(w)) * sizeof(Py_ssize_t)
+    )
+    sums = round_up(positions(w), p.mr) * p.panels * p.nr
     p.scratch_step = aligned((w.pixels + w.windows + sums) * sizeof(real))
-    s = take(packed + tables + workers * p.scratch_step)
-    p.packed, p.scratch = s.data, s.data + packed + tables
-    set_tables(w, <Py_ssize_t*> (s.data + packed))
-    p.piece = <Py_ssize_t*> (s.data + packed) + tables_size(w)
+
+
+cdef inline void products_pack(products_t* p, char* at, int workers) noexcept nogil:
+    """Packed filters and tables, from `at` on."""
+    cdef windows_t* w = &p.w
+    cdef Py_ssize_t* tables = <Py_ssize_t*> (at + p.packed_bytes)
+    cdef Py_ssize_t i
+    p.packed = at
+    set_tables(w, tables)
+    p.piece = tables + tables_size(w)
     p.index = p.piece + 3 * p.pieces
     if w.whole:
-        set_pieces(&p, w.k, 1, NULL, 1)
+        set_pieces(p, w.k, 1, NULL, 1)
         for i in range(positions(w)):
             p.index[i] = i * w.k
     else:
-        set_pieces(&p, w.run, w.runs, w.run_at, 1)
+        set_pieces(p, w.run, w.runs, w.run_at, 1)
+    run(_pack_filters_task, p, p.j.groups * p.panels, workers)
+
+
+cdef inline void products_multiply(products_t* p, char* scratch, int workers) noexcept nogil:
+    p.scratch = scratch
+    run(_forward_task, p, p.w.blocks * p.j.groups * p.parts, workers)
+
+
+cdef inline void products_forward(conv_t* j, const void* bias, act_t act, const real* _) except *:
+    """y = f(b + w * x)."""
+    cdef products_t p
+    cdef int workers = max_workers()
+    cdef size_t kept
+    cdef scratch_t s
+    products_plan(&p, j, bias, act, workers, _)
+    kept = p.packed_bytes + p.tables_bytes
+    s = take(kept + workers * p.scratch_step)
     with nogil:
-        run(_pack_filters_task, &p, j.groups * p.panels, workers)
-        run(_forward_task, &p, w.blocks * j.groups * p.parts, workers)
+        products_pack(&p, s.data, workers)
+        products_multiply(&p, s.data + kept, workers)
     give(s)

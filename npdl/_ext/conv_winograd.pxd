@@ -29,6 +29,7 @@ from npdl._ext.winograd_weights cimport (
 )
 
 cdef enum:
+    LEAST = 12  # tiles of a chunk
     WINOGRAD_CHANNELS = 16  # in and out; with fewer the transforms cost more than they save
 
 
@@ -114,26 +115,51 @@ cdef inline void _forward_task(void* context, Py_ssize_t task, int worker) noexc
     )
 
 
-cdef inline void winograd_forward(conv_t* j) except *:
+cdef inline void winograd_sizes(conv_t* j, int workers) noexcept nogil:
+    """The plan, for so many threads, and what each needs of scratch memory."""
     cdef winograd_t* p = &j.winograd
-    cdef int workers = max_workers()
-    cdef size_t filters
     cdef chunk_t c
     cdef area_t a
-    cdef scratch_t s
     p[0] = winograd_plan(j.n, j.f, j.c, j.h, j.w, j.oh, j.ow, j.ph, j.pw, tiles_for(j.c))
+    if p.chunks * p.panels < workers:  # rows of tiles, so that all have something to do
+        p[0] = winograd_plan(
+            j.n, j.f, j.c, j.h, j.w, j.oh, j.ow, j.ph, j.pw,
+            max(ceil_div(p.tiles_h, workers) * p.tiles_w, LEAST),
+        )
     c = chunk_of(p, 0)
     a = input_area(p, &c)
     # where the chunks don't go round, their output channels are shared
     j.filter_parts = min(p.panels, ceil_div(2 * workers, p.chunks)) if p.chunks < 2 * workers else 1
-    filters = aligned(filters_size(p) * sizeof(float))
+    p.bias, p.act = <const float*> j.bias, j.act
     j.scratch_step = aligned((correlate_scratch(p) + p.images * area_size(&a)) * sizeof(float))
-    s = take(filters + workers * j.scratch_step)
-    p.filters, p.bias, p.act = <const float*> s.data, <const float*> j.bias, j.act
-    j.packed, j.scratch = s.data, s.data + filters
+
+
+cdef inline size_t winograd_kept(conv_t* j) noexcept nogil:
+    """Bytes of the transformed filters."""
+    return aligned(filters_size(&j.winograd) * sizeof(float))
+
+
+cdef inline void winograd_pack(conv_t* j, char* at, int workers) noexcept nogil:
+    """The transformed filters, at `at`."""
+    j.packed, j.winograd.filters = at, <const float*> at
+    run(_filters_task, j, j.winograd.panels, workers)
+
+
+cdef inline void winograd_multiply(conv_t* j, char* scratch, int workers) noexcept nogil:
+    j.scratch = scratch
+    run(_forward_task, j, j.winograd.chunks * j.filter_parts, workers)
+
+
+cdef inline void winograd_forward(conv_t* j) except *:
+    cdef int workers = max_workers()
+    cdef size_t kept
+    cdef scratch_t s
+    winograd_sizes(j, workers)
+    kept = winograd_kept(j)
+    s = take(kept + workers * j.scratch_step)
     with nogil:
-        run(_filters_task, j, p.panels, workers)
-        run(_forward_task, j, p.chunks * j.filter_parts, workers)
+        winograd_pack(j, s.data, workers)
+        winograd_multiply(j, s.data + kept, workers)
     give(s)
 
 

@@ -2,10 +2,21 @@
 
 from npdl._ext.activation cimport LINEAR, act_span, act_t, parse_act, pull_back_span
 from npdl._ext.arrays cimport OR_NONE, OUT, REAL, array, array_t, call_t, clear, same_shape
-from npdl._ext.gemm cimport product, product_of, product_scratch, product_t
+from npdl._ext.gemm cimport (
+    FEW_SMALL,
+    few_sums,
+    is_long,
+    pack_all,
+    product,
+    product_of,
+    product_scratch,
+    product_t,
+)
 from npdl._ext.simd cimport real
+from npdl._ext.steps cimport make_step, ready_t
 from npdl._ext.sums cimport sum_many_rows
 from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
+from npdl._ext.tile cimport ceil_div
 
 cdef enum:
     ROWS = 16  # of an elementwise task
@@ -66,9 +77,7 @@ cdef void _pull_back_task(void* context, Py_ssize_t task, int worker) noexcept n
         _pull_back_rows(r, n0, n1, <double*> NULL)
 
 
-cdef inline void _forward(dense_t* r, real* _) except *:
-    cdef int workers = max_workers()
-    cdef scratch_t s
+cdef inline product_t _product_of(dense_t* r, real* _) noexcept nogil:
     cdef product_t p = product_of(
         r.n, r.u, r.d, <const real*> r.x, r.d, 1, <const real*> r.w, r.u, 1, <real*> r.y, r.u,
         False,
@@ -76,6 +85,13 @@ cdef inline void _forward(dense_t* r, real* _) except *:
     p.bias = r.b
     if r.act.code != LINEAR:
         p.finish, p.context = _activate, r
+    return p
+
+
+cdef inline void _forward(dense_t* r, real* _) except *:
+    cdef int workers = max_workers()
+    cdef scratch_t s
+    cdef product_t p = _product_of(r, _)
     s = take(product_scratch(&p, workers))
     with nogil:
         product(&p, s.data, workers)
@@ -114,8 +130,7 @@ cdef inline void _backward(dense_t* r, real* _) except *:
     give(s)
 
 
-def dense_forward(x, w, b, y, act):
-    """y = f(x w + b)."""
+cdef dense_t _plan_forward(x, w, b, y, act) except *:
     cdef call_t call = call_t("dense_forward", REAL)
     cdef array_t x_ = array(&call, x, "x", 2, REAL), w_ = array(&call, w, "w", 2, REAL)
     cdef array_t b_ = array(&call, b, "b", 1, REAL | OR_NONE)
@@ -132,13 +147,125 @@ def dense_forward(x, w, b, y, act):
         raise ValueError("dense_forward: the shapes of x, w, b and y do not fit.")
     if r.d == 0 or r.u == 0:
         raise ValueError("dense_forward: only the batch may be empty.")
+    r.x, r.w, r.b, r.y = x_.data, w_.data, b_.data, y_.data
+    return r
+
+
+def dense_forward(x, w, b, y, act):
+    """y = f(x w + b)."""
+    cdef dense_t r = _plan_forward(x, w, b, y, act)
     if r.n == 0:
         return
-    r.x, r.w, r.b, r.y = x_.data, w_.data, b_.data, y_.data
     if r.single:
         _forward(&r, <float*> NULL)
     else:
         _forward(&r, <double*> NULL)
+
+
+# ------------------------------------------------------------------------------------- made ready
+
+# A few rows, with weights that are packed block by block of k. The sums of a block are a task by
+# themselves; what they are added up in is the order in which `product` adds them.
+ctypedef struct few_t:
+    dense_t r
+    product_t p
+    int workers
+    Py_ssize_t blocks, across, wide  # tasks of a block, and columns to each
+    void* sums  # [blocks][n][panels * nr]
+
+
+cdef inline void _sum_few(few_t* f, Py_ssize_t task, const real* _) noexcept nogil:
+    cdef product_t p = f.p
+    cdef Py_ssize_t block = task // f.across, j = task % f.across * f.wide, k0 = block * p.depth
+    cdef Py_ssize_t depth = min(p.depth, p.k - k0), ld = p.panels * p.nr
+    p.a = <const real*> f.r.x + k0
+    p.b = <const real*> f.r.w + k0 * ld
+    p.b_row, p.b_panel = p.nr, depth * p.nr
+    few_sums(&p, j, min(p.n, j + f.wide), 0, depth, <real*> f.sums + block * p.m * ld, ld)
+
+
+cdef void _few_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    cdef few_t* f = <few_t*> context
+    if f.r.single:
+        _sum_few(f, task, <float*> NULL)
+    else:
+        _sum_few(f, task, <double*> NULL)
+
+
+cdef inline void _finish_few(few_t* f, const real* _) noexcept nogil:
+    """y = act(((b + first block) + second block) + ...)."""
+    cdef Py_ssize_t n = f.p.n, ld = f.p.panels * f.p.nr, i, j, _block
+    cdef const real* bias = <const real*> f.r.b
+    cdef const real* sums
+    cdef real* y
+    for i in range(f.p.m):
+        y = <real*> f.r.y + i * n
+        sums = <const real*> f.sums + i * ld
+        for j in range(n):
+            y[j] = sums[j] if bias == NULL else bias[j] + sums[j]
+        for _block in range(1, f.blocks):
+            sums += f.p.m * ld
+            for j in range(n):
+                y[j] = y[j] + sums[j]
+        if f.r.act.code != LINEAR:
+            act_span(f.r.act, y, y, n)
+
+
+cdef void _run_few(const void* job, const void* x, void* y, char* scratch) noexcept nogil:
+    cdef few_t f = (<const few_t*> job)[0]
+    f.r.x, f.r.y, f.sums = x, y, scratch
+    run(_few_task, &f, f.blocks * f.across, f.workers)
+    if f.r.single:
+        _finish_few(&f, <float*> NULL)
+    else:
+        _finish_few(&f, <double*> NULL)
+
+
+cdef void _run_many(const void* job, const void* x, void* y, char* scratch) noexcept nogil:
+    cdef few_t f = (<const few_t*> job)[0]
+    f.r.y = y
+    f.p.a, f.p.c, f.p.context = x, y, &f.r
+    product(&f.p, scratch, f.workers)
+
+
+cdef inline object _ready(dense_t* r, alive, real* _):
+    cdef few_t f
+    cdef ready_t ready
+    cdef Py_ssize_t k0 = 0, ld, size = sizeof(real), depth
+    cdef void* job
+    cdef char* kept
+    f.r, f.p, f.workers = r[0], _product_of(r, _), max_workers()
+    if not f.p.few or is_long(&f.p):
+        ready = ready_t(_run_many, &f, sizeof(few_t), 0, product_scratch(&f.p, f.workers))
+        return make_step(&ready, alive, &job, &kept)
+    f.blocks, ld = ceil_div(r.d, f.p.depth), f.p.panels * f.p.nr
+    f.across, f.wide = 1, ld
+    if r.u * r.d < FEW_SMALL:
+        f.workers = 1
+    elif f.blocks % f.workers and f.blocks < 4 * f.workers:
+        f.across = min(f.p.panels, <Py_ssize_t> f.workers)
+        f.wide = ceil_div(f.p.panels, f.across) * f.p.nr
+        f.across = ceil_div(r.u, f.wide)
+    ready = ready_t(
+        _run_few, &f, sizeof(few_t), r.d * ld * size, f.blocks * r.n * ld * size
+    )
+    step = make_step(&ready, alive, &job, &kept)
+    while k0 < r.d:
+        depth = min(f.p.depth, r.d - k0)
+        pack_all(
+            r.u, depth, <const real*> r.w + k0 * r.u, r.u, 1, <real*> kept + k0 * ld, f.workers
+        )
+        k0 += depth
+    (<few_t*> job).r.w = kept
+    return step
+
+
+def dense_ready(x, w, b, y, act):
+    """`dense_forward`, made ready for arrays like x and y."""
+    cdef dense_t r = _plan_forward(x, w, b, y, act)
+    if r.single:
+        return _ready(&r, (w, b), <float*> NULL)
+    return _ready(&r, (w, b), <double*> NULL)
 
 
 def dense_backward(x, w, y, dy, dx, dw, db, act):

@@ -362,7 +362,7 @@ cdef inline void _multiply_task(void* context, Py_ssize_t task, int worker) noex
         _multiply(p, task, worker, <double*> NULL)
 
 
-cdef inline void _few_sums(
+cdef inline void few_sums(
     product_t* p, Py_ssize_t j, Py_ssize_t j1, Py_ssize_t k0, Py_ssize_t depth, real* c,
     Py_ssize_t ldc,
 ) noexcept nogil:
@@ -408,7 +408,7 @@ cdef inline void _few_columns(product_t* p, Py_ssize_t task, const real* _) noex
         k = 0
         while k < p.k:
             depth = min(p.depth, p.k - k)
-            _few_sums(p, j, j1, k, depth, c, p.ldc if p.chain else FEW_COLUMNS)
+            few_sums(p, j, j1, k, depth, c, p.ldc if p.chain else FEW_COLUMNS)
             if not p.chain:
                 _add_few(p, j, j1, k > 0, c)
             k += depth

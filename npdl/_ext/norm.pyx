@@ -18,6 +18,7 @@ from libc.string cimport memset
 from npdl._ext.arrays cimport OR_NONE, OUT, REAL, array, array_t, call_t, clear, same_shape
 from npdl._ext.moments cimport PIECE, add_span, moments_t, residual_rows
 from npdl._ext.simd cimport real
+from npdl._ext.steps cimport simple_step
 from npdl._ext.sums cimport product_rows, sum_of, sum_of_products, sum_rows, total_of
 from npdl._ext.threads cimport max_workers, run
 
@@ -325,22 +326,40 @@ def norm_forward(x, gamma, beta, double epsilon, y, mean, var):
         _run(&j)
 
 
-def norm_fixed_forward(x, gamma, beta, mean, var, double epsilon, y):
-    """y = gamma (x - mean) / √(var + ε) + beta, with statistics that are given."""
+cdef bint _plan_fixed(norm_t* j, x, gamma, beta, mean, var, double epsilon, y) except -1:
     cdef call_t call = call_t("norm_fixed_forward", REAL)
     cdef array_t x_ = array(&call, x, "x", 3, REAL), y_ = array(&call, y, "y", 3, REAL | OUT)
     cdef array_t gamma_ = array(&call, gamma, "gamma", 1, REAL)
     cdef array_t beta_ = array(&call, beta, "beta", 1, REAL)
     cdef array_t mean_ = array(&call, mean, "mean", 1, REAL)
     cdef array_t var_ = array(&call, var, "var", 1, REAL)
-    cdef norm_t j
-    cdef bint some = _plan(&j, FIXED, &x_, &gamma_, &mean_, &var_, epsilon)
+    cdef bint some = _plan(j, FIXED, &x_, &gamma_, &mean_, &var_, epsilon)
     if not (same_shape(&y_, &x_) and same_shape(&beta_, &gamma_)):
         raise ValueError("norm_fixed_forward: the shapes of x, y and beta do not fit.")
-    if some:
-        j.beta, j.out = beta_.data, y_.data
+    j.beta, j.out = beta_.data, y_.data
+    return some
+
+
+def norm_fixed_forward(x, gamma, beta, mean, var, double epsilon, y):
+    """y = gamma (x - mean) / √(var + ε) + beta, with statistics that are given."""
+    cdef norm_t j
+    if _plan_fixed(&j, x, gamma, beta, mean, var, epsilon, y):
         with nogil:
             _run(&j)
+
+
+cdef void _run_ready(const void* job, const void* x, void* y, char* scratch) noexcept nogil:
+    cdef norm_t j = (<const norm_t*> job)[0]
+    j.x = j.dy = x
+    j.out = y
+    _run(&j)
+
+
+def norm_fixed_ready(x, gamma, beta, mean, var, double epsilon, y):
+    """`norm_fixed_forward`, made ready for arrays like x and y."""
+    cdef norm_t j
+    _plan_fixed(&j, x, gamma, beta, mean, var, epsilon, y)
+    return simple_step(_run_ready, &j, sizeof(norm_t), (gamma, beta, mean, var))
 
 
 def norm_backward(x, gamma, mean, var, double epsilon, dy, dx, dgamma, dbeta):

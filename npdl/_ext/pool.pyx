@@ -24,6 +24,7 @@ from npdl._ext.pool_windows cimport (
     window_t,
 )
 from npdl._ext.simd cimport real
+from npdl._ext.steps cimport simple_step
 from npdl._ext.threads cimport max_workers, run
 from npdl._ext.tile cimport lanes
 
@@ -378,6 +379,42 @@ def meanpool_forward(
     p.x, p.y = x_.data, y_.data
     with nogil:
         _run(MEAN, &p)
+
+
+cdef void _run_ready(const void* job, const void* x, void* y, char* scratch) noexcept nogil:
+    cdef pool_t p = (<const pool_t*> job)[0]
+    p.x, p.y = x, y
+    _run(p.kind, &p)
+
+
+cdef object _ready(
+    int kind, x, y, Py_ssize_t kh, Py_ssize_t kw, Py_ssize_t stride_h, Py_ssize_t stride_w,
+    Py_ssize_t pad_h, Py_ssize_t pad_w,
+):
+    cdef call_t call = call_t("pool", REAL)
+    cdef array_t x_ = array(&call, x, "x", 4, REAL), y_ = array(&call, y, "y", 4, REAL | OUT)
+    cdef pool_t p = _plan(&x_, &y_)
+    _set_windows(&p, kh, kw, stride_h, stride_w, pad_h, pad_w)
+    p.kind = kind
+    return simple_step(_run_ready, &p, sizeof(pool_t), None)
+
+
+def maxpool_ready(
+    x, y, argmax, Py_ssize_t kh, Py_ssize_t kw, Py_ssize_t stride_h, Py_ssize_t stride_w,
+    Py_ssize_t pad_h, Py_ssize_t pad_w,
+):
+    """`maxpool_forward`, made ready for arrays like x and y; without `argmax`."""
+    if argmax is not None:
+        return None
+    return _ready(MAX, x, y, kh, kw, stride_h, stride_w, pad_h, pad_w)
+
+
+def meanpool_ready(
+    x, y, Py_ssize_t kh, Py_ssize_t kw, Py_ssize_t stride_h, Py_ssize_t stride_w,
+    Py_ssize_t pad_h, Py_ssize_t pad_w,
+):
+    """`meanpool_forward`, made ready for arrays like x and y."""
+    return _ready(MEAN, x, y, kh, kw, stride_h, stride_w, pad_h, pad_w)
 
 
 def meanpool_backward(

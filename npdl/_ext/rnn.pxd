@@ -29,6 +29,7 @@ ctypedef struct rnn_t:
     bint whole  # z of all steps is kept, in `gates` or h
     bint reverse  # the walk begins at the last step
     bint after  # GRU: the reset gate acts after the product
+    bint ready  # the weights are packed already
     act_t act, gate_act
     Py_ssize_t n, t, d, u
     Py_ssize_t width, length  # gates * u, and 1 + d + u (+ 1 if after): the columns and rows of w
@@ -57,6 +58,7 @@ ctypedef struct rnn_t:
     void* packed  # forward: all weights; backward, or if few: those of the state
     void* packed_hat  # GRU: the columns of ĥ; if after, those of q
     void* packed_x  # if after: the columns of ĥ, rows of bias and input
+    void* packed_in  # if few and ready: the rows of bias and input
     void* swapped  # if after: the weights in the order of its rows, and on the way back dw
     void* design  # the rows [1, x, h] of all steps
     Py_ssize_t gate  # which gate the state is multiplied by in it, or -1

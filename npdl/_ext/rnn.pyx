@@ -4,7 +4,9 @@ from libc.stdint cimport uint8_t
 from libc.string cimport memset
 from npdl._ext.activation cimport parse_act
 from npdl._ext.arrays cimport OR_NONE, OUT, REAL, UINT8, array, array_t, call_t, clear
+from npdl._ext.gemm cimport pack_all
 from npdl._ext.rnn cimport rnn_t
+from npdl._ext.rnn_few cimport arrange, few_scratch, few_sizes, few_steps, few_t
 from npdl._ext.rnn_jobs cimport (
     GRU_BACKWARD,
     GRU_FORWARD,
@@ -12,10 +14,18 @@ from npdl._ext.rnn_jobs cimport (
     LSTM_FORWARD,
     RNN_BACKWARD,
     RNN_FORWARD,
+    all_scratch,
+    forward_steps,
     jobs_t,
+    pack_weights,
     run_backward,
     run_forward,
+    set_form,
+    weights_scratch,
 )
+from npdl._ext.simd cimport MR, real
+from npdl._ext.steps cimport make_step, ready_t
+from npdl._ext.threads cimport aligned, give, max_workers, scratch_t, take
 
 
 cdef rnn_t _plan(
@@ -260,6 +270,109 @@ def gru_backward(
         ),
         False,
     )
+
+
+cdef void _run_ready(const void* job, const void* x, void* y, char* scratch) noexcept nogil:
+    cdef jobs_t jobs = (<const jobs_t*> job)[0]
+    jobs.job[0].x, jobs.job[0].h = x, y
+    if jobs.job[0].single:
+        forward_steps(&jobs, scratch, <float*> NULL)
+    else:
+        forward_steps(&jobs, scratch, <double*> NULL)
+
+
+cdef inline object _made_ready(rnn_t* r, alive, const real* _):
+    cdef jobs_t jobs
+    cdef ready_t ready
+    cdef rnn_t* own
+    cdef void* job
+    cdef char* kept
+    cdef size_t size
+    r.ready = True
+    jobs.count, jobs.workers, jobs.job[0] = 1, max_workers(), r[0]
+    r = &jobs.job[0]
+    set_form(&jobs, r)
+    size = weights_scratch(r, NULL, _)
+    ready = ready_t(_run_ready, &jobs, sizeof(jobs_t), size, all_scratch(&jobs, _))
+    step = make_step(&ready, alive, &job, &kept)
+    own = &(<jobs_t*> job).job[0]
+    weights_scratch(own, kept, _)
+    pack_weights(own, jobs.workers, _)
+    return step
+
+
+cdef object _ready(rnn_t r, bint plain, alive):
+    """The step of a job that remembers nothing of its way."""
+    if not plain or r.n == 0 or r.mask != NULL or r.drop_x != NULL or r.drop_h != NULL:
+        return None
+    if r.single:
+        return _made_ready(&r, alive, <float*> NULL)
+    return _made_ready(&r, alive, <double*> NULL)
+
+
+def rnn_ready(x, w, h0, mask, h, act, reverse=False, drop_x=None, drop_h=None):
+    """`rnn_forward`, made ready for arrays like x and h."""
+    cdef rnn_t r = _rnn_forward(x, w, h0, mask, h, act, reverse, drop_x, drop_h)
+    return _ready(r, True, (w, h0))
+
+
+cdef void _run_few(const void* job, const void* x, void* y, char* scratch) noexcept nogil:
+    cdef few_t f = (<const few_t*> job)[0]
+    f.r.x, f.r.h = x, y
+    if f.r.single:
+        few_steps(&f, scratch, <float*> NULL)
+    else:
+        few_steps(&f, scratch, <double*> NULL)
+
+
+cdef inline object _few_ready(rnn_t* r, alive, const real* _):
+    cdef few_t f
+    cdef ready_t ready
+    cdef size_t size, inputs
+    cdef void* job
+    cdef char* kept
+    cdef scratch_t s
+    cdef real* w
+    f.r = r[0]
+    few_sizes(&f, max_workers(), _)
+    size = r.length * f.ld * sizeof(real)
+    inputs = aligned((1 + r.d) * f.ld * sizeof(real))
+    ready = ready_t(_run_few, &f, sizeof(few_t), inputs + size, few_scratch(&f, _))
+    s = take(size)
+    try:
+        w = <real*> s.data
+        memset(w, 0, size)
+        arrange(&f, <const real*> r.w, w)
+        step = make_step(&ready, alive, &job, &kept)
+        (<few_t*> job).packed_in, (<few_t*> job).packed = kept, kept + inputs
+        pack_all(f.ld, 1 + r.d, w, f.ld, 1, <real*> kept, f.workers)
+        pack_all(f.ld, r.u, w + (1 + r.d) * f.ld, f.ld, 1, <real*> (kept + inputs), f.workers)
+    finally:
+        give(s)
+    return step
+
+
+def lstm_ready(
+    x, w, h0, c0, mask, h, c, gates, act, gate_act, reverse=False, drop_x=None, drop_h=None
+):
+    """`lstm_forward`, made ready for arrays like x and h; without c and gates."""
+    cdef rnn_t r = _lstm_forward(
+        x, w, h0, c0, mask, h, c, gates, act, gate_act, reverse, drop_x, drop_h
+    )
+    cdef bint plain = c is None and gates is None and mask is None
+    if plain and 0 < r.n < MR and r.drop_x == NULL and r.drop_h == NULL:
+        if r.single:
+            return _few_ready(&r, (w, h0, c0), <float*> NULL)
+        return _few_ready(&r, (w, h0, c0), <double*> NULL)
+    return _ready(r, plain, (w, h0, c0))
+
+
+def gru_ready(x, w, h0, mask, h, gates, act, gate_act, reverse=False, drop_x=None, drop_h=None):
+    """`gru_forward`, made ready for arrays like x and h; without gates."""
+    cdef rnn_t r = _gru_forward(
+        x, w, h0, mask, h, gates, act, gate_act, reverse, drop_x, drop_h
+    )
+    return _ready(r, gates is None, (w, h0))
 
 
 cdef rnn_t _job(function, args) except *:

@@ -15,6 +15,7 @@ from npdl._ext.rnn cimport (
     panels_size,
     rnn_t,
     swap_bias,
+    times_panels,
     weight_product,
 )
 from npdl._ext.rnn_loops cimport (
@@ -27,10 +28,11 @@ from npdl._ext.rnn_loops cimport (
 )
 from npdl._ext.simd cimport MR, real
 from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
-from npdl._ext.tile cimport ceil_div, round_up
+from npdl._ext.tile cimport ceil_div, round_up, tile_cols
 
 cdef enum:
     FEW_STEPS = 4  # with fewer it doesn't pay to pack the weights for a few rows
+    PANELS = 4  # of the weights of the input, to a task
 
 cdef enum:
     RNN_FORWARD
@@ -42,6 +44,7 @@ cdef enum:
 
 ctypedef struct jobs_t:  # that are done at once
     int count
+    int workers
     rnn_t job[2]
     Py_ssize_t tasks[2]
 
@@ -90,20 +93,14 @@ cdef inline Py_ssize_t _share(jobs_t* jobs, rnn_t* r, int workers) noexcept nogi
     )
 
 
-cdef inline size_t _forward_scratch(jobs_t* jobs, rnn_t* r, char* at, const real* _) noexcept nogil:
-    """Hand out the scratch memory of one job from `at` on; how much there must be."""
-    cdef int workers = max_workers()
+cdef inline size_t weights_scratch(rnn_t* r, char* at, const real* _) noexcept nogil:
+    """Hand out the memory of the packed weights from `at` on; how much there must be."""
     cdef char* start = at
-    cdef Py_ssize_t u = r.u, hat = u if r.loop == GRU_FORWARD else 0, depth
-    cdef product_t inputs
-    r.few = r.n < MR
-    r.whole = r.gates != NULL or r.few
-    r.block = _share(jobs, r, workers)
-    r.rows_step = panels_size(r.block, r.length + r.wide + u, _)  # rows, z and c of a step
+    cdef Py_ssize_t u = r.u, hat = u if r.loop == GRU_FORWARD else 0
+    cdef Py_ssize_t depth = r.length - 1 - r.d if r.few else r.length
     if r.after:
         r.swapped = _cut(&at, panels_size(r.length, r.width, _))
-    depth = r.length - 1 - r.d if r.few else r.length
-    if not r.few or r.t >= FEW_STEPS:
+    if r.ready or not r.few or r.t >= FEW_STEPS:
         r.packed = _cut(&at, panels_size(depth, r.width - hat, _))
         if r.after:
             depth = r.length - 1 - r.d
@@ -111,26 +108,46 @@ cdef inline size_t _forward_scratch(jobs_t* jobs, rnn_t* r, char* at, const real
                 r.packed_x = _cut(&at, panels_size(1 + r.d, u, _))
         if hat:
             r.packed_hat = _cut(&at, panels_size(depth, hat, _))
-    if r.few:
-        r.design = _cut(&at, aligned(r.n * r.t * (1 + r.d) * sizeof(real)))
-        inputs = input_product(r, <real*> NULL)
-        r.work = _cut(&at, aligned(product_scratch(&inputs, workers)))
-        if r.gates == NULL and r.loop != RNN_FORWARD:
-            r.gates = _cut(&at, panels_size(r.n * r.t, r.wide, _))
-    r.rows = _cut(&at, workers * r.rows_step)
+    if r.ready and r.few:
+        r.packed_in = _cut(&at, panels_size(1 + r.d, r.width, _))
     return at - start
 
 
-cdef inline void _prepare(rnn_t* r, int workers, const real* _) noexcept nogil:
-    """All that comes before the loop: the weights packed; if few, the product with x."""
+cdef inline void set_form(jobs_t* jobs, rnn_t* r) noexcept nogil:
+    """How the rows are shared."""
+    r.few = r.n < MR
+    r.whole = r.gates != NULL or r.few
+    r.block = _share(jobs, r, jobs.workers)
+
+
+cdef inline size_t forward_scratch(jobs_t* jobs, rnn_t* r, char* at, const real* _) noexcept nogil:
+    """Hand out the scratch memory of one job from `at` on; how much there must be."""
+    cdef char* start = at
+    cdef product_t inputs
+    r.rows_step = panels_size(r.block, r.length + r.wide + r.u, _)  # rows, z and c of a step
+    if not r.ready:
+        at += weights_scratch(r, at, _)
+    if r.few:
+        r.design = _cut(&at, aligned(r.n * r.t * (1 + r.d) * sizeof(real)))
+        if not r.ready:
+            inputs = input_product(r, <real*> NULL)
+            r.work = _cut(&at, aligned(product_scratch(&inputs, jobs.workers)))
+        if r.gates == NULL and r.loop != RNN_FORWARD:
+            r.gates = _cut(&at, panels_size(r.n * r.t, r.wide, _))
+    r.rows = _cut(&at, jobs.workers * r.rows_step)
+    return at - start
+
+
+cdef inline void pack_weights(rnn_t* r, int workers, const real* _) noexcept nogil:
     cdef Py_ssize_t u = r.u, hat = u if r.loop == GRU_FORWARD else 0
     cdef Py_ssize_t depth = r.length - 1 - r.d, row = 1 + r.d
     cdef const real* w
-    cdef product_t inputs
     if r.after:
         swap_bias(r, <const real*> r.w, <real*> r.swapped, False)
         r.w = r.swapped
     w = <const real*> r.w
+    if r.packed_in != NULL:
+        pack_all(r.width, row, w, r.width, 1, <real*> r.packed_in, workers)
     if r.packed_x != NULL:
         pack_all(u, row, w + 2 * u, r.width, 1, <real*> r.packed_x, workers)
     if r.packed_hat != NULL and r.after:
@@ -141,8 +158,36 @@ cdef inline void _prepare(rnn_t* r, int workers, const real* _) noexcept nogil:
         pack_all(u, depth, w + row * r.width + 2 * u, r.width, 1, <real*> r.packed_hat, workers)
     if r.packed != NULL:
         pack_all(r.width - hat, depth, w + row * r.width, r.width, 1, <real*> r.packed, workers)
+
+
+cdef inline void _input_panels(rnn_t* r, Py_ssize_t task, const real* _) noexcept nogil:
+    """z = b + x w_x, some panels of it."""
+    cdef Py_ssize_t wide = PANELS * tile_cols(_), j = task * wide, depth = 1 + r.d
+    cdef real* z = <real*> (r.h if r.loop == RNN_FORWARD else r.gates)
+    times_panels(
+        r.n * r.t, min(wide, r.width - j), depth, <const real*> r.design, depth,
+        <const real*> r.packed_in + j * depth, z + j, r.wide, False,
+    )
+
+
+cdef inline void _input_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    cdef rnn_t* r = <rnn_t*> context
+    if r.single:
+        _input_panels(r, task, <float*> NULL)
+    else:
+        _input_panels(r, task, <double*> NULL)
+
+
+cdef inline void _prepare(rnn_t* r, int workers, const real* _) noexcept nogil:
+    """All that comes before the loop: the weights packed; if few, the product with x."""
+    cdef product_t inputs
+    if not r.ready:
+        pack_weights(r, workers, _)
     if r.few:
         input_rows(r, <real*> r.design)
+    if r.few and r.ready:
+        run(_input_task, r, ceil_div(r.width, PANELS * tile_cols(_)), workers)
+    elif r.few:
         inputs = input_product(r, <real*> (r.h if r.loop == RNN_FORWARD else r.gates))
         product(&inputs, r.work, workers)
 
@@ -160,24 +205,37 @@ cdef inline void _walk(jobs_t* jobs, int workers) noexcept nogil:
         run(_task, jobs, tasks, workers)
 
 
-cdef inline void run_forward(jobs_t* jobs, const real* _) except *:
-    """The loops over time."""
-    cdef int workers = max_workers(), i
+cdef inline void forward_steps(jobs_t* jobs, char* at, const real* _) noexcept nogil:
+    """The loops over time, in the scratch memory from `at` on."""
+    cdef int i
+    for i in range(jobs.count):
+        at += forward_scratch(jobs, &jobs.job[i], at, _)
+    for i in range(jobs.count):
+        _prepare(&jobs.job[i], jobs.workers, _)
+    _walk(jobs, jobs.workers)
+
+
+cdef inline size_t all_scratch(jobs_t* jobs, const real* _) noexcept nogil:
+    """Bytes that `forward_steps` needs."""
     cdef size_t size = 0
+    cdef int i
     cdef rnn_t plan
-    cdef char* at
-    cdef scratch_t s
     for i in range(jobs.count):
         plan = jobs.job[i]
-        size += _forward_scratch(jobs, &plan, NULL, _)
-    s = take(size)
-    at = s.data
+        size += forward_scratch(jobs, &plan, NULL, _)
+    return size
+
+
+cdef inline void run_forward(jobs_t* jobs, const real* _) except *:
+    """The loops over time."""
+    cdef int i
+    cdef scratch_t s
+    jobs.workers = max_workers()
     for i in range(jobs.count):
-        at += _forward_scratch(jobs, &jobs.job[i], at, _)
+        set_form(jobs, &jobs.job[i])
+    s = take(all_scratch(jobs, _))
     with nogil:
-        for i in range(jobs.count):
-            _prepare(&jobs.job[i], workers, _)
-        _walk(jobs, workers)
+        forward_steps(jobs, s.data, _)
     give(s)
 
 

@@ -14,7 +14,7 @@ from npdl._ext.rnn cimport (
     step_rows,
     times_panels,
 )
-from npdl._ext.simd cimport real
+from npdl._ext.simd cimport opaque, real
 
 # ---------------------------------------------------------------------------------------- SimpleRNN
 
@@ -93,10 +93,44 @@ cdef inline void rnn_loop_back(
 
 # --------------------------------------------------------------------------------------------- LSTM
 
+cdef inline void _lstm_cell(
+    const rnn_t* r, Py_ssize_t u, real* z, const real* c_before, real* c, real* h
+) noexcept nogil:
+    """The states after a step of some units of one sequence, from z: i, f, o, g."""
+    cdef Py_ssize_t j
+    # i, f, o = σ(z), g = act(z)
+    act_span(r.gate_act, z, z, 3 * u)
+    act_span(r.act, z + 3 * u, z + 3 * u, u)
+    # c' = f∘c + i∘g, h' = o∘act(c')
+    for j in range(u):
+        c[j] = z[u + j] * c_before[j] + z[j] * z[3 * u + j]
+    act_span(r.act, c, h, u)
+    for j in range(u):
+        h[j] *= z[2 * u + j]
+
+
+ctypedef void (*cell_f32)(
+    const rnn_t*, Py_ssize_t, float*, const float*, float*, float*
+) noexcept nogil
+ctypedef void (*cell_f64)(
+    const rnn_t*, Py_ssize_t, double*, const double*, double*, double*
+) noexcept nogil
+
+
+cdef inline void lstm_cell(
+    const rnn_t* r, Py_ssize_t u, real* z, const real* c_before, real* c, real* h
+) noexcept nogil:
+    """`_lstm_cell`, compiled once: in few copies gcc sees that an activation works in place."""
+    if real is float:
+        (<cell_f32> opaque(<void*> &_lstm_cell[float]))(r, u, z, c_before, c, h)
+    else:
+        (<cell_f64> opaque(<void*> &_lstm_cell[double]))(r, u, z, c_before, c, h)
+
+
 cdef inline void lstm_loop(
     rnn_t* r, Py_ssize_t n0, Py_ssize_t n1, real* rows, real* _
 ) noexcept nogil:
-    cdef Py_ssize_t u = r.u, n, t, j, k
+    cdef Py_ssize_t u = r.u, n, t, k
     cdef Py_ssize_t z_step = r.t * 4 * u if r.whole else 4 * u
     cdef real* room = rows + r.block * r.length
     cdef real* cells = room + r.block * 4 * u
@@ -119,15 +153,7 @@ cdef inline void lstm_loop(
                 c = <real*> r.c + (n * r.t + t) * u
                 c_before = state_before(<real*> r.c, <const real*> r.c0, n, t, r)
             if active(r, n, t):
-                # i, f, o = σ(z), g = act(z)
-                act_span(r.gate_act, z, z, 3 * u)
-                act_span(r.act, z + 3 * u, z + 3 * u, u)
-                # c' = f∘c + i∘g, h' = o∘act(c')
-                for j in range(u):
-                    c[j] = z[u + j] * c_before[j] + z[j] * z[3 * u + j]
-                act_span(r.act, c, h, u)
-                for j in range(u):
-                    h[j] *= z[2 * u + j]
+                lstm_cell(r, u, z, c_before, c, h)
             else:
                 memcpy(h, state_before(<real*> r.h, <const real*> r.h0, n, t, r), u * sizeof(real))
                 memmove(c, c_before, u * sizeof(real))

@@ -6,6 +6,7 @@ from libc.string cimport memset
 from npdl._ext.arrays cimport ANY, INT64, OUT, REAL, UINT8, array, array_t, call_t, same_shape
 from npdl._ext.elementary cimport exp
 from npdl._ext.simd cimport real
+from npdl._ext.steps cimport simple_step
 from npdl._ext.sums cimport sum_of, sum_of_products
 from npdl._ext.threads cimport max_workers, run, task_t
 
@@ -237,6 +238,20 @@ def softmax_forward(z, p):
     cdef rows_t r = _plan(&z_, &p_, False)
     with nogil:
         _run(_task, &r)
+
+
+cdef void _run_ready(const void* job, const void* x, void* y, char* scratch) noexcept nogil:
+    cdef rows_t r = (<const rows_t*> job)[0]
+    r.z, r.p = x, y
+    _run(_task, &r)
+
+
+def softmax_ready(z, p):
+    """`softmax_forward`, made ready for arrays like z and p."""
+    cdef call_t call = call_t("softmax_forward", REAL)
+    cdef array_t z_ = array(&call, z, "z", 2, REAL), p_ = array(&call, p, "p", 2, REAL | OUT)
+    cdef rows_t r = _plan(&z_, &p_, False)
+    return simple_step(_run_ready, &r, sizeof(rows_t), None)
 
 
 def softmax_backward(p, dp, dz):

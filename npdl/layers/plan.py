@@ -283,6 +283,19 @@ class Plan:
         outputs = [np.asarray(values[slot]) for slot in self.out_slots]
         return outputs, [marks[slot] for slot in self.out_slots]
 
+    @property
+    def makes_masks(self) -> bool:
+        """Whether any layer makes a mask of steps out of its input."""
+        return self._makes_masks
+
+    def values_of(self, inputs: Sequence[Any]) -> list[Any]:
+        """The values of all slots, as long as no step was run; for `run_step`."""
+        return [*inputs, *self._blank]
+
+    def run_step(self, step: Step, values: list[Any]) -> None:
+        """Do one step in inference mode, without masks."""
+        self._run(step, values, [None] * self.n_slots, train=False, linear=False)
+
     def trace(
         self, inputs: Sequence[Any], masks: Masks | None = None
     ) -> Iterator[tuple[Layer, Any]]:
