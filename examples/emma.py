@@ -69,9 +69,9 @@ def write(model, characters, start, count, temperature, rng):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=MODELS, default="lstm")
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--limit", type=int, help="learn from so many characters only")
-    parser.add_argument("--units", type=int, default=256)
+    parser.add_argument("--units", type=int, default=192)
     parser.add_argument("--temperature", type=float, default=0.6)
     options = parser.parse_args()
 

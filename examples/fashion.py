@@ -21,14 +21,14 @@ SHA256 = "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0"
 
 MODELS = {
     "cnn": lambda: npdl.models.vgg((1, 28, 28), 10, widths=(32, 64)),
-    "resnet": lambda: npdl.models.resnet((1, 28, 28), 10, widths=(16, 32, 64)),
+    "resnet": lambda: npdl.models.resnet((1, 28, 28), 10, widths=(12, 24, 48)),
 }
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=MODELS, default="cnn")
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--limit", type=int, help="learn from so many pictures only")
     parser.add_argument("--picture", help="write the most certain mistakes to this file")
     options = parser.parse_args()

@@ -45,6 +45,7 @@ def test_a_stratified_split_keeps_the_shares(test_size):
         ({"test_size": True}, TypeError, "test_size=True"),
         ({"stratify": [0] * 9}, ValueError, "one length"),
         ({"stratify": [[0]] * 10}, ValueError, "shape .N,."),
+        ({"stratify": True}, ValueError, "shape .N,., a class for each of 10 samples"),
         ({"stratify": [0] * 10, "shuffle": False}, ValueError, "needs shuffle=True"),
     ],
 )

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import npdl
+
 ROOT = Path(__file__).parents[1]
 EXAMPLES, PAGES = ROOT / "examples", ROOT / "docs" / "examples"
 
@@ -59,6 +61,74 @@ def test_figure(command, pattern, order, bound):
     assert run.returncode == 0, run.stderr
     figure = float(re.search(pattern, run.stdout)[1])
     assert figure >= bound if order == ">=" else figure <= bound
+
+
+# The figures to beat
+
+
+def tfidf_accuracy(texts, y, seed=0, **options):
+    """Of logistic regression on TF-IDF, on the split that the examples have."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    rows, test = npdl.data.train_test_split(np.arange(len(y)), test_size=0.2, stratify=y, seed=seed)
+    model = make_pipeline(TfidfVectorizer(**options), LogisticRegression(C=10, max_iter=3000))
+    model.fit([texts[i] for i in rows], y[rows])
+    return model.score([texts[i] for i in test], y[test])
+
+
+@pytest.mark.slow
+def test_a_support_vector_machine_on_mnist(example):
+    svm = pytest.importorskip("sklearn.svm")
+    x, y = example("mnist")["load"]()
+    split = npdl.data.train_test_split(x, y, test_size=1000, stratify=y, seed=0)
+    x, x_test = (part.reshape(len(part), -1) for part in split[:2])
+    assert svm.SVC().fit(x, split[2]).score(x_test, split[3]) == pytest.approx(0.954, abs=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task, figure", [("language", 0.777), ("gender", 0.871)])
+def test_linear_models_of_names(example, task, figure):
+    pytest.importorskip("sklearn")
+    names, labels = example("names")["load"](task)
+    y = np.unique(labels, return_inverse=True)[1]
+    options = {"analyzer": "char", "ngram_range": (1, 4), "preprocessor": "^{}$".format}
+    assert tfidf_accuracy(names, y, **options) == pytest.approx(figure, abs=0.005)
+
+
+@pytest.mark.slow
+def test_linear_model_of_tweets(example):
+    pytest.importorskip("sklearn")
+    texts, labels = example("tweets")["load"]()
+    y = np.unique(labels, return_inverse=True)[1]
+    assert tfidf_accuracy(texts, y, ngram_range=(1, 2), min_df=2) == pytest.approx(0.759, abs=0.01)
+
+
+@pytest.mark.slow
+def test_five_grams_of_emma(example):
+    """Witten-Bell: the longer the history, the fewer different characters came after it."""
+    text = example("emma")["load"]()
+    end = int(0.9 * len(text))
+    symbols, counts = len(set(text)), {}
+    for i in range(end):
+        for n in range(5):
+            if i >= n:
+                after = counts.setdefault(text[i - n : i], {})
+                after[text[i]] = after.get(text[i], 0) + 1
+    totals = {history: sum(after.values()) for history, after in counts.items()}
+    bits = 0.0
+    for i in range(end, len(text)):
+        p = 1 / symbols
+        for n in range(5):
+            history = text[i - n : i]
+            if after := counts.get(history):
+                p = (after.get(text[i], 0) + len(after) * p) / (totals[history] + len(after))
+        bits -= np.log2(p)
+    assert bits / (len(text) - end) == pytest.approx(1.908, abs=0.002)
+
+
+# Pages
 
 
 def test_every_example_on_the_index_has_its_figure():

@@ -58,6 +58,9 @@ def train_test_split(
     if stratify is not None:
         if not shuffle:
             raise ValueError("`stratify` needs shuffle=True. Received: shuffle=False")
+        if np.ndim(stratify) != 1:
+            rule = f"`stratify` must have shape (N,), a class for each of {n} samples"
+            raise ValueError(complaint(rule, shape=np.shape(stratify)))
         held_out = _stratified(as_arrays([*parts, stratify])[-1], n_test, rng)
         order = rng.permutation(n)
         train, test = order[~held_out[order]], order[held_out[order]]
@@ -83,8 +86,6 @@ def _count(test_size: float | int, n: int) -> int:
 
 def _stratified(classes: NDArray, n_test: int, rng: np.random.Generator) -> NDArray:
     """Which samples to hold out, the same share of each class."""
-    if classes.ndim != 1:
-        raise ValueError(complaint("`stratify` must have shape (N,)", shape=classes.shape))
     values, number = np.unique(classes, return_inverse=True)
     share = np.bincount(number) * n_test / len(classes)
     counts = share.astype(int)
