@@ -13,9 +13,9 @@ from npdl import layers as L
 onnx = pytest.importorskip("onnx", reason="needs npdl[onnx]")
 
 
-def mutate(path, good, rng):
+def mutate(path, good, rng, count=100):
     """Read damaged files; nothing but ValueError may come of it."""
-    for _ in range(100):
+    for _ in range(count):
         bad = bytearray(good[: rng.integers(len(good))] if rng.random() < 0.3 else good)
         for _ in range(rng.integers(1, 20) if bad else 0):
             bad[rng.integers(len(bad))] = rng.integers(256)
@@ -165,6 +165,12 @@ def test_recurrent_networks_of_pytorch(name, turned):
         z = model.predict(x)
         y = y.swapaxes(0, 1) if turned and z.ndim == 3 else y
         np.testing.assert_allclose(z, y, rtol=1e-5, atol=1e-5)
+
+
+def test_damaged_recurrent_networks_are_refused(tmp_path):
+    rng = np.random.default_rng(0)
+    for path in sorted(GOLDEN.glob("*.onnx")):
+        mutate(tmp_path / "m.onnx", path.read_bytes(), rng, 40)
 
 
 def session(path):

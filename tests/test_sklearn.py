@@ -3,6 +3,7 @@
 import importlib
 import pickle
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -360,3 +361,26 @@ def test_without_scikit_learn(monkeypatch):
     monkeypatch.delitem(sys.modules, "npdl.sklearn")
     with pytest.raises(ImportError, match=r"pip install 'npdl\[sklearn\]'"):
         importlib.import_module("npdl.sklearn")
+
+
+@pytest.mark.slow
+def test_a_search_on_dask_gives_the_scores_of_one_here():
+    pytest.importorskip("distributed", reason="needs 'dask[distributed]'")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of that package itself
+        from dask.distributed import Client, LocalCluster
+
+        rng = np.random.default_rng(0)
+        x, y = rng.normal(size=(60, 5)), rng.integers(0, 2, 60)
+        search = GridSearchCV(
+            NPDLClassifier(epochs=5, random_state=0), {"layers": [(4,), (8,)]}, cv=2, refit=False
+        )
+        here = search.fit(x, y).cv_results_["mean_test_score"]
+        options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
+        with (
+            LocalCluster(host="127.0.0.1", **options) as cluster,
+            Client(cluster),
+            joblib.parallel_config("dask"),
+        ):
+            there = search.fit(x, y).cv_results_["mean_test_score"]
+    np.testing.assert_array_equal(here, there)
