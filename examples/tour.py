@@ -131,7 +131,7 @@ show("pictures")
 try:
     import matplotlib  # noqa: F401
 except ImportError:
-    print("no pictures, for want of matplotlib: pip install npdl[plot]")
+    print("plots skipped: matplotlib is not installed (pip install npdl[plot])")
 else:
     history.plot().savefig(OUT / "history.png")
     viz.plot_confusion(confusion, classes).savefig(OUT / "confusion.png")

@@ -1,4 +1,4 @@
-"""One thread at a time for what several would spoil: an error instead of a wrong result."""
+"""Locks: a model that two threads train at once is an error, not a wrong result."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
-#: The thread that trains each model just now, in which process.
+#: The thread, and its process, that trains each model at the moment.
 _owners: weakref.WeakKeyDictionary[Any, tuple[int, int]] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 
 
 @contextlib.contextmanager
 def trained_here(model: Any) -> Iterator[None]:
-    """Let this thread alone train a model within the block; a block inside of one is free.
+    """Let only this thread train a model within the block. Blocks may be nested.
 
     Raises
     ------

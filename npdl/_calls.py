@@ -1,4 +1,4 @@
-"""What a function takes: layers, losses and optimizers of a user need not know every argument."""
+"""Which arguments a function takes: a user's layer, loss or optimizer need not take all of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def forward_takes(forward: Callable[..., Any]) -> tuple[bool, bool]:
 
 
 def call_forward(layer: Any, inputs: tuple[Any, ...], train: bool, mask: Any = None) -> Any:
-    """The output of a layer, which is told of training and of a mask if it takes them."""
+    """The output of a layer; `train` and `mask` are passed if its `forward` takes them."""
     takes_train, takes_mask = forward_takes(type(layer).forward)
     options: dict[str, Any] = {"train": train} if takes_train else {}
     if takes_mask and mask is not None:
@@ -31,7 +31,7 @@ def call_forward(layer: Any, inputs: tuple[Any, ...], train: bool, mask: Any = N
 
 
 def also_called(**names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Let a method take some of its arguments by further names: ``also_called(x="X")``."""
+    """Let a method take some of its arguments under other names too: ``also_called(x="X")``."""
 
     def decorate(method: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(method)

@@ -81,7 +81,7 @@ def float_array(values: Any, name: str = "input") -> np.ndarray:
     """Return `values` C-ordered, float32 or float64; what is neither becomes `get_dtype()`."""
     array = np.asarray(values, order="C")
     dtype = array.dtype
-    if dtype in FLOATS:  # as nearly always
+    if dtype in FLOATS:  # the common case
         return array
     if dtype.kind not in "fiub":
         raise TypeError(complaint(f"`{name}` must be an array of numbers", dtype=dtype.name))
@@ -97,7 +97,7 @@ def number_array(name: str, values: Any) -> np.ndarray:
     Raises
     ------
     TypeError, ValueError
-        If it is none; the message names what to do.
+        If it is not an array of numbers; the message says what to do.
     """
     if is_sparse(values):
         rule = f"`{name}` must be a dense array: use `{name}.toarray()`, perhaps batch by batch"
@@ -177,7 +177,7 @@ def label_array(labels: Any, nb_classes: int | None = None, name: str = "labels"
                 complaint(f"`{name}` must be whole numbers", label=array[bad][0].item())
             )
     end = math.inf if nb_classes is None else nb_classes
-    # A few labels at each step: much quicker so than by comparing all of them.
+    # For the few labels of a step this is much faster than comparing all of them.
     if array.size and not 0 <= array.item(array.argmin()) <= array.item(array.argmax()) < end:
         outside = (array < 0) | (array >= end)
         raise ValueError(
@@ -215,7 +215,7 @@ _PACKAGE = os.path.dirname(__file__)
 
 
 def warn(message: str) -> None:
-    """Give a RuntimeWarning that points to the line, outside of npdl, that led here."""
+    """Issue a RuntimeWarning that points to the user's line, outside of npdl."""
     level = outermost = 1
     frame = sys._getframe()
     while frame.f_back is not None:

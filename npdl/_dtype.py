@@ -18,7 +18,7 @@ _local: ContextVar[np.dtype | None] = ContextVar("npdl_dtype", default=None)
 
 
 def get_dtype() -> np.dtype:
-    """Return the dtype of new parameters, and of integer data made float; float32 at first."""
+    """Return the dtype of new parameters, and of integers made floats. The default is float32."""
     here = _local.get()
     return _default if here is None else here
 
@@ -48,7 +48,7 @@ def set_dtype(dtype: DTypeLike) -> None:
 
 @contextlib.contextmanager
 def use_dtype(dtype: DTypeLike) -> Iterator[None]:
-    """Within a ``with`` block, let new parameters have this dtype, in this thread alone.
+    """Within a ``with`` block, give new parameters this dtype, in this thread only.
 
     Parameters
     ----------

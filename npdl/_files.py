@@ -1,6 +1,6 @@
-"""Files that are there as a whole or not at all.
+"""Files that are written completely or not at all.
 
-What takes long to import, and only a save needs, is imported by the save.
+Modules that are slow to import and that only saving needs are imported when a file is saved.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ StrPath = str | os.PathLike[str]
 
 @contextlib.contextmanager
 def atomic_write(path: StrPath) -> Iterator[BinaryIO]:
-    """Yield a file to write to, which takes the place of `path` in one step at the end.
+    """Yield a file to write to, which replaces `path` in one step at the end.
 
     It lies in the same folder and is flushed to the disk first. A process that is killed leaves the
-    old file or the new one, and at most a hidden file of a name of its own, which the next one that
-    writes to `path` removes. An error leaves the old file alone.
+    old file or the new one, and at most a hidden temporary file, which the next write to `path`
+    removes. After an error the old file is unchanged.
 
     Raises
     ------
     OSError
-        Of the kind that the system reports: a full disk, a read-only folder, ...
+        As the system reports it: a full disk, a read-only folder, ...
     """
     from pathlib import Path
 
@@ -50,7 +50,7 @@ def atomic_write(path: StrPath) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-            if fcntl is not None:  # while the lock keeps others from sweeping it away
+            if fcntl is not None:  # while the lock keeps other processes from removing it
                 os.replace(temporary, target)
                 temporary = None
         if temporary is not None:
@@ -96,11 +96,11 @@ def _create(target: Path) -> tuple[Path, BinaryIO]:
         file = temporary.open("xb")
         if _lock(file) is not False and (fcntl is None or os.fstat(file.fileno()).st_nlink):
             return temporary, file
-        file.close()  # swept away before it was locked, or about to be
+        file.close()  # removed before it was locked, or about to be
 
 
 def _sweep(target: Path) -> None:
-    """Remove what processes that were killed have left."""
+    """Remove the temporary files of processes that were killed."""
     import glob
 
     for left in target.parent.glob(glob.escape(_stem(target)) + "[0-9a-f]" * 8 + ".tmp"):
@@ -110,7 +110,7 @@ def _sweep(target: Path) -> None:
 
 
 def _lock(file: BinaryIO) -> bool | None:
-    """Lock a file against others, if it is free; None where that is not possible."""
+    """Lock a file if it is free. None where the system has no locks."""
     if fcntl is None:
         return None
     try:
@@ -121,7 +121,7 @@ def _lock(file: BinaryIO) -> bool | None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make the new name last through a power failure, where the system can."""
+    """Make the rename survive a power failure, where the system supports it."""
     with contextlib.suppress(OSError, AttributeError):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:

@@ -22,7 +22,7 @@ from npdl.utils.random import get_rng, use_dtype
 
 
 class Problem(NamedTuple):
-    """A scalar function of arrays, and the gradient that is to be checked.
+    """A scalar function of arrays, and the gradient to check.
 
     `value` reads the arrays of `variables`, which may be changed in place between two calls;
     `gradients` returns the analytic gradient in each of them.
@@ -46,28 +46,28 @@ def check_gradients(
 ) -> float:
     """Compare the gradients of a layer, a model or a loss with central differences in float64.
 
-    Checked are the gradient in the input, unless that holds integers, and in every parameter that
-    is trained. The target is not changed: the check works on a copy of it in float64.
+    This checks the gradient in the input (unless it holds integers) and in every trained parameter.
+    The target is not changed: the check works on a copy of it in float64.
 
     Parameters
     ----------
     target : Layer, Model or Objective
-        A layer need not be connected; a model must be compiled. What is random in it draws the
-        same numbers in every evaluation. A layer of your own that keeps plain arrays must have
-        been made with arrays of float64.
+        A layer need not be connected; a model must be compiled. Random layers draw the same numbers
+        in every evaluation. A layer of your own that keeps plain arrays must have been made with
+        arrays of float64.
     input : array_like or tuple of int, optional
-        A batch of samples, or its shape: normal numbers are drawn then. A list of them for a layer
-        of several inputs; for such a model a list or a dict by input. If not given, the shape
-        comes from what the first layer tells of its input. For a loss: the outputs of a network.
+        A batch of samples; or its shape, for normally distributed numbers. A list of them for a
+        layer of several inputs; for such a model a list or a dict by input. By default it has the
+        shape that the first layer declares. For a loss: the outputs of a network.
     targets : array_like
         Of a model or a loss. The value of a layer is ``sum(forward(input) * R)``, R random.
     mode : {"full", "directional"}
         Every element of every gradient, or its product with two random directions: cheap.
     rtol : float
-        Greatest relative error allowed.
+        Largest relative error allowed.
     step : float
-        Of the differences, which are of order four. Smaller steps step less often over the kink of
-        a ReLU, but lose digits.
+        Of the differences, which are of order four. Smaller steps cross the kink of a ReLU less
+        often, but lose digits.
     forward_args : dict, optional
         Further arguments of the layer's `forward`, such as ``{"mask": mask}``.
     seed : int
@@ -76,8 +76,8 @@ def check_gradients(
     Returns
     -------
     float
-        The greatest relative error, ``|analytic - numeric| / max(|analytic|, |numeric|, floor)``;
-        the floor is a thousandth of the greatest gradient of all.
+        The largest relative error, ``|analytic - numeric| / max(|analytic|, |numeric|, floor)``;
+        the floor is a thousandth of the largest gradient.
 
     Raises
     ------
@@ -156,7 +156,7 @@ def _worst(
     rtol: float,
     mode: str,
 ) -> float:
-    """The greatest relative error; an AssertionError if it exceeds `rtol`."""
+    """The largest relative error; an AssertionError if it exceeds `rtol`."""
     scale = np.maximum(np.maximum(np.abs(analytic), np.abs(numeric)), floor)
     errors = np.abs(analytic - numeric) / scale
     errors[np.isnan(errors)] = np.inf
@@ -227,7 +227,7 @@ def _of_model(model: Model, input: Any, targets: Any, forward_args: dict, rng: A
     keys = ["input"] if len(xs) == 1 else [f"input {name!r}" for name in names]
 
     def gradients() -> dict[str, Any]:
-        # The gradients in the parameters are those that training uses, perhaps of a fused kernel.
+        # The gradients in the parameters are those of training, which may use a fused kernel.
         plan = model.require_plan("check_gradients")
         found, marks = plan.forward(xs, True, masks)
         heads: list[Any] = [None] * len(found)
@@ -356,7 +356,7 @@ def float64() -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def _same_randomness() -> Iterator[Callable[[], None]]:
-    """Give a function that rewinds npdl's generator to where it stands now, and rewind at last."""
+    """Yield a function that resets npdl's generator to its state at the start of the block."""
     bits = get_rng().bit_generator
     state = copy.deepcopy(bits.state)
 

@@ -22,13 +22,13 @@ _registries: list[Registry] = []
 
 
 def register_custom(name: str, cls: Any) -> None:
-    """Make a class of the user's own known to all configurations under a name."""
+    """Register a user's class under a name for all configurations."""
     _registered[name] = cls
 
 
 @contextlib.contextmanager
 def custom_objects(objects: Mapping[str, Any] | None) -> Iterator[None]:
-    """Within the block, names in configurations stand for these objects first."""
+    """Within the block, look up names in configurations among these objects first."""
     token = _passed.set({**_passed.get(), **(objects or {})})
     try:
         yield
@@ -37,12 +37,12 @@ def custom_objects(objects: Mapping[str, Any] | None) -> Iterator[None]:
 
 
 def custom_object(name: str) -> Any:
-    """What the user has passed or registered under a name.
+    """Return what the user has passed or registered under a name.
 
     Raises
     ------
     ValueError
-        If that is nothing.
+        If there is none.
     """
     found = _passed.get().get(name, _registered.get(name))
     if found is None:
@@ -153,7 +153,7 @@ class Registry(Generic[T]):
         return self._classes.get(_key(name))
 
     def _may_be(self, found: Any) -> bool:
-        """Whether an object of the user's own can be of this kind: it is of no other one."""
+        """Whether a user's object can be of this kind, which holds if it is of no other kind."""
         if found is None or not isinstance(found, type) or issubclass(found, self.base):
             return found is not None
         return not any(issubclass(found, other.base) for other in _registries)
@@ -164,7 +164,7 @@ class Registry(Generic[T]):
         Raises
         ------
         ValueError
-            If that is nothing; the message lists the valid names.
+            If there is none; the message lists the valid names.
         """
         passed = _passed.get().get(name)
         found = passed if self._may_be(passed) else None
@@ -212,7 +212,7 @@ class Configurable:
         return config
 
     def nested_config(self) -> Any:
-        """Return what stands for this object in the configuration of another one."""
+        """Return what represents this object in the configuration of another one."""
         return _nested(self)
 
     def __repr__(self) -> str:
@@ -273,7 +273,7 @@ def _constructor(cls: type) -> tuple[dict[str, inspect.Parameter], bool]:
 
 
 def to_json_type(value: Any) -> Any:
-    """Return `value` made of JSON types alone.
+    """Return `value` made of JSON types only.
 
     Raises
     ------

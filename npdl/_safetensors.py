@@ -1,4 +1,4 @@
-"""Named arrays in a file: the safetensors layout, read and written with NumPy alone.
+"""Named arrays in a file: the safetensors layout, read and written with only NumPy.
 
 ::
 
@@ -8,7 +8,7 @@
     the rest     the values, C-ordered, little-endian, without gaps or overlaps
 
 Source: https://github.com/huggingface/safetensors, section "Format". A file is data, never code,
-and may come from anybody: all that it says is checked before a byte is allocated.
+and may come from anyone: everything in its header is checked before memory is allocated.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Tensors = dict[str, NDArray]
 
 
 def write(path: StrPath, tensors: Mapping[str, NDArray], metadata: Mapping[str, str]) -> None:
-    """Write arrays and texts to a file, all of it or nothing; see `npdl._files.atomic_write`.
+    """Write arrays and strings to a file, completely or not at all; see `npdl._files.atomic_write`.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def read(path: StrPath) -> tuple[Tensors, dict[str, str]]:
         If the file does not hold to the format; the message says where.
     """
     mode = os.stat(path).st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a pipe would wait for ever
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a pipe would block forever
         _refuse(path, "it is not a regular file")
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -137,7 +137,7 @@ _OTHER_FORMATS = {b"\x89HDF": "HDF5, such as Keras's .h5"}
 
 
 class _Damaged(Exception):
-    """Says what is wrong with a file."""
+    """What is wrong with a file."""
 
 
 def _refuse(path: StrPath, what: str) -> NoReturn:
@@ -171,7 +171,7 @@ def parse(text: str) -> Any:
     Raises
     ------
     ValueError
-        Whatever is wrong.
+        If anything is wrong.
     """
     import json
 
@@ -233,7 +233,7 @@ def _entry(name: str, value: Any) -> tuple[int, int, str, tuple[int, ...], int]:
 
 
 def _are_sizes(values: Any) -> bool:
-    """Whether this is a list of integers that count something."""
+    """Whether this is a list of non-negative integers."""
     return isinstance(values, list) and all(type(n) is int and 0 <= n < 2**63 for n in values)
 
 

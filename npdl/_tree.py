@@ -1,4 +1,4 @@
-"""Trees of dicts, lists, numbers, texts and arrays, taken apart into strict JSON and named arrays.
+"""Trees of dicts, lists, numbers, strings and arrays, split into strict JSON and named arrays.
 
 An array becomes ``{"$array": name}``, a float that JSON lacks ``{"$float": "inf"}``. Any other key
 that starts with ``$`` gets another one.
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 
 def pack(tree: Any, name: str, arrays: dict[str, NDArray]) -> Any:
-    """Return a tree as JSON types; put its arrays into `arrays` under names that tell their place.
+    """Return a tree as JSON types; put its arrays into `arrays` under names that give their place.
 
     Parameters
     ----------
@@ -24,12 +24,12 @@ def pack(tree: Any, name: str, arrays: dict[str, NDArray]) -> Any:
     name : str
         The place of the tree, such as "optimizer".
     arrays : dict of ndarray
-        Gets the arrays; what is there already stays.
+        The arrays are added to it.
 
     Raises
     ------
     TypeError
-        If something else is in the tree, or a key is not a text.
+        If something else is in the tree, or a key is not a string.
     """
     if isinstance(tree, np.ndarray):
         while name in arrays:
@@ -51,12 +51,12 @@ def pack(tree: Any, name: str, arrays: dict[str, NDArray]) -> Any:
 
 def _key(key: Any) -> str:
     if not isinstance(key, str):
-        raise TypeError(f"A state can be saved where its keys are texts. Received: {key!r}")
+        raise TypeError(f"State dictionaries must have string keys. Received: {key!r}")
     return "$" + key if key.startswith("$") else key
 
 
 def unpack(tree: Any, arrays: dict[str, NDArray]) -> Any:
-    """Return the tree that `pack` took apart; take its arrays out of `arrays`.
+    """Return the tree that `pack` split; take its arrays out of `arrays`.
 
     Raises
     ------

@@ -82,7 +82,7 @@ def class_numbers(y: NDArray, shape: tuple[int, ...]) -> NDArray:
 
 
 def balanced(labels: NDArray) -> dict[int, float]:
-    """Weights that let every class count alike: ``n / (classes * n_of_the_class)``.
+    """Weights that give every class the same total weight: ``n / (classes * n_of_the_class)``.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
-"""Activations: f(x), f'(x), and the way of a gradient back through f.
+"""Activations: f(x), f'(x), and the backward pass through f.
 
-The formulas stand in ``npdl._ext.activation_np``. An activation that has a kernel runs fused inside
+The formulas are in ``npdl._ext.activation_np``. An activation that has a kernel runs fused inside
 the kernels of the layers; any other one is called as an object.
 
 Largest errors of the compiled kernels, in units of the last place of the exact result: sigmoid,
@@ -307,7 +307,7 @@ class _AlongAxis(_Remembering):
     Parameters
     ----------
     axis : int
-        Where the entries of a row lie. In a layer, axis 0 holds the samples.
+        The axis along which the entries of a row lie. In a layer, axis 0 holds the samples.
     """
 
     #: The kernels of matrices whose rows they take: forward, backward.
@@ -443,7 +443,7 @@ def get(activation: Any) -> Activation:
 def apply_activation(activation: Activation, z: NDArray, keep: bool) -> NDArray:
     """Return f(z) as a layer needs it, of the dtype of `z`.
 
-    The activations of npdl only run their kernel here, and remember nothing.
+    npdl's activations only run their kernel here and keep no state.
 
     Parameters
     ----------
@@ -451,7 +451,7 @@ def apply_activation(activation: Activation, z: NDArray, keep: bool) -> NDArray:
     z : ndarray
         C-ordered, float32 or float64.
     keep : bool
-        Whether `z` must stay as it is.
+        Whether `z` must not be overwritten.
     """
     code = activation.elementwise_code
     if code is not None:
@@ -468,5 +468,5 @@ def apply_activation(activation: Activation, z: NDArray, keep: bool) -> NDArray:
 
 
 def kernel_act(activation: Activation) -> KernelCode | Activation:
-    """Return what stands for an activation in a call of a twin: its kernel code, else itself."""
+    """Return what a twin is passed as an activation: its kernel code, or else the object itself."""
     return activation.kernel_code or activation

@@ -1,4 +1,4 @@
-"""Level 2: what a user passes to `fit` or `evaluate`, tried on the model, as feeds of batches."""
+"""Level 2: data for `fit` or `evaluate`, checked against the model, as feeds of batches."""
 
 from __future__ import annotations
 
@@ -91,11 +91,11 @@ def make_feed(
     shuffle: bool = False,
     class_weight: Any = None,
 ) -> Feed:
-    """Batches of data that were tried on the model."""
+    """Batches of data, checked by trying a sample on the model."""
     check_int("batch_size", batch_size)
     steps = None if steps is None else check_int("steps", steps)
     if shuffle and any(map(is_stateful, every_layer(model.layers))):
-        warn("A stateful layer goes on from batch to batch: call fit with shuffle=False.")
+        warn("A stateful layer keeps its state from batch to batch: call fit with shuffle=False.")
     if data.batch is not None:
         model.build_for(data.batch.x)
         tables = class_tables(model, class_weight, data.batch)
@@ -112,7 +112,7 @@ def make_feed(
 
 @contextlib.contextmanager
 def about_validation() -> Iterator[None]:
-    """Let errors within the block say that they are about the validation data."""
+    """Prefix errors raised in the block: they are about the validation data."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -165,7 +165,7 @@ def _tried(model: Trainer, batch: Batch, tables: Tables) -> Batch:
             alike = (m for m in batch.mask if m is not None and m.shape[1:] == mark.shape[1:])
             mask = next(alike, None)
             if mask is None:
-                continue  # a mask that layers made: each batch is looked at by itself
+                continue  # a mask that layers made: it is checked batch by batch
         maker = plan.makers.get(plan.out_slots[i])
         if maker is not None:
             hints.targets_out_of_reach(maker.owner, head.loss, batch.y[i])  # type: ignore[arg-type]
@@ -179,7 +179,7 @@ def _tried(model: Trainer, batch: Batch, tables: Tables) -> Batch:
 def _extreme_rows(batch: Batch) -> Iterator[Batch]:
     """The samples with the smallest and the largest number of each input of whole numbers.
 
-    A number that an embedding does not have is found so before the first step. Images are left out.
+    So a number out of an embedding's range is found before the first step. Images are left out.
     """
     for x in batch.x:
         if x.dtype.kind in "iu" and x.ndim <= 2:

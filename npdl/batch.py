@@ -23,7 +23,7 @@ ONE = Names()
 
 
 class Batch(NamedTuple):
-    """Samples, and what else is known of them.
+    """Samples with their targets, weights and masks.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class Batch(NamedTuple):
         return len(self.x[0])
 
     def map(self, function: Callable[[NDArray], NDArray]) -> Batch:
-        """The batch with a function of each array in its place."""
+        """The batch with a function applied to each array."""
         return Batch(*(tuple(None if a is None else function(a) for a in part) for part in self))  # type: ignore[arg-type]
 
     def rows(self, part: slice) -> Batch:
@@ -115,7 +115,7 @@ def _is_several(X: Any) -> bool:
 
 
 def is_array(value: Any) -> bool:
-    """Whether `value` is an array, or an object that says that it makes one: a data frame, say."""
+    """Whether `value` is an array, or converts to one, such as a data frame."""
     return hasattr(value, "__array__") and np.ndim(value) > 0
 
 

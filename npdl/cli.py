@@ -1,4 +1,4 @@
-"""The command line: ``python -m npdl``, with what takes no Python to be done."""
+"""The command line: ``python -m npdl``, commands that need no Python code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from npdl.layers import Embedding
 from npdl.model import Model
 from npdl.saving import load_model
 
-_EXIT_CODES = "exit codes: 0 all is well, 1 it failed (a line on stderr says why), 2 wrong usage"
+_EXIT_CODES = "exit codes: 0 success, 1 failure (a line on stderr says why), 2 wrong usage"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     command = add("info", "show what npdl runs on here")
     command.set_defaults(run=lambda options: config.show_config())
 
-    command = add("summary", "show what a saved model is made of")
+    command = add("summary", "show the layers of a saved model")
     _add_model(command)
     command.set_defaults(run=_summary)
 
@@ -82,14 +82,14 @@ def _parser() -> argparse.ArgumentParser:
         "data",
         type=Path,
         metavar="DATA",
-        help="a .npy array, or a .csv of numbers, a line for each sample, with or without a line "
-        "of titles; the values of a line take the shape that the model wants",
+        help="a .npy array, or a .csv of numbers, a line for each sample, with or without a header "
+        "line; the values of a line are reshaped to the input shape of the model",
     )
     command.add_argument(
         "--out", type=Path, metavar="FILE", help="write to this file, .npy or .csv"
     )
     command.add_argument(
-        "--classes", action="store_true", help="give the number of the likeliest class alone"
+        "--classes", action="store_true", help="print only the number of the most probable class"
     )
     command.add_argument(
         "--batch-size", type=int, default=256, metavar="N", help="default: %(default)s"
@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = options.run(options) or 0
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # whoever read the output has had enough of it
+    except BrokenPipeError:  # the reader closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
@@ -204,7 +204,7 @@ def _check_suffix(path: Path) -> str:
 
 
 def _read(path: Path) -> NDArray:
-    """Read an array, or lines of numbers below a line of titles, if there is one."""
+    """Read an array, or lines of numbers with or without a header line."""
     if _check_suffix(path) == ".npy":
         return np.load(path, mmap_mode="r", allow_pickle=False)
     with path.open(encoding="utf-8-sig") as file:

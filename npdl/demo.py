@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
     print(f"\nsaved {path}, loaded it again; it reads {correct:.2%} of the held-out digits")
 
     if importlib.util.find_spec("matplotlib") is None:
-        print("no pictures, for want of matplotlib: pip install npdl[plot]")
+        print("plots skipped: matplotlib is not installed (pip install npdl[plot])")
     else:
         plot_curves(history).savefig(options.out / "curves.png")
         plot_digits(*test, outputs).savefig(options.out / "digits.png")

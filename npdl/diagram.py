@@ -54,7 +54,7 @@ def plot_model(
         Whether to show the shape of each output; ``?`` stands for what is not known before the
         model is built.
     show_layer_names : bool
-        Whether to show the names of the layers, or their classes alone.
+        Whether to show the names of the layers, or only their classes.
     show_parameters : bool
         Whether to show how many parameters a layer has, and whether they are trained.
 
@@ -105,7 +105,7 @@ class _Box:
 
 
 def _boxes(model: Trainer, shapes: bool, names: bool, parameters: bool) -> list[_Box]:
-    """A box for each input and each call of a layer, those that are read first."""
+    """A box for each input and each call of a layer, sources first."""
     rows = {id(row.layer): row for row in describe(model) if not row.depth}
     plan = model.plan
     if plan is None:
@@ -150,12 +150,12 @@ def _texts(row: Row, shapes: bool, names: bool, parameters: bool) -> tuple[str, 
 
 
 def _options(layer: base.Layer) -> list[str]:
-    """The arguments that were given and that a reader wants to know: ``nb_filter=16``."""
+    """The arguments that were given and are worth showing: ``nb_filter=16``."""
     try:
         config = layer.to_json()
         defaults = constructor_arguments(type(layer))
     except (TypeError, ValueError):
-        return []  # a layer of the user's own that can't be saved can be drawn
+        return []  # a user's layer that can't be saved can be drawn
     found = []
     for name, value in config.items():
         hidden = ("init", "n_in", "input_shape", "input_size", "nb_batch", "nb_seq", "embed_words")
@@ -258,7 +258,7 @@ def _text(x: float, y: float, text: str, css: str, more: str = "") -> str:
 
 
 def _arrow(x: float, top: float, end: float, bottom: float, lane: float | None) -> str:
-    """From a box to one below it; down a lane beside the boxes between, where there are some."""
+    """From a box to one below it; beside the boxes in between, if there are any."""
     tip = f"M{end - 4:g} {bottom - 7:g}L{end:g} {bottom - 2:g}L{end + 4:g} {bottom - 7:g}"
     top, stop = top + 4, bottom - 3
     half = (top + stop) / 2

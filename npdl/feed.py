@@ -31,7 +31,7 @@ class Feed:
     steps : int or None
         How many batches.
     exhausted : bool
-        Whether there is nothing more to come, though more was asked for.
+        Whether the data ended early.
     """
 
     samples: int | None = None
@@ -39,23 +39,23 @@ class Feed:
     exhausted = False
 
     def epoch(self, done: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch, but for so many that were done before."""
+        """Yield the batches of one epoch, skipping the first `done`."""
         raise NotImplementedError
 
     def first(self) -> Batch:
-        """The first sample, to try the model with; it will come again."""
+        """The first sample, to build the model; it is yielded again in the epoch."""
         raise NotImplementedError
 
     def get_state(self) -> dict[str, Any]:
-        """Return where the feed is, between two batches."""
+        """Return the position of the feed, between two batches."""
         raise NotImplementedError
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go to where `get_state` was called; npdl's random numbers may go on from anywhere."""
+        """Return to the position of `get_state`. May leave npdl's generator in any state."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Let go of what the feed holds, and go back to where it began, if that is possible."""
+        """Release what the feed holds, and return to its beginning if possible."""
 
 
 class ArrayFeed(Feed):
@@ -68,10 +68,11 @@ class ArrayFeed(Feed):
     batch_size : int
         The last batch of a pass may be smaller.
     shuffle : bool
-        Whether each pass has a new order. Its batches are gathered into arrays that are used again
-        for the next one; otherwise they are slices.
+        Whether each pass has a new order. Its batches are gathered into buffers, which are reused;
+        otherwise they are slices.
     steps : int, optional
-        Batches in an epoch; by default those of one pass. Epochs go on where the last one ended.
+        Batches in an epoch; by default those of one pass. Otherwise an epoch continues where the
+        last one ended.
     """
 
     def __init__(
@@ -132,7 +133,7 @@ class ArrayFeed(Feed):
         return {"start": self._start, "before": self._before if self._start else None}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go to where `get_state` was called."""
+        """Return to the position of `get_state`."""
         start = int(state["start"])
         if not 0 <= start < self._n:
             rule = f"The state to go on from must be one of {self._n} samples"
@@ -143,7 +144,7 @@ class ArrayFeed(Feed):
         self._start = start
 
     def close(self) -> None:
-        """Go back to where a pass begins."""
+        """Return to the beginning of a pass."""
         self._start = 0
 
 
@@ -153,10 +154,9 @@ class StreamFeed(Feed):
     Parameters
     ----------
     source : iterable
-        It yields ``(x, y)`` or ``(x, y, sample_weight)``. A generator is gone through once, over
-        all epochs; anything else anew when it has come to its end. It may have `get_state` and
-        `set_state`, where a training is to be resumed and the order of its batches depends on more
-        than npdl's generator.
+        It yields ``(x, y)`` or ``(x, y, sample_weight)``. A generator is iterated once, over all
+        epochs; anything else restarts when it ends. To resume a run, it needs `get_state` and
+        `set_state` if the order of its batches depends on more than npdl's generator.
     steps : int, optional
         Batches in an epoch; by default an epoch ends where the iterable does.
     weigh : callable, optional
@@ -208,7 +208,7 @@ class StreamFeed(Feed):
         self.exhausted = count == 0 or (self._wanted is not None and count < self._wanted)
 
     def _end_pass(self) -> None:
-        """Let a sequence such as Keras's PyDataset know that all its batches were taken."""
+        """Tell a sequence such as Keras's PyDataset that all its batches were taken."""
         if self._once or self._items is None:
             return
         self._items = self._own = None
@@ -224,7 +224,7 @@ class StreamFeed(Feed):
         return self._source.get_state() if hasattr(self._source, "get_state") else None
 
     def first(self) -> Batch:
-        """The first sample, to try the model with; it will come again."""
+        """The first sample, to build the model; it is yielded again in the epoch."""
         if self._items is None:
             self._begin()
         item = next(self._items, _END)  # type: ignore[arg-type]
@@ -237,13 +237,13 @@ class StreamFeed(Feed):
         return item_batch(item, self._names).rows(slice(1))
 
     def get_state(self) -> dict[str, Any]:
-        """Return how many batches were taken, and the states from before the first of them."""
+        """Return the number of batches taken, and the states before the first one."""
         if self._items is None:
             return {"taken": 0, "source": self._source_state()}
         return {"taken": self._taken, **self._before}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go to where `get_state` was called, by taking so many batches again."""
+        """Return to the position of `get_state`, by taking as many batches again."""
         self.close()
         if state["source"] is not None:
             self._source.set_state(state["source"])
@@ -257,7 +257,7 @@ class StreamFeed(Feed):
         self._taken = state["taken"]
 
     def close(self) -> None:
-        """End an iterator that was made here, and the thread that it may have."""
+        """Close an iterator that was made here, and its thread if it has one."""
         if self._once:
             return
         if hasattr(self._own, "close"):
@@ -266,14 +266,14 @@ class StreamFeed(Feed):
 
 
 def _is_empty(item: Any) -> bool:
-    """Whether a batch holds no sample: it is passed over, and is no step."""
+    """Whether a batch holds no samples: it is skipped, and is not a step."""
     x = item[0] if isinstance(item, tuple | list) and item else item
     x = x[0] if isinstance(x, tuple) and x else x
     return isinstance(x, np.ndarray | list) and len(x) == 0
 
 
 def _iterate(source: Any) -> Iterator[Any]:
-    """Go through an iterable, or a sequence such as Keras's PyDataset."""
+    """Iterate over an iterable, or a sequence such as Keras's PyDataset."""
     if hasattr(source, "__iter__"):
         return iter(source)
     return (source[i] for i in range(len(source)))

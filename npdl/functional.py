@@ -23,7 +23,7 @@ from npdl.summary import print_summary
 
 
 class Functional(Persistent):
-    """What `npdl.model.Model` is without data: see there."""
+    """Layers, inputs and outputs: the part of `npdl.model.Model` that needs no data and no loss."""
 
     #: The graph's inputs and outputs; None for a chain of layers.
     inputs: Named | None = None
@@ -63,7 +63,7 @@ class Functional(Persistent):
         flatten(self.layers)
 
     def add(self, layer: Any) -> None:
-        """Append a layer, or a model as one; the model is then to be compiled again."""
+        """Append a layer, or a model as a layer; compile the model again afterwards."""
         if self.inputs is not None:
             raise ValueError("Layers can't be added to a graph: make a new Model(inputs, outputs).")
         if isinstance(layer, Functional):
@@ -79,7 +79,7 @@ class Functional(Persistent):
         self.compiled = False
 
     def pop(self) -> Layer:
-        """Take away the last layer and return it; the model is then to be compiled again."""
+        """Remove the last layer and return it; compile the model again afterwards."""
         if self.inputs is not None or not self.layers:
             raise ValueError("Only a chain of layers has a last layer that can be taken away.")
         self.compiled = False
@@ -112,7 +112,7 @@ class Functional(Persistent):
         return f"<{type(self).__name__} {name}{ends}: {len(self.layers)} layers>"
 
     def give_names(self) -> list[str]:
-        """The name of each layer in this model; it keeps those that it gave before."""
+        """The name of each layer in this model; names given before are kept."""
         names = unique_names(self.layers, self._names)
         for layer, name in zip(self.layers, names):
             if layer._name is None:
@@ -222,7 +222,7 @@ class Functional(Persistent):
         self.give_names()
         shape = graph.entry_shape(self.layers[0]) if input_shape is None else tuple(input_shape)
         if shape is None:
-            self.layers[0].connect_to()  # says what is missing
+            self.layers[0].connect_to()  # the error says what is missing
             shape = self.layers[0].out_shape
         self._plan = graph.plan_chain(self.layers, shape)  # type: ignore[arg-type]
         flatten(self.layers)
@@ -368,7 +368,7 @@ class Functional(Persistent):
     # ---------------------------------------------------------------------------------- show
 
     def summary(self, file: TextIO | None = None) -> None:
-        """Print a table of the layers, and what the model takes of the memory.
+        """Print a table of the layers, and the memory that the model needs.
 
         Parameters
         ----------
@@ -382,7 +382,7 @@ class Functional(Persistent):
 
 
 def _free(name: str, taken: Iterable[str]) -> str:
-    """`name`, with underscores behind it as long as it is taken."""
+    """`name`, with underscores appended while it is taken."""
     while name in taken:
         name += "_"
     return name

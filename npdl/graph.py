@@ -1,4 +1,4 @@
-"""Level 2: from what a user passes to `Model` to a plan of steps."""
+"""Level 2: from the arguments of `Model` to a plan of steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from npdl.layers.plan import Plan
 
 
 class Input:
-    """Stands before the first layer of a network that is connected by hand: a shape."""
+    """A shape, in place of a layer before the first one of a network."""
 
     def __init__(self, shape: Shape) -> None:
         self.out_shape = tuple(shape)
@@ -38,7 +38,7 @@ class Named(NamedTuple):
         Raises
         ------
         TypeError
-            If something else was.
+            If anything else was passed.
         """
         if isinstance(given, Value):
             return cls((given.name,), "one"), (given,)
@@ -99,7 +99,7 @@ def plan_chain(layers: Sequence[Layer], shape: Shape) -> Plan:
         try:
             value = Node(layer, [value]).output
         except ValueError:
-            # Weights that no training has changed may be drawn anew, for other inputs.
+            # Weights that were never trained may be drawn again, for other inputs.
             if layer.out_shape is None or layer.was_trained:
                 raise
             layer.connect_to(value)

@@ -18,7 +18,7 @@ from npdl.objectives.base import aligned, gradient_of, value_of
 
 
 class Result(NamedTuple):
-    """What a forward pass with targets gives.
+    """The result of a forward pass with targets.
 
     Attributes
     ----------
@@ -51,7 +51,7 @@ class Head:
         The name of the output, which begins the names of its metrics; None where there is one.
     loss : Objective
     weight : float
-        What its loss counts in that of the model.
+        Weight of its loss in that of the model.
     plain, weighted : list of Metric or None
         The metrics that `compile` was given, without and with sample weights.
     metrics : list of tuple (str, Metric, bool)
@@ -85,7 +85,7 @@ class Head:
             and isinstance(layer, Affine)
             and type(layer.activation) is activation
             and getattr(layer.activation, "axis", -1) == -1
-            # A subclass that computes something else must be asked.
+            # A subclass may compute something else.
             and type(layer).forward is Affine.forward
             and type(layer).backward is Affine.backward
         )
@@ -178,7 +178,7 @@ def by_output(what: str, given: Any, names: Sequence[str], same_for_all: bool = 
 
 
 def as_metrics(wanted: Any) -> list[Metric] | None:
-    """The metrics that were asked for."""
+    """The requested metrics."""
     if wanted is None:
         return None
     return [npdl_metrics.get(m) for m in (wanted if isinstance(wanted, list | tuple) else [wanted])]
@@ -189,7 +189,7 @@ def named_metrics(
 ) -> list[tuple[str, Metric, bool]]:
     """The metrics of an output: name, metric, and whether sample weights count.
 
-    Where no metrics at all are asked for, a loss that classifies has the accuracy.
+    If no metrics were requested, a classification loss gets the accuracy.
     """
     if plain is None and weighted is None and getattr(loss, "classifies", False):
         plain = [npdl_metrics.Accuracy()]
@@ -198,7 +198,7 @@ def named_metrics(
         *((m, False) for m in plain or ()),
         *((m, True) for m in weighted or ()),
     ]:
-        metric = copy.copy(metric)  # which may stand in another model too, with another loss
+        metric = copy.copy(metric)  # which may be in another model too, with another loss
         metric.bind(loss)
         name = metric.name
         if name in found and by_weight:

@@ -30,14 +30,14 @@ _RANGES: dict[type, tuple[float, float]] = {
 
 
 def targets_out_of_reach(layer: Layer, loss: Any, y: NDArray) -> None:
-    """Warn where most targets of a regression lie beyond what the last activation returns."""
+    """Warn if most targets of a regression are outside the range of the last activation."""
     activation = getattr(layer, "activation", None)
     low, high = _RANGES.get(type(activation), (-np.inf, np.inf))
     if getattr(loss, "classifies", True) or not isinstance(loss, Elementwise) or not y.size:
         return
     if np.isinf(low) and np.isinf(high):
         return
-    if np.count_nonzero((y < low) | (y > high)) > 0.8 * y.size:  # some may well be outliers
+    if np.count_nonzero((y < low) | (y > high)) > 0.8 * y.size:  # a few may be outliers
         least, most = float(np.min(y)), float(np.max(y))
         warn(
             f"The targets lie in [{least:g}, {most:g}], but the activation "
@@ -47,7 +47,7 @@ def targets_out_of_reach(layer: Layer, loss: Any, y: NDArray) -> None:
 
 
 def channels_last(layer: Layer, x: NDArray) -> None:
-    """Warn where images look as if their channels stood last."""
+    """Warn if images look channels-last."""
     if (
         isinstance(layer, Convolution)
         and layer.declared_shape is None

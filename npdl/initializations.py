@@ -14,7 +14,7 @@ from npdl._checks import check_int, check_number, complaint
 from npdl._registry import Configurable, Registry
 from npdl.utils.random import get_dtype, get_rng
 
-#: How many values may still be made where nothing is to be drawn; see `no_random_init`.
+#: Number of values that may still be created without drawing; see `no_random_init`.
 _value_budget: ContextVar[list[int] | None] = ContextVar("_value_budget", default=None)
 
 
@@ -25,7 +25,7 @@ def no_random_init(limit: int) -> Iterator[None]:
     Parameters
     ----------
     limit : int
-        How many values in all; more are a ValueError, raised before they take any memory.
+        Number of values in all; more are a ValueError, raised before memory is allocated.
     """
     token = _value_budget.set([limit])
     try:

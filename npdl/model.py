@@ -32,8 +32,8 @@ class Model(Trainer):
         The layers from input to output; or the output layer of a network whose layers were
         connected by hand, which leads to all of them. With `outputs`: the inputs, see there.
     outputs : Value, or list or dict of Value, optional
-        What layers returned that were called on the inputs, see `npdl.Input`. The keys of a dict
-        are the names of the outputs.
+        Symbolic outputs of layers that were called on the inputs, see `npdl.Input`. The keys of a
+        dict are the names of the outputs.
     inputs : Value, or list or dict of Value, optional, keyword-only
         Another name for the first argument, where `outputs` is given.
     name : str, optional, keyword-only
@@ -80,7 +80,7 @@ class Model(Trainer):
         validation_batch_size: int | None = None,
         validation_freq: int = 1,
     ) -> History:
-        """Train, and print a line for each epoch. Ctrl-C ends the training, not the program.
+        """Train, and print a line for each epoch. Ctrl-C ends training, not the program.
 
         Parameters
         ----------
@@ -93,15 +93,15 @@ class Model(Trainer):
             Targets as the loss takes them: for a classification one-hot rows or class numbers.
             None where `X` yields them.
         max_iter, epochs : int
-            The number of the epoch to end with: two names of one thing, `epochs` wins.
+            The number of the last epoch: two names of one argument; `epochs` takes precedence.
         batch_size : int
-            Samples in a step. The last batch holds what is left, and counts.
+            Samples in a step. The last batch of an epoch may be smaller.
         shuffle : bool
             Take the samples in a new order in each epoch, drawn from ``npdl.utils.get_rng()``.
         validation_split : float
             Fraction of the samples to hold out, in [0, 1): the last ones, before any shuffling.
         validation_data : tuple (X, Y) or (X, Y, sample_weight), or iterable of batches, optional
-            Held-out samples; goes before `validation_split`.
+            Held-out samples; takes precedence over `validation_split`.
         file : text file, optional
             Where to print; standard output by default.
         verbose : {0, 1, 2, 'auto'}
@@ -109,10 +109,10 @@ class Model(Trainer):
             there is a terminal or a notebook for it.
         callbacks : list of npdl.callbacks.Callback, optional
         class_weight : dict of int to float, array_like or "balanced", optional
-            A weight for the samples of each class; 1 for those not named. "balanced" lets all
-            classes count alike, n / (classes * n of the class); it needs arrays.
+            A weight for the samples of each class; 1 for those not named. "balanced" gives all
+            classes the same total weight, n / (classes * n of the class); it needs arrays.
         sample_weight : array_like of shape (N,), or (N, T) for sequences, optional
-            Weight of each sample, or time step, in the loss. One of weight 0 may hold anything.
+            Weight of each sample, or time step, in the loss. Samples of weight 0 may hold anything.
         initial_epoch : int
             Number of epochs already done; training starts with the next one.
         steps_per_epoch : int, optional
@@ -125,8 +125,8 @@ class Model(Trainer):
         Returns
         -------
         History
-            The results of each epoch. Those of training are over the whole epoch, taken while the
-            weights move; those of validation are of its end.
+            The results of each epoch. Those of training are over the whole epoch, while the weights
+            change; those of validation are from its end.
 
         Warns
         -----
@@ -226,12 +226,12 @@ class Model(Trainer):
     ) -> NDArray:
         """Return the outputs for all samples, in inference mode.
 
-        Nothing is written on the layers, so that several threads may predict at once.
+        Nothing is written on the layers, so several threads may predict at once.
 
         Parameters
         ----------
         X : array_like of shape (N, ...), or iterable of batches
-            As in `fit`; targets that an iterable yields are left out.
+            As in `fit`; targets that an iterable yields are ignored.
         batch_size : int
             Samples at a time; bounds the memory needed.
         steps : int, optional
@@ -339,7 +339,8 @@ class Model(Trainer):
         Parameters
         ----------
         outputs : array_like, shape (N, ..., K), (N, 1) or (N,)
-            What `predict` returned. The greatest of K wins; a single one means yes above 0.5.
+            What `predict` returned. The largest of K is predicted; a single one means yes above
+            0.5.
         targets : array_like
             One-hot like `outputs`, or class numbers of shape (N, ...).
         """
@@ -360,7 +361,7 @@ class Model(Trainer):
 
 
 class _Shown:
-    """A bar, perhaps, for the time of a block."""
+    """Show a progress bar while the block runs, if `verbose` asks for one."""
 
     def __init__(self, verbose: int | str) -> None:
         self._progress = make_progress(verbose, sys.stdout)

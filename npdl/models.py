@@ -1,11 +1,11 @@
-"""Models that people know by name, ready to compile.
+"""Well-known models, ready to compile.
 
 Each function returns a new `Model`; compile it, and train it::
 
     model = npdl.models.lenet5()
     model.compile("scce", "adam")
 
-They are written to be read, and copied where a network of your own should differ.
+They are written to be read, and to be copied for networks of your own.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ __all__ = [
 def mlp(
     n_in: int, n_classes: int, hidden: Sequence[int] = (128, 64), *, dropout: float = 0.0
 ) -> Model:
-    """Multilayer perceptron: fully connected layers, one behind the other.
+    """Multilayer perceptron: a chain of fully connected layers.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def mlp(
 
 
 def lenet5(input_shape: tuple[int, int, int] = (1, 28, 28), n_classes: int = 10) -> Model:
-    """LeNet-5, the network that read cheques (LeCun et al. 1998), with softmax at its end.
+    """LeNet-5 (LeCun et al. 1998), with a softmax at its end.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Level 2: the part of a model that has to do with files and copies."""
+"""Level 2: saving, loading and copying of models, as methods."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from npdl.serialization import Mismatch
 
 
 class Persistent:
-    """What `npdl.model.Model` has to do with files, configurations and copies of its weights."""
+    """The methods of `npdl.model.Model` for files, configurations and weights."""
 
     layers: list[Layer]
     compiled: bool
 
     def __getstate__(self) -> dict[str, Any]:
-        """What `pickle` and `copy.deepcopy` copy: everything but a training run under way."""
+        """The state for `pickle` and `copy.deepcopy`: everything but a running training loop."""
         passing = ("loop", "_trained", "_adding", "_reached")
         return {k: v for k, v in self.__dict__.items() if k not in passing}
 
     def to_json(self) -> dict[str, Any]:
-        """Return what the model is made of as JSON types: layers, loss, optimizer, no weights."""
+        """Return the model's configuration as JSON types: layers, loss, optimizer, no weights."""
         return serialization.model_config(self._require_model())
 
     @classmethod
     def from_json(
         cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None
     ) -> Self:
-        """Make a model from the dict that `to_json` returned; its weights are drawn anew.
+        """Make a model from the dict that `to_json` returned; its weights are new random ones.
 
         Parameters
         ----------
         config : dict
         custom_objects : dict, optional
-            Classes of your own by their names, as far as they are not registered.
+            Your own classes by name, unless they are registered.
         """
         model = cls()
         with using_custom_objects(custom_objects):
@@ -47,21 +47,21 @@ class Persistent:
         return model
 
     def save(self, path: StrPath) -> None:
-        """Write all of the model to one file, for `npdl.load_model`.
+        """Write the whole model to one file, for `npdl.load_model`.
 
-        That is layers, weights, loss, optimizer with its memory, and the state of npdl's random
-        generator, in the layout of safetensors, which other programs read too; no pickle. The file
-        takes the place of an old one in one step, when all of it is on the disk.
+        That is layers, weights, loss, optimizer with its state, and the state of npdl's random
+        generator, in safetensors format, which other programs read too; no pickle. The file
+        replaces an old one in one step, once it is on the disk.
 
         Parameters
         ----------
         path : path
-            The exact name of the file; ``.safetensors`` is the usual end.
+            The exact name of the file; ``.safetensors`` is the usual suffix.
         """
         serialization.save_model(self._require_model("save"), path)
 
     def save_weights(self, path: StrPath) -> None:
-        """Write the weights alone to a safetensors file; see `save`."""
+        """Write only the weights to a safetensors file; see `save`."""
         serialization.save_weights(self._require_model("save_weights"), path)
 
     def load_weights(self, path: StrPath, strict: bool = True) -> Mismatch:
@@ -71,7 +71,8 @@ class Persistent:
         ----------
         path : path
         strict : bool
-            Whether names and shapes must be those of the model. If not, what fits is loaded.
+            Whether names and shapes must be those of the model. If not, only matching arrays are
+            loaded.
 
         Returns
         -------

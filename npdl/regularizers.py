@@ -1,4 +1,4 @@
-"""Regularizers: what large weights add to the loss.
+"""Regularizers: penalties on large weights, added to the loss.
 
 ::
 
@@ -23,7 +23,7 @@ class Regularizer(Configurable):
     """Base class. A subclass defines `forward` and `backward`."""
 
     def forward(self, weights: np.ndarray) -> float:
-        """Return what an array of weights adds to the loss."""
+        """Return the penalty of an array of weights."""
         raise NotImplementedError(f"{type(self).__name__} must define forward(weights).")
 
     def backward(self, weights: np.ndarray) -> np.ndarray:
@@ -49,7 +49,7 @@ class L1L2(Regularizer):
         self.l2 = check_number("l2", l2, "[0, inf)")
 
     def forward(self, weights: np.ndarray) -> float:
-        """Return what an array of weights adds to the loss."""
+        """Return the penalty of an array of weights."""
         # Summed in float64, like the losses.
         ones = self.l1 * np.abs(weights).sum(dtype=np.float64) if self.l1 else 0.0
         twos = self.l2 * np.square(weights).sum(dtype=np.float64) if self.l2 else 0.0

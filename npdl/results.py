@@ -147,7 +147,7 @@ class RunningMetrics:
         return found
 
     def get_state(self) -> dict[str, Any]:
-        """Return what was counted so far."""
+        """Return the sums so far."""
         sums = {"batches": self.batches, "penalty": self._penalty, "samples": self._samples}
         return {**sums, "heads": [head.get_state() for head in self._heads]}
 
@@ -211,7 +211,7 @@ class _OutputMetrics:
         if not len(outputs):
             return
         for _, metric, weighted in self._metrics:
-            # Warnings and errors of NumPy that the user has asked for are about his own functions.
+            # NumPy's `errstate`, as the user set it, is for the user's own functions.
             with contextlib.nullcontext() if _is_own(metric) else np.errstate(all="ignore"):
                 metric.update_state(y, outputs, weight if weighted else None)
 
@@ -249,7 +249,7 @@ class _OutputMetrics:
                     found.aliases[prefix + metric.alias] = name
 
     def get_state(self) -> dict[str, Any]:
-        """Return what was counted so far."""
+        """Return the sums so far."""
         states = [metric.get_state() for _, metric, _ in self._metrics]
         return {"loss": self._loss, "count": self._count, "metrics": states}
 
@@ -278,7 +278,7 @@ def _is_own(metric: Metric) -> bool:
 
 
 def accuracy(outputs: NDArray, targets: NDArray, loss: Any) -> float:
-    """Fraction of right answers; see `npdl.metrics.Accuracy`."""
+    """Fraction of right predictions; see `npdl.metrics.Accuracy`."""
     metric = metrics.Accuracy()
     metric.bind(loss)
     return metric(np.asarray(targets), np.asarray(outputs))

@@ -62,10 +62,10 @@ def load_model(
     custom_objects : dict, optional
         Classes of your own (layers, losses, ...) by their names; see also `register`.
     compile : bool
-        Whether to take over loss and optimizer, and what the optimizer remembers.
+        Whether to restore the loss, and the optimizer with its state.
     restore_rng : bool
-        Whether npdl's generator goes on from where it was at the time of saving, so that further
-        training gives what it would have given there.
+        Whether to restore npdl's random generator to its state when the model was saved, so that
+        training continues with the same bits.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def load_model(
         if not compile:
             config = {key: config[key] for key in config if key not in COMPILED}
         config = {**config, "dtypes": _other_dtypes(tensors, config["dtype"])}
-        # What is written there decides on sizes: the parameters can't be larger than the file.
+        # The configuration gives sizes: the parameters can't be larger than the file.
         with (
             no_random_init(sum(array.size for array in tensors.values())),
             use_dtype(config["dtype"]),

@@ -5,7 +5,7 @@
     npdl.optimizers.Adam(lr=npdl.schedules.CosineDecay(0.01, decay_steps=1000))
 
 A step is one change of the parameters: with gradient accumulation, one for several batches. A
-schedule remembers nothing, so that a training that is resumed goes on where it was.
+schedule has no state, so a resumed training run continues with the right rate.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from npdl._registry import Configurable, Registry
 
 
 class LearningRateSchedule(Configurable):
-    """Base class. A subclass defines ``__call__(step)``, and keeps its arguments by their names."""
+    """Base class. A subclass defines ``__call__(step)``, and keeps its arguments as attributes."""
 
     def __call__(self, step: int) -> float:
         """Return the rate of step 0, 1, ..."""
@@ -32,7 +32,7 @@ register = _registry.register
 
 
 class _Decay(LearningRateSchedule):
-    """From `initial_learning_rate` on, in a time of `decay_steps` steps."""
+    """Base of decays from `initial_learning_rate` over `decay_steps` steps."""
 
     def __init__(self, initial_learning_rate: float, decay_steps: int) -> None:
         self.initial_learning_rate = _rate("initial_learning_rate", initial_learning_rate)
@@ -93,7 +93,7 @@ def _passed(schedule: ExponentialDecay, step: int) -> float:
 
 @register("step_lr")
 class StepDecay(_Decay):
-    """initial · decay_rate^k, k the number of times that `decay_steps` steps are over.
+    """initial · decay_rate^k, where k = floor(step / decay_steps).
 
     Parameters
     ----------
@@ -115,14 +115,14 @@ class StepDecay(_Decay):
 
 @register("multi_step_lr")
 class PiecewiseConstantDecay(LearningRateSchedule):
-    """values[0] up to and with step boundaries[0], then values[1], and so on.
+    """`values[0]` up to and including step `boundaries[0]`, then `values[1]`, and so on.
 
     Parameters
     ----------
     boundaries : sequence of int
-        Rising.
+        Increasing step numbers.
     values : sequence of float
-        One more than `boundaries`.
+        One more value than there are boundaries.
     """
 
     def __init__(self, boundaries: Sequence[int], values: Sequence[float]) -> None:
@@ -147,13 +147,13 @@ class PolynomialDecay(_Decay):
     ----------
     initial_learning_rate : float
     decay_steps : int
-        After them the rate stays at its end;
+        Afterwards the rate stays at its final value;
     end_learning_rate : float
     power : float
         1: a straight line.
     cycle : bool
-        or starts anew, each time over as many steps as a multiple of `decay_steps` that is not yet
-        over.
+        If true, restart: each cycle lasts the smallest multiple of `decay_steps` that exceeds the
+        current step.
     """
 
     def __init__(
@@ -187,13 +187,13 @@ class CosineDecay(_Decay):
     ----------
     initial_learning_rate : float
     decay_steps : int
-        After them the rate stays at its end.
+        Afterwards the rate stays at its final value.
     alpha : float
-        The rate at the end, as a fraction of that from which it falls.
+        The final rate, as a fraction of the highest one.
     warmup_target : float, optional
-        First rise on a straight line from `initial_learning_rate` to this rate, and fall from it.
+        First rise linearly from `initial_learning_rate` to this rate, then decay from it.
     warmup_steps : int
-        How long the rise takes; `decay_steps` count from its end.
+        Number of steps of the rise; `decay_steps` are counted from its end.
     """
 
     def __init__(
@@ -232,11 +232,11 @@ class CosineDecayRestarts(LearningRateSchedule):
     first_decay_steps : int
         Length of the first period.
     t_mul : float
-        Each period is as many times as long as the one before it,
+        Factor by which each period is longer than the one before.
     m_mul : float
-        and starts from a rate as many times as high.
+        Factor applied to the peak rate of each new period.
     alpha : float
-        The rate at the end, as a fraction of `initial_learning_rate`.
+        The final rate, as a fraction of `initial_learning_rate`.
     """
 
     def __init__(
@@ -276,12 +276,12 @@ class CosineDecayRestarts(LearningRateSchedule):
 
 @register()
 class WarmUp(LearningRateSchedule):
-    """Rise on a straight line to another schedule, or to a rate that then stays.
+    """Linear warm-up to another schedule, or to a constant rate.
 
     Parameters
     ----------
     schedule : float or LearningRateSchedule
-        What follows; a schedule starts with its step 0 after the rise.
+        The rate or schedule afterwards; a schedule starts at its step 0 after the rise.
     warmup_steps : int
     start_factor : float
         The rate of step 0, as a fraction of that at the end of the rise.
@@ -302,13 +302,13 @@ class WarmUp(LearningRateSchedule):
 
 @register("one_cycle_lr")
 class OneCycle(LearningRateSchedule):
-    """Up to a highest rate, then down below the first one (1cycle, Smith and Topin 2018).
+    """Up to a peak rate, then down below the initial one (1cycle, Smith and Topin 2018).
 
     Parameters
     ----------
     max_learning_rate : float
     total_steps : int
-        After them the rate stays at its end.
+        Afterwards the rate stays at its final value.
     pct_start : float
         The fraction of the steps in which it rises.
     anneal_strategy : {'cos', 'linear'}
@@ -359,7 +359,7 @@ def _line(start: float, end: float, part: float) -> float:
 
 
 def _cosine(part: float) -> float:
-    """Half a wave from 1 down to 0."""
+    """Half a cosine wave, from 1 down to 0."""
     return 0.5 * (1 + math.cos(math.pi * part))
 
 

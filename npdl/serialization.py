@@ -1,10 +1,10 @@
 """Level 2: models and weights as files, without pickle.
 
-A file has the layout of safetensors (`npdl._safetensors`), so that any reader of that format opens
-it. The arrays of `Model.weights` have their names, ``"dense_1/W"``. The file of a whole model has
-in its metadata, as JSON, the configuration ("npdl.model") and what a training goes on from
-("npdl.state"): the memory of the optimizer and where the random generator stands. Arrays in these
-two are further tensors, see `npdl._tree`.
+A file is in safetensors format (`npdl._safetensors`), so any reader of that format opens it. The
+arrays of `Model.weights` have their names, ``"dense_1/W"``. The file of a whole model has in its
+metadata, as JSON, the configuration ("npdl.model") and the state needed to resume training
+("npdl.state"): the states of the optimizer and the random generator. Arrays in these two are
+further tensors, see `npdl._tree`.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from npdl.layers.config import (
 from npdl.layers.tree import writing
 from npdl.utils.random import get_dtype, get_rng_state
 
-#: The version of what is in a file beside the arrays: 1 for a chain of layers, 2 for a graph. A
-#: file of a later one is not read.
+#: The version of the contents of a file: 1 for a chain of layers, 2 for a graph. Files of later
+#: versions are not read.
 FORMAT, GRAPH_FORMAT = 1, 2
 #: The arguments of `Model.compile`, which the model keeps under their names.
 COMPILED = ("loss", "optimizer", "metrics", "weighted_metrics", "loss_weights")
@@ -47,11 +47,11 @@ C = TypeVar("C", bound=type)
 
 
 def register(cls: C | None = None, *, name: str | None = None) -> Any:
-    """Make a class of your own known, so that files that name it can be loaded.
+    """Register a class of your own, so that files that name it can be loaded.
 
     A decorator, ``@register`` or ``@register(name="my_scale")``, for layers, losses, optimizers,
-    activations and whatever else stands in the configuration of a model. A class that is registered
-    again under its name, as happens in notebooks, takes the place of the old one.
+    activations and anything else in the configuration of a model. A class that is registered again
+    under its name, as happens in notebooks, replaces the old one.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def register(cls: C | None = None, *, name: str | None = None) -> Any:
     Raises
     ------
     ValueError
-        If npdl has something of this name.
+        If npdl uses this name.
     """
 
     def decorate(cls: C) -> C:
@@ -81,7 +81,7 @@ def register(cls: C | None = None, *, name: str | None = None) -> Any:
 def model_config(
     model: Any, layer_config: Callable[[Layer], dict[str, Any]] = lambda layer: layer.to_json()
 ) -> dict[str, Any]:
-    """What a model is made of, as JSON types; see `Model.to_json`."""
+    """The configuration of a model as JSON types; see `Model.to_json`."""
     names, plan = model.layer_names, model.plan
     with writing(model.layers):
         entries = [_entry(layer, name, layer_config) for name, layer in zip(names, model.layers)]
@@ -170,7 +170,7 @@ def fill_model(model: Any, config: dict[str, Any]) -> None:
 
 
 class Mismatch(NamedTuple):
-    """What did not fit where weights were loaded with ``strict=False``: names of arrays."""
+    """The names of arrays that did not match when weights were loaded with ``strict=False``."""
 
     missing_keys: list[str]
     unexpected_keys: list[str]
@@ -178,7 +178,7 @@ class Mismatch(NamedTuple):
 
 
 def load_weights(model: Any, weights: Mapping[str, Any], strict: bool) -> Mismatch:
-    """Copy arrays into a model, by name: all that fit, and if `strict` all of them or none."""
+    """Copy matching arrays into a model, by name; if `strict`, all of them or none."""
     own = model.weights
     missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     if strict and (missing or extra):
@@ -214,7 +214,7 @@ def _fitting(name: str, own: NDArray, array: NDArray) -> NDArray:
 
 
 def save_model(model: Any, path: StrPath, **more: Any) -> None:
-    """Write a built model to a file, see `Model.save`, with more to its state (`read_training`)."""
+    """Write a built model to a file, see `Model.save`, with a further state (`read_training`)."""
     check_path(path)
     tensors = dict(model.weights)
     config = model_config(model, lambda layer: layer.saved_config())
@@ -242,13 +242,13 @@ def check_path(path: StrPath) -> None:
 
 
 def save_weights(model: Any, path: StrPath) -> None:
-    """Write the weights alone to a file; see `Model.save_weights`."""
+    """Write only the weights to a file; see `Model.save_weights`."""
     check_path(path)
     _safetensors.write(path, model.weights, _origin(model))
 
 
 def read_weights(path: StrPath) -> dict[str, NDArray]:
-    """The weights in a file of npdl, of a model or alone, or of any other writer."""
+    """The weights in a file: of a model, of `save_weights`, or of another program."""
     return read_training(path)[0]
 
 
@@ -260,7 +260,7 @@ def read_training(path: StrPath) -> tuple[dict[str, NDArray], dict[str, Any]]:
 
 
 def restore_optimizer(model: Any, state: Mapping[str, Any]) -> None:
-    """Let the optimizer go on from a state, after a look at the shapes of its arrays."""
+    """Restore the optimizer from a state, after checking the shapes of its arrays."""
     weights = model.weights
     for name, slots in state.get("slots", {}).items():
         for key, array in slots.items():

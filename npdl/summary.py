@@ -1,4 +1,4 @@
-"""Level 2: what a model is made of, and how large it is, in words."""
+"""Level 2: a model as a table of layers, with sizes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Row(NamedTuple):
     shape : tuple or None
         Of its output.
     sources : list of str
-        The names of the inputs and layers that it reads.
+        Names of the inputs and layers that it reads.
     parameters, trained : int
         How many numbers it owns, and how many of them are trained.
     weights, gradients : int
@@ -103,7 +103,7 @@ def _rows(layer: Layer, name: str, depth: int, shape: Any, sources: list[str]) -
 
 
 def _output_bytes(shape: Any, itemsize: int) -> int | None:
-    """What one sample of an output takes; None if a size is open."""
+    """Bytes of one sample of an output; None if a size is open."""
     if shape is None:
         return None
     shapes = shape if isinstance(shape[0], tuple) else (shape,)
@@ -114,7 +114,7 @@ def _output_bytes(shape: Any, itemsize: int) -> int | None:
 
 
 def print_summary(model: Any, file: TextIO | None) -> None:
-    """Print a table of the layers, and what they take of the memory."""
+    """Print a table of the layers, and the memory they need."""
     rows = describe(model)
     graph = model.inputs is not None
     table = [("layer", "class", "output shape", "parameters", "trained", "memory", "connected to")]
@@ -142,7 +142,7 @@ def print_summary(model: Any, file: TextIO | None) -> None:
 
 
 def _memory(model: Any, rows: list[Row]) -> str:
-    """What training takes, but for the data and a layer's scratch."""
+    """Memory for training, except for the data and scratch buffers."""
     gradients = sum(row.gradients for row in rows)
     parts = [
         f"weights {size_text(sum(row.weights for row in rows))}",

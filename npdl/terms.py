@@ -1,4 +1,4 @@
-"""Level 2: terms of a model's loss that are functions of its values, see `Model.add_loss`."""
+"""Level 2: terms of a model's loss, functions of its values, see `Model.add_loss`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests for layers, those of npdl and your own: are the gradients right, is the contract kept?
+"""Tests for layers, those of npdl and your own: gradients, and the rest of the contract.
 
 ::
 
@@ -46,13 +46,13 @@ def check_layer(
 ) -> None:
     """Check that a layer keeps the contract of npdl's layers.
 
-    - Its configuration goes through JSON and back to a layer of the same outputs.
+    - A layer made again from its configuration (by JSON) has the same outputs.
     - `out_shape` is that of the outputs; float32 stays float32, and float64 float64.
     - All gradients are there and right, see `check_gradients`; a small step against them lowers
       the loss.
     - No argument is changed; read-only arrays, and those of any memory order, give the same.
     - What a call returned is not changed by a later one; with ``train=False``, `forward` writes
-      nothing on the layer (a layer whose `forward` takes no `train` is let off).
+      nothing on the layer (skipped for layers whose `forward` has no `train` argument).
     - A batch may hold one sample.
     - Called twice in a network, it shares its weights and adds up their gradients.
     - The backends that are available agree, and one takes over from the other between `forward`
@@ -72,7 +72,7 @@ def check_layer(
     forward_args : dict, optional
         Further arguments of `forward`; arrays have the samples on their first axis.
     rtol : float
-        Greatest relative error of the gradients.
+        Largest relative error of the gradients.
     seed : int
         For the random numbers that this check draws.
 
@@ -125,11 +125,11 @@ class _Case:
 
     @property
     def x(self) -> Any:
-        """What `check_gradients` takes as `input`."""
+        """The argument `input` of `check_gradients`."""
         return self.xs[0] if len(self.xs) == 1 else [*self.xs]
 
     def layer(self) -> Layer:
-        """A connected layer, always the same; no parameter stands at a special value like 0."""
+        """A connected layer, always the same; no parameter has a special value like 0."""
         if self._layer is None:
             self._layer = layer = self.make()
             self.connect(layer)
@@ -175,7 +175,7 @@ def _on(backend: str | None, function: Callable[[], Any]) -> Any:
 
 
 def _seeded(function: Callable[[], Any]) -> Any:
-    """The result of `function`, for which npdl's generator stands where it stood last time."""
+    """The result of `function`, with npdl's generator in the same state every time."""
     bits = get_rng().bit_generator
     state = bits.state
     result = function()
@@ -196,7 +196,8 @@ def _require(condition: Any, message: str) -> None:
 
 def _require_close(case: _Case, got: dict[str, Any], want: dict[str, Any], when: str) -> None:
     arrays = {name: array for name, array in want.items() if array is not None}
-    # What is zero but for rounding, as some gradients are, is held against the other results.
+    # Values that are zero up to rounding, as some gradients are, are compared at the scale of the
+    # others.
     floor = 1e-2 * max(np.abs(array).max() for array in arrays.values())
     for name, expected in arrays.items():
         error = np.abs(got[name] - expected).max() / max(np.abs(expected).max(), floor, 1e-12)

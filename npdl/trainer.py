@@ -26,7 +26,7 @@ from npdl.terms import Term
 
 
 class Trainer(Functional):
-    """What `npdl.model.Model` is without data: see there."""
+    """Losses, optimizer and one training step: the part of `npdl.model.Model` below `fit`."""
 
     #: The loss; a dict by output where there are several. So are the metrics.
     loss: Any
@@ -40,7 +40,7 @@ class Trainer(Functional):
 
     #: Set to True, by a callback, to end a training run.
     stop_training: bool = False
-    #: The training run under way, a `npdl.training.TrainingLoop`; None if there is none.
+    #: The running `npdl.training.TrainingLoop`; None if there is none.
     loop: Any = None
 
     #: Within `training`: parameters, gradients and their names; the layers that add to the loss.
@@ -70,7 +70,7 @@ class Trainer(Functional):
             trained.
         optimizer : Optimizer, class, name or dict
         metrics : list, optional
-            What to count beside the loss, see `npdl.metrics.get`: ``["accuracy", "top_k"]``. By
+            The metrics beside the loss, see `npdl.metrics.get`: ``["accuracy", "top_k"]``. By
             default the accuracy, where the loss is one of classification. For several outputs a
             dict by output, or a list of lists; they are named ``<output>_<metric>``.
         weighted_metrics : list, optional
@@ -96,12 +96,12 @@ class Trainer(Functional):
         self.metrics = self._by_output("plain")
         self.weighted_metrics = self._by_output("weighted")
         if self.inputs is None and self._may_build():
-            with contextlib.suppress(UnknownSize):  # the data will tell
+            with contextlib.suppress(UnknownSize):  # known from the data later
                 self.build()
         self.compiled = True
 
     def _may_build(self) -> bool:
-        """Whether the shape of the data is known before they are there.
+        """Whether the shape of the data is known in advance.
 
         Below new layers, a layer of another model may get data of another size.
         """
@@ -115,7 +115,7 @@ class Trainer(Functional):
         return [item for head in self.heads for item in head.metrics]
 
     def _by_output(self, attribute: str) -> Any:
-        """What each head has; a dict by name where there are several outputs."""
+        """An attribute of each head; a dict by name if there are several outputs."""
         if self.heads[0].name is None:
             return getattr(self.heads[0], attribute)
         found = {head.name: getattr(head, attribute) for head in self.heads}
@@ -125,16 +125,16 @@ class Trainer(Functional):
 
     @contextlib.contextmanager
     def training(self) -> Iterator[None]:
-        """Train in this thread alone, see `trained_here`, with what `_trained_fast` prepares."""
+        """Train only in this thread, see `trained_here`, prepared by `_trained_fast`."""
         with trained_here(self), self._trained_fast():
             yield
 
     @contextlib.contextmanager
     def _trained_fast(self) -> Iterator[None]:
-        """Let the layers keep their arrays from step to step, and leave out needless gradients."""
+        """Let the layers keep their arrays from step to step, and skip unused gradients."""
         plan = self.require_plan("training")
         try:
-            flatten(plan.layers)  # what was copied, or built anew, since `build`
+            flatten(plan.layers)  # layers copied, or built again, since `build`
             for term in self.terms:
                 plan.watch(term.slots(plan))
             plan.begin_training()
@@ -317,7 +317,7 @@ class Trainer(Functional):
         optimizer.update(params, grads, **more)
 
     def finish_training(self) -> None:
-        """Let the moving averages, if the optimizer keeps them, take the parameters' places."""
+        """Replace the parameters with their moving averages, if the optimizer keeps them."""
         if getattr(self.optimizer, "use_ema", False):
             params, _, names = self._find_trained(None)
             self.optimizer.finalize_variable_values(params, names)
@@ -331,7 +331,7 @@ class Trainer(Functional):
         self.optimizer.swap_averages(params, names)
 
     def _require_predictable(self, what: str) -> None:
-        """Outputs need no loss, but layers that are connected."""
+        """Outputs need connected layers, but no loss."""
         if self.plan is None and any(layer.out_shape is None for layer in self.layers):
             self._require_compiled(what)
 

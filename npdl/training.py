@@ -38,7 +38,7 @@ __all__ = ["EvaluationResult", "History", "TrainingLoop", "evaluate", "predict",
 
 
 class LossCheck:
-    """Warns, once, when a loss is not finite, or when outputs are no probabilities."""
+    """Warns once if a loss is not finite, or if outputs are not probabilities."""
 
     def __init__(self) -> None:
         self.epoch = 0
@@ -46,7 +46,7 @@ class LossCheck:
         self._looked = False
 
     def look_at(self, model: Trainer, outputs: Sequence[NDArray]) -> None:
-        """Warn if the loss takes probabilities, and outputs of the first batch are none."""
+        """Warn if the loss takes probabilities, and outputs of the first batch are not."""
         if self._looked:
             return
         self._looked = True
@@ -79,7 +79,7 @@ class LossCheck:
 
 
 def _not_finite(model: Trainer, batch: Batch) -> str | None:
-    """What of the data is not finite, as a message; what a mask leaves out may be anything."""
+    """The part of the data that is not finite, as a message; masked steps may hold anything."""
     names: list[Any] = [("X", name, array) for name, array in zip(model.input_names, batch.x)]
     names += [("Y", name, array) for name, array in zip(model.output_names, batch.y)]
     names += [
@@ -116,7 +116,7 @@ def train_step(
     return result.loss, model.packed(result.outputs)
 
 
-@np.errstate(all="ignore")  # what NumPy warns of, `LossCheck` says better
+@np.errstate(all="ignore")  # instead of NumPy's warnings, `LossCheck` warns with the cause
 def train_on(model: Trainer, batch: Batch, watch: LossCheck | None = None) -> Result:
     """Train on one batch, and return its losses and the outputs before the update."""
     result, caches = model.forward_batch(batch)
@@ -132,7 +132,7 @@ def train_on(model: Trainer, batch: Batch, watch: LossCheck | None = None) -> Re
 
 
 def _count(model: Trainer, batch: Batch, result: Result) -> float | None:
-    """Over how many items the loss is a mean: samples where there are several losses."""
+    """Number of items that the loss is a mean over; samples if there are several losses."""
     head = model.heads[0]
     if getattr(head.loss, "reduction", "mean") == "sum":
         return None
@@ -184,7 +184,7 @@ class Interrupt:
 
 
 class TrainingLoop:
-    """A training on its way; callbacks find it as ``model.loop``.
+    """A training run; callbacks find it as ``model.loop``.
 
     Parameters
     ----------
@@ -194,7 +194,7 @@ class TrainingLoop:
     validation : Feed, optional
     callbacks : CallbackList
     epochs : int
-        The number of the epoch to end before, counted from 0.
+        The number of epochs; training ends before this one, counted from 0.
     initial_epoch : int
         The first epoch.
     validation_freq : int
@@ -203,17 +203,17 @@ class TrainingLoop:
     Attributes
     ----------
     epoch : int
-        The epoch under way, from 0; between two epochs, the next one.
+        The current epoch, from 0; between two epochs, the next one.
     batch : int
-        How many of its batches are done.
+        Number of its batches that are done.
     samples : int
-        How many of its samples are done.
+        Number of its samples that are done.
     speed : float
-        Samples a second in this epoch, the time of validation apart.
+        Samples per second in this epoch, without validation.
     metrics : RunningMetrics
         Its loss and metrics so far.
     interrupted : bool
-        Whether Ctrl-C has ended the training.
+        Whether Ctrl-C has ended training.
     """
 
     def __init__(
@@ -245,9 +245,9 @@ class TrainingLoop:
         self._logs: Results | None = None
 
     def get_state(self) -> dict[str, Any]:
-        """Return what a training that is resumed needs beside model and optimizer.
+        """Return the state needed to resume training, besides model and optimizer.
 
-        It is whole in the hook `on_step_boundary` of callbacks.
+        It is consistent in the hook `on_step_boundary` of callbacks.
 
         Returns
         -------
@@ -268,9 +268,9 @@ class TrainingLoop:
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `get_state` returned; to be called in the hook `on_train_begin`.
+        """Continue from what `get_state` returned; call it in the hook `on_train_begin`.
 
-        It takes effect when all callbacks had this hook.
+        It takes effect after this hook of all callbacks.
 
         Parameters
         ----------
@@ -279,7 +279,7 @@ class TrainingLoop:
         self._resume = state
 
     def _apply_resume_state(self) -> None:
-        """Go to the place of a training that is resumed."""
+        """Move to the epoch and batch of the saved state."""
         state = self._resume
         if state is None:
             return
@@ -291,7 +291,7 @@ class TrainingLoop:
             self._restore_callbacks()
 
     def _restore_callbacks(self) -> None:
-        """Restore what callbacks may have changed since the training was resumed."""
+        """Restore the state that callbacks may have changed since the run was resumed."""
         state, self._resume = self._resume, None
         if state is None:
             return
@@ -446,7 +446,7 @@ def own_arrays(outputs: list[NDArray], batch: Batch) -> list[NDArray]:
 
 
 def predict_array(plan: Plan, x: NDArray) -> NDArray:
-    """As `predict_step`, for a plan of one input and one output: a small one takes no longer."""
+    """Like `predict_step`, for a plan of one input and one output, with less overhead."""
     y = plan.forward((x,), False)[0][0]
     return y.copy() if (y.base is not None and np.may_share_memory(y, x)) or y is x else y
 

@@ -15,10 +15,10 @@ import numpy as np
 from npdl._ext import available_backends, kernels, use_backend
 from npdl._ext.activation_np import FROM_INPUT, LINEAR, MISH, RELU, SIGMOID, SOFT_PLUS, TANH
 
-#: Seconds after which NumPy's threads, which wait for more work in a busy loop, have gone to sleep.
+#: Seconds after which NumPy's threads, which spin for a while, have gone to sleep.
 QUIET = 0.3
 
-#: Greatest difference allowed, relative to the largest value of the array.
+#: Largest difference allowed, relative to the largest value of the array.
 TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
 
 _RELU, _TANH, _SIGMOID, _SOFT_PLUS = ((code, 1.0) for code in (RELU, TANH, SIGMOID, SOFT_PLUS))
@@ -153,7 +153,7 @@ def _pool(
     out_h = (height + 2 * pad[0] - window[0]) // stride[0] + 1
     out_w = (width + 2 * pad[1] - window[1]) // stride[1] + 1
     geometry = (*window, *stride, *pad)
-    # Values all apart, so that no rounding decides which of two is the larger.
+    # Well-separated values, so rounding does not decide which of two is larger.
     x = make.rng.permutation(np.linspace(-1, 1, n * c * height * width)).reshape(image)
     x = x.astype(make.dtype)
     y, argmax = make.blank(n, c, out_h, out_w), np.full((n, c, out_h, out_w), -1, np.int32)
@@ -177,7 +177,7 @@ def _resize(
 def _rnn(
     make: _Maker, n: int, t: int, d: int, u: int, masked: bool = False, options: bool = False
 ) -> Iterator[Case]:
-    """A case of each recurrent kernel; `options` are dropout, and a GRU that resets after."""
+    """A case of each recurrent kernel; `options` are dropout, and a GRU with `reset_after`."""
     x, h0, c0 = make.random(n, t, d), make.random(n, u), make.random(n, u)
     mask = (make.rng.random((n, t)) < 0.7).astype(np.uint8) if masked else None
     dh, dhn, dcn = make.random(n, t, u), make.random(n, u), make.random(n, u)
@@ -334,9 +334,9 @@ def cases(dtype: str, size: str) -> Iterator[Case]:
 
 
 def difference(case: Case, one: Callable[..., None], other: Callable[..., None]) -> float:
-    """Greatest difference of what two kernels leave in the arrays, relative to the largest value.
+    """Largest difference of the arrays after two kernels, relative to the largest value.
 
-    Every array of the call is compared, so that a kernel that writes to its input is found out. A
+    Every array of the call is compared, so a kernel that writes to its input is detected. A
     value that is not finite, or was never filled, counts as infinitely wrong.
     """
     worst = 0.0
@@ -411,7 +411,7 @@ def verify(file: TextIO | None = None, budget: float = 0.1) -> bool:
         for case in (*cases(dtype, "odd"), *usual):
             functions = getattr(cython, case.function), getattr(numpy, case.function)
             worst[case.function] = max(worst.get(case.function, 0.0), difference(case, *functions))
-        # All of one backend, then all of the other, so that neither meets the other's threads.
+        # All of one backend, then all of the other, so that their threads do not compete.
         times = [median_times(usual, active, budget) for active in pair]
         for case, ours, theirs in zip(usual, *times):
             ok = worst[case.function] <= tolerance

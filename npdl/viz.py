@@ -31,7 +31,7 @@ _INK, _GRID, _TRAIN, _VALIDATION = "#222222", "#dddddd", "#8fa3b8", "#1f5fa8"
 
 
 def plot_history(history: Any) -> Figure:
-    """Draw the figures of each epoch, those of training and of validation in one panel.
+    """Plot the results of each epoch, training and validation in one panel.
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ def plot_activations(
     layers: Sequence[str | Layer] | None = None,
     max_maps: int = 12,
 ) -> Figure:
-    """Draw what the layers of a convolutional network make of one image.
+    """Draw the outputs of the layers of a convolutional network for one image.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ def plot_activations(
     x : array_like, shape (C, H, W) or (1, C, H, W)
         The image, drawn too.
     layers : sequence of str or Layer, optional
-        Names of the layers, or the layers; by default all whose output is made of images.
+        Names of the layers, or the layers; by default all whose outputs are images.
     max_maps : int
         How many channels of each to draw at most.
     """
@@ -166,7 +166,7 @@ def plot_activations(
 
 
 def plot_confusion(matrix: ArrayLike, classes: Sequence[str] | None = None) -> Figure:
-    """Draw a confusion matrix: rows are what a sample is, columns what it was taken for.
+    """Draw a confusion matrix: rows are true classes, columns predicted ones.
 
     Parameters
     ----------
@@ -184,7 +184,7 @@ def plot_confusion(matrix: ArrayLike, classes: Sequence[str] | None = None) -> F
     side = 2.0 + 0.5 * k
     figure = _figure(side, side)
     axes = figure.subplots()
-    # Shares of a row, so that a rare class is seen as well as a frequent one.
+    # Fractions of a row, so that rare classes are as visible as frequent ones.
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, "Blues", vmin=0, vmax=1)
     for i, j in np.ndindex(counts.shape):
@@ -226,7 +226,7 @@ def _of(some: int, every: int) -> str:
 
 
 def _bare(panels: NDArray, used: int) -> None:
-    """Take the ticks off pictures, and hide what holds no picture."""
+    """Remove the ticks of pictures, and hide empty axes."""
     for axes in panels[:used]:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_color(_GRID)

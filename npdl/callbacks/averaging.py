@@ -14,15 +14,14 @@ if TYPE_CHECKING:
 class SwapEMAWeights(Callback):
     """Validate, evaluate and predict with the moving averages of the parameters.
 
-    They take the parameters' places for that time. The training goes on from the parameters
-    themselves.
+    During that time they replace the parameters. Training continues with the parameters themselves.
 
     Parameters
     ----------
     swap_on_epoch : bool
-        Leave the averages in their places from the validation to the beginning of the next epoch,
-        so that what other callbacks save in `on_epoch_end` are the averages. This callback must
-        then come before them.
+        Keep the averages in the model from the validation to the start of the next epoch, so that
+        other callbacks save the averages in `on_epoch_end`. This callback must then come before
+        them.
     """
 
     def __init__(self, swap_on_epoch: bool = False) -> None:
@@ -40,11 +39,11 @@ class SwapEMAWeights(Callback):
             raise ValueError(complaint(rule, optimizer=type(model.optimizer).__name__))
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        """Take the parameters back."""
+        """Restore the parameters."""
         self._put(False)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Leave the averages in the model, if so asked."""
+        """Leave the averages in the model, if requested."""
         self._put(self.swap_on_epoch)
 
     def on_test_begin(self, logs: Logs | None = None) -> None:
@@ -52,7 +51,7 @@ class SwapEMAWeights(Callback):
         self._put(True)
 
     def on_test_end(self, logs: Logs | None = None) -> None:
-        """Take the parameters back."""
+        """Restore the parameters."""
         self._put(False)
 
     def on_predict_begin(self, logs: Logs | None = None) -> None:
@@ -60,5 +59,5 @@ class SwapEMAWeights(Callback):
         self._put(True)
 
     def on_predict_end(self, logs: Logs | None = None) -> None:
-        """Take the parameters back."""
+        """Restore the parameters."""
         self._put(False)

@@ -9,22 +9,22 @@ if TYPE_CHECKING:
     from npdl.results import RunningMetrics
     from npdl.trainer import Trainer
 
-#: What callbacks are told of: figures by name, such as ``{"loss": 0.3, "val_acc": 0.9}``.
+#: Loss and metric values by name: ``{"loss": 0.3, "val_acc": 0.9}``.
 Logs = dict[str, float]
 
 
 class Callback:
-    """Something that `Model.fit`, `evaluate` or `predict` calls on its way; to be subclassed.
+    """Base class of objects that `Model.fit`, `evaluate` and `predict` call as they run.
 
-    A subclass defines the hooks that it wants; those that it leaves alone cost nothing. Epochs and
+    A subclass defines the hooks that it needs; the others cost nothing. Epochs and
     batches are counted from 0, as in Keras. `logs` may be changed: the callbacks after this one,
     and the history, which comes last, see it.
 
     Attributes
     ----------
     model : Model
-        Setting ``model.stop_training = True`` ends the training after this batch or epoch.
-        ``model.loop`` is the running `npdl.training.TrainingLoop`, the place in the training.
+        Setting ``model.stop_training = True`` ends training after this batch or epoch.
+        ``model.loop`` is the running `npdl.training.TrainingLoop`, with the position in the run.
     params : dict
         "verbose", "epochs", "steps" (batches in an epoch, None where unknown) and "samples".
     """
@@ -43,11 +43,11 @@ class Callback:
         self.model = model
 
     def set_params(self, params: dict[str, Any]) -> None:
-        """Called before the training begins, with what it was asked for."""
+        """Called before training begins, with the settings of the run."""
         self.params = params
 
     def arrange(self, callbacks: list[Callback]) -> list[Callback]:
-        """Return what is to be called, in order, instead of all the callbacks of a training.
+        """Return the callbacks to call, in order, in place of those that the user passed.
 
         Parameters
         ----------
@@ -57,11 +57,11 @@ class Callback:
         return callbacks
 
     def get_state(self) -> dict[str, Any]:
-        """Return what a training that is resumed needs to know: JSON types, and arrays."""
+        """Return the state needed to resume a training run: JSON types and arrays."""
         return {}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `get_state` returned; called after `on_train_begin`.
+        """Continue from what `get_state` returned; called after `on_train_begin`.
 
         Parameters
         ----------
@@ -72,13 +72,13 @@ class Callback:
         """Called at the start of `fit`."""
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        """Called at the end of `fit`, with the figures of the last epoch; after Ctrl-C too."""
+        """Called at the end of `fit`, with the results of the last epoch; after Ctrl-C too."""
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Called at the start of each epoch."""
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Called at the end of each epoch, with its figures, those of validation included."""
+        """Called at the end of each epoch, with its results, including those of validation."""
 
     def on_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
         """Another name of `on_train_batch_begin`."""
@@ -91,34 +91,34 @@ class Callback:
         self.on_batch_begin(batch, logs)
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        """Called after each step, with the figures of the epoch so far."""
+        """Called after each step, with the results of the epoch so far."""
         self.on_batch_end(batch, logs)
 
     def on_step_boundary(self, epoch: int, batch: int) -> None:
         """Called between two steps, and between two epochs, after all other hooks.
 
-        This is where ``model.loop.get_state()``, the model and its optimizer tell all that a
-        training needs to be resumed. `batch` batches of `epoch` are done; 0 between two epochs.
-        Keras has no such hook.
+        At this moment ``model.loop.get_state()``, the model and its optimizer are enough to resume
+        training. `batch` batches of `epoch` are done; 0 between two epochs. Keras has no such hook.
         """
 
     def on_metrics_ready(self, metrics: RunningMetrics) -> None:
-        """Called with the loss and the metrics of an epoch, of a validation or an evaluation.
+        """Called with the loss and metrics of an epoch, a validation or an evaluation.
 
-        They are counted, and what is changed here shows in the figures. Keras has no such hook.
+        Results are computed from them afterwards, so changes made here show. Keras has no such
+        hook.
         """
 
     def on_test_begin(self, logs: Logs | None = None) -> None:
         """Called at the start of `evaluate`, and of the validation in `fit`."""
 
     def on_test_end(self, logs: Logs | None = None) -> None:
-        """Called at the end of `evaluate`, and of the validation in `fit`, with the figures."""
+        """Called at the end of `evaluate`, and of the validation in `fit`, with the results."""
 
     def on_test_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
         """Called before each batch of `evaluate` or validation."""
 
     def on_test_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        """Called after each batch of `evaluate` or validation, with the figures so far."""
+        """Called after each batch of `evaluate` or validation, with the results so far."""
 
     def on_predict_begin(self, logs: Logs | None = None) -> None:
         """Called at the start of `predict`."""
@@ -135,7 +135,7 @@ class Callback:
 
 HOOKS = tuple(name for name in vars(Callback) if name.startswith("on_"))
 
-#: Hooks that call another one by default, and so are wanted where that one is.
+#: Hooks that call another hook by default: they are needed where that one is defined.
 _ALIASES = {"on_train_batch_begin": "on_batch_begin", "on_train_batch_end": "on_batch_end"}
 
 
@@ -147,7 +147,7 @@ class CallbackList:
     callbacks : Callback, iterable of Callback, or None
     model : Model, optional
     **params
-        What `Callback.set_params` is to be told.
+        Passed to `Callback.set_params`.
     """
 
     def __init__(self, callbacks: Any = None, model: Trainer | None = None, **params: Any) -> None:
@@ -180,13 +180,13 @@ class CallbackList:
             function(*args)
 
     def get_state(self) -> list[dict[str, Any]]:
-        """What a training that is resumed needs: the class and the state of each callback."""
+        """The state needed to resume a training run: the class and the state of each callback."""
         return [{"class": type(c).__name__, "state": c.get_state()} for c in self.callbacks]
 
     def set_state(self, states: list[dict[str, Any]]) -> None:
-        """Give each callback the state that one of its class had, in order.
+        """Restore each callback from the state of one of its class, in order.
 
-        A callback that was not there gets none, and states of callbacks that are gone are left out.
+        New callbacks get no state, and states of removed callbacks are ignored.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""Callbacks that save: the model as it gets better, and all that a killed training goes on from."""
+"""Callbacks that save the model, and the state needed to resume a training run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from npdl.callbacks.monitor import ALIASES, Monitor, prepare_file, say, validate
 
 
 class _Saving(Callback):
-    """Saves after each epoch, or after each so many batches."""
+    """Saves after every epoch, or every `save_freq` batches."""
 
     reads_batch_logs = False
 
@@ -33,34 +33,34 @@ class _Saving(Callback):
         self._batches = 0
 
     def _is_due(self) -> bool:
-        """Count a batch, and say whether it is the last of so many."""
+        """Count a batch; return whether a save is due."""
         self._batches += 1
         return self.save_freq != "epoch" and self._batches % self.save_freq == 0  # type: ignore[operator]
 
 
 class ModelCheckpoint(_Saving):
-    """Save the model after each epoch, or where a figure is the best so far.
+    """Save the model after every epoch, or when a metric is the best so far.
 
     Parameters
     ----------
     filepath : path
-        A name with places for the number of the epoch, from 1, and its figures:
-        ``"{epoch:02d}-{val_loss:.2f}.safetensors"``. Folders are made where they are missing. An
-        epoch without the validation that a name speaks of is not saved.
+        A name with placeholders for the epoch number, from 1, and its results:
+        ``"{epoch:02d}-{val_loss:.2f}.safetensors"``. Missing folders are created. If the name
+        contains a validation result, epochs without validation are not saved.
     monitor : str
-        The figure that `save_best_only` looks at.
+        The result that `save_best_only` compares.
     verbose : int
-        1 to say so.
+        1 to print a message.
     save_best_only : bool
-        Whether to save only where the figure has improved.
+        Whether to save only when that result has improved.
     save_weights_only : bool
         Whether to write a file for `Model.load_weights`, instead of one for `npdl.load_model`.
     mode : {'auto', 'min', 'max'}
-        Which way is better; 'auto' tells it from the name.
+        Which way is better; 'auto' infers it from the name.
     save_freq : 'epoch' or int
-        After each epoch, or after so many batches.
+        After every epoch, or every `save_freq` batches.
     initial_value_threshold : float, optional
-        What the first figure has to be better than.
+        The value that the first one must improve on.
     """
 
     writes = True
@@ -90,9 +90,9 @@ class ModelCheckpoint(_Saving):
         self._epoch = 0
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Find out what could go wrong when it is time to save, and which way is better.
+        """Check that saving will work, and find which direction is better.
 
-        What was the best of one model is not the best of another one.
+        The best value so far belongs to one model; it is reset for another.
         """
         if self._last is not None and self._last() is not self.model:
             self.best, self._batches = self.initial_value_threshold, 0
@@ -104,16 +104,16 @@ class ModelCheckpoint(_Saving):
             prepare_file(Path(self.filepath), self)
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        """Take note of the epoch."""
+        """Remember the epoch number."""
         self._epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        """Save where it is time."""
+        """Save if a save is due."""
         if self._is_due():
             self._save(self._epoch, {"batch": batch + 1, **(logs or {})})
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Save the model, if it is to be."""
+        """Save the model, if a save is due."""
         if self.save_freq == "epoch":
             self._save(epoch, logs or {})
 
@@ -135,7 +135,7 @@ class ModelCheckpoint(_Saving):
             say(self, f"epoch {epoch + 1}: saved {path}", "batch" not in logs)
 
     def _path(self, epoch: int, logs: Logs) -> str | None:
-        """The name of the file; None in an epoch without the validation that it needs."""
+        """The file name; None if it needs a validation and the epoch has none."""
         figures = {"epoch": epoch + 1, **{name: logs[name] for name in logs.keys()}}
         figures |= {name: logs[own] for name, own in ALIASES.items() if own in logs}
         try:
@@ -148,11 +148,11 @@ class ModelCheckpoint(_Saving):
             raise ValueError(complaint(rule, filepath=self.filepath)) from error
 
     def get_state(self) -> dict[str, Any]:
-        """Return the best figure so far."""
+        """Return the best value so far."""
         return {"best": self.best, "batches": self._batches}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `get_state` returned."""
+        """Continue from what `get_state` returned."""
         self.best, self._batches = state["best"], state["batches"]
 
 
@@ -165,20 +165,20 @@ def _require_savable(model: Any, who: Callback) -> None:
 
 
 class BackupAndRestore(_Saving):
-    """Let a training that was killed go on where it was, to the same bits.
+    """Resume a training run that was killed, with the same bits as one that was not.
 
-    The backup holds the model, the optimizer's memory, the generator's state, the place in the
-    data, and what the other callbacks and the history remember. To go on, run the same program
-    again: `fit` finds the backup and begins there. It is deleted when the training has come to its
-    end; after Ctrl-C or an error it stays.
+    The backup holds the model, the states of the optimizer and the random generator, the position
+    in the data, and the states of the other callbacks and the history. To resume, run the same
+    program again: `fit` finds the backup and starts there. It is deleted when training is complete;
+    after Ctrl-C or an error it stays.
 
     Parameters
     ----------
     backup_dir : path
-        A folder for this training alone; made if it is missing. A backup that was made with other
+        A folder for only this training run; created if missing. A backup that was made with other
         arrays is an error.
     save_freq : 'epoch' or int
-        After each epoch, or also after each so many batches.
+        After every epoch, or also every `save_freq` batches.
     delete_checkpoint : bool
         False to keep the backup at the end.
     """
@@ -235,8 +235,8 @@ class BackupAndRestore(_Saving):
             raise ValueError("it was made with other data")
 
     def on_step_boundary(self, epoch: int, batch: int) -> None:
-        """Write the backup, where it is time."""
-        if batch and self.model.stop_training:  # the epoch ends now, and then there is a rest
+        """Write the backup, if it is due."""
+        if batch and self.model.stop_training:  # the epoch ends now, with a step boundary after it
             return
         if batch == 0 or self._is_due():
             place = self._place()
@@ -244,7 +244,7 @@ class BackupAndRestore(_Saving):
                 serialization.save_model(self.model, self.path, loop=place)
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        """Delete the backup, if the training has come to its end."""
+        """Delete the backup, if training is complete."""
         if self.delete_checkpoint and self.writes_here and not self._loop.interrupted:
             self.path.unlink(missing_ok=True)
 
@@ -260,7 +260,7 @@ class BackupAndRestore(_Saving):
         return {"batches": self._batches}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `get_state` returned."""
+        """Continue from what `get_state` returned."""
         self._batches = state["batches"]
 
 

@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 
 class History(Callback):
-    """What `Model.fit` recorded; it is always the last of the callbacks.
+    """The record that `Model.fit` returns; always the last callback.
 
     Attributes
     ----------
     epochs : list of int
         The numbers of the epochs, from 1.
     history : dict of str to list
-        A value for each epoch: ``loss``, the metrics such as ``acc``, and where there was a
-        validation ``val_loss``, ``val_acc``. ``accuracy`` finds ``acc``.
+        One value per epoch: ``loss``, the metrics such as ``acc``, and after a validation
+        ``val_loss``, ``val_acc``. ``accuracy`` finds ``acc``.
     interrupted : bool
-        Whether Ctrl-C ended the training.
+        Whether Ctrl-C ended training.
     """
 
     def __init__(self) -> None:
@@ -47,17 +47,17 @@ class History(Callback):
         return [epoch - 1 for epoch in self.epochs]
 
     def plot(self) -> Figure:
-        """Draw the figures of each epoch; see `npdl.viz.plot_history`."""
+        """Plot the results of each epoch; see `npdl.viz.plot_history`."""
         from npdl.viz import plot_history  # on demand, as it takes matplotlib
 
         return plot_history(self)
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Begin anew."""
+        """Start a new record."""
         self.epochs, self.history = [], Results()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Record the figures."""
+        """Record the results."""
         self.record(epoch + 1, logs or {})
 
     def get_state(self) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class History(Callback):
         return {"epochs": list(self.epochs), "history": copied}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on with the record that `get_state` returned."""
+        """Continue the record that `get_state` returned."""
         self.epochs = list(state["epochs"])
         self.history = Results({key: list(values) for key, values in state["history"].items()})
 

@@ -14,7 +14,7 @@ from npdl.optimizers import Optimizer
 
 
 def plain_rate(optimizer: Optimizer, who: Any) -> float:
-    """The learning rate of an optimizer, which must be a number and no schedule."""
+    """The learning rate of an optimizer, which must be a number, not a schedule."""
     if callable(optimizer.lr):
         rule = f"{type(who).__name__} needs an optimizer whose `lr` is a number"
         raise TypeError(complaint(rule, lr=optimizer.lr))
@@ -22,20 +22,20 @@ def plain_rate(optimizer: Optimizer, who: Any) -> float:
 
 
 class ReduceLROnPlateau(Callback):
-    """Lower the learning rate when a figure has stopped improving.
+    """Lower the learning rate when a metric has stopped improving.
 
     Parameters
     ----------
     monitor : str
-        The figure.
+        The name of the metric.
     factor : float
         What the rate is multiplied by, below 1.
     patience : int
         How many epochs without an improvement to wait for.
     verbose : int
-        1 to say so.
+        1 to print a message.
     mode : {'auto', 'min', 'max'}
-        Which way is better; 'auto' tells it from the name.
+        Which way is better; 'auto' infers it from the name.
     min_delta : float
         A change of at most this much is no improvement.
     cooldown : int
@@ -72,13 +72,13 @@ class ReduceLROnPlateau(Callback):
         self.cooldown_counter = 0
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Forget an earlier training."""
+        """Reset what an earlier training run left."""
         plain_rate(self.model.optimizer, self)
         self._reset()
         self._watched.bind(self.model, self)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Compare the figure with the best one so far; add ``learning_rate`` to the logs."""
+        """Compare the value with the best one so far; add ``learning_rate`` to the logs."""
         rate = plain_rate(self.model.optimizer, self)
         if logs is not None:
             logs["learning_rate"] = rate
@@ -100,11 +100,11 @@ class ReduceLROnPlateau(Callback):
                 self.cooldown_counter, self.wait = self.cooldown, 0
 
     def get_state(self) -> dict[str, Any]:
-        """Return the best so far, and the counters."""
+        """Return the best value so far, and the counters."""
         return {name: getattr(self, name) for name in ("best", "wait", "cooldown_counter")}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `get_state` returned."""
+        """Continue from what `get_state` returned."""
         vars(self).update(state)
 
 
@@ -116,7 +116,7 @@ class LearningRateScheduler(Callback):
     schedule : callable
         ``schedule(epoch, lr)``, or ``schedule(epoch)``, returns the rate; epochs from 0.
     verbose : int
-        1 to say so.
+        1 to print a message.
     """
 
     def __init__(self, schedule: Callable[..., float], verbose: int = 0) -> None:
@@ -125,7 +125,7 @@ class LearningRateScheduler(Callback):
         self.schedule = schedule
         self.verbose = verbose
         self._takes_lr = True
-        with contextlib.suppress(ValueError):  # a function written in C tells nothing
+        with contextlib.suppress(ValueError):  # a function written in C has no signature
             self._takes_lr = _can_take(inspect.signature(schedule), 0, 0.1)
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:

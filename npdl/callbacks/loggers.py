@@ -1,4 +1,4 @@
-"""Callbacks that write figures to files."""
+"""Callbacks that write results to files."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from npdl.callbacks.monitor import prepare_file
 
 
 class CSVLogger(Callback):
-    """Write the figures of each epoch to a file, a row at a time.
+    """Write the results of each epoch to a file, a row at a time.
 
-    The columns are ``epoch``, counted from 0, and the names of the figures in order. A training
-    that `BackupAndRestore` resumes goes on with its file.
+    The columns are ``epoch``, counted from 0, and the names of the results in order. A training run
+    that `BackupAndRestore` resumes continues its file.
 
     Parameters
     ----------
     filename : path
-        Its folder is made if it is missing.
+        Its folder is created if missing.
     separator : str
         Between the columns.
     append : bool
-        Whether to add to a file that is there, instead of beginning it anew.
+        Whether to append to an existing file, instead of overwriting it.
     """
 
     writes = True
@@ -43,7 +43,7 @@ class CSVLogger(Callback):
         self._keys: list[str] = []
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Make the folder, and find out where to go on."""
+        """Create the folder, and find the row to append after."""
         prepare_file(self.filename, self)
         self._keys = []
         self._going = False
@@ -65,7 +65,7 @@ class CSVLogger(Callback):
         self._going = True
 
     def _columns(self, logs: Logs) -> list[str]:
-        """The names of the figures, those of a validation that is not in each epoch too."""
+        """The names of all results, also of a validation that does not run in every epoch."""
         keys = sorted(logs)
         loop = self.model.loop
         if loop is not None and loop.validation is not None and loop.validation_freq > 1:
@@ -79,7 +79,7 @@ class CSVLogger(Callback):
         return {"keys": list(self._keys), "size": size}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on with the file, without the rows that were written after `get_state`."""
+        """Continue the file, without the rows that were written after `get_state`."""
         self._keys = list(state["keys"])
         self._going = bool(state["size"]) and self.filename.exists()
         if self._going and self.filename.stat().st_size > state["size"]:
@@ -100,7 +100,7 @@ def _writers() -> Any:
 
 
 class TensorBoard(Callback):
-    """Write figures for TensorBoard, by `tensorboardX`: ``pip install npdl[tensorboard]``.
+    """Write results for TensorBoard, by `tensorboardX`: ``pip install npdl[tensorboard]``.
 
     Those of training go to the folder ``train``, those of validation to ``validation``, under
     Keras's names, ``epoch_loss``, ``epoch_acc``, ``batch_loss``.
@@ -109,7 +109,7 @@ class TensorBoard(Callback):
     ----------
     log_dir : path
     update_freq : 'epoch', 'batch' or int
-        Whether to write figures of batches too, of each or of each so many.
+        Whether to write results of batches too: every batch, or every *n* batches.
     """
 
     writes = True
@@ -129,7 +129,7 @@ class TensorBoard(Callback):
         self._step = 0
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Find the package."""
+        """Import the package."""
         _writers()
 
     def _write(self, part: str, figures: dict[str, Any], step: int) -> None:
@@ -142,13 +142,13 @@ class TensorBoard(Callback):
         self._writers[part].flush()
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        """Write the figures of the epoch so far."""
+        """Write the results of the epoch so far."""
         self._step += 1
         if self._every and self._step % self._every == 0:
             self._write("train", {f"batch_{k}": v for k, v in (logs or {}).items()}, self._step)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Write the figures of the epoch."""
+        """Write the results of the epoch."""
         parts: dict[str, dict[str, Any]] = {"train": {}, "validation": {}}
         for name, value in (logs or {}).items():
             part = "validation" if name.startswith("val_") else "train"
@@ -168,5 +168,5 @@ class TensorBoard(Callback):
         return {"step": self._step}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `get_state` returned."""
+        """Continue from what `get_state` returned."""
         self._step = int(state["step"])

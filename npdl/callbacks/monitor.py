@@ -1,4 +1,4 @@
-"""What callbacks share: the figure that they watch, which way is better, the file they write."""
+"""What callbacks share: the result they watch, which direction is better, the file they write."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from npdl.callbacks.base import Callback
     from npdl.trainer import Trainer
 
-#: What grows, and what shrinks, as a model gets better, by the words in its name. It is asked where
-#: a figure is none of the model's own, but one that a callback adds to the logs.
+#: Words in the names of results that grow, and that shrink, as a model gets better. They are used
+#: for results that are not the model's own but were added to the logs by a callback.
 _GROWING = ("acc", "auc", "precision", "recall", "f1", "r2", "top_k")
 _SHRINKING = ("loss", "error", "mse", "mae", "mape", "msle", "perplexity")
 
 
 def figure(logs: Mapping[str, float], name: str) -> float | None:
-    """The figure of this name, or of the one that it is an alias of; None if there is none."""
+    """The value of this name, or of the name that it is an alias of; None if there is none."""
     return logs.get(name, logs.get(ALIASES.get(name, name)))
 
 
 def say(callback: Callback, message: str, after_line: bool = False) -> None:
-    """Print a line where the training prints its own; perhaps after that of this epoch."""
+    """Print a line where `fit` prints; with a progress line pending, after that line."""
     params = getattr(callback, "params", {})
     if after_line and params.get("verbose"):
         params.setdefault("after_line", []).append(message)
@@ -37,21 +37,21 @@ def say(callback: Callback, message: str, after_line: bool = False) -> None:
 
 
 class Monitor:
-    """Finds a figure in the logs of an epoch, and says whether it has improved.
+    """Finds a result in the logs of an epoch, and decides whether it has improved.
 
     Parameters
     ----------
     name : str
         Such as ``"val_loss"``. ``"val_accuracy"`` means ``"val_acc"``.
     mode : {'auto', 'min', 'max'}
-        Which way is better; 'auto' asks the model's metrics, or tells it from the name.
+        Which way is better; 'auto' asks the model's metrics, or infers it from the name.
     min_delta : float
         A change of at most this much is no improvement.
 
     Attributes
     ----------
     mode : {'min', 'max'} or None
-        None where 'auto' can't tell.
+        None where 'auto' does not know.
     """
 
     def __init__(self, name: str, mode: str = "auto", min_delta: float = 0.0) -> None:
@@ -63,12 +63,12 @@ class Monitor:
         self._loop: Any = None
 
     def bind(self, model: Trainer, who: Any = None) -> None:
-        """Ask the metrics of a model which way is better, if 'auto' is to tell.
+        """For 'auto', ask the metrics of a model which direction is better.
 
         Raises
         ------
         ValueError
-            If the metric can't tell either.
+            If the metric does not know either.
         """
         self._warned, self._loop = False, model.loop
         own = self.name.removeprefix("val_")
@@ -83,7 +83,7 @@ class Monitor:
             raise ValueError(complaint(f"{rule}: 'min' or 'max'", mode="auto"))
 
     def value(self, logs: Mapping[str, float] | None, who: Any) -> float | None:
-        """The figure, or None after a warning, given once, that `who` looks for it in vain.
+        """The value, or None (with one warning) if `logs` has no such name.
 
         There is no warning in an epoch that has no validation, where others have one.
         """
@@ -115,12 +115,12 @@ class Monitor:
 
 
 def prepare_file(path: Path, who: Any) -> None:
-    """Make the folder of a file that a callback is to write, and see that it can be written.
+    """Create the folder of a file that a callback will write, and check that it can be written.
 
     Raises
     ------
     OSError
-        Of the kind that the system would report later.
+        As the system would report it later.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
@@ -135,7 +135,7 @@ def prepare_file(path: Path, who: Any) -> None:
 
 
 def validates_later(loop: Any) -> bool:
-    """Whether a training validates in other epochs than the one under way."""
+    """Whether the run validates, in other epochs than the current one."""
     if loop is None or loop.validation is None:
         return False
     return (loop.epoch + 1) % loop.validation_freq != 0

@@ -1,7 +1,7 @@
-"""What `Model.fit`, `evaluate` and `predict` print: a line for each epoch, a bar in between.
+"""What `Model.fit`, `evaluate` and `predict` print: a progress bar, and a line for each epoch.
 
 The bar is tqdm's. Where that is not installed, or where the output is neither a terminal nor a
-notebook, the lines alone are printed, without control codes.
+notebook, only the lines are printed, without control codes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from npdl._checks import complaint
 from npdl.callbacks.base import Callback, Logs
 
-#: Seconds between two looks at the results, and until a bar is shown at all.
+#: Seconds between two updates of the results, and before a bar is shown at all.
 _PAUSE = 0.1
 
 
@@ -38,28 +38,28 @@ class LinePrinter(Callback):
 
     @property
     def loop(self) -> Any:
-        """The training under way."""
+        """The running training loop."""
         return self.model.loop
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Print the results, and the speed of the training without its validation."""
+        """Print the results, and the speed of training without validation."""
         speed = self.loop.speed
         line = epoch_line(epoch + 1, self.params["epochs"], logs or {}, speed)
         print(line, file=self.file, flush=True)
-        for message in self.params.pop("after_line", ()):  # what others said of this epoch
+        for message in self.params.pop("after_line", ()):  # messages of other callbacks
             print(message, file=self.file, flush=True)
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        """Say so if Ctrl-C was the reason."""
+        """Report it if Ctrl-C ended training."""
         if self.loop.interrupted:
             print(f"stopped by Ctrl-C in epoch {self.loop.epoch + 1}", file=self.file)
 
     def close(self) -> None:
-        """Leave nothing open, however the training ended."""
+        """Close the bar, even if training failed."""
 
 
 class ProgressBar(LinePrinter):
-    """Shows a bar while an epoch runs, and a line when it has ended.
+    """Shows a bar while an epoch runs, and a line at its end.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ class ProgressBar(LinePrinter):
         self._open(self.params["samples"], text, " samples")
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        """Move the bar."""
+        """Update the bar."""
         loop = self.loop
         now = time.perf_counter()
         if now >= self._next:
@@ -97,12 +97,12 @@ class ProgressBar(LinePrinter):
         self._bar.update(loop.samples - self._bar.n)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Take the bar away, and print the line."""
+        """Remove the bar and print the summary line."""
         self.close()
         super().on_epoch_end(epoch, logs)
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self.close()
         super().on_train_end(logs)
 
@@ -119,37 +119,37 @@ class ProgressBar(LinePrinter):
         self._open(self.params["steps"], "predict", " batches")
 
     def on_test_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        """Move the bar."""
+        """Update the bar."""
         if self._alone():
             self._bar.update()
 
     def on_predict_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Move the bar."""
+        """Update the bar."""
         self._bar.update()
 
     def on_test_end(self, logs: Logs | None = None) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._alone():
             self.close()
 
     def on_predict_end(self, logs: Logs | None = None) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self.close()
 
     def close(self) -> None:
-        """Take the bar away, however the training ended."""
+        """Remove the bar, even if training failed."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
 
 def make_progress(verbose: Any, file: TextIO) -> LinePrinter | None:
-    """What prints, for the argument `verbose`.
+    """The callback that prints, for a value of `verbose`.
 
     Parameters
     ----------
     verbose : {0, 1, 2, 'auto'} or bool
-        Nothing; a bar where there can be one, else lines; lines. 'auto' and True mean 1.
+        0: nothing. 1: a bar where possible, otherwise lines. 2: lines. 'auto' and True mean 1.
     file : text file
     """
     if isinstance(verbose, str) and verbose == "auto":

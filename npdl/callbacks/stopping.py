@@ -1,4 +1,4 @@
-"""Callbacks that end a training."""
+"""Callbacks that end training."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from npdl.callbacks.monitor import Monitor, say
 
 
 class EarlyStopping(Callback):
-    """End the training when a figure has stopped improving.
+    """End training when a metric has stopped improving.
 
     Parameters
     ----------
     monitor : str
-        The figure, such as ``"val_loss"`` or ``"val_acc"``.
+        The metric, such as ``"val_loss"`` or ``"val_acc"``.
     min_delta : float
         A change of at most this much is no improvement.
     patience : int
         How many epochs without one to wait for.
     verbose : int
-        1 to say so.
+        1 to print a message.
     mode : {'auto', 'min', 'max'}
-        Which way is better; 'auto' tells it from the name.
+        Which way is better; 'auto' infers it from the name.
     baseline : float, optional
-        Only what is better than this counts as an improvement.
+        Only a better value than this counts as an improvement.
     restore_best_weights : bool
-        Whether the model ends with the weights of its best epoch, instead of the last.
+        Whether to restore the weights of the best epoch at the end.
     start_from_epoch : int
-        How many epochs to let pass before watching.
+        Number of epochs before monitoring begins.
 
     Attributes
     ----------
@@ -70,12 +70,12 @@ class EarlyStopping(Callback):
         self.best_weights: dict[str, np.ndarray] | None = None
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Forget an earlier training."""
+        """Reset what an earlier training run left."""
         self._reset()
         self._watched.bind(self.model, self)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Compare the figure with the best one so far."""
+        """Compare the value with the best one so far."""
         current = self._watched.value(logs, self)
         if current is None or epoch < self.start_from_epoch:
             return
@@ -98,7 +98,7 @@ class EarlyStopping(Callback):
         self.best_weights = {name: array.copy() for name, array in self.model.weights.items()}
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        """Restore the best weights, if they are wanted."""
+        """Restore the best weights, if requested."""
         if self.stopped_epoch > 0 and self.verbose:
             say(self, f"epoch {self.stopped_epoch + 1}: early stopping")
         if self.restore_best_weights and self.best_weights is not None:
@@ -108,17 +108,17 @@ class EarlyStopping(Callback):
                 array[...] = self.best_weights[name]
 
     def get_state(self) -> dict[str, Any]:
-        """Return the best so far, and how long ago that is."""
+        """Return the best value so far, and how long ago it was."""
         names = ("wait", "stopped_epoch", "best", "best_epoch", "best_weights")
         return {name: getattr(self, name) for name in names}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `get_state` returned."""
+        """Continue from what `get_state` returned."""
         vars(self).update(state)
 
 
 class TerminateOnNaN(Callback):
-    """End the training when the loss is nan or infinite."""
+    """End training when the loss is nan or infinite."""
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Look at the loss."""

@@ -77,8 +77,8 @@ def _optuna() -> Any:
 class Tracker(Callback):
     """Hand the metric values of each epoch to an experiment tracker, or to any function.
 
-    It fits ``wandb.log``, ``trackio.log``, ``mlflow.log_metrics`` and all functions like them. The
-    run is opened and closed by whoever calls `fit`.
+    It fits ``wandb.log``, ``trackio.log``, ``mlflow.log_metrics`` and all functions like them. Open
+    and close the run yourself, around `fit`.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ class Tracker(Callback):
 
 
 class LiveCurves(Callback):
-    """Show the curves of a training run in a notebook, in one picture that is drawn anew.
+    """Show the curves of a training run in a notebook, in one picture that is redrawn.
 
     Needs matplotlib, ``pip install 'npdl[plot]'``, and IPython, which notebooks run on. The picture
     is that of `npdl.viz.plot_history`.

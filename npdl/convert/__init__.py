@@ -2,8 +2,8 @@
 
 `load_keras` and `load_keras_weights` need h5py, ``pip install 'npdl[keras]'``, and not Keras;
 `load_torch_weights` reads safetensors files by itself. A file is data, never code, and may come
-from anybody: sizes are checked before memory is taken, nothing is unpacked to the disk, no pickle
-is opened.
+from anyone: sizes are checked before memory is allocated, nothing is unpacked to the disk, and no
+pickle is opened.
 """
 
 from npdl.convert.keras import load_keras, load_keras_weights

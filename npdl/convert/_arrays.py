@@ -1,7 +1,7 @@
 """The arrays of Keras's layers in the form that npdl's layers have.
 
-Channels come first, filters are (out, in, rows, columns), and the gates of an LSTM stand in the
-order i, f, o, g.
+Channels come first, filters are (out, in, rows, columns), and the gates of an LSTM are in the order
+i, f, o, g.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Image = tuple[int, int, int]
 
 
 def keras_order(image: Image) -> NDArray:
-    """Where Keras has each number of a flattened image."""
+    """The index, in Keras's order, of each number of a flattened image."""
     c, h, w = image
     return np.arange(c * h * w).reshape(h, w, c).transpose(2, 0, 1).reshape(-1)
 

@@ -24,12 +24,12 @@ MAX_OBJECTS = 100_000
 
 
 class Unreadable(Exception):
-    """Says what is wrong with a file."""
+    """What is wrong with a file."""
 
 
 @contextlib.contextmanager
 def refusing(path: StrPath, what: str) -> Iterator[None]:
-    """Turn what goes wrong inside into a ValueError that names the file."""
+    """Turn errors in the block into a ValueError that names the file."""
     try:
         yield
     except Unreadable as error:
@@ -108,7 +108,7 @@ class Weights:
 
     @classmethod
     def open(cls, path: StrPath) -> Weights:
-        """Those of a file by itself."""
+        """The arrays of a separate file."""
         if not os.path.isfile(path):
             if os.path.exists(path):
                 raise Unreadable("it is not a regular file")
@@ -189,7 +189,7 @@ class Weights:
         return found
 
     def left(self) -> list[str]:
-        """The arrays of layers that nobody asked for; random seeds do not count."""
+        """The arrays of layers that were not read; random seeds do not count."""
         ours = (p for p in self._paths if not p.startswith(("optimizer/", "seed_generator/")))
         names = (p for p in ours if p not in self._taken and "/seed_generator/" not in p)
         return sorted(names)

@@ -13,17 +13,17 @@ from npdl.convert._table import KINDS, Options, freeze
 from npdl.layers.node import Input, Value
 from npdl.model import Model
 
-#: How many models may be in each other.
+#: How deeply models may be nested.
 _MAX_DEPTH = 16
 _MODELS = ("Sequential", "Functional", "Model")
 #: What `a + b` and its like become in Keras's files.
 _OPERATIONS = ("Add", "Subtract", "Multiply", "Maximum", "Minimum")
-#: Operations that make masks, which npdl's layers hand on by themselves.
+#: Operations that make masks, which npdl's layers pass on by themselves.
 _MASKS = ("NotEqual", "Any")
 
 
 class Symbol(NamedTuple):
-    """A value, and how its numbers lie.
+    """A value, and the layout of its numbers.
 
     Attributes
     ----------
@@ -285,7 +285,7 @@ class Builder:
         return [Symbol(v, image and v.ndim == 4, flat) for v in outputs]
 
     def _flattened(self, entry: dict[str, Any], path: str, symbol: Symbol) -> Symbol:
-        """Flatten an image as npdl does; where order matters, it is told by `flat`."""
+        """Flatten an image as npdl does; `flat` records the order where it matters."""
         options = Options("Flatten", entry["config"], 4)
         KINDS["Flatten"].make(options)
         options.finish()
@@ -396,7 +396,7 @@ def _entries(config: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _leaves(tree: Any) -> list[Any]:
-    """What is in lists in lists."""
+    """The items of nested lists."""
     if isinstance(tree, list):
         return [leaf for item in tree for leaf in _leaves(item)]
     return [tree]

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 from npdl import layers, regularizers
 from npdl._checks import complaint, warn
 
-#: Options that say nothing of the outputs, or of the training.
+#: Options that affect neither the outputs nor training.
 _HARMLESS = {"name", "trainable", "seed", "build_config", "implementation", "unroll", "noise_shape"}
 _FLOATS = {"float16", "bfloat16", "float32", "float64", "mixed_float16", "mixed_bfloat16"}
 
 
 class Options:
-    """The configuration of a layer of Keras; what nobody reads must say nothing.
+    """The configuration of a layer of Keras; options that are not read must have no effect.
 
     Attributes
     ----------
@@ -79,7 +79,7 @@ class Options:
         return regularizers.L1L2(config.get("l1", 0.0), config.get("l2", 0.0))
 
     def finish(self) -> None:
-        """Refuse what is left, if it says anything."""
+        """Refuse the remaining options, if they have an effect."""
         for option, value in self._left.items():
             if value is not None and value is not False:
                 raise self.refused(option, value)
@@ -256,7 +256,7 @@ def _fixed(layer: Any, o: Options) -> layers.Layer:
 
 
 def freeze(layer: Any) -> None:
-    """Say that what Keras's layer does not have is not trained."""
+    """Freeze the parameters that Keras's layer does not have."""
     for name in vars(layer).pop("_without", ()):
         layer._named[name].learns = layer._named[name].trainable = False
 
@@ -317,7 +317,7 @@ def inner_layer(o: Options, option: str, kinds: set[str], ndim: int, inside: boo
     if kind not in kinds:
         raise o.refused(option, kind)
     inner = Options(kind, entry["config"], ndim)
-    if inside:  # in masked steps both libraries keep something of their own
+    if inside:  # in masked steps the two libraries return different values
         inner.take("zero_output_for_mask")
     layer = KINDS[kind].make(inner)
     inner.finish()

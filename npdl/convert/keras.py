@@ -22,9 +22,9 @@ _WRONG = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, R
 def load_keras(path: StrPath) -> Model:
     """Build the model in a ``.keras`` file of Keras 3, with its weights.
 
-    Sequential and functional models, in each other too. Images are (N, C, H, W) in npdl and
-    (N, H, W, C) in Keras: the model takes ``x.transpose(0, 3, 1, 2)``, and returns images so. All
-    else has the shapes that it had. Loss and optimizer are not taken over: call `compile`.
+    Sequential and functional models, also nested. Images are (N, C, H, W) in npdl and (N, H, W, C)
+    in Keras: the model takes ``x.transpose(0, 3, 1, 2)``, and returns images in this order. All
+    other shapes stay the same. Loss and optimizer are not taken over: call `compile`.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def load_keras(path: StrPath) -> Model:
     with refusing(path, "file of Keras"):
         config, weights = open_archive(path)
         try:
-            # Sizes in the file decide on memory: no more numbers than it holds are made for them.
+            # Sizes in the file determine memory: allocate no more numbers than it holds.
             with no_random_init(weights.n_numbers + _SPARE):
                 builder = Builder(weights)
                 model = builder.model(config)
@@ -64,8 +64,8 @@ def load_keras_weights(
 ) -> None:
     """Read a ``.weights.h5`` or ``.keras`` file of Keras 3 into a model of npdl.
 
-    The layers of each kind must be as many as in Keras, and stand in the same order; else `names`
-    says which is which. Where a `Linear` or `Dense` layer reads a flattened image, the rows of its
+    There must be as many layers of each kind as in Keras, in the same order; otherwise `names` says
+    which is which. Where a `Linear` or `Dense` layer reads a flattened image, the rows of its
     weights are put into npdl's order.
 
     Parameters

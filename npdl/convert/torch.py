@@ -33,7 +33,7 @@ def load_torch_weights(
     Parameters
     ----------
     model : Model
-        Built; see `Model.build`. Layers in others are told by their path: ``bidirectional_1`` is
+        Built; see `Model.build`. Nested layers are named by their path: ``bidirectional_1`` is
         enough for both directions.
     path : path
     names : dict of str, optional
@@ -43,8 +43,8 @@ def load_torch_weights(
     Raises
     ------
     ValueError
-        If the file is damaged, something does not fit or is left over, or it is not clear what
-        belongs together. The message says what; nothing is changed then.
+        If the file is damaged, something does not match or is left over, or the match is ambiguous.
+        The message says what; nothing is changed then.
     """
     model.require_plan("load_torch_weights")
     with open(path, "rb") as file:
@@ -133,14 +133,14 @@ def _apart(module: str) -> list[str]:
 
 
 def _natural(name: str) -> list[Any]:
-    """A key that puts 10 behind 2."""
+    """A sort key that puts 10 after 2."""
     return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in re.split(r"(\d+)", name)]
 
 
 def _given(
     places: Mapping[str, Any], modules: Mapping[str, Arrays], names: dict[str, str]
 ) -> list[tuple[str, str]]:
-    """The pairs that `names` tells."""
+    """The pairs that `names` gives."""
     pairs = []
     for name, module in names.items():
         inside = [place for place in places if place == name or place.startswith(f"{name}/")]

@@ -1,6 +1,6 @@
 """Data made ready for training: batches, sequences, text, images, splits, scaling, augmentation.
 
-Whatever yields batches can be handed to ``Model.fit`` in place of an array.
+Any iterable of batches can be passed to ``Model.fit`` in place of an array.
 """
 
 from npdl.data.augment import (

@@ -1,4 +1,4 @@
-"""What the functions of npdl.data ask of the arrays that they are given."""
+"""Checks of the arrays that the functions of npdl.data take."""
 
 from __future__ import annotations
 

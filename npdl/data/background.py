@@ -14,22 +14,22 @@ _END = object()
 
 
 class Background:
-    """Run through an iterable in another thread, so that its next items are ready when asked for.
+    """Iterate in another thread, so that the next items are ready when they are needed.
 
-    NumPy and the kernels of npdl let go of the interpreter while they compute, so that a batch is
-    read, gathered or augmented while the one before it trains.
+    NumPy and npdl's kernels release the GIL while they compute, so a batch is read, gathered or
+    augmented while the model trains on the one before it.
 
     Parameters
     ----------
     source : iterable
-        Such as `Batches`. It can be gone through as often as `source` can.
+        Such as `Batches`. It can be iterated as often as `source`.
     ahead : int
         How many items may be ready at a time.
 
     Notes
     -----
-    An exception in `source` is raised where its item would have come. Whoever stops early ends the
-    thread too: with the ``for`` loop's end, or at once with ``close()`` of the iterator.
+    An exception in `source` is raised in place of the item. Leaving the loop early also stops the
+    thread; call ``close()`` on the iterator to stop it at once.
 
     Examples
     --------
@@ -79,11 +79,11 @@ def _run_ahead(items: Iterator[Any], ahead: int) -> Iterator[Any]:
         except BaseException as error:
             failure = error
         finally:
-            if hasattr(items, "close"):  # a generator of the user's own may hold a file
+            if hasattr(items, "close"):  # a user's generator may hold a file
                 items.close()
             ready.put((_END, failure))
 
-    # The backend that `use_backend` chose holds in that thread too.
+    # The backend chosen by `use_backend` applies in that thread too.
     context = contextvars.copy_context()
     thread = threading.Thread(target=context.run, args=(work,), name="npdl-background", daemon=True)
     thread.start()
@@ -94,7 +94,7 @@ def _run_ahead(items: Iterator[Any], ahead: int) -> Iterator[Any]:
                 raise failure
             if item is _END:
                 return
-            # One item is in use now, and makes room for another.
+            # One item is in use now, so another may be prepared.
             room.release()
             yield item
     finally:

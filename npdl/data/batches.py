@@ -1,4 +1,4 @@
-"""Mini-batches by index: nothing but the batch at hand is ever copied."""
+"""Mini-batches by index: only the current batch is copied."""
 
 from __future__ import annotations
 
@@ -17,40 +17,40 @@ Transform = Callable[[NDArray, np.random.Generator], NDArray]
 
 
 class Reshuffled:
-    """Something that is gone through in a new order each time.
+    """Base of iterables that are reshuffled on every pass.
 
     Parameters
     ----------
     seed : int, optional
-        The orders follow from it and from nothing else. Without it each follows from one number of
-        ``npdl.utils.get_rng()``, drawn as it begins.
+        It determines all orders. Without it, each pass draws one number from
+        ``npdl.utils.get_rng()`` as it begins.
     """
 
     def __init__(self, seed: int | None) -> None:
         self._rng = None if seed is None else np.random.default_rng(seed)
 
     def fresh_generator(self) -> np.random.Generator:
-        """The generator for one time."""
+        """The generator for one pass."""
         return np.random.default_rng((self._rng or get_rng()).integers(2**63))
 
     def get_state(self) -> dict[str, Any]:
-        """Return what the next order follows from, for a training that is to be resumed."""
+        """Return the state that determines the next order, to resume a training run."""
         return {} if self._rng is None else dict(self._rng.bit_generator.state)
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go back to where `get_state` was called."""
+        """Return to the position of `get_state`."""
         if self._rng is not None:
             self._rng.bit_generator.state = state
 
 
 class Batches(Reshuffled):
-    """Arrays in mini-batches, in a new order each time that they are gone through.
+    """Arrays in mini-batches, in a new order on each pass.
 
     Parameters
     ----------
     *arrays : array_like, shape (N, ...)
-        Samples, targets, sample weights, or any others of one length. A memory-mapped array stays
-        on the disk but for the rows of a batch.
+        Samples, targets, sample weights, or any others of one length. Of a memory-mapped array only
+        the rows of a batch are read.
     batch_size : int
         Samples in a batch. The last one holds what is left.
     shuffle : bool
@@ -58,11 +58,10 @@ class Batches(Reshuffled):
     drop_last : bool
         Whether to leave out a last batch that is not full.
     seed : int, optional
-        The orders then follow from it and from nothing else. Otherwise each is drawn from
-        ``npdl.utils.get_rng()``.
+        Determines all orders. Otherwise each is drawn from ``npdl.utils.get_rng()``.
     transform : callable, optional
-        ``transform(x, rng)`` returns what stands in for the batch `x` of the first array, such as
-        an `Augment`.
+        ``transform(x, rng)`` returns what replaces the batch `x` of the first array, such as an
+        `Augment`.
 
     Yields
     ------
@@ -102,7 +101,7 @@ class Batches(Reshuffled):
         return whole + bool(rest and not self.drop_last)
 
     def __iter__(self) -> Iterator[Any]:
-        # Drawn now and not when the first batch is: another thread may be the one that asks for it.
+        # Drawn now, not with the first batch, which another thread may request.
         return self._run(self.fresh_generator())
 
     def _run(self, rng: np.random.Generator) -> Iterator[Any]:

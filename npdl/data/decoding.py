@@ -18,7 +18,7 @@ def ctc_decode(
     blank: int = -1,
     from_logits: bool = False,
 ) -> tuple[NDArray, NDArray]:
-    """Return the labels that outputs most likely read as, and how likely.
+    """Return the most probable labels of outputs, and their log-probabilities.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Images from files, read when their batch is asked for."""
+"""Images from files, read when their batch is needed."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ SUFFIXES = (
 class ImageFolder(Reshuffled):
     """Batches of the images in a folder, which has a folder for each class.
 
-    Only file names are kept: each image is read when its batch is asked for, so that the memory
-    needed does not grow with the number of images. `npdl.data.Background` reads ahead of the
-    training. Needs Pillow: ``pip install 'npdl[images]'``.
+    Only file names are kept: each image is read when its batch is needed, so memory does not grow
+    with the number of images. `npdl.data.Background` reads ahead of training. Needs Pillow: ``pip
+    install 'npdl[images]'``.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class ImageFolder(Reshuffled):
         The folder. Its folders, in the order of their names, are the classes 0, 1, ...; images may
         lie in folders below these too. Names that begin with a dot are left out.
     size : int or (int, int)
-        Height and width that all images are brought to, by bilinear interpolation.
+        Height and width to which all images are resized, by bilinear interpolation.
     batch_size : int
         Images in a batch. The last one holds what is left.
     channels : {3, 1}
@@ -47,8 +47,7 @@ class ImageFolder(Reshuffled):
     seed : int, optional
         As in `Batches`.
     transform : callable, optional
-        ``transform(x, rng)`` returns what stands in for the images of a batch, such as an
-        `Augment`.
+        ``transform(x, rng)`` returns what replaces the images of a batch, such as an `Augment`.
 
     Attributes
     ----------
@@ -130,7 +129,7 @@ class ImageFolder(Reshuffled):
         return self._read(np.arange(start, min(start + self.batch_size, len(self.files))))
 
     def __iter__(self) -> Iterator[tuple[NDArray, NDArray]]:
-        # Drawn now and not when the first batch is: another thread may be the one that asks for it.
+        # Drawn now, not with the first batch, which another thread may request.
         return self._run(self.fresh_generator())
 
     def _run(self, rng: np.random.Generator) -> Iterator[tuple[NDArray, NDArray]]:
@@ -156,7 +155,7 @@ class ImageFolder(Reshuffled):
         test_size : float
             The share, between 0 and 1.
         seed : int
-            The choice follows from it and from nothing else.
+            It determines the choice.
         """
         share = check_number("test_size", test_size, "(0, 1)")
         rng = np.random.default_rng(seed)

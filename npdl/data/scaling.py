@@ -1,4 +1,4 @@
-"""Parts for training and test, and values of one scale."""
+"""Splits for training and test, and scaling of values."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def train_test_split(
     stratify: ArrayLike | None = None,
     seed: int | None = None,
 ) -> list[NDArray]:
-    """Divide arrays into a part for training and one for testing.
+    """Split arrays into a training part and a test part.
 
     Parameters
     ----------
@@ -32,11 +32,11 @@ def train_test_split(
     test_size : float or int
         The fraction of samples in the test part, rounded up; or, if an int, their number.
     shuffle : bool
-        Whether the parts are random. Otherwise the test part is the end.
+        Whether the parts are random. Otherwise the test part is the last samples.
     stratify : array_like of shape (N,), optional
-        Class numbers: both parts then have the same shares of each class, as far as that goes.
+        Class numbers: both parts then have the same share of each class, as nearly as possible.
     seed : int, optional
-        For the same parts each time. Otherwise drawn from ``npdl.utils.get_rng()``.
+        For the same parts every time. Otherwise drawn from ``npdl.utils.get_rng()``.
 
     Returns
     -------
@@ -89,7 +89,7 @@ def _stratified(classes: NDArray, n_test: int, rng: np.random.Generator) -> NDAr
     values, number = np.unique(classes, return_inverse=True)
     share = np.bincount(number) * n_test / len(classes)
     counts = share.astype(int)
-    # What rounding down left over goes to the classes that lost most.
+    # Samples left over by rounding down go to the classes that lost most.
     most = np.argsort(counts - share, kind="stable")[: n_test - counts.sum()]
     counts[most] += 1
     held_out = np.zeros(len(classes), bool)
@@ -101,9 +101,9 @@ def _stratified(classes: NDArray, n_test: int, rng: np.random.Generator) -> NDAr
 class Standardizer:
     """Shift and scale values so that their mean is 0 and their standard deviation 1.
 
-    Values of any magnitude and with any offset are taken as they are, integers of 64 bits too: all
-    is computed from the differences to the first sample. A feature that is constant, but for the
-    rounding of its numbers, is only shifted.
+    Values may have any magnitude and offset, 64-bit integers included: everything is computed from
+    the differences to the first sample. A feature that is constant, up to rounding, is only
+    shifted.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ class Standardizer:
         The axes that mean and deviation are taken over, 0 among them. The default treats each
         feature by itself; ``(0, 2, 3)`` each channel of images (N, C, H, W).
     epsilon : float
-        A feature whose standard deviation is not greater is only shifted too.
+        A feature whose standard deviation is not larger is only shifted too.
 
     Attributes
     ----------
@@ -183,7 +183,7 @@ class Standardizer:
         return self.fit(X)(X)
 
     def inverse(self, X: ArrayLike) -> NDArray:
-        """Return the values that `X` was made of; float64 where `mean` is."""
+        """Return the values before scaling; float64 where `mean` is."""
         mean, _ = self._require_fitted()
         x = float_array(X, "X")
         values = x * self._exact_std + self._offset + self._origin.astype(np.float64)

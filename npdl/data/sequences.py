@@ -34,14 +34,14 @@ def pad_sequences(
     dtype : dtype, optional
         By default the one that can hold all of the sequences.
     padding : {"pre", "post"}
-        Where to fill up what is shorter than T: in front, so that each sequence ends at the last
-        step, or behind.
+        Where to pad shorter sequences: in front, so that each sequence ends at the last step, or
+        behind.
     truncating : {"pre", "post"}
-        Where to cut what is longer: its beginning, or its end.
+        Where to cut longer sequences: at the beginning, or at the end.
     value : float
-        What to fill up with.
+        The padding value.
     return_mask : bool
-        Whether to return also which steps are real.
+        Whether to also return which steps are real.
 
     Returns
     -------
@@ -96,8 +96,8 @@ class Buckets(Reshuffled):
         One target for each sequence; or one for each step, as long as the sequences are.
     batch_size : int
     boundaries : list of int, optional
-        Greatest lengths of the buckets; what is longer makes one more. By default there are ten at
-        most, that hold about the same number of sequences.
+        Largest length of each bucket; longer sequences go into one more. By default at most ten
+        buckets, with about the same number of sequences each.
     shuffle : bool
         Whether the sequences within a bucket, and then the batches, are put in a random order.
     padding : {"pre", "post"}
@@ -114,12 +114,12 @@ class Buckets(Reshuffled):
     Yields
     ------
     x : ndarray, shape (N, T, ...)
-        Alone if there are no `targets`; with `masks` then as ``((x, mask),)``.
+        Without a tuple if there are no `targets`; with `masks` then ``((x, mask),)``.
     y : ndarray
         Targets; padded with 0 if there is one for each step.
     weight : ndarray of `get_dtype()`, shape (N, T)
         Only where there is a target for each step: 0 for those of the padding, which add nothing to
-        the loss, and 1 for all others. With `masks` the mean of the loss is over these alone.
+        the loss, and 1 for all others. With `masks` the mean of the loss is over these only.
     """
 
     def __init__(

@@ -15,9 +15,9 @@ def windows(
 ) -> Any:
     """Return windows of a series, and for each the target that lies `ahead` of its last step.
 
-    Window i is ``series[i * step : i * step + length]``, and its target is
-    ``targets[i * step + length - 1 + ahead]``. Nothing is copied: each value stands in up to
-    `length` windows but only once in memory, and the results can't be written to.
+    Window i is ``series[i * step : i * step + length]``, and its target is ``targets[i * step +
+    length - 1 + ahead]``. Nothing is copied: each value is in up to `length` windows but only once
+    in memory, and the results are read-only.
 
     Parameters
     ----------

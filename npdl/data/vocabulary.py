@@ -23,7 +23,7 @@ _FORMAT = 1
 
 
 class Vocabulary:
-    """The words, or characters, of a set of texts, and their numbers.
+    """The words, or characters, of a collection of texts, and their numbers.
 
     0 is padding, 1 an unknown word, 2 and 3 the beginning and the end of a text. Then come further
     special entries, then words, the most frequent first; words that are as frequent as each other
@@ -35,7 +35,7 @@ class Vocabulary:
         Whether a text is split into words, each punctuation mark being one, or into characters.
         A text that is a list of strings has been split already and is taken as it is.
     min_count : int
-        Words that come less often are unknown.
+        Less frequent words are unknown.
     max_size : int, optional
         Number of entries at most, special ones included; the rarest words are left out.
     lower : bool, optional
@@ -91,7 +91,7 @@ class Vocabulary:
         return word in self._numbers
 
     def __getitem__(self, key: str | int) -> Any:
-        """Return the number of a word, that of unknown ones if need be, or the word of a number."""
+        """Return the number of a word (1 if it is unknown), or the word of a number."""
         if isinstance(key, str):
             return self._numbers.get(key, UNK)
         if not 0 <= key < len(self.words):
@@ -111,7 +111,7 @@ class Vocabulary:
         return _WORD.findall(text) if self.level == "word" else list(text)
 
     def fit(self, texts: str | Iterable[str | Iterable[str]]) -> Vocabulary:
-        """Learn the words of `texts`, in the place of those there were, and return self.
+        """Learn the words of `texts`, replacing any earlier ones, and return self.
 
         Parameters
         ----------

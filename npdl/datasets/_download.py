@@ -1,8 +1,8 @@
 """Download of files whose SHA-256 is known.
 
-A download goes to ``NAME.part`` beside its place and is renamed once its SHA-256 is right, so that
-a file in its place is whole. What broke off is carried on from where it ended, by this process or
-by the next one.
+A download goes to ``NAME.part`` beside its place and is renamed once its SHA-256 is right, so a
+file in its place is always complete. A download that broke off is resumed, by this process or the
+next one.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from npdl._version import __version__
 
 #: Seconds without a byte after which a connection counts as broken.
 TIMEOUT = 30.0
-#: How many attempts in a row may bring nothing, and seconds to wait after each.
+#: Failed attempts in a row before giving up, and seconds to wait between them.
 RETRIES, PAUSE = 4, 1.0
 
 _CHUNK = 1 << 18
 
-#: What is the network's fault, and may go away.
+#: Errors of the network, which may be temporary.
 _NETWORK = (
     *(urllib.error.URLError, http.client.HTTPException, ssl.SSLError),
     *(ConnectionError, TimeoutError),
@@ -35,7 +35,7 @@ _NETWORK = (
 
 
 class DownloadError(OSError):
-    """A file can't be had from an address."""
+    """A file can't be downloaded from an address."""
 
 
 def fetch(urls: Sequence[str], target: Path, size: int, sha256: str) -> None:
@@ -50,13 +50,13 @@ def fetch(urls: Sequence[str], target: Path, size: int, sha256: str) -> None:
     for url in urls:
         try:
             return _download(url, target, size, sha256)
-        except DownloadError as error:  # any other is the disk's fault
+        except DownloadError as error:  # any other is an error of the disk
             failures.append(str(error))
     raise DownloadError("; ".join(failures))
 
 
 def _download(url: str, target: Path, size: int, sha256: str) -> None:
-    """Download a file; go on where a broken download ended."""
+    """Download a file; resume a download that broke off."""
     print(f"downloading {url} ({size:,} bytes)", file=sys.stderr)
     part = target.with_name(target.name + ".part")
     if _size(part) > size:
@@ -64,7 +64,7 @@ def _download(url: str, target: Path, size: int, sha256: str) -> None:
     resumed = _size(part) > 0
     _complete(url, part, size)
     if resumed and _sha256(part) != sha256:
-        # What an earlier run left may have been of something else.
+        # An earlier run may have left part of another file.
         part.unlink()
         _complete(url, part, size)
     digest = _sha256(part)
@@ -75,7 +75,7 @@ def _download(url: str, target: Path, size: int, sha256: str) -> None:
 
 
 def _complete(url: str, part: Path, size: int) -> None:
-    """Read all of a file into `part`; give up after some attempts that brought nothing."""
+    """Read a whole file into `part`; give up after some failed attempts."""
     tries, most = 0, _size(part)
     while tries <= RETRIES:
         before = _size(part)
@@ -93,7 +93,7 @@ def _complete(url: str, part: Path, size: int) -> None:
             if error.code == 416 and before:  # what is there is not the beginning of the file
                 part.unlink()
             elif error.code < 500 and error.code not in (408, 429):
-                tries = RETRIES  # it will say the same again
+                tries = RETRIES  # a retry would get the same answer
         except _NETWORK as error:
             reason = str(getattr(error, "reason", "") or error or type(error).__name__)
         if _size(part) > most:
@@ -106,7 +106,7 @@ def _complete(url: str, part: Path, size: int) -> None:
 
 
 def _read_on(url: str, part: Path, size: int) -> None:
-    """Append to `part` what comes of the bytes that it lacks, and one more if there are more."""
+    """Append the missing bytes to `part`, and one more if the server sends more."""
     start = _size(part)
     headers = {"User-Agent": f"npdl/{__version__}", "Accept-Encoding": "identity"}
     if start:

@@ -1,4 +1,4 @@
-"""Files of data sets: found on the disk, or fetched from where they are published."""
+"""Files of data sets: found on the disk, or downloaded from their publisher."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Source:
 
 
 def cache_folder() -> Path:
-    """Return the folder that downloads are kept in.
+    """Return the folder for downloads.
 
     It is ``$NPDL_DATA`` if that is set, else a folder ``npdl`` where the system keeps its caches:
     ``$XDG_CACHE_HOME`` or ``~/.cache``, ``~/Library/Caches`` or ``%LOCALAPPDATA%``.
@@ -47,14 +47,14 @@ def cache_folder() -> Path:
 
 
 def find(source: Source, path: StrPath | None) -> Path:
-    """The folder that holds the files: `path`, or the cache, filled if need be.
+    """The folder that holds the files: `path`, or the cache, after a download if needed.
 
     Raises
     ------
     FileNotFoundError
         If `path` does not exist.
     OSError
-        If a file can't be had. The message says where to put it by hand.
+        If a file can't be downloaded. The message says where to put it by hand.
     """
     if path is not None:
         if not Path(path).exists():
@@ -63,7 +63,7 @@ def find(source: Source, path: StrPath | None) -> Path:
     folder = cache_folder() / source.name
     missing = [name for name in source.files if not (folder / name).exists()]
     if missing:
-        # It takes much of the standard library, which few programs need.
+        # It imports much of the standard library, which few programs need.
         from npdl.datasets._download import fetch
 
         try:
@@ -89,7 +89,7 @@ def _advice(source: Source, folder: Path, error: OSError) -> str:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Let one process at a time download; where the system has no such locks, all."""
+    """Let only one process at a time download, where the system has locks."""
     with path.open("w") as file:
         try:
             import fcntl

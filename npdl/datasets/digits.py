@@ -12,8 +12,8 @@ Arrays = tuple[np.ndarray, np.ndarray]
 def load_digits() -> tuple[Arrays, Arrays]:
     """Load 1,797 real handwritten digits, split into a training and a test part.
 
-    Every fifth image (index 4, 9, 14, ...) is held out for testing, so that the split is the same
-    for everybody.
+    Every fifth image (index 4, 9, 14, ...) is held out for testing, so the split is always the
+    same.
 
     Returns
     -------

@@ -97,8 +97,8 @@ def load_mnist(
     Parameters
     ----------
     path : path, optional
-        A folder that holds the four files already, with or without ``.gz``. Otherwise they come
-        from `cache_folder`, and get there by download.
+        A folder that holds the four files already, with or without ``.gz``. By default they are
+        downloaded to `cache_folder`.
     dtype : dtype
         float32 or float64: images from 0 (paper) to 1 (ink). uint8: as stored, from 0 to 255.
 
@@ -112,7 +112,7 @@ def load_mnist(
     OSError
         If a file can't be downloaded or read; the message says where to put it.
     ValueError
-        If a file is not what it should be.
+        If a file is damaged.
 
     Notes
     -----
@@ -135,8 +135,8 @@ def load_fashion_mnist(
     ----------
     path : path, optional
         A folder that holds the four files already, with or without ``.gz``, such as
-        ``/usr/share/datasets/fashion-mnist`` of Debian's package dataset-fashion-mnist. Otherwise
-        they come from `cache_folder`, and get there by download.
+        ``/usr/share/datasets/fashion-mnist`` of Debian's package dataset-fashion-mnist. By default
+        they are downloaded to `cache_folder`.
     dtype : dtype
         As for `load_mnist`, from 0 (background) up.
 
@@ -170,7 +170,7 @@ def load_cifar10(
     ----------
     path : path, optional
         A folder that holds ``cifar-10-binary.tar.gz``, or the ``.bin`` files that were in it.
-        Otherwise it comes from `cache_folder`, and gets there by download (170 MB).
+        By default it is downloaded to `cache_folder` (170 MB).
     dtype : dtype
         float32 or float64: from 0 to 1, 600 MB in float32. uint8: as stored, from 0 to 255.
 

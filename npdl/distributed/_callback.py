@@ -1,4 +1,4 @@
-"""The callback that makes one training of those of several processes."""
+"""The callback that joins several processes into one training run."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from npdl.utils.random import get_rng, set_rng
 
 
 class DataParallel(Callback):
-    """Make one training of those of several processes; to be passed to `fit` and `evaluate`.
+    """Join several processes into one training run; pass it to `fit` and `evaluate`.
 
-    - At the beginning all get the weights of process 0, and what its optimizer remembers.
-    - Loss and metrics are those of all samples: what each process counted is added up before any
-      other callback sees the figures.
+    - At the beginning all processes get the weights and the optimizer's state of process 0.
+    - Loss and metrics are over all samples: those of the processes are merged before any other
+      callback sees them.
     - Callbacks that print or write (`Callback.writes`), such as the progress bar, `ModelCheckpoint`
-      or `CSVLogger`, run on process 0 alone. All others run on every process, and see the same
-      figures. `BackupAndRestore` writes on process 0; all read its file, and go on to the same
-      bits, so its folder must be one that all processes see.
-    - Where one process wants to stop, all stop, after the same step.
+      or `CSVLogger`, run only on process 0. All others run on every process, and see the same
+      results. `BackupAndRestore` writes on process 0; all read its file and resume with the same
+      bits, so its folder must be visible to all processes.
+    - If one process stops, all stop, after the same step.
     - Running statistics, those of batch normalization, are averaged at the end of each epoch.
-    - Dropout and noise follow from `seed`, the epoch and the number of the shard, so that a
-      training has the same bits in n processes and in one that computes n shards. The generator is
-      put back at the end.
+    - Dropout and noise follow from `seed`, the epoch and the number of the shard, so a run has the
+      same bits in n processes and in one that computes n shards. The generator is restored at the
+      end.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class DataParallel(Callback):
         return self._ranks.size
 
     def arrange(self, callbacks: list[Callback]) -> list[Callback]:
-        """This callback first, and on all processes but one none that writes."""
+        """This callback first; callbacks that write only on process 0."""
         rest = [one for one in callbacks if one is not self]
         if self.rank:
             rest = [one for one in rest if not one.writes]
@@ -71,7 +71,7 @@ class DataParallel(Callback):
         return [self, *rest]
 
     def set_params(self, params: dict[str, Any]) -> None:
-        """Let all processes but one say nothing."""
+        """Silence all processes but one."""
         super().set_params(params)
         if self.rank:
             params.update(verbose=0, file=_Nowhere())
@@ -115,7 +115,7 @@ class DataParallel(Callback):
         model.stop_training = bool(rows[:, 2].any())
 
     def on_metrics_ready(self, metrics: RunningMetrics) -> None:
-        """Add up what all processes counted, and average the running statistics of an epoch."""
+        """Merge the metrics of all processes, and average the running statistics of an epoch."""
         loop = self.model.loop
         of_epoch = loop is not None and metrics is loop.metrics
         speeds = self._ranks.meet(COUNTED, loop.speed if of_epoch else 0.0)
@@ -125,17 +125,17 @@ class DataParallel(Callback):
         metrics.merge(self._ranks.gather(metrics.get_state()))
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Put the generator back."""
+        """Restore the generator."""
         set_rng(self._before)
         self._before = None
 
     def get_state(self) -> dict[str, Any]:
-        """Return what each process has counted so far; all processes must ask for it."""
+        """Return the metrics of each process so far; all processes must call it."""
         self._ranks.meet(STATE)
         return {"metrics": self._ranks.gather(self.model.loop.metrics.get_state())}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from what this process had counted."""
+        """Continue from the metrics of this process."""
         states, loop = state["metrics"], self.model.loop
         if len(states) == self.size:
             loop.metrics.set_state(states[self.rank])
@@ -150,7 +150,7 @@ class DataParallel(Callback):
 
 
 class _Nowhere(io.TextIOBase):
-    """A text file that keeps nothing."""
+    """A text file that discards what is written."""
 
     def write(self, text: str) -> int:
         return len(text)

@@ -18,8 +18,8 @@ class Shards:
 
     All processes hold all samples, or map the same file into memory, and draw the same order of
     them. A step takes `batch_size` samples, cut into shards of nearly equal size, the same ones
-    whatever the number of processes; shard i is that of process i modulo their number. Where what
-    is left of a pass is too little for all shards, it joins the last step.
+    whatever the number of processes; shard i is that of process i modulo their number. Samples left
+    over at the end of a pass join its last step if they are too few for all shards.
 
     Parameters
     ----------
@@ -57,12 +57,12 @@ class Shards:
 
     @property
     def steps(self) -> int:
-        """How many steps a pass has."""
+        """Number of steps of a pass."""
         whole, rest = divmod(self._samples, self.batch_size)
         return whole + (rest >= self.shards) if whole else 1
 
     def __len__(self) -> int:
-        """How many batches of this process a pass has."""
+        """Number of batches of this process in a pass."""
         return self.steps * (self.shards // self._size)
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
@@ -89,7 +89,7 @@ class Shards:
         return {"passes": self._passes}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on with the order of the pass that comes after so many.
+        """Continue after the passes counted by `get_state`.
 
         Parameters
         ----------
@@ -116,15 +116,14 @@ def shard(
     X, Y, sample_weight
         All samples, as `Model.fit` takes them; a memory-mapped array is read batch by batch.
     batch_size : int
-        Samples in a step of all processes together, so that a training does not change with their
-        number.
+        Samples in a step of all processes together, so training does not change with their number.
     shuffle : bool
         Take the samples in a new order in each pass: that of ``default_rng([seed, pass])``.
     seed : int
     shards : int, optional
         Into how many parts a step is cut: as many as there are processes, by default. With
-        ``shards=n`` and an optimizer of ``gradient_accumulation_steps=n`` one process does the
-        training of n, to the same bits.
+        ``shards=n`` and an optimizer of ``gradient_accumulation_steps=n`` one process computes the
+        run of n processes, with the same bits.
     comm : mpi4py.MPI.Comm, optional
         The processes; all of them by default.
 

@@ -30,15 +30,15 @@ def DistributedOptimizer(optimizer: Any, comm: Any = None) -> Optimizer:
     Parameters
     ----------
     optimizer : Optimizer, class, name or dict
-        As `Model.compile` takes it. It is copied, with what it remembers.
+        As `Model.compile` takes it. It is copied, with its state.
     comm : mpi4py.MPI.Comm, optional
         The processes; all of them by default.
 
     Returns
     -------
     Optimizer
-        Of the same class. What a model saves of it is a plain one; compile the loaded model anew,
-        ``optimizer=DistributedOptimizer(model.optimizer)``, to go on in several processes.
+        Of the same class. A model saves it as a plain optimizer; to continue in several processes,
+        compile the loaded model with ``optimizer=DistributedOptimizer(model.optimizer)``.
 
     Examples
     --------
@@ -81,7 +81,7 @@ def joined(optimizer: Any) -> bool:
 
 
 def _share_cores(ranks: Ranks) -> None:
-    """Let each process of a machine compute on its share of the cores, unless told otherwise."""
+    """Let each process of a machine use its share of the cores, unless configured otherwise."""
     from mpi4py import MPI
 
     local = ranks.comm.Split_type(MPI.COMM_TYPE_SHARED)

@@ -1,4 +1,4 @@
-"""What the processes of a training say to each other.
+"""Messages between the processes of a training run.
 
 Every sum is one in the order of the ranks, so that it does not depend on how many messages an MPI
 makes of it, and all processes get the same bits.
@@ -19,8 +19,8 @@ _NAMES = {
     STEP: "adds up gradients",
     REST: "is between two steps",
     STATE: "saves its state",
-    COUNTED: "adds up its figures",
-    BEGIN: "begins a training",
+    COUNTED: "adds up its metrics",
+    BEGIN: "begins training",
 }
 
 
@@ -38,7 +38,7 @@ def world(comm: Any) -> Any:
 
 
 class Ranks:
-    """The processes of a training.
+    """The processes of a training run.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class Ranks:
     rank : int
         The number of this process, from 0.
     size : int
-        How many there are.
+        Number of processes.
     """
 
     def __init__(self, comm: Any = None) -> None:

@@ -1,4 +1,4 @@
-"""Layers: what a network is made of."""
+"""Layers, the building blocks of networks."""
 
 from typing import Any as _Any
 

@@ -1,4 +1,4 @@
-"""What `Dense` and the convolutions share: an affine map of the input, then an activation."""
+"""The base of `Dense` and the convolutions: an affine map of the input, then an activation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Affine(Layer):
     activation: Activation = activations.Linear()
     use_bias: bool = True
 
-    #: The axis along which softmax, and its like, run unless they were given another one.
+    #: The axis along which softmax and similar activations run by default.
     _rows_along: int = -1
 
     W = ParameterView("W")
@@ -52,7 +52,7 @@ class Affine(Layer):
         input : array_like
             Shape as in the description of the class.
         train : bool
-            Whether to remember what `backward` needs.
+            Whether to keep what `backward` needs.
         """
         activation, z = self.activation, None
         code = activation.kernel_code
@@ -81,7 +81,7 @@ class Affine(Layer):
         return self._affine_backward(x, y, dy, code)
 
     def forward_linear(self, input: ArrayLike, train: bool = True) -> NDArray:
-        """Return the pre-activation, the affine map alone; `backward_linear` is its backward."""
+        """Return the output without the activation; `backward_linear` is its backward pass."""
         x, z = self._affine_forward(input, _IDENTITY, train)
         if train:
             self._cache = x, z, z
@@ -95,17 +95,17 @@ class Affine(Layer):
 
     @property
     def _turned(self) -> bool:
-        """Whether the activation runs along the last axis, where it should along another one."""
+        """Whether the output must be transposed so that the activation runs along its last axis."""
         return self._rows_along != -1 and getattr(self.activation, "axis", None) == -1
 
     def _rows(self, z: NDArray) -> NDArray:
-        """The output as an activation gets it that is called as an object."""
+        """The output in the layout in which an activation object takes it."""
         if not self._turned:
             return z
         return np.ascontiguousarray(np.moveaxis(z, self._rows_along, -1))
 
     def _back(self, rows: NDArray) -> NDArray:
-        """The way back of `_rows`."""
+        """The inverse of `_rows`."""
         if not self._turned:
             return rows
         return np.ascontiguousarray(np.moveaxis(rows, -1, self._rows_along))
@@ -121,5 +121,5 @@ class Affine(Layer):
         return self._named["W"].value, self._named["b"].value if self.use_bias else None
 
     def _weight_grads(self) -> tuple[NDArray | None, NDArray | None]:
-        """The arrays for the gradients of `W` and `b`; None where nobody needs them."""
+        """The arrays for the gradients of `W` and `b`; None where they are not needed."""
         return self._named["W"].grad, self._named["b"].grad if self.use_bias else None

@@ -1,4 +1,4 @@
-"""What a layer checks: the shapes it is built for, and the arrays it is called with."""
+"""The checks of a layer: the shapes it is built for, and the arrays it is called with."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Checked:
         ----------
         value : array_like
         shape : sequence
-            A size where one is fixed, a letter where any will do, ``"..."`` for any further axes.
+            A number for a fixed size, a letter for any size, ``"..."`` for any further axes.
         what : str
             What the error message calls the array.
         dtype : dtype, optional

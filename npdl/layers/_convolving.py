@@ -1,4 +1,4 @@
-"""What all convolutions share: options, shapes, and the calls of the kernels."""
+"""The base of all convolutions: options, shapes, and the kernel calls."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from npdl.layers._affine import Affine
 from npdl.layers._windows import SIDES, check_sides, spread, windows
 from npdl.layers.base import Shape, cached_by_shape, shape_fits
 
-#: What messages say that `padding` may be, for windows of one axis and of two.
+#: The values of `padding` in error messages, for windows of one axis and of two.
 _NUMBERS = {
     1: "an integer or (before, after)",
     2: "an integer, a pair of integers or ((top, bottom), (left, right))",
@@ -30,7 +30,7 @@ class Convolving(Affine):
     _axes: int = 2
     #: The words that `padding` may be.
     _paddings: tuple[str, ...] = ("valid", "same")
-    #: Whether the convolution goes from the windows to the image.
+    #: Whether the convolution is transposed.
     _transposed: bool = False
 
     input_shape: tuple[int | None, ...] | None
@@ -55,7 +55,7 @@ class Convolving(Affine):
         use_bias: bool,
         regularizer: Any,
     ) -> None:
-        """Check and keep what all convolutions take."""
+        """Check and keep the options of all convolutions."""
         self.input_shape = self._checked_shape(input_shape)
         self.filter_size = self._for_each_axis("filter_size", filter_size)
         self.stride = self._for_each_axis("stride", stride)
@@ -110,11 +110,11 @@ class Convolving(Affine):
     # ---------------------------------------------------------------------------------- shapes
 
     def _filters(self, channels: int) -> tuple[int, ...]:
-        """Shape of `W` for so many channels of the input."""
+        """Shape of `W` for this number of input channels."""
         raise NotImplementedError
 
     def _options(self) -> tuple[Any, ...]:
-        """What decides how the windows lie, beside the shapes."""
+        """The options that, with the shapes, determine the windows."""
         over = self.output_padding if self._transposed else None
         return self._axes, self.stride, self.dilation, self.padding, self.groups, over
 
@@ -138,7 +138,7 @@ class Convolving(Affine):
         return self.init(shape)
 
     def _counts(self, in_shape: Sequence[int | None], filters: tuple[int, ...]) -> Shape:
-        """Size of the output along the axes of a window; an error if there is nothing."""
+        """Size of the output along the axes of a window; an error if it is empty."""
         counts, _ = _lie(tuple(in_shape), filters, *self._options())
         if 0 not in counts:
             return counts
@@ -165,7 +165,7 @@ class Convolving(Affine):
         w, b = self._weights()
         x = self._as_array(input, w.dtype)
         plan = _geometry(x.shape, w.shape, *self._options())
-        if plan is None:  # one of these says why
+        if plan is None:  # one of these raises the error
             channels = self._channels(w.shape)
             wanted = ("N", channels, "H", "W") if self._axes == 2 else ("N", "T", channels)
             self._checked_array(x, wanted)
@@ -231,7 +231,7 @@ def _geometry(
     groups: int,
     over: Any,
 ) -> Any:
-    """The shape of the output, and what the kernels take of the geometry; None if nothing fits."""
+    """The output shape and the geometry for the kernels; None if the filter does not fit."""
     channels, out = filters[1] * groups, filters[0]
     if over is not None:
         channels, out = filters[0], filters[1] * groups

@@ -1,4 +1,4 @@
-"""What layers of Keras and PyTorch are called here, for whoever asks `npdl.layers` for them."""
+"""Layers of Keras and PyTorch and their names here, for errors of `npdl.layers`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ _RELU = f"its activation is 'relu' unless told otherwise; {_CHANNELS}"
 _STEPS = "its activation is 'relu' unless told otherwise; sequences are (N, T, D)"
 _AUTO = "the number of inputs is found from the data"
 
-#: The name elsewhere: the names here, and what differs.
+#: The name in other libraries: the names here, and the differences.
 NAMES: dict[str, tuple[str, str]] = {
     # Keras
     "Conv2D": ("Convolution", _RELU),
@@ -72,7 +72,7 @@ NAMES: dict[str, tuple[str, str]] = {
 
 
 def hint(name: str, known: object) -> str:
-    """What to say of a name that `npdl.layers` does not have.
+    """The error message for a name that `npdl.layers` does not have.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Names of arguments: those of Keras, and how layers come to know them."""
+"""Names of arguments: Keras's names, and how layers accept them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ KERAS_NAMES: dict[str, tuple[str, ...]] = {
 
 
 class LayerType(type):
-    """The class of layer classes: gives every constructor `name`, `trainable` and Keras's names."""
+    """The metaclass of layers: gives every constructor `name`, `trainable` and Keras's names."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         """Make a layer."""

@@ -28,27 +28,27 @@ State = tuple[ArrayLike | None, ...]
 
 
 class Recurrent(Layer):
-    """Base of the recurrent layers; itself it can't run.
+    """Abstract base of the recurrent layers.
 
     Parameters
     ----------
     n_out : int
         Number of units U.
     n_in : int, optional
-        Number of features of each step; only the first layer of a network has to be told.
+        Number of features of each step; needed only for the first layer of a network.
     nb_batch, nb_seq : int, optional
-        Samples and steps, as far as they are known beforehand; any others are taken too.
+        Numbers of samples and steps, if known; other sizes are accepted too.
     init : str or Initializer
         Of the weights of the input, (n_in, U) for each gate.
     inner_init : str or Initializer
         Of the weights of the state, (U, U) for each gate. Biases start at zero.
     activation : str or Activation
     return_sequence : bool
-        Whether the output is that of every step, (N, T, U), or of the last alone, (N, U).
+        Whether the output is that of every step, (N, T, U), or only of the last, (N, U).
     regularizer : str or Regularizer, optional, keyword-only
         Of `AllW` but for the biases.
     return_state : bool, keyword-only
-        Whether the output is a tuple: what it is else, and the last state, h or h and c.
+        Whether the output is a tuple: the usual output, and the last state, h or h and c.
     stateful : bool, keyword-only
         Whether a batch starts from the state that the batch before it ended with, in training and
         at prediction, until `reset_states`.
@@ -56,8 +56,8 @@ class Recurrent(Layer):
         Whether the steps are walked from the last to the first. The output of every step is then in
         the order of the walk.
     dropout, recurrent_dropout : float in [0, 1), keyword-only
-        Part of the input and of the state that the weights do not see in training. What is dropped
-        is drawn once for each sequence, and is the same in all its steps (Gal and Ghahramani 2016).
+        Fraction of the input and of the state to drop in training. The mask is drawn once for each
+        sequence, and is the same in all its steps (Gal and Ghahramani 2016).
     use_bias : bool, keyword-only
         Without biases their rows of `AllW` are not read, and stay 0.
 
@@ -204,12 +204,12 @@ class Recurrent(Layer):
         ----------
         input : array_like, shape (N, T, n_in)
         mask : array_like, shape (N, T), optional
-            A step where it is 0 keeps the state as it was, and its output is the kept state. What
-            the input holds there does not matter.
+            A step where it is 0 keeps the state as it was, and its output is the kept state. The
+            input of such a step has no effect.
         h0 : array_like, shape (N, U), optional
             The first state; if not given, zero, or where the last batch ended if `stateful`.
         train : bool
-            Whether to remember what `backward` needs, and to set `hn`.
+            Whether to keep what `backward` needs, and to set `hn`.
 
         Returns
         -------
@@ -245,7 +245,7 @@ class Recurrent(Layer):
         return self._run_back(pre_grad, (dhn,))
 
     def step(self, x: ArrayLike, state: Any = None) -> tuple[NDArray, tuple[NDArray, ...]]:
-        """Do one step at prediction, as for generating text; nothing is written on the layer.
+        """Do one step at prediction, for example to generate text; nothing is written on the layer.
 
         Parameters
         ----------
@@ -293,7 +293,7 @@ class Recurrent(Layer):
     # -------------------------------------------------------------------------------- the walk
 
     def _weights(self) -> NDArray:
-        """The weights as they are now, without biases if there are none."""
+        """The current weights, without biases if there are none."""
         if self.out_shape is None:
             raise self._not_built()
         w = self._named["AllW"].value
@@ -363,7 +363,7 @@ class Recurrent(Layer):
         return factors
 
     def _call(self, way: str, walk: Walk, *gradients: Any) -> KernelCall:
-        """The call of the kernel; the twins alone take an activation without a kernel code."""
+        """The call of the kernel; only the twins take an activation without a kernel code."""
         if not self._kernel:
             raise NotImplementedError(f"{type(self).__name__} is a base class and has no kernels.")
         module: Any = kernels()
@@ -375,7 +375,7 @@ class Recurrent(Layer):
         return KernelCall(module, f"{self._kernel}_{way}", args)
 
     def _end(self, walk: Walk, train: bool) -> list[NDArray]:
-        """Keep the last states where they are asked for, and return them."""
+        """Keep the last states where requested, and return them."""
         last = walk.last()
         if self.stateful:
             self._state = tuple(state.copy() for state in last)
@@ -452,13 +452,13 @@ class Recurrent(Layer):
 
 
 def is_stateful(layer: Layer) -> TypeGuard[Recurrent]:
-    """Whether a layer goes on from batch to batch."""
+    """Whether a layer keeps its state from batch to batch."""
     return isinstance(layer, Recurrent) and layer.stateful
 
 
 @contextlib.contextmanager
 def states_kept(layers: Iterable[Layer]) -> Iterator[None]:
-    """Let stateful layers begin from zero inside a ``with`` block, and go on as before after it."""
+    """Let stateful layers start from zero in a ``with`` block; restore their states after it."""
     kept = [(one, one._state) for one in every_layer(layers) if is_stateful(one)]
     try:
         for layer, _ in kept:

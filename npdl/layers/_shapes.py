@@ -1,4 +1,4 @@
-"""Shapes of arrays against shapes as a layer expects them."""
+"""Shapes of arrays, compared with the shapes that a layer expects."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-#: A shape whose unknown axes, the sample axis above all, are None.
+#: A shape whose unknown axes, such as the sample axis, are None.
 Shape = tuple[int | None, ...]
 
-#: Decorates the functions that work out from shapes and options, and from nothing else, whether an
-#: input fits a layer and what comes out. Few shapes come, and they come again at each call.
+#: Caches functions of shapes and options: whether an input fits a layer, and its output shape. The
+#: same few shapes come at every call.
 cached_by_shape = functools.lru_cache(1024)
 
 
@@ -45,5 +45,5 @@ def _sizes_match(sizes: Sequence[int], expected: Sequence[Any]) -> bool:
 
 @cached_by_shape
 def shape_fits(shape: tuple[int, ...], expected: tuple[Any, ...]) -> bool:
-    """Whether the shape of an array is as expected, see `shape_matches`, and it holds anything."""
+    """Whether an array has the expected shape, see `shape_matches`, and is not empty."""
     return 0 not in shape and shape_matches(shape, expected)

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 
 class Walk(NamedTuple):
-    """What a forward pass works on, and what its backward pass reads."""
+    """The arrays of a forward pass, which its backward pass reads."""
 
     x: NDArray
     w: NDArray
     start: list[NDArray]  # h0, [c0]
     mask: NDArray | None
-    saved: list[Any]  # h, [c], [gates]; None for what nobody needs
+    saved: list[Any]  # h, [c], [gates]; None for what is not needed
     reverse: bool
     drops: tuple[NDArray | None, NDArray | None]
     n_states: int
@@ -45,14 +45,14 @@ class Walk(NamedTuple):
         return h if in_order_of_steps or not self.reverse else np.ascontiguousarray(h[:, ::-1])
 
     def last(self) -> list[NDArray]:
-        """The states that the walk ends with, copies; without those that were not kept."""
+        """Copies of the final states that were kept."""
         end = 0 if self.reverse else -1
         states = self.saved[: self.n_states]
         return [state[:, end].copy() for state in states if state is not None]
 
 
 class KernelCall(NamedTuple):
-    """A call of a kernel, to be made."""
+    """A pending kernel call."""
 
     module: Any
     function: str

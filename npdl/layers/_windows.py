@@ -9,10 +9,10 @@ import numpy as np
 from npdl._checks import check_int, complaint
 
 Pair = tuple[int, int]
-#: Numbers before and after each axis.
+#: The numbers before and after each axis.
 Sides = tuple[Pair, ...]
 
-#: What messages call the two axes.
+#: Names of the two axes in error messages.
 SIDES = "high", "wide"
 
 
@@ -119,7 +119,7 @@ def _same(size: int | None, window: int, stride: int, _: Any) -> tuple[int | Non
 
 
 def _causal(size: int | None, window: int, stride: int, _: Any) -> tuple[int | None, int]:
-    """With zeros before the axis alone, so that a window ends with its own step."""
+    """With zeros only before the axis, so that a window ends with its own step."""
     return None if size is None else -(-size // stride), window - 1
 
 

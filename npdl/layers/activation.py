@@ -34,7 +34,7 @@ class Activation(Layer):
         ----------
         input : array_like, shape (N, ...)
         train : bool
-            Whether to remember what `backward` needs.
+            Whether to keep what `backward` needs.
         """
         x = self._checked_array(input, ("N", "..."))
         code = self.activation.elementwise_code
@@ -157,7 +157,7 @@ class PReLU(Layer):
         input : array_like, shape (N, ...)
             Of the shape that the layer was built for, but for the shared axes.
         train : bool
-            Whether to remember what `backward` needs.
+            Whether to keep what `backward` needs.
         """
         if self.out_shape is None:
             raise self._not_built()

@@ -1,4 +1,4 @@
-"""Attention: each step of one sequence reads from the steps of another one, or of its own."""
+"""Attention: each step of a sequence reads from the steps of another one, or of its own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Masks = tuple[NDArray | None, NDArray | None]
 
 
 class _Reading(Layer):
-    """Base of the attention layers: what their inputs, masks and gradients have in common."""
+    """Base of the attention layers: their inputs, masks and gradients."""
 
     color = "#2f6f8f"
 
@@ -80,7 +80,7 @@ class _Reading(Layer):
         rows, value, key = self._all_three(real)
         keys = value if key is None or key is value else key if value is None else key & value
         if keys is not None:
-            # A query without any key that it may attend to is as good as masked.
+            # A query without any key that it may attend to counts as masked.
             seen = np.logical_or.accumulate(keys, axis=1)
             steps = np.arange(xs[0].shape[1]) if self.causal else np.full(xs[0].shape[1], 2**31)
             some = seen[:, np.minimum(steps, keys.shape[1] - 1)]
@@ -88,8 +88,7 @@ class _Reading(Layer):
         return _bytes(rows), _bytes(keys)
 
     def _shared(self, grads: list[NDArray | None], n_inputs: int) -> Any:
-        """What `backward` returns: the gradients in query, value and key, added where one array is
-        several of these."""
+        """The gradients in the inputs, added where one input is several of query, value and key."""
         if n_inputs == 3 or grads[0] is None:
             return tuple(grads[:n_inputs]) if n_inputs > 1 else grads[0]
         query, value, key = grads
@@ -131,7 +130,7 @@ class _Reading(Layer):
 
 
 class Attention(_Reading):
-    """Attention by the likeness of steps; it projects nothing.
+    """Attention by the similarity of steps, without projections.
 
     Called on a query (N, TQ, D), a value (N, TK, E) and a key (N, TK, D), it gives (N, TQ, E): for
     each step of the query the mean of the steps of the value, weighted by the softmax of the
@@ -139,8 +138,8 @@ class Attention(_Reading):
     itself.
 
     A mask of the key or the value removes steps from the mean; steps that the mask of the query
-    leaves out, and those that no key is left for, give 0. The mask of the query is handed on. What
-    stands in a masked step does not matter, NaN included.
+    leaves out, and those that no key is left for, give 0. The mask of the query is passed on. The
+    content of masked steps has no effect, NaN included.
 
     Parameters
     ----------
@@ -189,7 +188,7 @@ class Attention(_Reading):
         *inputs : array_like, shape (N, T, size)
             Query, value and key; the key, or value and key, may be left out.
         train : bool
-            Whether to remember what `backward` needs.
+            Whether to keep what `backward` needs.
         mask : array_like, shape (N, T), or tuple of these or None, optional
             0 for padding; of several inputs a tuple.
 
@@ -332,7 +331,7 @@ class MultiHeadAttention(_Reading):
         *inputs : array_like, shape (N, T, size)
             Query, value and key; the key, or value and key, may be left out.
         train : bool
-            Whether to remember what `backward` needs.
+            Whether to keep what `backward` needs.
         mask : array_like, shape (N, T), or tuple of these or None, optional
             0 for padding; of several inputs a tuple.
 
@@ -383,7 +382,7 @@ class MultiHeadAttention(_Reading):
         return self._shared(grads, len(xs))
 
     def _cleared(self, xs: list[NDArray], masks: Masks, train: bool) -> list[NDArray]:
-        """The inputs with 0 in the steps that nothing is read from: these may hold NaN."""
+        """The inputs with 0 in the steps that are not read, which may hold NaN."""
         made = []
         for i, x in enumerate(xs):
             # With one input a step counts where it is a query or a key.

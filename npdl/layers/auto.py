@@ -17,7 +17,7 @@ from npdl.layers.base import Layer, Shape
 
 
 class AutoLayer(Layer):
-    """Base of layers of which only the forward pass is written: needs ``npdl[autodiff]``.
+    """Base of layers with a derived backward pass: needs ``npdl[autodiff]``.
 
     A subclass adds its parameters in `build` with `add_parameter` and defines ``compute(self, x,
     **parameters)`` in functions of `autograd.numpy`. `build` may return the shape of the output;
@@ -25,8 +25,8 @@ class AutoLayer(Layer):
     **parameters)``; arguments named `mask` and `train` get the mask of the steps and whether this
     is training.
 
-    An operation takes some 15 µs there and back: this is for one odd layer in a network, not for
-    all of it. `compute` must not change arrays in place, and keep to the dtype of its input:
+    An operation takes some 15 µs, forward and backward: use this for one unusual layer, not for a
+    whole network. `compute` must not change arrays in place, and must keep the dtype of its input:
     ``anp.zeros(3)`` is float64.
 
     Examples
@@ -87,7 +87,7 @@ class AutoLayer(Layer):
         ----------
         *inputs : array_like
         train : bool
-            Whether to remember what `backward` needs.
+            Whether to keep what `backward` needs.
         mask : array_like, optional
             Of steps, for `compute`.
         """
@@ -188,5 +188,5 @@ class Lambda(AutoLayer):
 def _names(function: Callable[..., Any]) -> frozenset[str]:
     try:
         return frozenset(inspect.signature(function).parameters)
-    except ValueError:  # one written in C tells nothing
+    except ValueError:  # one written in C has no signature
         return frozenset()

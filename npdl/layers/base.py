@@ -1,7 +1,7 @@
 """The base class of layers.
 
 A layer is built once, by `Layer.connect_to` or by a call on symbolic values, and then runs forward
-and backward on arrays. What it learns lives in its `parameters`; `params` and `grads` are views of
+and backward on arrays. Its weights are in its `parameters`; `params` and `grads` are views of
 them. A layer may own further layers, its `sublayers`.
 """
 
@@ -47,12 +47,13 @@ class Layer(Owner, Configurable, metaclass=LayerType):
     Attributes
     ----------
     parameters : tuple of Parameter
-        Everything the layer owns, trainable or not, its sublayers' included; each of its own has a
-        name of its own.
+        All parameters of the layer and its sublayers, trainable or not; the layer's own ones have
+        unique names.
     sublayers : tuple of Layer
         The layers that this one keeps as attributes, or in lists or dicts of them.
     regularizer : Regularizer or None
-        What the weights add to the loss: all trained parameters of two or more axes, no biases.
+        Adds a penalty on the weights to the loss: all trained parameters of two or more axes, no
+        biases.
     prev_layer : Layer or None
         The layer that feeds this one; following it reaches the whole network.
     out_shape : tuple or None
@@ -60,7 +61,7 @@ class Layer(Owner, Configurable, metaclass=LayerType):
     need_input_grad : bool
         Whether `backward` has to return the gradient in the input. Where False it returns None.
     keep_buffers : bool
-        Whether arrays are kept from one training step to the next instead of being made anew.
+        Whether arrays are kept from one training step to the next instead of being allocated again.
     """
 
     prev_layer: Any = None
@@ -74,7 +75,7 @@ class Layer(Owner, Configurable, metaclass=LayerType):
     color: str = "#a9b3bd"
     #: Whether the layer makes a mask of steps out of its input, see `make_mask`.
     makes_mask: bool = False
-    #: Whether a model has trained the layer; its weights are then never drawn anew.
+    #: Whether a model has trained the layer; its weights are then never drawn again.
     was_trained: bool = False
 
     _name: str | None = None
@@ -114,21 +115,21 @@ class Layer(Owner, Configurable, metaclass=LayerType):
     def from_json(cls, config: dict[str, Any]) -> Layer:
         """Make a layer from the dict that `to_json` returned.
 
-        The new layer has the same options; its parameters are drawn anew by `connect_to`.
+        The new layer has the same options; its parameters are drawn by `connect_to`.
         """
         return cls(**config)
 
     def saved_config(self) -> dict[str, Any]:
-        """`to_json` for a file that holds the parameters too, and so can leave out what they tell.
+        """`to_json` for a file that also holds the parameters, and so may leave out their contents.
 
         Arrays may stay arrays here.
         """
         return self.to_json()
 
     def nested_config(self) -> dict[str, Any]:
-        """What a file says of the layer: class, name, configuration, and whether it is frozen.
+        """The layer's entry in a file: class, name, configuration, and whether it is frozen.
 
-        A layer that stands in a network twice is described once; see `npdl.layers.tree.writing`.
+        A layer that occurs twice in a network is described once; see `npdl.layers.tree.writing`.
         """
         number, written = shared_number(self)
         if written:
@@ -147,7 +148,7 @@ class Layer(Owner, Configurable, metaclass=LayerType):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        # Buffers that `joblib` or pickle's protocol 5 hand out may be read-only.
+        # Buffers from `joblib` or pickle's protocol 5 may be read-only.
         fresh: dict[int, NDArray] = {}
         for parameter in self._named.values():
             for field in ("value", "grad"):
@@ -264,7 +265,7 @@ class Layer(Owner, Configurable, metaclass=LayerType):
         """
         if self.out_shape is None:
             self.connect_to(*sources)
-            if self.prev_layer is None:  # a `connect_to` of the user's own
+            if self.prev_layer is None:  # a user's `connect_to`
                 node = getattr(sources[0], "node", None)
                 self.prev_layer = sources[0] if node is None else node.layer
             return self.out_shape
@@ -311,10 +312,10 @@ class Layer(Owner, Configurable, metaclass=LayerType):
     def forward(self, input: ArrayLike, *args: Any, **kwargs: Any) -> NDArray:
         """Return the output for a batch of samples.
 
-        The layers of npdl take an argument ``train=True``. In training they remember what
-        `backward` will need; with ``train=False``, at prediction, they write nothing on
-        themselves, so that several threads may predict at once. Between a training `forward` and
-        its `backward`, leave the input and the output as they are: both are read again.
+        The layers of npdl take an argument ``train=True``. In training they keep what `backward`
+        will need; with ``train=False``, at prediction, they keep nothing, so several threads may
+        predict at once. Between a training `forward` and its `backward`, leave the input and the
+        output as they are: both are read again.
         """
         raise NotImplementedError(f"{type(self).__name__} must define forward.")
 
@@ -384,19 +385,19 @@ class Layer(Owner, Configurable, metaclass=LayerType):
         raise NotImplementedError(f"{type(self).__name__} must define make_mask.")
 
     def begin_training(self, need_input_grad: bool) -> None:
-        """Keep arrays from step to step from now on; a model says so before it trains."""
+        """Keep arrays from step to step from now on; a model calls this before it trains."""
         self.keep_buffers, self.need_input_grad = True, need_input_grad
         for layer in self.sublayers:
             layer.begin_training(True)
 
     def end_training(self) -> None:
-        """Take back what `begin_training` did."""
+        """Undo `begin_training`."""
         self.keep_buffers, self.need_input_grad = False, True
         for layer in self.sublayers:
             layer.end_training()
 
     def _remembered(self) -> tuple:
-        """What the last training forward pass left for the backward pass."""
+        """What the last training forward pass saved for the backward pass."""
         if self._cache is None:
             raise RuntimeError(
                 f"backward must come after a training forward pass {self._where}. "
@@ -407,7 +408,7 @@ class Layer(Owner, Configurable, metaclass=LayerType):
     def _buffer(self, key: str, like: tuple[int, ...], dtype: DTypeLike) -> NDArray:
         """An array of unset values for an output, a cache or a gradient of a training step.
 
-        With `keep_buffers` the array of the last step is handed out again if it fits. Inference
+        With `keep_buffers` the array of the last step is reused if it fits. Inference
         makes new arrays instead, since it must not write on the layer.
         """
         if not self.keep_buffers:
@@ -420,15 +421,15 @@ class Layer(Owner, Configurable, metaclass=LayerType):
         return kept
 
     def _input_buffer(self, x: NDArray) -> NDArray | None:
-        """The array for the gradient in the input `x`; None where nobody needs it."""
+        """The array for the gradient in the input `x`; None where it is not needed."""
         return self._buffer("dx", x.shape, x.dtype) if self.need_input_grad else None
 
 
 def _kept(mask: NDArray | None, y: NDArray) -> NDArray | None:
-    """The mask, if an array still has the steps that it is for."""
+    """The mask, if an array still has its steps."""
     return mask if mask is not None and y.ndim >= 3 and y.shape[:2] == mask.shape else None
 
 
 def _one(shapes: Sequence[Shape] | None) -> Any:
-    """One shape by itself, several as a tuple."""
+    """A single shape, or a tuple of several."""
     return shapes[0] if shapes is not None and len(shapes) == 1 else shapes

@@ -129,6 +129,6 @@ class Block(Layer):
         self._steps.begin_training(need_input_grad)
 
     def end_training(self) -> None:
-        """Take back what `begin_training` did."""
+        """Undo `begin_training`."""
         self.keep_buffers, self.need_input_grad = False, True
         self._steps.end_training()

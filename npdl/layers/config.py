@@ -16,7 +16,7 @@ from npdl.layers.plan import Plan
 #: The classes of npdl's layers; `npdl.layers` fills it.
 registry: Registry[Layer] = Registry("layer", Layer)
 
-#: While a network is read: the layers that stand in it more than once, by their numbers.
+#: While a network is read: the layers that occur more than once, by their numbers.
 _made: ContextVar[dict[int, Layer] | None] = ContextVar("_made", default=None)
 
 
@@ -61,7 +61,7 @@ def layer_from(entry: Any) -> Layer:
 
 
 def give_name(layer: Layer, name: Any) -> None:
-    """Set the name that a file has; a numbered one stays one that other models may number anew."""
+    """Set the name from a file; other models may renumber a numbered one."""
     if not isinstance(name, str):
         raise ValueError(complaint("The name of a layer must be a string", name=name))
     kind, _, number = name.rpartition("_")
@@ -125,7 +125,7 @@ def graph_values(
     Raises
     ------
     ValueError
-        If a reference is to something that is not there, or comes later.
+        If a reference is to something that is missing, or comes later.
     """
     inputs: dict[str, Value] = {}
     made: dict[tuple[str, int], tuple[Value, ...]] = {}

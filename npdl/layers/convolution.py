@@ -15,7 +15,7 @@ from npdl.layers._convolving import Convolving
 class Convolution(Convolving):
     """Two-dimensional convolution of images, with an activation.
 
-    Input of shape (N, C, H, W) gives output of shape (N, nb_filter, OH, OW). The formula stands in
+    Input of shape (N, C, H, W) gives output of shape (N, nb_filter, OH, OW). The formula is in
     ``npdl._ext.conv_np``.
 
     Parameters
@@ -106,7 +106,7 @@ class Convolution1D(Convolving):
 
     Notes
     -----
-    A mask (N, T) of steps goes on to the next layer. With "same" and "causal" a window has the mask
+    A mask (N, T) of steps is passed on. With "same" and "causal" a window has the mask
     of the step that it stands at; else it counts if all of its steps do.
     """
 

@@ -27,7 +27,7 @@ class Linear(Affine):
     n_out : int or tuple of int
         Number of outputs; a tuple stands for their shape.
     n_in : int, optional
-        Number of inputs; only the first layer of a network has to be told.
+        Number of inputs; needed only for the first layer of a network.
     init : str or Initializer
         Of `W`, shape (n_in, number of outputs). The bias `b` starts at zero.
     use_bias : bool, keyword-only
@@ -159,8 +159,8 @@ class Dropout(Layer):
     In training, each value is set to 0 with probability `p`, and the others are scaled by
     ``1 / (1 - p)``, so that the mean is kept. At prediction the output is the input itself.
 
-    Each training pass draws one number from npdl's generator. Which values are dropped follows
-    from it and from their places alone, on every machine and backend.
+    Each training pass draws one number from npdl's generator. It and the positions of the values
+    determine which are dropped, on every machine and backend.
 
     Parameters
     ----------

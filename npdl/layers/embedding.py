@@ -26,7 +26,7 @@ class Embedding(Layer):
     input_size, n_out : int, optional
         Number of rows and columns of a random table.
     nb_batch, nb_seq : int, optional
-        Sizes of the input, as far as they are known beforehand; any others are taken too.
+        Sizes of the input, if known; other sizes are accepted too.
     init : str or Initializer
     regularizer : str or Regularizer, optional, keyword-only
         Of the table, all its rows, where it is trained.
@@ -124,7 +124,7 @@ class Embedding(Layer):
 
     @property
     def in_shape(self) -> Shape | None:
-        """(None, nb_seq): the layer always knows enough to be the first of a network."""
+        """(None, nb_seq): the layer may always be the first of a network."""
         return None, self.nb_seq
 
     def build(self, in_shape: Shape) -> Shape:
@@ -143,7 +143,7 @@ class Embedding(Layer):
         input : array_like of int, shape (N, ...)
             Row numbers in [0, input_size).
         train : bool
-            Whether to remember what `backward` needs.
+            Whether to keep what `backward` needs.
 
         Returns
         -------
@@ -161,14 +161,14 @@ class Embedding(Layer):
                 "`input` must have shape (N, ...) and not be empty", shape=index.shape
             )
         rows = index.astype(np.int64, order="C", copy=train)
-        # Of the few numbers of a sample, much quicker than `min` and `max`.
+        # For the few numbers of a sample this is much faster than `min` and `max`.
         if not 0 <= rows.item(rows.argmin()) <= rows.item(rows.argmax()) < len(table):
             outside = (index < 0) | (index >= len(table))
             rule = f"`input` must lie in [0, {len(table)})"
             raise self._error(rule, index=index[outside][0].item())
         shape = *index.shape, table.shape[1]
         y = self._buffer("y", shape, table.dtype) if train else np.empty(shape, table.dtype)
-        np.take(table, rows, axis=0, out=y, mode="clip")  # any other mode goes through a buffer
+        np.take(table, rows, axis=0, out=y, mode="clip")  # any other mode uses a temporary buffer
         if train:
             self._cache = rows, y.shape
         return y

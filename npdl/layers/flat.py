@@ -1,4 +1,4 @@
-"""The parameters of a network side by side in one array for each dtype, and so their gradients.
+"""The parameters of a network in one array for each dtype, and their gradients in another.
 
 An update of the whole network is then one call of a kernel (`npdl.optimizers.units`), a norm over
 all gradients one pass, and a sum over processes one reduction. Each parameter stays an array of its
@@ -18,7 +18,7 @@ from npdl.layers.tree import every_layer
 
 
 def flatten(layers: Iterable[Layer]) -> None:
-    """Move the parameters that training may change side by side; those that were moved stay."""
+    """Move the trainable parameters into one array; those that were moved before stay."""
     found: dict[np.dtype, dict[int, tuple[Layer, Parameter]]] = {}
     for layer in every_layer(layers):
         for parameter in layer._named.values():

@@ -1,4 +1,4 @@
-"""Layer, group and RMS normalization: each sample, or each step of it, by itself."""
+"""Layer, group and RMS normalization: of each sample, or of each of its steps."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class _Rows(Layer):
         input : array_like, shape (N, ...)
             Of the rank that the layer was connected with, and of its sizes along `axis`.
         train : bool
-            Whether to remember what `backward` needs.
+            Whether to keep what `backward` needs.
         """
         if self.out_shape is None:
             raise self._not_built()
@@ -137,7 +137,7 @@ class LayerNormalization(_Rows):
 
     ``y = gamma (x - mean) / sqrt(var + epsilon) + beta``, with mean and (biased) variance along
     `axis`, at prediction as in training. A step's result depends on no other step and no other
-    sample, so that masks make no difference.
+    sample, so masks have no effect.
 
     Parameters
     ----------
@@ -201,7 +201,7 @@ class GroupNormalization(_Rows):
     Parameters
     ----------
     groups : int
-        It has to divide the number of channels. 1 is layer normalization over the whole sample,
+        Must divide the number of channels. 1 is layer normalization over the whole sample,
         -1 instance normalization: each channel is a group.
     axis : int
         The axis of the channels.

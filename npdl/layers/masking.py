@@ -1,4 +1,4 @@
-"""Masks made of the data: steps that stand for nothing."""
+"""Masks computed from the data."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from npdl.layers.base import Layer, Shape
 
 
 class Masking(Layer):
-    """Mask the steps whose features all have one value; what they hold becomes 0.
+    """Mask the steps whose features all have one value; their features become 0.
 
-    The mask goes on with the values: recurrent layers, pooling, losses and metrics leave those
-    steps out.
+    The mask travels with the values: recurrent layers, pooling, losses and metrics skip those
+    steps.
 
     Parameters
     ----------
     mask_value : float
-        NaN is possible too.
+        May be NaN.
     """
 
     makes_mask = True
@@ -48,7 +48,7 @@ class Masking(Layer):
         ----------
         input : array_like, shape (N, T, ...)
         train : bool
-            Whether to remember what `backward` needs.
+            Whether to keep what `backward` needs.
         """
         x = self._checked_array(input, ("N", "T", "...", "D"))
         real = self.make_mask(np.asarray(input)) != 0

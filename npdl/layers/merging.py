@@ -1,4 +1,4 @@
-"""Merges: layers that make one array of several."""
+"""Merges: layers that combine several arrays into one."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from npdl.layers.node import MERGES
 class Merge(Layer):
     """Base of the merges: a subclass defines `_merged`, `_combine` and `_split`.
 
-    `forward` takes the inputs one after the other, and `backward` returns a tuple with a gradient
-    for each, or the gradient itself where there is one input.
+    `forward` takes the inputs as arguments, and `backward` returns a tuple with a gradient for
+    each, or just the gradient if there is one input.
     """
 
     def build(self, *in_shapes: Any, **kwargs: Any) -> Shape:
@@ -44,7 +44,7 @@ class Merge(Layer):
         *inputs : array_like
             With the samples on axis 0.
         train : bool
-            Whether to remember what `backward` needs.
+            Whether to keep what `backward` needs.
         """
         xs = tuple(self._as_array(x, what=f"input {i}") for i, x in enumerate(inputs))
         if len({x.dtype for x in xs}) > 1:
@@ -211,10 +211,10 @@ class Minimum(_Extreme):
 
 
 class Concatenate(Merge):
-    """Put the inputs one behind the other along an axis.
+    """Concatenate the inputs along an axis.
 
-    Along the axis of steps, axis 1 of (N, T, D), masks are put together likewise: an input without
-    one counts as all real steps.
+    Along the axis of steps, axis 1 of (N, T, D), masks are concatenated too: an input without one
+    counts as all real steps.
 
     Parameters
     ----------
@@ -355,7 +355,7 @@ class Dot(Merge):
         ):
             if length is not None:
                 along = (slope * unit).sum(axis=-1, keepdims=True)
-                # A length that is held at the smallest one does not change with the input.
+                # A length that was clipped does not depend on the input.
                 along[np.square(length) <= self._smallest] = 0
                 slope = (slope - unit * along) / length
             grad = self._buffer(f"dx{i}", x.shape, dy.dtype)
@@ -365,7 +365,7 @@ class Dot(Merge):
         return grads
 
     def next_mask(self, masks: Sequence[NDArray | None], y: Any) -> None:
-        """Return None: the axes of the output are others."""
+        """Return None: the output has other axes."""
 
 
 @cached_by_shape

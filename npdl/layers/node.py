@@ -19,7 +19,7 @@ from typing import Any
 from npdl._checks import check_int, complaint
 from npdl.layers._shapes import Shape
 
-#: The layers that stand for operators between values; `npdl.layers.merging` fills it.
+#: The layers for operators between values; `npdl.layers.merging` fills it.
 MERGES: dict[str, Callable[[], Any]] = {}
 
 _numbers = itertools.count(1)

@@ -1,4 +1,4 @@
-"""Noise in training: whole maps dropped, and normal numbers added."""
+"""Noise in training: dropped maps, and added normal noise."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from npdl.utils.random import get_rng
 class SpatialDropout(Layer):
     """Drop whole maps in training (Tompson et al. 2015).
 
-    Of images (N, C, H, W), a channel of a sample is kept or set to 0 as a whole; of sequences
-    (N, T, D), a feature in all steps of a sample. Neighbours, which are much alike, would else tell
-    what was dropped. What is kept is scaled by ``1 / (1 - p)``. At prediction the output is the
-    input itself.
+    Of images (N, C, H, W), a channel of a sample is kept or set to 0 as a whole; of sequences (N,
+    T, D), a feature in all steps of a sample. Neighbours, which are strongly correlated, would
+    otherwise reveal what was dropped. The rest is scaled by ``1 / (1 - p)``. At prediction the
+    output is the input itself.
 
     Each training pass draws one number from npdl's generator, as `Dropout` does.
 

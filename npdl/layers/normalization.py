@@ -25,8 +25,8 @@ class BatchNormal(Layer):
     A training batch that has only one value for each mean has no variance; it leaves the running
     means as they are.
 
-    Masked steps count for nothing: they have no part in the statistics, their output is 0 and so
-    is their gradient.
+    Masked steps do not count: they are left out of the statistics, and their output and gradient
+    are 0.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ class BatchNormal(Layer):
         Parameters
         ----------
         input : array_like
-            Of the shape that the layer was connected with, but for axes whose size is free.
+            Of the shape that the layer was connected with, except for axes of any size.
         train : bool
             Whether to use, and to keep, the statistics of the batch; if not, the running ones.
         mask : ndarray, shape (N, T), optional
@@ -214,7 +214,7 @@ class BatchNormalization(BatchNormal):
 
 
 def check_epsilon(layer: Layer, epsilon: Any) -> float:
-    """Return `epsilon`, which no one gives as an integer but who means the axis."""
+    """Return `epsilon`; an integer was probably meant as the axis."""
     if isinstance(epsilon, int | np.integer) and not isinstance(epsilon, bool):
         rule = "`epsilon` must be a small float; an axis is given by name, `axis=1`"
         raise layer._error(rule, epsilon=epsilon)

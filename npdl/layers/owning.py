@@ -1,4 +1,4 @@
-"""What a layer owns: parameters, and further layers."""
+"""The parameters and sublayers of a layer."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Owner(Checked):
     regularizer: Regularizer | None = None
 
     _trainable: bool = True
-    #: The dtypes of parameters that a file has in another one than the model's, by name.
+    #: The dtypes of parameters that differ from the model's in a file, by name.
     _dtypes: Mapping[str, Any] = MappingProxyType({})
-    #: The layer's own parameters by name; a forward pass reads it, which is quicker than a view.
+    #: The layer's own parameters by name; faster to read in a forward pass than a view.
     _named: Mapping[str, Parameter] = MappingProxyType({})
 
     def add_parameter(self, name: str, value: ArrayLike, trainable: bool = True) -> NDArray:
@@ -122,7 +122,7 @@ class Owner(Checked):
         Raises
         ------
         ValueError
-            If their number, or a shape, is another one; nothing is changed then.
+            If their number, or a shape, differs; nothing is changed then.
         """
         own = list(named_arrays(self))
         new = [np.asarray(array) for array in weights]
@@ -160,13 +160,13 @@ class Owner(Checked):
 
 
 def keeps_its_arrays(layer: Any) -> bool:
-    """Whether `params` and `grads` are npdl's own, so that their arrays stay the same ones."""
+    """Whether `params` and `grads` are npdl's, whose arrays stay the same objects."""
     return type(layer).params is Owner.params and type(layer).grads is Owner.grads
 
 
 def named_arrays(layer: Any) -> Iterator[tuple[str, NDArray, bool]]:
     """Yield (name, array, trained or not) of all arrays of a layer, ``"W"``, ``"dense_1/W"``."""
-    if type(layer).params is not Owner.params:  # a list of the user's own
+    if type(layer).params is not Owner.params:  # a user's list
         for i, array in enumerate(layer.params):
             yield str(i), array, True
         return
@@ -178,7 +178,7 @@ def named_arrays(layer: Any) -> Iterator[tuple[str, NDArray, bool]]:
 
 
 def twin(layer: Any) -> Any:
-    """A copy of a layer that shares its weights, with gradients and a memory of its own."""
+    """A copy of a layer that shares its weights, with its own gradients and caches."""
     memo: dict[int, Any] = {}
     inner = [*every_layer([layer])]
     for one in inner:
@@ -194,7 +194,7 @@ def twin(layer: Any) -> Any:
 def relocate(layer: Any, parameter: Parameter, value: NDArray, grad: NDArray | None) -> None:
     """Move a parameter to other arrays, which get what the old ones hold.
 
-    A layer of a user's own may keep the same arrays as attributes: they are replaced too.
+    A user's layer may keep the same arrays as attributes: they are replaced too.
     """
     for field, new in (("value", value), ("grad", grad)):
         old = getattr(parameter, field)

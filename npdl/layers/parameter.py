@@ -20,11 +20,11 @@ class Parameter:
     grad : ndarray or None
         Gradient of the loss in `value`, filled by each backward pass; None where not `trainable`.
     trainable : bool
-        Whether training changes it. Setting it to False drops `grad`, and nothing is computed for
-        it from then on.
+        Whether training changes it. Setting it to False drops `grad`, which is then no longer
+        computed.
     learns : bool
         False for arrays that are part of the layer's state but have no gradient, such as running
-        means: freezing and unfreezing a layer leaves them alone.
+        means: freezing and unfreezing a layer does not affect them.
     """
 
     #: `home` is the place of value and gradient in the arrays of a model, see `npdl.layers.flat`.

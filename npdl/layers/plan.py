@@ -48,7 +48,7 @@ class Step:
     free : tuple of int
         The slots that no later step reads.
     built : object
-        `owner.out_shape` at the time of planning: another object after the layer is built anew.
+        `owner.out_shape` at the time of planning: another object if the layer is built again.
     """
 
     __slots__ = ("built", "free", "layer", "owner", "shapes", "sources", "targets")
@@ -71,8 +71,8 @@ class Step:
 def without_padding(x: Any, mask: NDArray | None) -> Any:
     """The input `x`, with zeros in its masked steps.
 
-    What they hold must not count anywhere: a convolution over the steps sees the steps beside it,
-    and 0 times inf or nan is nan in a gradient.
+    Their content must have no effect: a convolution over the steps reads neighbouring steps, and 0
+    times inf or nan is nan in a gradient.
     """
     if mask is None or getattr(x, "dtype", np.dtype(int)).kind != "f" or x.ndim < 3:
         return x
@@ -149,7 +149,7 @@ class Plan:
         self._makes_masks = any(layer.makes_mask for layer in every_layer(self.layers))
         self._blank: list[Any] = [None] * (self.n_slots - len(self.in_shapes))
         self._sums: dict[int, NDArray] = {}
-        #: The first step that has to be walked back; the slots whose gradient somebody needs.
+        #: The first step that has to be walked back; the slots whose gradient is needed.
         self._lowest = 0
         self._needed: list[bool] | None = None
 
@@ -188,7 +188,7 @@ class Plan:
             self._find_free()
 
     def rewired(self, entries: Sequence[Value]) -> Plan:
-        """The plan of the same calls, for inputs of other sizes; no layer is built anew.
+        """The plan of the same calls, for inputs of other sizes; no layer is built again.
 
         Raises
         ------
@@ -204,7 +204,7 @@ class Plan:
 
     def fits(self) -> bool:
         """Whether every layer is still built as it was when the plan was made."""
-        for step in self.steps:  # asked at each prediction: a loop is quicker than `all`
+        for step in self.steps:  # checked at each prediction: a loop is faster than `all`
             if step.owner.out_shape is not step.built:
                 return False
         return True
@@ -212,7 +212,7 @@ class Plan:
     # ------------------------------------------------------------------------------- training
 
     def begin_training(self, input_grads: bool = False) -> None:
-        """Let layers keep their arrays from step to step, and leave out needless gradients.
+        """Let layers keep their arrays from step to step, and skip unused gradients.
 
         Parameters
         ----------
@@ -233,7 +233,7 @@ class Plan:
         self._needed = needed
 
     def end_training(self) -> None:
-        """Take back what `begin_training` did."""
+        """Undo `begin_training`."""
         self._needed, self._lowest, self._sums = None, 0, {}
         for step in self.steps:
             step.layer.end_training()
@@ -332,7 +332,7 @@ class Plan:
         steps = self.steps[:-1] if linear else self.steps
         for step in steps:
             layer = step.layer
-            # A layer of the user's own need not know about training.
+            # A user's layer need not take `train`.
             if forward_takes(type(layer).forward)[0]:
                 x = layer.forward(x, train=train)
             else:

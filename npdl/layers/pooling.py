@@ -13,12 +13,12 @@ from npdl._ext import kernels
 from npdl.layers._windows import SIDES, check_sides, windows
 from npdl.layers.base import Layer, Shape, cached_by_shape, shape_fits
 
-#: Pixels of an image that the kernels can number.
+#: Largest number of pixels of an image: the kernels index them as int32.
 _MOST = 2**31 - 1
 
 
 class _Geometry(NamedTuple):
-    """A pooling of arrays of one shape."""
+    """The geometry of pooling arrays of one shape."""
 
     out_shape: tuple[int, ...]
     images: tuple[int, int, int, int]  # the input, as the kernels see it
@@ -80,7 +80,7 @@ class Pooling(Layer):
             dx[~real] = 0
         return dx
 
-    #: What a masked step counts as.
+    #: The value that masked steps are replaced with.
     _neutral = 0.0
 
     def _pool(self, x: NDArray, y: NDArray, geometry: Any, train: bool) -> NDArray | None:
@@ -202,13 +202,13 @@ class _Pooling2D(_Windows):
         ----------
         input : array_like, shape (N, C, H, W) or (N, H, W)
         train : bool
-            Whether to remember what `backward` needs.
+            Whether to keep what `backward` needs.
         """
         return self._forward(input, train)
 
     def _geometry(self, shape: Any) -> _Geometry:
         plan = _image_geometry(shape, self.pool_size, self.stride, self.padding)
-        if plan is None:  # one of these says why
+        if plan is None:  # one of these raises the error
             self._check_shape(shape, ("N", "H", "W") if len(shape) == 3 else ("N", "C", "H", "W"))
             self.build(shape)
             raise self._error(f"An image must have at most {_MOST} pixels", shape=shape)
@@ -245,7 +245,7 @@ class _Pooling1D(_Windows):
         ----------
         input : array_like, shape (N, T, D)
         train : bool
-            Whether to remember what `backward` needs.
+            Whether to keep what `backward` needs.
         mask : array_like, shape (N, T), optional
             Steps with 0 are left out. A window without any other step gives 0.
         """
@@ -262,7 +262,7 @@ class _Pooling1D(_Windows):
 
     def _geometry(self, shape: Any) -> _Geometry:
         plan = _step_geometry(shape, self.pool_size, self.stride, self.padding)
-        if plan is None:  # one of these says why
+        if plan is None:  # one of these raises the error
             self._check_shape(shape, ("N", "T", "D"))
             self._count(shape[1])
             raise self._error(f"A sample must have at most {_MOST} numbers", shape=shape)
@@ -324,12 +324,12 @@ class MaxPooling(_Pooling2D, _Max):
         How far windows reach beyond the image. "same": so that there are ``ceil(H / SH)`` rows of
         windows, one pixel further below and on the right where the number is odd. Numbers: above
         and below, left and right, ``((top, bottom), (left, right))``; each smaller than the window.
-        What lies beside the image never is the largest.
+        Pixels outside the image are never the largest.
     """
 
 
 class MeanPooling(_Pooling2D, _Mean):
-    """Mean of each window of an image. What lies beside the image does not count.
+    """Mean of each window of an image. Pixels outside the image do not count.
 
     See `MaxPooling` for the shapes. A mean is exact to rounding however many pixels a window has.
 
@@ -347,8 +347,8 @@ class MeanPooling(_Pooling2D, _Mean):
 class MaxPooling1D(_Pooling1D, _Max):
     """Largest value of each window of steps, for each feature.
 
-    Input of shape (N, T, D) gives output of shape (N, T', D). Masked steps are left out; the mask
-    that goes on has 1 for windows with a real step, and the others give 0.
+    Input of shape (N, T, D) gives output of shape (N, T', D). Masked steps are left out; the new
+    mask is 1 for windows with a real step, and the output of the others is 0.
 
     Parameters
     ----------
@@ -396,7 +396,7 @@ class _Global(Pooling):
         ----------
         input : array_like, shape (N, C, H, W) or (N, T, D)
         train : bool
-            Whether to remember what `backward` needs.
+            Whether to keep what `backward` needs.
         mask : array_like, shape (N, T), optional
             Steps with 0 are left out, whatever they hold. Not for images.
         """

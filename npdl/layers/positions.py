@@ -1,4 +1,4 @@
-"""Embeddings of the places of steps."""
+"""Embeddings of the positions of steps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from npdl.layers.base import Layer, ParameterView, Shape
 
 
 class PositionEmbedding(Layer):
-    """Add a learned vector to each step, which tells the places of the steps apart.
+    """Add a learned vector to each step, which encodes its position.
 
     Input of shape (N, T, D) gives output of this shape, for T up to `length`.
 
@@ -56,7 +56,7 @@ class PositionEmbedding(Layer):
         ----------
         input : array_like, shape (N, T, D)
         train : bool
-            Whether to remember what `backward` needs.
+            Whether to keep what `backward` needs.
         mask : array_like, shape (N, T), optional
             0 for padding, whose gradients are then left out.
         """

@@ -1,7 +1,7 @@
 """Recurrent layers over batches of sequences, input of shape (N, T, n_in).
 
-The formulas, and the layout of the one weight matrix `AllW` of each layer, stand in
-``npdl._ext.rnn_np``. The layers differ in their kernels and the number of their gates.
+The formulas, and the layout of the weight matrix `AllW` of each layer, are in ``npdl._ext.rnn_np``.
+The layers differ in their kernels and the number of their gates.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Gated(Recurrent):
     ----------
     gate_activation : str or Activation
     need_grad : bool
-        Whether a forward pass remembers what `backward` needs.
+        Whether a forward pass keeps what `backward` needs.
     **kwargs
         The arguments of `Recurrent`.
     """
@@ -81,7 +81,7 @@ class GRU(Gated):
     gate_activation : str or Activation
         Of z and r.
     need_grad : bool
-        Whether a forward pass remembers what `backward` needs.
+        Whether a forward pass keeps what `backward` needs.
     reset_after : bool, keyword-only
         True is the default of Keras, and the only form of PyTorch and cuDNN.
     **kwargs
@@ -115,9 +115,9 @@ class LSTM(Gated):
     gate_activation : str or Activation
         Of i, f and o.
     need_grad : bool
-        Whether a forward pass remembers what `backward` needs.
+        Whether a forward pass keeps what `backward` needs.
     forget_bias_num : float
-        What the bias of f starts at.
+        Initial value of the bias of f.
     **kwargs
         The arguments of `Recurrent`; `activation` is that of g and of the output.
 
@@ -173,7 +173,7 @@ class LSTM(Gated):
             The first cell state and output; if not given, zero, or where the last batch ended if
             `stateful`.
         train : bool
-            Whether to remember what `backward` needs, and to set `hn` and `cn`.
+            Whether to keep what `backward` needs, and to set `hn` and `cn`.
 
         Returns
         -------

@@ -44,7 +44,7 @@ class _Resizing(Layer):
         ----------
         input : array_like, shape (N, C, H, W) or (N, H, W); of a 1-D layer (N, T, D)
         train : bool
-            Whether to remember what `backward` needs.
+            Whether to keep what `backward` needs.
         """
         x = self._as_array(input)
         wanted = next((s for s in self._shapes if len(s) == x.ndim), self._shapes[-1])
@@ -110,7 +110,7 @@ class UpSampling1D(_Resizing):
     Parameters
     ----------
     size : int
-        How often.
+        Number of repetitions.
     """
 
     _shapes = (("N", "T", "D"),)
@@ -137,14 +137,14 @@ class UpSampling1D(_Resizing):
 
 
 def _inside(array: NDArray, sides: Sides) -> NDArray:
-    """The view of an array, its last axes without so many entries before and after."""
+    """A view without some entries at the beginning and end of the last axes."""
     axes = zip(array.shape[array.ndim - len(sides) :], sides)
     inside: tuple[Any, ...] = tuple(slice(before, size - after) for size, (before, after) in axes)
     return array[(..., *inside)]
 
 
 def _grown(shape: Any, sides: Sides, sign: int) -> tuple[Any, ...]:
-    """The shape with so many more entries on the sides of its last axes, or with so many fewer."""
+    """The shape with entries added to, or removed from, both ends of its last axes."""
     start = len(shape) - len(sides)
     ends = (
         None if size is None else size + sign * (before + after)

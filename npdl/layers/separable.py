@@ -1,4 +1,4 @@
-"""Depthwise and separable convolutions: channel by channel, and then across the channels."""
+"""Depthwise and separable convolutions: first of each channel, then across the channels."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ class _Separable(Layer):
         ----------
         input : array_like, shape (N, C, H, W); of the 1-D layer (N, T, D)
         train : bool
-            Whether to remember what `backward` needs.
+            Whether to keep what `backward` needs.
         """
         return self.pointwise.forward(self.depthwise.forward(input, train), train)
 
@@ -270,7 +270,7 @@ class SeparableConvolution1D(_Separable):
 
 
 class _Source:
-    """What a sublayer is connected to."""
+    """The shape that a sublayer is connected to."""
 
     def __init__(self, out_shape: Any) -> None:
         self.out_shape = out_shape

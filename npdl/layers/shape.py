@@ -34,7 +34,7 @@ class Reshaping(Layer):
         ----------
         input : array_like
         train : bool
-            Whether to remember what `backward` needs.
+            Whether to keep what `backward` needs.
         """
         x = np.ascontiguousarray(input)
         y = x.reshape(self._reshaped(x.shape))  # type: ignore[arg-type]
@@ -50,7 +50,7 @@ class Reshaping(Layer):
 
 
 class Flatten(Reshaping):
-    """Keep the first ``outdim - 1`` axes and make one of all that follow.
+    """Keep the first ``outdim - 1`` axes and flatten the rest into one.
 
     Parameters
     ----------
@@ -94,12 +94,12 @@ class DimShuffle(Reshaping):
 
 
 class Reshape(Reshaping):
-    """Give each sample another shape; its numbers keep their order.
+    """Reshape each sample; its numbers keep their order.
 
     Parameters
     ----------
     shape : int or sequence of int
-        Of a sample: without the sample axis. One size may be -1: as large as it has to be.
+        Of a sample, without the sample axis. One size may be -1: it is inferred.
 
     Notes
     -----
@@ -129,7 +129,7 @@ class Reshape(Reshaping):
 
 @cached_by_shape
 def _reshaped(shape: Any, wanted: Any) -> Any:
-    """The new shape; None if it does not hold as many numbers. What is not known yet may fit."""
+    """The new shape; None if it holds another number of elements. Unknown sizes may fit."""
     fixed = math.prod(size for size in wanted if size != -1)
     if None in shape[1:]:
         return shape[0], *(None if size == -1 else size for size in wanted)
@@ -141,7 +141,7 @@ def _reshaped(shape: Any, wanted: Any) -> Any:
 
 
 class Permute(Layer):
-    """Put the axes of each sample into another order.
+    """Permute the axes of each sample.
 
     Parameters
     ----------
@@ -176,7 +176,7 @@ class Permute(Layer):
         ----------
         input : array_like
         train : bool
-            Whether to remember what `backward` needs.
+            Whether to keep what `backward` needs.
         """
         x = np.asarray(input)
         self._check_rank(x.shape, len(self.axes) + 1)
@@ -225,7 +225,7 @@ class RepeatVector(Layer):
         ----------
         input : array_like, shape (N, D)
         train : bool
-            Whether to remember what `backward` needs.
+            Whether to keep what `backward` needs.
         """
         x = self._checked_array(input, ("N", "D"))
         shape = len(x), self.n, x.shape[1]

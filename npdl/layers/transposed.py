@@ -1,4 +1,4 @@
-"""Transposed convolutions: from few pixels, or steps, to more."""
+"""Transposed convolutions: from fewer pixels, or steps, to more."""
 
 from __future__ import annotations
 

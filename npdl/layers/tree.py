@@ -1,4 +1,4 @@
-"""Layers and what they own: names, arrays, layers in layers."""
+"""Trees of layers and sublayers: their names and numbers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from npdl._checks import complaint
 from npdl._registry import snake_case
 from npdl.layers._names import LayerType
 
-#: While a network is written: a number for each layer that stands in it more than once, by its id;
-#: and the layers that were written already.
+#: While a network is written: a number for each layer that occurs more than once, by its id; and
+#: the layers that were written already.
 _shared: ContextVar[tuple[dict[int, int], set[int]] | None] = ContextVar("_shared", default=None)
 
 
@@ -32,7 +32,7 @@ def writing(layers: Iterable[Any]) -> Iterator[None]:
 
 
 def shared_number(layer: Any) -> tuple[int | None, bool]:
-    """The number of a layer that stands in a network more than once, and whether it was written."""
+    """The number of a layer that occurs more than once, and whether it was written."""
     numbers, written = _shared.get() or ({}, set())
     number = numbers.get(id(layer))
     before = id(layer) in written
@@ -85,7 +85,7 @@ def unique_names(
 
 
 def every_layer(layers: Iterable[Any]) -> Iterator[Any]:
-    """Yield the layers and all that they own, outer ones first."""
+    """Yield the layers and all their sublayers, outer ones first."""
     for layer in layers:
         yield layer
         yield from every_layer(layer.sublayers)

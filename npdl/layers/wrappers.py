@@ -1,4 +1,4 @@
-"""Layers around layers: both directions of a recurrent layer, a layer on every step."""
+"""Wrappers: both directions of a recurrent layer, and a layer applied to every step."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Bidirectional(Layer):
         The forward direction. With ``return_sequence=True`` the output has all steps, else it is
         what each direction ends with: that of the last step, and that of the first.
     merge_mode : {"concat", "sum", "mul", "ave"} or None
-        How the two outputs become one; None returns both.
+        How the two outputs are merged; None returns both.
     backward_layer : Recurrent, optional, keyword-only
-        The backward direction; a layer with the options of `layer` if not given. Its own
-        `go_backwards` does not matter.
+        The backward direction; a layer with the options of `layer` if not given. Its `go_backwards`
+        is ignored.
 
     Notes
     -----
@@ -136,7 +136,7 @@ class Bidirectional(Layer):
         mask : array_like, shape (N, T), optional
             A step where it is 0 keeps the state as it was, in both directions.
         train : bool
-            Whether to remember what `backward` needs.
+            Whether to keep what `backward` needs.
 
         Returns
         -------
@@ -263,7 +263,7 @@ def _like(layer: Any) -> Any:
 
 
 class TimeDistributed(Layer):
-    """A layer on every step by itself: (N, T, ...) is (N*T, ...) for it.
+    """Apply a layer to every step separately: it sees (N, T, ...) as (N*T, ...).
 
     Parameters
     ----------
@@ -300,7 +300,7 @@ class TimeDistributed(Layer):
         ----------
         input : array_like, shape (N, T, ...)
         train : bool
-            Whether to remember what `backward` needs.
+            Whether to keep what `backward` needs.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""Figures that tell how good a model is, over a whole set of samples."""
+"""Metrics: measures of how good a model is, over a whole set of samples."""
 
 from npdl.metrics.base import FunctionMetric, MeanMetric, Metric, get, register
 from npdl.metrics.classification import (

@@ -1,4 +1,4 @@
-"""The base of the metrics: figures over a whole set of samples, whatever its batches.
+"""The base of the metrics: values over a whole set of samples, independent of its batches.
 
 Letters: N samples, K classes. `y_true` are targets, `y_pred` outputs of the network, in the order
 and under the names of Keras.
@@ -27,27 +27,27 @@ from npdl._registry import (
 
 
 class Metric(Configurable):
-    """A figure that is collected batch by batch; to be subclassed.
+    """Base class of metrics, which are accumulated batch by batch.
 
     A subclass defines `update_state`, `result` and `reset_state`, as in Keras; and `direction`, if
-    callbacks are to watch it without being told which way is better. A model hands on only what
-    counts: steps that a mask leaves out, and classes that the loss ignores, never arrive here.
+    callbacks should know which direction is better. A model passes only the items that count,
+    without masked steps and classes that the loss ignores.
 
     Parameters
     ----------
     name : str, optional
-        What it is called in logs and histories; by default the class's name in snake case.
+        Its name in logs and histories; by default the class's name in snake case.
     """
 
     _former = MappingProxyType({"_values": "values"})
 
-    #: Which way is better: "max" or "min"; None where that is not known.
+    #: Which direction is better: "max" or "min"; None if unknown.
     direction: str | None = None
-    #: The name by which a user asked for it, if it is not `name`; logs know it too.
+    #: The name by which it was requested, if it is not `name`; logs find it too.
     alias: str | None = None
     #: Whether `result` is cheap enough to be shown after every batch.
     in_batch_logs = True
-    #: What was counted, for those whose sums are arrays.
+    #: The accumulated sums, for metrics whose sums are arrays.
     _sums: Any = None
 
     def __init__(self, name: str | None = None) -> None:
@@ -59,7 +59,7 @@ class Metric(Configurable):
         return {"class": config_name(self), **super().get_config()}
 
     def bind(self, loss: Any) -> None:
-        """Called by `Model.compile` with the loss, which tells what the outputs mean."""
+        """Called by `Model.compile` with the loss, which defines the meaning of the outputs."""
 
     def update_state(
         self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None
@@ -77,23 +77,23 @@ class Metric(Configurable):
         raise NotImplementedError(f"{type(self).__name__} must define update_state.")
 
     def result(self) -> Any:
-        """Return the figure over all that was counted since `reset_state`."""
+        """Return the value over everything counted since `reset_state`."""
         raise NotImplementedError(f"{type(self).__name__} must define result.")
 
     def reset_state(self) -> None:
-        """Forget what was counted."""
+        """Reset the sums."""
         raise NotImplementedError(f"{type(self).__name__} must define reset_state.")
 
     def get_state(self) -> dict[str, Any]:
-        """Return what was counted so far: all attributes that start with ``_sum``."""
+        """Return the sums so far: all attributes that start with ``_sum``."""
         return {k: v for k, v in vars(self).items() if k.startswith("_sum")}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `get_state` returned."""
+        """Continue from what `get_state` returned."""
         vars(self).update(state)
 
     def merge_state(self, metrics: Iterable[Any]) -> None:
-        """Add what other metrics of this kind have counted: all that starts with ``_sum``.
+        """Add the sums of other metrics of this kind: all attributes that start with ``_sum``.
 
         Parameters
         ----------
@@ -108,7 +108,7 @@ class Metric(Configurable):
     def __call__(
         self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None
     ) -> Any:
-        """Count one batch, and return the figure so far."""
+        """Count one batch, and return the value so far."""
         self.update_state(y_true, y_pred, sample_weight)
         return self.result()
 
@@ -151,17 +151,17 @@ class MeanMetric(Metric):
             self._sum_weights += float(weights.sum(dtype=np.float64))
 
     def result(self) -> float:
-        """The mean; nan of nothing."""
+        """The mean, or nan if there were no items."""
         return self._sum / self._sum_weights if self._sum_weights else float("nan")
 
     def reset_state(self) -> None:
-        """Forget what was counted."""
+        """Reset the sums."""
         self._sum = 0.0
         self._sum_weights = 0.0
 
 
 class FunctionMetric(MeanMetric):
-    """What a function computes from the targets and outputs of a whole set.
+    """A function of the targets and outputs of a whole set as a metric.
 
     A function that returns a value for each item is averaged. One that returns a single number is
     called once, at the end, with all targets and outputs, which are kept until then.
@@ -171,7 +171,7 @@ class FunctionMetric(MeanMetric):
     function : callable
         ``function(y_true, y_pred)``. Where the outputs have a last axis of length 1 and the targets
         lack it, the targets get it; class numbers lose theirs. Among weighted metrics, one that
-        returns a single number must take `sample_weight` too; one that takes it is to return a
+        returns a single number must take `sample_weight` too; one that takes it must return a
         single number.
     name : str, optional
         That of the function by default.
@@ -193,7 +193,7 @@ class FunctionMetric(MeanMetric):
 
     @property
     def in_batch_logs(self) -> bool:  # type: ignore[override]
-        """Not where the function takes the whole set."""
+        """False if the function takes the whole set."""
         return not self._whole
 
     def update_state(
@@ -228,7 +228,7 @@ class FunctionMetric(MeanMetric):
         self._sum_of.append([np.array(part) for part in parts])
 
     def result(self) -> float:
-        """The figure; nan of nothing."""
+        """The value, or nan if there were no items."""
         if not self._sum_of:
             return super().result()
         ranks = {tuple(part.shape[1:] for part in parts) for parts in self._sum_of}
@@ -240,24 +240,24 @@ class FunctionMetric(MeanMetric):
         return float(self.function(y, p, **more))
 
     def reset_state(self) -> None:
-        """Forget what was counted."""
+        """Reset the sums."""
         super().reset_state()
         self._whole = False
         self._sum_of: list[list[NDArray]] = []
 
     def get_state(self) -> dict[str, Any]:
-        """Return what was counted so far."""
+        """Return the sums so far."""
         sums = {"_sum": self._sum, "_sum_weights": self._sum_weights}
         return {**sums, "batches": [list(parts) for parts in self._sum_of]}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `get_state` returned."""
+        """Continue from what `get_state` returned."""
         self._sum, self._sum_weights = float(state["_sum"]), float(state["_sum_weights"])
         self._sum_of = [[np.asarray(part) for part in parts] for parts in state["batches"]]
         self._whole = bool(self._sum_of)
 
     def merge_state(self, metrics: Iterable[Any]) -> None:
-        """Add what other metrics of this kind have counted."""
+        """Add the sums of other metrics of this kind."""
         super().merge_state(metrics := list(metrics))
         self._whole = self._whole or any(other._whole for other in metrics)
 
@@ -265,7 +265,7 @@ class FunctionMetric(MeanMetric):
     def _takes_weights(self) -> bool:
         try:
             return "sample_weight" in inspect.signature(self.function).parameters
-        except ValueError:  # a function written in C tells nothing
+        except ValueError:  # a function written in C has no signature
             return False
 
 
@@ -312,10 +312,10 @@ def get(metric: Any) -> Metric:
     Parameters
     ----------
     metric : str, Metric, class, dict or function
-        ``"accuracy"``, ``"top_k"``, ``"f1"``, ...: a name is also what the figure is called in
-        logs; accuracy is called ``acc`` there, and is found under the name that was given too. An
-        instance is returned as it is; a dict is what `Metric.get_config` returned, or holds a name
-        and arguments; a function ``f(y_true, y_pred)`` becomes a `FunctionMetric`.
+        ``"accuracy"``, ``"top_k"``, ``"f1"``, ...: the name is also used in logs, where accuracy is
+        ``acc`` and is found under the given name too. An instance is returned as it is; a dict is
+        what `Metric.get_config` returned, or holds a name and arguments; a function ``f(y_true,
+        y_pred)`` becomes a `FunctionMetric`.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Metrics of classifiers, all from one reading of what the outputs decide."""
+"""Metrics of classifiers, all from the same predicted classes."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _INT64 = np.dtype(np.int64)
 def true_and_predicted(
     y_true: NDArray, y_pred: NDArray, threshold: float | None = None
 ) -> tuple[NDArray, NDArray]:
-    """What is true, and what the outputs decide, as two arrays of one shape.
+    """True and predicted classes, as two arrays of one shape.
 
     Parameters
     ----------
     y_true : ndarray
         One-hot like `y_pred`, or class numbers of shape (N, ...).
     y_pred : ndarray, shape (N, ..., K), or (N, 1) or (N,)
-        Scores of K classes, of which the greatest wins; or of a single one.
+        Scores of K classes, of which the largest is predicted; or of a single one.
     threshold : float, optional
-        Take each output for an answer of its own, a yes above this, whatever K is. A single
-        output always is one; its threshold is 0.5 if none is given.
+        Treat each output as its own yes-or-no decision: yes above this threshold, for any K. A
+        single output always is one; its threshold is 0.5 by default.
 
     Returns
     -------
@@ -55,12 +55,12 @@ def true_and_predicted(
 
 
 def right_answers(y_true: NDArray, y_pred: NDArray) -> NDArray | None:
-    """What `true_and_predicted` comes to for rows of scores, by one kernel.
+    """Whether each row's prediction is right (see `true_and_predicted`), by one kernel call.
 
     Returns
     -------
     ndarray of bool, shape (N, ...), or None
-        Whether each decision is right. None where the arrays are not such that a kernel takes them:
+        Whether each prediction is right. None if the kernel does not take such arrays: it takes
         class numbers of int64, or rows of the dtype of the scores.
     """
     shape, dtype = y_pred.shape, y_pred.dtype
@@ -77,12 +77,12 @@ def right_answers(y_true: NDArray, y_pred: NDArray) -> NDArray | None:
 
 
 def loss_threshold(loss: Any) -> float | None:
-    """The threshold where a loss takes each output for an answer of its own; else None."""
+    """The threshold of a loss that treats each output as a yes-or-no decision; else None."""
     return getattr(loss, "threshold", None)
 
 
 class ThresholdedMetric(Metric):
-    """Base of the metrics that count decisions.
+    """Base of the metrics that count predictions.
 
     Parameters
     ----------
@@ -106,12 +106,12 @@ class ThresholdedMetric(Metric):
 
 @register("acc", "categorical_accuracy", "sparse_categorical_accuracy")
 class Accuracy(ThresholdedMetric, MeanMetric):
-    """Fraction of right decisions, for one-hot targets, class numbers, and yes or no.
+    """Fraction of right predictions, for one-hot targets, class numbers, and yes or no.
 
     Parameters
     ----------
     threshold : float, optional
-        Count each output by itself, a yes above this.
+        Count each output separately: yes above this threshold.
     name : str, optional
     """
 
@@ -131,7 +131,7 @@ class Accuracy(ThresholdedMetric, MeanMetric):
 
 @register()
 class BinaryAccuracy(Accuracy):
-    """Fraction of right answers, each output being one of its own.
+    """Fraction of right predictions, with each output a yes-or-no decision.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ class BinaryAccuracy(Accuracy):
     *("top_k", "top_k_categorical_accuracy", "sparse_top_k_categorical_accuracy"),
 )
 class TopKAccuracy(MeanMetric):
-    """Fraction of samples whose class is among the `k` greatest outputs.
+    """Fraction of samples whose class is among the `k` largest outputs.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ class TopKAccuracy(MeanMetric):
         """Return the value of each item; see `MeanMetric.values`."""
         truth, _ = class_rows(y_true, y_pred)
         own = np.take_along_axis(y_pred, truth[..., None], -1)
-        # nan is greater than nothing, so that it is asked for what is not below.
+        # No number is larger than nan, so count what is not below.
         return (~(y_pred <= own)).sum(axis=-1) < self.k
 
 
@@ -177,7 +177,7 @@ class Perplexity(MeanMetric):
     Parameters
     ----------
     from_logits : bool
-        Whether the outputs are logits instead of probabilities; a loss that is told so is enough.
+        Whether the outputs are logits instead of probabilities; by default as the loss has it.
     name : str, optional
     """
 
@@ -188,7 +188,7 @@ class Perplexity(MeanMetric):
         self.from_logits = self._logits = bool(from_logits)
 
     def bind(self, loss: Any) -> None:
-        """Ask the loss whether the outputs are logits."""
+        """Take from the loss whether the outputs are logits."""
         self._logits = self.from_logits or bool(getattr(loss, "from_logits", False))
 
     def values(self, y_true: NDArray, y_pred: NDArray) -> NDArray:
@@ -201,7 +201,7 @@ class Perplexity(MeanMetric):
         return top + np.log(np.exp(z - top[..., None]).sum(axis=-1)) - own
 
     def result(self) -> float:
-        """The perplexity; nan of nothing."""
+        """The perplexity, or nan if there were no items."""
         with np.errstate(over="ignore"):
             return float(np.exp(super().result()))
 
@@ -217,7 +217,7 @@ def class_rows(y_true: NDArray, y_pred: NDArray) -> tuple[NDArray, NDArray]:
 
 
 class _Counting(ThresholdedMetric):
-    """Counts, for each class or label: how often it is right, decided, and true."""
+    """Counts, for each class or label: how often it is right, predicted, and true."""
 
     direction = "max"
 
@@ -261,15 +261,15 @@ class _Counting(ThresholdedMetric):
         self._sums = self._sums + np.array(counts, np.float64)
 
     def reset_state(self) -> None:
-        """Forget what was counted."""
-        self._sums = 0.0  # right, decided, true: shape (3, K) once something was counted
+        """Reset the sums."""
+        self._sums = 0.0  # right, predicted, true: shape (3, K) after the first batch
 
     def _ratio(self, right: NDArray, decided: NDArray, true: NDArray) -> NDArray:
-        """Numerator and denominator of the figure."""
+        """Numerator and denominator of the value."""
         raise NotImplementedError
 
     def result(self) -> Any:
-        """The figure: an array for `average` None, else a float; 0 where nothing was decided."""
+        """The value: an array for `average` None, else a float; 0 where nothing was predicted."""
         if np.ndim(self._sums) == 0:
             return float("nan")
         sums = self._sums
@@ -282,24 +282,24 @@ class _Counting(ThresholdedMetric):
         if self.average is None and self.class_id is None:
             return ratio
         _, decided, true = sums
-        # As in scikit-learn: a class that neither is true nor was decided does not count.
+        # As in scikit-learn: a class that is neither true nor predicted does not count.
         weights = true if self.average == "weighted" else (decided + true > 0).astype(float)
         return float(ratio @ weights / weights.sum()) if weights.any() else 0.0
 
 
 @register()
 class Precision(_Counting):
-    """The fraction of what was decided that is true.
+    """The fraction of the predictions of a class that are right.
 
     Parameters
     ----------
     average : {'macro', 'micro', 'weighted', None}
-        Over classes: the mean of theirs, from all decisions together, the mean weighted by how
-        often each is true, or an array of each. A single output has one figure, whatever this is.
+        Over classes: the plain mean, from all predictions together, the mean weighted by how often
+        each class is true, or an array. A single output has one value in any case.
     class_id : int, optional
-        This class alone.
+        Only this class.
     threshold : float, optional
-        Count each output by itself, a yes above this.
+        Count each output separately: yes above this threshold.
     name : str, optional
     """
 
@@ -309,7 +309,7 @@ class Precision(_Counting):
 
 @register()
 class Recall(_Counting):
-    """The fraction of what is true that was decided.
+    """The fraction of the samples of a class that were predicted.
 
     Parameters
     ----------
@@ -337,7 +337,7 @@ class F1Score(_Counting):
 
 @register()
 class ConfusionMatrix(ThresholdedMetric):
-    """How often class i was taken for class j, at row i, column j.
+    """Number of samples of class i that were predicted as class j, at row i, column j.
 
     Parameters
     ----------
@@ -366,7 +366,7 @@ class ConfusionMatrix(ThresholdedMetric):
         self._sums = self._sums + counts.reshape(size, size)
 
     def reset_state(self) -> None:
-        """Forget what was counted."""
+        """Reset the sums."""
         self._sums = 0
 
     def result(self) -> NDArray:

@@ -1,4 +1,4 @@
-"""The area under a curve, from the exact order of all scores."""
+"""Areas under curves, computed exactly from all scores."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class AUC(Metric):
     curve : {'ROC', 'PR'}
         'PR' is the average precision, ``Σ (R_i - R_{i-1}) P_i``, without interpolation.
     multi_label : bool
-        Take each output for an answer of its own; binary cross-entropy as a loss is enough.
+        Treat each output as a yes-or-no decision; implied by binary cross-entropy as the loss.
     name : str, optional
     """
 
@@ -40,7 +40,7 @@ class AUC(Metric):
         self.multi_label = self._labels = bool(multi_label)
 
     def bind(self, loss: Any) -> None:
-        """Ask the loss whether each output is an answer of its own."""
+        """Take from the loss whether each output is a yes-or-no decision."""
         self._labels = self.multi_label or loss_threshold(loss) is not None
 
     def update_state(
@@ -66,7 +66,7 @@ class AUC(Metric):
         self._sum_of.append((yes.copy(), scores.copy(), weights.copy()))
 
     def reset_state(self) -> None:
-        """Forget all scores."""
+        """Discard all scores."""
         self._sum_of: list[tuple[NDArray, NDArray, NDArray]] = []
 
     def get_state(self) -> dict[str, Any]:
@@ -74,11 +74,11 @@ class AUC(Metric):
         return {"batches": [list(batch) for batch in self._sum_of]}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `get_state` returned."""
+        """Continue from what `get_state` returned."""
         self._sum_of = [tuple(map(np.asarray, batch)) for batch in state["batches"]]  # type: ignore[misc]
 
     def result(self) -> float:
-        """The area; nan of nothing."""
+        """The area, or nan if there were no samples."""
         if not self._sum_of:
             return float("nan")
         yes, scores, weights = (np.concatenate(parts) for parts in zip(*self._sum_of))
@@ -88,7 +88,7 @@ class AUC(Metric):
     def _area(self, yes: NDArray, scores: NDArray, weights: NDArray) -> float:
         order = np.argsort(-scores, kind="stable")
         scores, hits, misses = scores[order], (yes * weights)[order], ((1 - yes) * weights)[order]
-        ends = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # equal scores go as one
+        ends = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # equal: one point
         tp, fp = hits.cumsum()[ends], misses.cumsum()[ends]
         if not (tp[-1] > 0 and (fp[-1] > 0 or self.curve == "PR")):
             return float("nan")

@@ -48,7 +48,7 @@ class RootMeanSquaredError(MeanSquaredError):
     """
 
     def result(self) -> float:
-        """The figure; nan of nothing."""
+        """The value, or nan if there were no items."""
         return float(np.sqrt(super().result()))
 
 
@@ -90,7 +90,7 @@ class MeanAbsolutePercentageError(MeanMetric):
 class MeanSquaredLogarithmicError(MeanMetric):
     """The mean of (log(1 + y_pred) - log(1 + y_true))², over all elements.
 
-    What is below 0 counts as 0.
+    Negative values count as 0.
 
     Parameters
     ----------
@@ -155,7 +155,7 @@ class R2Score(Metric):
         self._add(np.array([n, mean, spread, error]))
 
     def merge_state(self, metrics: Iterable[Any]) -> None:
-        """Add what other metrics of this kind have counted."""
+        """Add the sums of other metrics of this kind."""
         for other in metrics:
             if other._sums is not None:
                 self._add(other._sums)
@@ -173,7 +173,7 @@ class R2Score(Metric):
         )
 
     def result(self) -> float:
-        """The figure, the mean over the outputs that anything was counted of; nan of nothing."""
+        """The mean over the outputs with any items, or nan if there were none."""
         if self._sums is None:
             return float("nan")
         n, _, spread, error = self._sums[:, self._sums[0] != 0]
@@ -183,7 +183,7 @@ class R2Score(Metric):
         return float(np.where(spread > 0, 1 - _ratio(error, spread), constant).mean())
 
     def reset_state(self) -> None:
-        """Forget what was counted."""
+        """Reset the sums."""
         self._sums = None  # weight, mean, spread and error of each output
 
 

@@ -29,7 +29,7 @@ class Counted(NamedTuple):
     kept: np.ndarray | None
     #: The weight of each item; None where all weigh 1.
     weights: np.ndarray | None
-    #: What the sum over the items is divided by for the mean.
+    #: The divisor of the sum over the items for the mean.
     number: int
 
 
@@ -39,10 +39,10 @@ class Objective(Configurable):
     A subclass defines `match`, `values` and `gradient`; most are subclasses of `Elementwise` or
     `Rowwise`, which define `match`. Or it defines `forward` and `backward` themselves.
 
-    Items that do not count are left out before the loss looks at anything: those that a mask or
-    `ignore_class` excludes, and those of weight 0. Whatever they hold, nan or a class number out of
-    range, they add nothing to the loss, and their gradient is 0. The mean is taken over the items
-    that mask and `ignore_class` leave, as in Keras; one of weight 0 is a zero among them.
+    Items that do not count are removed first: those that a mask or `ignore_class` excludes, and
+    those of weight 0. They may hold anything, such as nan or a class number out of range; they add
+    nothing to the loss, and their gradient is 0. The mean is taken over the items that mask and
+    `ignore_class` leave, as in Keras; one of weight 0 is a zero among them.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ class Objective(Configurable):
     takes_labels: bool = False
     #: Whether outputs outside of [0, 1] are a mistake: training warns of them, and clips them.
     takes_probabilities: bool = False
-    #: Whether an item has steps, of which a mask (N, T) leaves out some, and no items: `values` and
+    #: Whether a mask (N, T) removes steps within an item, rather than items: `values` and
     #: `gradient` then take it, or None, as their third argument.
     masks_steps: bool = False
 
@@ -72,7 +72,7 @@ class Objective(Configurable):
 
     @property
     def threshold(self) -> float | None:
-        """Above this an output means yes, where each is an answer of its own; else None."""
+        """The threshold of a yes-or-no decision on each output; None if they are none."""
         return None
 
     @property
@@ -183,9 +183,9 @@ class Objective(Configurable):
         Parameters
         ----------
         outputs : array_like
-            What the network returned.
+            Outputs of the network.
         targets : array_like
-            What it should have returned, see the class for the forms.
+            What they should be, see the class for the forms.
         sample_weight : array_like, optional
             The value of each item is multiplied by its weight. Of the shape of the items or of its
             leading axes: (N,) for a weight for each sample. The mean stays one over the number of
@@ -294,7 +294,7 @@ class Objective(Configurable):
         return (*self.check(*_chosen(kept, p, t)), *steps)
 
     def _share(self, counted: Counted) -> float:
-        """What the value of an item of weight 1 counts in the loss."""
+        """The factor of an item of weight 1 in the loss."""
         return 1 / max(counted.number, 1) if self.reduction == "mean" else 1.0
 
     def _reduced(self, values: np.ndarray, counted: Counted, items: tuple[int, ...]) -> Any:
@@ -308,7 +308,7 @@ class Objective(Configurable):
             whole = np.zeros(items, values.dtype)
             whole[kept] = values
             return whole
-        # Summed in float64, so that the mean of many float32 values is not off by their number.
+        # Summed in float64, so the mean of many float32 values stays exact.
         return float(np.add.reduce(values, axis=None, dtype=np.float64)) * self._share(counted)
 
 
@@ -339,7 +339,7 @@ def aligned(loss: Any, outputs: np.ndarray, targets: ArrayLike) -> np.ndarray:
     Targets (N,) get it where the outputs are (N, 1); class numbers (N, 1) lose it.
     """
     t, shape = np.asarray(targets), outputs.shape
-    if (*t.shape, 1) == shape and not is_plain(loss):  # those take care of it themselves
+    if (*t.shape, 1) == shape and not is_plain(loss):  # those do it themselves
         return t[..., None]
     if shape[-1] > 1 and t.shape == (*shape[:-1], 1) and getattr(loss, "takes_labels", False):
         return t[..., 0]
@@ -373,7 +373,7 @@ def gradient_of(
 def count_of(
     loss: Any, outputs: np.ndarray, targets: ArrayLike, mask: np.ndarray | None = None
 ) -> int:
-    """How many items the mean of a loss is over: samples, or real steps, where it can't tell."""
+    """Number of items in the mean of a loss; samples, or real steps, if the loss has no `count`."""
     if is_plain(loss):
         return Objective.count(loss, outputs, aligned(loss, outputs, targets), mask)
     if hasattr(loss, "takes"):
@@ -403,7 +403,7 @@ def _keywords(
     if given.keys() <= taken:
         return given
     if "sample_weight" in taken and mask is not None:
-        # One that knows no masks: weights that keep the mean over all items one over the real ones.
+        # For a loss without masks: weights that turn its mean into one over the real items.
         real = np.asarray(mask) != 0
         summed = getattr(loss, "reduction", "mean") == "sum"
         scale = 1.0 if summed else real.size / max(np.count_nonzero(real), 1)

@@ -16,7 +16,7 @@ from npdl.objectives.kinds import Clipped, Elementwise, Rowwise
 
 
 class LogitsCache(NamedTuple):
-    """What `FusedLoss.backward_logits` needs."""
+    """The data that `FusedLoss.backward_logits` needs."""
 
     probabilities: np.ndarray
     targets: np.ndarray
@@ -46,7 +46,7 @@ class FusedLoss(Objective):
         targets, sample_weight, mask : array_like
             As in `forward`.
         out : ndarray, shape and dtype of `logits`, optional
-            Where the probabilities go; a new array by default.
+            Array for the probabilities; a new one by default.
 
         Returns
         -------
@@ -59,7 +59,7 @@ class FusedLoss(Objective):
         z, t = self._matched(logits, targets)
         counted = self.counted(z, t, sample_weight, mask)
         kept = counted.kept
-        if kept is not None:  # what does not count may be anything
+        if kept is not None:  # items that do not count may hold anything
             t = np.where(kept[(..., *[None] * (t.ndim - kept.ndim))], t, 0)
         t = self.check(z, t)[1]
         p = self._output_array(out, z)
@@ -78,7 +78,7 @@ class FusedLoss(Objective):
         cache : LogitsCache
             From `forward_logits`.
         out : ndarray, shape and dtype of the probabilities, optional
-            Where it goes; a new array by default.
+            Array for the gradient; a new one by default.
         """
         p, t, counted = cache
         factors = np.empty(self.item_shape(p), p.dtype)
@@ -230,7 +230,7 @@ class SoftmaxCategoricalCrossEntropy(FusedLoss, Clipped, Rowwise):
         Items with this class number do not count, nor in the number that the mean divides by. It
         may lie outside of [0, K), such as -1.
     axis : int
-        Where the classes lie, 0 being the axis of the samples: 1 for images (N, K, H, W), whose
+        The axis of the classes, where 0 is that of the samples: 1 for images (N, K, H, W), whose
         class numbers and weights then have shape (N, H, W). Metrics are handed outputs whose
         classes are moved to the last axis.
     reduction : {'mean', 'sum', 'none'}

@@ -42,7 +42,8 @@ class CTC(Clipped):
     from_logits : bool
         Whether the outputs are logits z, p = softmax(z): for a network without a softmax.
     zero_infinity : bool
-        Let an infinite loss be 0, so that a few samples that are too short spoil no mean.
+        Replace infinite losses with 0, so that a few samples that are too short do not make the
+        mean infinite.
     reduction : {'mean', 'sum', 'none'}
     """
 
@@ -153,7 +154,7 @@ class CTC(Clipped):
         targets, sample_weight, mask : array_like
             As in `forward`.
         out : ndarray, shape and dtype of `logits`, optional
-            Where the probabilities go; a new array by default.
+            Array for the probabilities; a new one by default.
 
         Returns
         -------
@@ -166,7 +167,7 @@ class CTC(Clipped):
         z, t = self._matched(logits, targets)
         counted = self.counted(z, t, sample_weight, mask)
         kept = counted.kept
-        if kept is not None:  # what does not count may be anything
+        if kept is not None:  # items that do not count may hold anything
             t = np.where(kept[:, None], t, -1)
         t = self.check(z, t)[1]
         steps = None if mask is None else step_mask(z.shape, mask)
@@ -185,7 +186,7 @@ class CTC(Clipped):
         cache : LogitsCache
             From `forward_logits`.
         out : ndarray, shape and dtype of the probabilities, optional
-            Where it goes; a new array by default.
+            Array for the gradient; a new one by default.
         """
         p, (z, t, steps), counted = cache
         factors = np.full(len(p), self._share(counted), p.dtype)

@@ -115,7 +115,8 @@ class CosineSimilarity(Rowwise):
 
 def _unit(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Each row over its length, 0 where that is 0, and the lengths."""
-    # The greatest element is taken out first: squares overflow, or vanish, where lengths do not.
+    # The largest element is factored out first: squares overflow, or underflow, where lengths do
+    # not.
     top = np.abs(rows).max(axis=-1, keepdims=True)
     scaled = np.divide(rows, top, out=np.zeros_like(rows), where=top > 0)
     length = np.sqrt(np.square(scaled).sum(axis=-1, keepdims=True))

@@ -1,4 +1,4 @@
-"""Focal losses: cross-entropies in which what is almost right hardly counts."""
+"""Focal losses: cross-entropies that give little weight to outputs that are almost right."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ class FocalCrossEntropy(FusedLoss, Clipped, Rowwise):
     Parameters
     ----------
     gamma : float
-        γ >= 0: how much less counts what is almost right; 0 makes it the cross-entropy.
+        γ >= 0: how strongly outputs that are almost right are discounted; 0 gives the
+        cross-entropy.
     alpha : float or array_like of K floats, optional
         α: one factor for all classes, or one for each; 1 by default.
     epsilon : float
@@ -102,7 +103,7 @@ class FocalCrossEntropy(FusedLoss, Clipped, Rowwise):
         top = z.max(axis=-1, keepdims=True)
         log_p = z - (top + np.log(np.exp(z - top).sum(axis=-1, keepdims=True)))
         weights = self._weighed(p, t) * _others(p) ** self.gamma
-        # A class that is impossible has -inf, which does not count where it is not wanted.
+        # An impossible class has -inf, which does not count where its target is 0.
         return -np.multiply(weights, log_p, out=np.zeros_like(p), where=weights != 0).sum(axis=-1)
 
     def _fused_gradient(self, p, t, factors, dz):
@@ -122,7 +123,8 @@ class BinaryFocalCrossEntropy(Clipped, Elementwise):
     Parameters
     ----------
     gamma : float
-        γ >= 0: how much less counts what is almost right; 0 makes it the cross-entropy.
+        γ >= 0: how strongly outputs that are almost right are discounted; 0 gives the
+        cross-entropy.
     alpha : float, optional
         α in [0, 1], the factor of yes; that of no is 1 - α. By default both are 1.
     epsilon : float

@@ -42,7 +42,7 @@ class FunctionLoss(Objective):
         return {"function": function_name(self.function, "loss")}
 
     def takes(self, sample_weight: Any = None, mask: Any = None) -> None:
-        """Say which arguments `forward` takes; whether the function can use them it finds out."""
+        """Say which arguments `forward` takes; whether the function takes them is checked later."""
 
     def forward(self, outputs, targets, sample_weight=None, mask=None):
         """Return the loss; see `Objective.forward`."""
@@ -80,7 +80,7 @@ class FunctionLoss(Objective):
         return len(outputs) if mask is None else int(np.count_nonzero(mask))
 
     def returns_both(self, outputs: NDArray, targets: NDArray, given: dict[str, Any]) -> bool:
-        """Whether the function returns a value and its gradient; found out by a call.
+        """Whether the function returns a value and its gradient; determined by a call.
 
         Parameters
         ----------
@@ -118,7 +118,7 @@ class FunctionLoss(Objective):
 
 
 class _Call:
-    """A call of the function with one batch: what counts of it, and with what weights."""
+    """A call of the function with one batch: the items that count, and their weights."""
 
     def __init__(
         self,
@@ -143,7 +143,7 @@ class _Call:
         own = {k: v for k, v in given.items() if k in taken_by(loss.function)}
         rest = {k: v for k, v in given.items() if k not in own}
         if rest:
-            with np.errstate(all="ignore"):  # what does not count may be anything
+            with np.errstate(all="ignore"):  # items that do not count may hold anything
                 items = np.shape(loss.function(t, p, **own))
             t = self._choose(items, t, rest)
         self.function = lambda outputs: loss.function(t, outputs, **own)

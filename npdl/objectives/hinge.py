@@ -1,4 +1,4 @@
-"""Losses of margins: right by 1 is right enough."""
+"""Margin losses: no loss once the score is right by at least 1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kinds of losses by what an item is, and those that take logarithms."""
+"""Kinds of losses: by the shape of an item, and those that take logarithms."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Rowwise(Objective):
     """
 
     takes_labels = True
-    #: Where the entries of a row lie in the outputs, 0 being the axis of the samples.
+    #: The axis of the entries of a row in the outputs; 0 is that of the samples.
     axis: int = -1
 
     def arrange(self, outputs, targets):
@@ -81,12 +81,12 @@ class Clipped(Objective):
 
     @property
     def takes_probabilities(self) -> bool:  # type: ignore[override]
-        """Yes, unless the outputs are logits."""
+        """True, unless the outputs are logits."""
         return not self.from_logits
 
     def _clip(self, p: np.ndarray) -> np.ndarray:
         return np.clip(p, self.epsilon, 1)
 
     def _outside(self, p: np.ndarray) -> np.ndarray:
-        """Where clipping has made the slope 0."""
+        """Where clipping made the gradient 0."""
         return (p < self.epsilon) | (p > 1)

@@ -19,7 +19,7 @@ from npdl.onnx._graph import Graph, Tensor
 from npdl.onnx._layers import int_inputs, run
 from npdl.serialization import model_config
 
-#: What every runtime of the last years reads, and as new as npdl's layers need.
+#: The opset: old enough for all current runtimes, new enough for npdl's layers.
 OPSET, IR = 17, 8
 
 #: The largest file that protobuf can hold.
@@ -39,7 +39,7 @@ def export_onnx(model: Any, path: StrPath, *, masks: bool | Sequence[str] = Fals
     model : Model
         Built; see `Model.build`.
     path : path
-        The exact name of the file; ``.onnx`` is the usual end.
+        The exact name of the file; ``.onnx`` is the usual suffix.
     masks : bool or sequence of str, optional
         The inputs that come with a mask: their names, or True for all that are sequences. The file
         gets an input more for each, ``"<name>_mask"``: float32 of shape (N, T), 1 for a real step.
@@ -101,7 +101,7 @@ def to_onnx(model: Any, masks: bool | Sequence[str] = False) -> Any:
 
 
 def _config(model: Any) -> str | None:
-    """What `import_onnx` makes the same model of again; None where a file can't hold it."""
+    """The configuration for `import_onnx`; None if a file can't hold it."""
     plain = copy.copy(model)
     plain.compiled = False
     try:

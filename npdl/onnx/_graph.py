@@ -78,7 +78,7 @@ class Graph:
     # ---------------------------------------------------------------------------- small things
 
     def reshape(self, x: str, *sizes: int) -> str:
-        """`x` in another shape; 0 keeps a size, -1 is as large as it has to be."""
+        """`x` reshaped; 0 keeps a size, -1 is inferred."""
         return self.op("Reshape", x, self.ints(*sizes))
 
     def unsqueeze(self, x: str, *axes: int) -> str:

@@ -30,7 +30,7 @@ def import_onnx(path: StrPath) -> Model:
     """Read a model from an ONNX file; it is ready to predict, or to be compiled and trained.
 
     What `export_onnx` wrote comes back as it was: layers, names, options, and the weights in
-    float32. In a file of another program each node becomes a layer, as far as npdl has one.
+    float32. In a file of another program each node becomes a layer, if npdl has one for it.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def _foreign(made: Any, arrays: dict[str, NDArray]) -> Model:
 def _own(text: str, arrays: dict[str, NDArray]) -> Model:
     """The model that npdl wrote, from its configuration and the arrays of the graph."""
     config = _tree.unpack(_safetensors.parse(text), {})
-    # What is written there decides on sizes: the parameters can't be larger than the file.
+    # The configuration gives sizes: the parameters can't be larger than the file.
     with no_random_init(sum(array.size for array in arrays.values())), use_dtype("float32"):
         model = Model.from_json(config)
         if not model.built:

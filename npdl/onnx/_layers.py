@@ -1,4 +1,4 @@
-"""The table of layers: for each class what writes its nodes, and what its mask becomes."""
+"""The table of layers: for each class the function that writes its nodes, and its mask."""
 
 from __future__ import annotations
 

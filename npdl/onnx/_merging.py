@@ -44,12 +44,12 @@ def union_mask(g: Graph, layer: Layer, xs: list[Tensor], shape: Shape) -> Mask:
 
 
 def concatenated(g: Graph, layer: Any, path: str, xs: list[Tensor], shape: Shape) -> str:
-    """The inputs one behind the other."""
+    """The inputs concatenated."""
     return g.op("Concat", *(x.name for x in xs), axis=layer.axis)
 
 
 def concatenated_mask(g: Graph, layer: Any, xs: list[Tensor], shape: Shape) -> Mask:
-    """The masks one behind the other, or their union."""
+    """The masks concatenated, or their union."""
     if layer.axis % len(shape) != 1:
         return union_mask(g, layer, xs, shape)
     if len(shape) < 3 or all(x.mask is None for x in xs):

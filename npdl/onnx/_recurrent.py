@@ -24,7 +24,7 @@ OPS: dict[type[Recurrent], tuple[str, tuple[int, ...]]] = {
     BatchLSTM: ("LSTM", (0, 2, 1, 3)),
 }
 
-#: What is behind the name of `AllW` in the names of the parts that an ONNX node takes.
+#: Suffixes, after the name of `AllW`, of the parts that an ONNX node takes.
 PARTS = (".W", ".R", ".B")
 
 
@@ -42,7 +42,7 @@ def parts_of(layer: Recurrent) -> tuple[NDArray, NDArray, NDArray]:
 
 
 def joined(layer: Recurrent, w: NDArray, r: NDArray, b: NDArray) -> NDArray:
-    """The way back of `parts_of`."""
+    """The inverse of `parts_of`."""
     gates = OPS[type(layer)][1]
     rows = np.concatenate([b.reshape(2, -1)[: layer._n_biases], w[0].T, r[0].T])
     blocks = np.split(rows, len(gates), axis=1)
@@ -67,11 +67,11 @@ class Run:
 def walk(
     g: Graph, layer: Recurrent, path: str, x: Tensor, first: list[Tensor], reverse: bool
 ) -> Run:
-    """Add the node of a recurrent layer, and what it takes around it."""
+    """Add the node of a recurrent layer, and the nodes around it."""
     if type(layer) not in OPS:
         raise refuse(layer, "The layer has no form in ONNX")
     if layer.stateful:
-        raise refuse(layer, "A stateful layer goes on from batch to batch", stateful=True)
+        raise refuse(layer, "A stateful layer keeps its state from batch to batch", stateful=True)
     kind, _ = OPS[type(layer)]
     act, gate = layer.activation, getattr(layer, "gate_activation", None)
     used: list[Any] = [act] if gate is None else [gate, act]

@@ -1,7 +1,7 @@
 """Optimizers: one step of every parameter from its gradient, in place.
 
-In the formulas p is a parameter, g its gradient, lr the rate of the step. What an optimizer
-remembers from step to step (velocities, mean squares) it keeps by the name of the parameter.
+In the formulas p is a parameter, g its gradient, lr the rate of the step. The state of an optimizer
+(velocities, mean squares) is kept by the name of the parameter.
 """
 
 from npdl.optimizers.adam import Adam, Adamax, AdamW, Nadam, RAdam

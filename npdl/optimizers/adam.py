@@ -1,4 +1,4 @@
-"""Adam and its kin: a moving mean of the gradients over a measure of their size."""
+"""Adam and its variants: a moving mean of the gradient, divided by a measure of its size."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ class Nadam(_Moments):
     def _product_up_to(self, t: int) -> float:
         done, product = self._product if self._product[0] <= t else (0, 1.0)
         for i in range(done, t):
-            if product < 1e-30:  # no longer seen beside 1
+            if product < 1e-30:  # negligible beside 1
                 product = 0.0
                 break
             product *= self._mu(i + 1)

@@ -1,4 +1,4 @@
-"""Steps scaled by the size that the gradients of each element had so far."""
+"""Steps scaled by the size of each element's past gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The arguments of the optimizers: Keras's names, and what is easily mistaken."""
+"""The arguments of the optimizers: Keras's names, and likely mistakes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from npdl._registry import constructor_arguments
 
 
 def warn_if_rate(cls: type, args: tuple[Any, ...]) -> None:
-    """Warn where the first of some positional arguments looks like a rate, but is none."""
+    """Warn if the first positional argument looks like a learning rate but is another argument."""
     first = next(iter(constructor_arguments(cls)))
     usual = (0, 1e-4) if first == "epsilon" else (0.5, math.inf)
     if args and first != "lr" and isinstance(args[0], float) and 0 < args[0] < 1:
@@ -30,7 +30,7 @@ def show_signature(cls: type) -> None:
     )
 
 
-#: What Keras calls the arguments that have another name here.
+#: Keras's names of arguments that have another name here.
 _ALIASES = {"learning_rate": "lr", "clipvalue": "clip"}
 
 

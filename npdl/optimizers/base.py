@@ -45,16 +45,17 @@ class Optimizer(Configurable):
         Parameters that do not decay: by full name, ``"dense_1/b"``, or by the last part of it,
         ``"b"``, ``"gamma"``.
     gradient_accumulation_steps : int, optional
-        One step for so many updates, by the mean of their gradients. In `Model.fit` each counts by
-        the number of items that its batch has in the loss, so that the step is that of the batches
-        joined into one; with reduction="sum", by the plain mean.
+        Accumulate gradients over this many updates, then step with their mean. In `Model.fit` each
+        is weighted by the number of items that its batch has in the loss, so the step is that of
+        the batches joined into one; with reduction="sum" the mean is unweighted.
     use_ema : bool
         Whether to keep a moving average of each parameter, a = m a + (1-m) p, see
-        `swap_averages`. At the end of `Model.fit` the averages take the place of the parameters.
+        `swap_averages`. At the end of `Model.fit` the averages replace the parameters.
     ema_momentum : float
         The factor m. The first average is the parameter after its first step.
     ema_overwrite_frequency : int, optional
-        Let the averages take the place of the parameters after each so many steps instead.
+        Overwrite the parameters with their averages every this many steps, instead of once at the
+        end.
     **aliases
         Keras's names: `learning_rate` for `lr`, `clipvalue` for `clip`.
 
@@ -63,7 +64,7 @@ class Optimizer(Configurable):
     iterations : int
         How many steps have been done.
     swapped : bool
-        Whether parameters and averages have changed places, see `swap_averages`.
+        Whether parameters and averages are swapped, see `swap_averages`.
     """
 
     def __init__(
@@ -116,9 +117,9 @@ class Optimizer(Configurable):
         )
         self.iterations = 0
         self.swapped = False
-        #: Updates whose gradients wait in the slots "accumulated" for the next step.
+        #: Number of updates whose gradients are accumulated for the next step.
         self._pending = 0
-        #: What these gradients weigh together.
+        #: Total weight of these gradients.
         self._weight = 0.0
         self._slots: dict[Hashable, Slots] = {}
 
@@ -127,24 +128,24 @@ class Optimizer(Configurable):
         show_signature(cls)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Warn where the first argument looks like a rate, which it is in other libraries."""
+        """Warn if the first argument looks like a learning rate, which it is in other libraries."""
         warn_if_rate(cls, args)
         return super().__new__(cls)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What `pickle` and `copy.deepcopy` take: all but the parameters themselves."""
+        """The state for `pickle` and `copy.deepcopy`: everything but the parameters."""
         return {k: v for k, v in self.__dict__.items() if k not in ("_plan", "_owner", "_join")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        # Buffers that `joblib` or pickle's protocol 5 hand out may be read-only.
+        # Buffers from `joblib` or pickle's protocol 5 may be read-only.
         self._slots = {
             name: {k: v if v.flags.writeable else np.array(v) for k, v in own.items()}
             for name, own in self._slots.items()
         }
 
     def claim(self, owner: Any) -> None:
-        """Let this optimizer belong to a model, the only one that it can train.
+        """Bind this optimizer to a model, the only one that it can train.
 
         Parameters
         ----------
@@ -154,7 +155,7 @@ class Optimizer(Configurable):
         Raises
         ------
         ValueError
-            If it has trained another one, and remembers that.
+            If it has trained another model.
         """
         if self._owner is not None and self._owner() is owner:
             return
@@ -199,15 +200,15 @@ class Optimizer(Configurable):
         grads : sequence of ndarray
             The gradient of each, of its shape. Not changed.
         names : sequence, optional
-            A name for each, to remember it by; its place in the sequence if not given.
+            A name for each, under which its state is kept; by default its index.
         count : float, optional
-            How much these gradients weigh where those of some updates are averaged: the number of
-            items that the loss is a mean over. By default all weigh the same.
+            Weight of these gradients if those of several updates are averaged: the number of items
+            that the loss is a mean over. By default all have the same weight.
 
         Raises
         ------
         ValueError
-            If lengths or shapes differ, or a name returns with an array of another shape or dtype.
+            If lengths or shapes differ, or the array of a name has changed its shape or dtype.
         """
         plan = self._plan
         if plan is None or not plan.matches(params, grads, names, self._slots, self._grouping()):
@@ -232,11 +233,11 @@ class Optimizer(Configurable):
 
     @property
     def takes_count(self) -> bool:
-        """Whether it averages gradients, by the `count` that `update` is told."""
+        """Whether it averages gradients, weighted by the `count` that `update` is passed."""
         return bool(self.gradient_accumulation_steps) or self._join is not None
 
     def _grouping(self) -> Any:
-        """What decides which parameters may be treated as one array; None for none of them."""
+        """The key by which parameters may be treated as one array; None if they may not."""
         if not self.elementwise or self.clipnorm is not None:
             return None
         return tuple(self.exclude_from_weight_decay or ())
@@ -291,7 +292,7 @@ class Optimizer(Configurable):
     def swap_averages(
         self, params: Sequence[np.ndarray], names: Sequence[Hashable] | None = None
     ) -> None:
-        """Exchange parameters and averages in place; a second call changes them back.
+        """Exchange parameters and averages in place; a second call swaps them back.
 
         Parameters
         ----------
@@ -307,7 +308,7 @@ class Optimizer(Configurable):
     def finalize_variable_values(
         self, params: Sequence[np.ndarray], names: Sequence[Hashable] | None = None
     ) -> None:
-        """Let the averages take the place of the parameters for good, as `Model.fit` does at last.
+        """Overwrite the parameters with the averages for good, as `Model.fit` does at the end.
 
         Parameters
         ----------
@@ -329,7 +330,7 @@ class Optimizer(Configurable):
         return [(p, slot["average"]) for p, slot in pairs if "average" in slot]
 
     def get_state(self) -> dict[str, Any]:
-        """Return a copy of what the optimizer remembers.
+        """Return a copy of the optimizer's state.
 
         Returns
         -------
@@ -342,7 +343,7 @@ class Optimizer(Configurable):
         return {**plain, "slots": _copy(self._slots)}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `get_state` returned.
+        """Continue from what `get_state` returned.
 
         Parameters
         ----------
@@ -360,9 +361,9 @@ class Optimizer(Configurable):
     #: The model that this optimizer belongs to.
     _owner: weakref.ref[Any] | None = None
 
-    #: Names of the arrays that a subclass remembers for each parameter; they start at zero.
+    #: Names of the arrays that a subclass keeps for each parameter; they start at zero.
     slot_names: tuple[str, ...] = ()
-    #: Whether `step` treats each number by itself, so that several parameters can be one array.
+    #: Whether `step` is elementwise, so that several parameters can be one array.
     elementwise: bool = False
 
     _former = MappingProxyType({"_step": "step"})
@@ -377,7 +378,7 @@ class Optimizer(Configurable):
         g : ndarray
             Its gradient, to be read only.
         slots : dict of str to ndarray
-            What is remembered for it, by `slot_names`; to be changed in place.
+            Its state, by `slot_names`; to be changed in place.
         lr : float
             The rate of this step.
         """

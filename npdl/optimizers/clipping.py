@@ -1,4 +1,4 @@
-"""Gradients made shorter where they are too long; arrays that are given are not changed."""
+"""Clipping of gradients; the arrays passed in are not changed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-#: How many numbers are squared at a time.
+#: How many numbers to square at a time.
 _SPAN = 1 << 14
 
 
@@ -48,5 +48,5 @@ def global_norm(grads: Sequence[np.ndarray]) -> float:
 
 
 def _scaled(g: np.ndarray, norm: float, limit: float, out: np.ndarray | None) -> np.ndarray:
-    # A norm of nan makes all of it nan, so that the loss shows it; no part is passed on as sound.
+    # A norm of nan makes all gradients nan, so the loss shows it.
     return g if norm <= limit else np.multiply(g, limit / norm, out=out)

@@ -12,7 +12,7 @@ from npdl.optimizers.units import Slots, Unit
 
 
 class KernelOptimizer(Optimizer):
-    """Base of those whose step is one kernel.
+    """Base of optimizers whose step is one kernel.
 
     A subclass defines `_kernel` and `_scalars`; or a `step` of its own, which is then called.
     """
@@ -21,7 +21,7 @@ class KernelOptimizer(Optimizer):
     _kernel: ClassVar[tuple[str, ...]] = ()
 
     def _scalars(self, lr: float) -> tuple[float, ...]:
-        """What the kernel takes after the arrays, in this step the same for all parameters."""
+        """The scalar arguments of the kernel in this step, the same for all parameters."""
         raise NotImplementedError(f"{type(self).__name__} must define _scalars(lr).")
 
     @property

@@ -1,4 +1,4 @@
-"""Descent along the gradient, with and without a velocity, and along its signs."""
+"""SGD with and without momentum, and Lion, which steps along the signs."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ class NesterovMomentum(_Moving):
 class Lion(Optimizer):
     """p -= lr sign(β₁ m + (1-β₁) g), then m = β₂ m + (1-β₂) g (Chen et al. 2023).
 
-    Each element moves by the whole rate, so that a third to a tenth of Adam's rate does, with a
-    weight decay as many times as high.
+    Each element moves by the whole rate, so use a third to a tenth of Adam's learning rate, and
+    raise the weight decay by the same factor.
 
     Parameters
     ----------

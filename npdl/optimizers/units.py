@@ -1,7 +1,7 @@
-"""What an optimizer updates as one array: a parameter, or several that lie side by side in memory.
+"""Units of an update: a parameter, or several that are adjacent in memory, as one array.
 
 The parameters of a model lie in one array, and so do their gradients (`npdl.layers.flat`). An
-update is then one call of a kernel, whatever their number.
+update is then one call of a kernel, for any number of parameters.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Unit:
     g : ndarray
         The gradient to use in this step: averaged, clipped.
     slots : dict of ndarray
-        What the optimizer remembers, arrays like `p`.
+        The optimizer's state, arrays like `p`.
     decays : bool
         Whether weight decay applies.
     is_flat : bool
@@ -69,18 +69,18 @@ class Unit:
 
 
 class UpdateCache(NamedTuple):
-    """What an update finds out about its arrays, for the next one with the same arrays."""
+    """Cached checks and views for the arrays of the previous update."""
 
     #: The arguments of the update, and the arrays and names in them.
     given: tuple[Any, Any, Any]
     items: tuple[list[np.ndarray], list[np.ndarray], list[Hashable]]
-    #: What is remembered of all parameters by name.
+    #: The state of all parameters by name.
     memory: dict[Hashable, Slots]
     grouping: Any
     units: list[Unit]
 
     def matches(self, params: Any, grads: Any, names: Any, memory: Any, grouping: Any) -> bool:
-        """Whether these are the same arrays as then; gradients are taken up as they are now."""
+        """Whether these are the same arrays; resets the gradients of the units."""
         if memory is not self.memory or grouping != self.grouping:
             return False
         for unit in self.units:
@@ -105,7 +105,7 @@ def make_units(
     memory: dict[Hashable, Slots],
     group: bool,
 ) -> list[Unit]:
-    """The units of some parameters; those that lie side by side are one, if `group`."""
+    """The units of some parameters; adjacent ones become one unit, if `group`."""
     units = []
     start = 0
     while start < len(params):
@@ -150,7 +150,7 @@ def _unit(
         p, g, slots = params[first], grads[first], memory[names[first]]
         arrays = (p, g, *slots.values())
         parts = [(slots, slice(None), p.shape)]
-        if not group:  # a step of the user's own, which may look at shapes
+        if not group:  # a user's step, which may depend on shapes
             return Unit(p, g, slots, decays, parts)
         if all(a.flags.c_contiguous for a in arrays):
             flat = {name: slot.reshape(-1) for name, slot in slots.items()}  # views
@@ -170,7 +170,7 @@ def _unit(
 
 
 def _span(arrays: list[np.ndarray]) -> np.ndarray:
-    """The part of the common memory that arrays side by side cover, a view."""
+    """The part of the common memory that adjacent arrays cover, a view."""
     base: Any = arrays[0].base
     flat = base.reshape(-1)
     start = (arrays[0].ctypes.data - flat.ctypes.data) // flat.itemsize

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from npdl._checks import check_int, complaint, label_array
 from npdl.utils.random import get_dtype
 
-#: So many columns, and 100 for each label, are no mistake.
+#: Below this many columns, or 100 per label, a large label is not taken for a mistake.
 _MANY = 1_000_000
 
 
@@ -19,7 +19,7 @@ def one_hot(labels: ArrayLike, nb_classes: int | None = None) -> np.ndarray:
     ----------
     labels : array_like of int, any shape
     nb_classes : int, optional
-        Number of columns K; the greatest label plus one if not given.
+        Number of columns K; the largest label plus one if not given.
 
     Returns
     -------
@@ -47,7 +47,7 @@ def one_hot(labels: ArrayLike, nb_classes: int | None = None) -> np.ndarray:
 
 
 def unhot(one_hot_labels: ArrayLike) -> np.ndarray:
-    """Return the class number of each row: the column of its greatest value.
+    """Return the class number of each row: the column of its largest value.
 
     Parameters
     ----------

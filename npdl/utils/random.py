@@ -1,9 +1,9 @@
-"""The one source of random numbers, and the dtype of new parameters.
+"""npdl's random generator, and the dtype of new parameters.
 
 NumPy's own global random state is never read nor changed. The generator is one for all threads of
-the process, except in blocks of `use_rng`. A process that `fork` made goes on with one of its own,
-so that the workers of a pool do not all draw the same numbers; after `set_seed` they are the same
-ones in each run of the program.
+the process, except in blocks of `use_rng`. A forked process continues with its own generator, so
+the workers of a pool do not all draw the same numbers; after `set_seed` they are the same in each
+run of the program.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ __all__ = [
     "use_rng",
 ]
 
-#: Of the process; made when it is first asked for, since numpy.random takes as long to import as
-#: most of npdl. And of a block of `use_rng`, in the thread that runs it.
+#: Of the process; created when first used, since numpy.random takes as long to import as most of
+#: npdl. And of a block of `use_rng`, in its thread.
 _rng: np.random.Generator | None = None
 _local: ContextVar[np.random.Generator | None] = ContextVar("npdl_rng", default=None)
 
@@ -67,7 +67,7 @@ def set_rng(rng: Any) -> None:
 
 @contextlib.contextmanager
 def use_rng(rng: Any) -> Iterator[None]:
-    """Within a ``with`` block, draw npdl's random numbers from a generator, in this thread alone.
+    """Within a ``with`` block, draw npdl's random numbers from a generator, in this thread only.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def _as_generator(rng: Any) -> np.random.Generator:
 
 
 def set_seed(seed: int | None) -> None:
-    """Start anew from `seed`; the same seed gives the same numbers.
+    """Restart the generator from `seed`; the same seed gives the same numbers.
 
     Parameters
     ----------
@@ -115,17 +115,17 @@ def set_seed(seed: int | None) -> None:
 
 
 def get_rng_state() -> dict[str, Any]:
-    """Return where the generator stands, for `set_rng_state`: numbers, texts and arrays."""
+    """Return the state of the generator, for `set_rng_state`: numbers, strings and arrays."""
     bits = get_rng().bit_generator
     state: dict[str, Any] = dict(bits.state)
     seeds = bits.seed_seq
-    if isinstance(seeds, np.random.SeedSequence):  # what `Generator.spawn` counts on
+    if isinstance(seeds, np.random.SeedSequence):  # the state of `Generator.spawn`
         state["seed_sequence"] = seeds.state
     return state
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Go on from where the generator was; a new one takes its place.
+    """Restore a saved state, into a new generator.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ def _generator(state: dict[str, Any]) -> np.random.Generator:
             raise ValueError("the pool of seeds is too large")
         bits = make(0 if seeds is None else np.random.SeedSequence(**seeds))
         bits.state = state
-        # NumPy takes positions on trust, and reads beyond its tables where they are wrong.
+        # NumPy does not check positions, and reads beyond its tables if they are wrong.
         back = bits.state
         position = back["state"].get("pos", 0) if make is np.random.MT19937 else 0
         if not (0 <= position <= 624 and 0 <= back.get("buffer_pos", 0) <= 4):
@@ -176,7 +176,7 @@ def _before_fork() -> None:
 
 
 def _after_fork() -> None:
-    """Replace the generators by others, which follow from their states and the number of forks."""
+    """Replace the generators with new ones, derived from their states and the number of forks."""
     global _rng
     if _rng is not None:
         _rng = _branched(_rng)
