@@ -99,7 +99,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
-    command.add_argument("model", type=Path, metavar="FILE", help="a file that Model.save wrote")
+    command.add_argument(
+        "model",
+        type=Path,
+        metavar="FILE",
+        help="a file that Model.save wrote; or an .onnx or .keras file",
+    )
     command.add_argument(
         "--import",
         action="append",
@@ -125,7 +130,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _load(options: argparse.Namespace) -> Model:
     for module in options.modules:
         importlib.import_module(module)
-    return load_model(options.model)
+    suffix = options.model.suffix.lower()
+    if suffix == ".keras":
+        return importlib.import_module("npdl.convert").load_keras(options.model)
+    return _onnx().import_onnx(options.model) if suffix == ".onnx" else load_model(options.model)
 
 
 def _failure(error: Exception) -> int:

@@ -117,6 +117,20 @@ def test_export_and_import(saved, tmp_path, capsys):
     assert "must not be replaced" in capsys.readouterr().err
 
 
+def test_files_of_onnx_and_keras_are_looked_at(saved, tmp_path, capsys):
+    pytest.importorskip("onnx", reason="needs npdl[onnx]")
+    pytest.importorskip("h5py", reason="needs npdl[keras]")
+    path = tmp_path / "m.onnx"
+    assert run("export", saved[1], path) == 0 and run("summary", path) == 0
+    assert "softmax_1" in capsys.readouterr().out
+    keras = Path(__file__).parent / "golden" / "weights" / "words.keras"
+    assert run("summary", keras) == 0 and run("plot", keras, "-o", tmp_path / "w.svg") == 0
+    assert run("export", keras, tmp_path / "w.onnx") == 0
+    assert "bidirectional" in capsys.readouterr().out and (tmp_path / "w.onnx").exists()
+    path.write_bytes(b"nothing")
+    assert run("summary", path) == 1 and "no ONNX file" in capsys.readouterr().err
+
+
 def test_plot_says_what_failed(saved, tmp_path, capsys):
     _, path = saved
     before = path.read_bytes()
