@@ -33,7 +33,7 @@ test-slow: install ## Run the tests that take minutes: thousands of kills, damag
 verify: install ## Compare each Cython kernel with its NumPy twin, values and times
 	@$(BIN)/python -m npdl verify
 
-bench: install ## Run the benchmarks (ARGS="--help" tells more)
+bench: install ## Run the benchmarks (ARGS="--help" lists the options)
 	@$(BIN)/python -m benchmarks $(or $(ARGS),kernels)
 
 docs: $(VENV)/docs ## Build the site into docs/_build/html; nothing is compiled for it
@@ -47,7 +47,7 @@ lint: $(VENV)/lint ## Check style, types and spelling
 	@$(BIN)/mypy
 	@$(BIN)/codespell
 
-format: $(VENV)/lint ## Mend the style, as far as that goes by itself
+format: $(VENV)/lint ## Fix the style, where that can be automated
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
