@@ -63,7 +63,7 @@ if X86:
 ISAS = os.environ.get("NPDL_ISAS", " ".join(ISA_FLAGS)).replace(",", " ").split()
 
 # -g0 and -s keep a module near 100 kB. Neither flag of floating-point arithmetic changes a result:
-# nobody reads errno, and no trap is ever enabled.
+# errno is never read, and no trap is ever enabled.
 COMPILE = ["/O2"] if MSVC else ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math"]
 LINK = ["-Wl,-s"] if sys.platform == "linux" else []
 
@@ -104,7 +104,7 @@ for isa in ISAS:
 
 
 class BuildExt(build_ext):
-    """Translate with Cython when something is really built (an sdist needs none of it)."""
+    """Translate with Cython only when something is built (an sdist does not need it)."""
 
     def run(self):
         from Cython.Build import cythonize
@@ -130,7 +130,7 @@ class BuildExt(build_ext):
 
 
 class SDist(sdist):
-    """With SOURCE_DATE_EPOCH, writes down no time, owner or permission of this machine."""
+    """With SOURCE_DATE_EPOCH, record no time, owner or permissions of this machine."""
 
     def make_archive(self, base_name, format, root_dir=None, base_dir=None, **kwargs):
         time = os.environ.get("SOURCE_DATE_EPOCH")

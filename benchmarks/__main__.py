@@ -72,7 +72,7 @@ def pythons(args: argparse.Namespace, mode: str, default: tuple[str, ...]) -> di
 
 
 def setting(args: argparse.Namespace, with_limit: bool = False) -> dict[str, Any]:
-    """What is written beside the figures."""
+    """The facts written beside the results."""
     found: dict[str, Any] = {
         "machine": limits.machine(),
         "threads": args.threads,
@@ -96,7 +96,7 @@ def run_race(args: argparse.Namespace, mode: str, batches: list[int | None], tit
     known = [n for n, w in WORKLOADS.items() if mode == "train" or w.predicts]
     facts = setting(args, with_limit=True)
     rows, facts["versions"] = race.run(plan, mode, args.workloads or known, batches)
-    after = limits.limits(args.threads)  # something else may have run during the first measurement
+    after = limits.limits(args.threads)  # another program may have run during the first measurement
     facts["limit"] = max(facts["limit"], after, key=lambda found: found["limit"])
     text = report.race_table(rows, facts["limit"]["limit"])
     text = f"{title}\n\n{text}\n\n{report.header(facts, facts['versions'])}"
@@ -116,7 +116,7 @@ def predict(args: argparse.Namespace) -> None:
 
 
 def finish(args: argparse.Namespace, name: str, content: Any, text: str) -> None:
-    """Write and print what a smaller benchmark found."""
+    """Write and print the results of a smaller benchmark."""
     facts = setting(args)
     report.save(name, facts, content, f"{text}\n\n{report.header(facts, {})}")
 
@@ -150,7 +150,7 @@ def peak_memory(args: argparse.Namespace) -> None:
 
 
 def fit(args: argparse.Namespace) -> None:
-    """What `fit` costs over its steps."""
+    """The overhead of `fit` over its steps."""
     names = args.workloads or WORKLOADS
     peers = pythons(args, "train", ("npdl",))
     found = footprint.overhead("fit_overhead", peers, names, args.threads, args.seconds)
@@ -158,7 +158,7 @@ def fit(args: argparse.Namespace) -> None:
 
 
 def neighbour(args: argparse.Namespace) -> None:
-    """What a product of NumPy's between two steps costs beyond its own time."""
+    """The cost of a NumPy product between two steps, beyond its own time."""
     names = args.workloads or ("mlp784", "lenet5", "lstm128")
     peers = pythons(args, "train", ("npdl",))
     found = footprint.overhead("neighbour", peers, names, args.threads, args.seconds)
@@ -175,7 +175,7 @@ def scale(args: argparse.Namespace) -> None:
 
 
 def everything(args: argparse.Namespace) -> None:
-    """All of them, one after the other."""
+    """All benchmarks, one after the other."""
     for name, (_, command) in COMMANDS.items():
         if command is not everything:
             print(f"\n## {name}\n")

@@ -1,10 +1,10 @@
-"""Before a time is believed: do the libraries compute the same numbers from the same weights?
+"""Check, before timing, that the libraries compute the same numbers from the same weights.
 
 Training
-    Every library: the losses of the first steps, which hang on loss, gradients and update.
+    Every library: the losses of the first steps, which depend on loss, gradients and update.
     npdl and PyTorch: every gradient, once of the workload itself, and once of its smooth variant
     (tanh for ReLU, mean for max). In the workload itself a value within rounding of a kink may take
-    the other side and its whole gradient with it, so only the second can be held closely.
+    the other side and its whole gradient with it, so only the second can be compared closely.
 Prediction
     Every library: the probabilities.
 """
@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.process import Worker, WorkerError, note
 
-#: Greatest difference allowed, relative to the largest value of the array in question.
+#: Largest difference allowed, relative to the largest value of the array in question.
 TOLERANCE = {"losses": 2e-5, "smooth gradients": 1e-4, "gradients": 1e-1, "outputs": 1e-4}
 STEPS = 3
 
@@ -30,7 +30,7 @@ Arrays = list[np.ndarray]
 
 
 def difference(ours: Arrays, theirs: Arrays) -> float:
-    """Greatest difference of two lists of arrays, each relative to its largest value."""
+    """Largest difference of two lists of arrays, each relative to its largest value."""
     if [a.shape for a in ours] != [b.shape for b in theirs]:
         return float("inf")
     worst = 0.0
@@ -55,7 +55,7 @@ def _compute(what: str, worker: Worker, case: dict[str, Any], folder: Path) -> A
 
 
 def check(workers: dict[str, Worker], mode: str, workload: str, batch: int | None) -> list[str]:
-    """Compare every worker with the first, tell what was found, and return the complaints."""
+    """Compare every worker with the first, print the results, and return what differs too much."""
     first, *others = workers.values()
     case = {"workload": workload, "batch": batch}
     kept: dict[str, Arrays | None] = {}

@@ -18,7 +18,7 @@ _TIMED = "import sys, time; t = time.perf_counter(); import {}; print(time.perf_
 def import_ms(python: str, module: str) -> float | None:
     """Time of one import in a fresh process, ms; None where it fails."""
     command = [python, "-W", "ignore", "-c", _TIMED.format(module)]
-    # Installed packages have their bytecode; the checkout is to keep its own from one round on.
+    # Installed packages have bytecode; the checkout has it from the second round on.
     env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env)
     return None if done.returncode else 1e3 * float(done.stdout.split()[-1])
@@ -42,7 +42,7 @@ def imports(pythons: Mapping[str, str], rounds: int) -> dict[str, float]:
 
 
 def imports_table(times: Mapping[str, float]) -> str:
-    """Import times, and what each costs over NumPy's."""
+    """Import times, and what each adds to NumPy's."""
     over = times["numpy"]
     rows = [(module, ms(time), ms(time - over)) for module, time in times.items()]
     return table(["import", "ms", "over NumPy's, ms"], rows)
@@ -110,7 +110,7 @@ def fit_table(found: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def neighbour_table(found: Mapping[str, Mapping[str, float]]) -> str:
-    """A step and a product of NumPy's, each alone and in turns, and what the company costs."""
+    """A step and a NumPy product, separately and in turns, and the cost of alternating."""
     rows = []
     for name, row in found.items():
         times = f"{row['both'] / (row['step'] + row['matmul']):.2f}"

@@ -1,7 +1,7 @@
 """Convolutions of every shape against PyTorch's: output, gradient of the filters, of the input.
 
-The rate of a convolution should not depend on how its image lies: on the width of the output, the
-number of channels, the size of the filters.
+The rate of a convolution should not depend on its geometry: the width of the output, the number of
+channels, the size of the filters.
 
 ``python -m benchmarks.geometry LIBRARY THREADS`` serves one library: it reads the number of a
 geometry and seconds, a line for each request, and answers with three times in ms.

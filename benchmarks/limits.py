@@ -1,4 +1,4 @@
-"""The machine, and the limit that a step is held against: its peak rate of multiply-adds.
+"""The machine, and the limit to which a step is compared: the peak rate of multiply-adds.
 
 Run as ``python -m benchmarks.limits THREADS`` it measures in a process of its own and prints JSON.
 """
@@ -20,7 +20,7 @@ from benchmarks.envs import ROOT
 
 
 def machine() -> dict[str, Any]:
-    """What the times came from."""
+    """The machine that was measured."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     fields = dict(line.split("\t:", 1) for line in lines if "\t:" in line.replace("\t\t", "\t"))

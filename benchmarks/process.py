@@ -75,5 +75,5 @@ class Worker:
 
 
 def note(text: str) -> None:
-    """Tell how far the run is, on standard error."""
+    """Report progress on standard error."""
     print(text, file=sys.stderr, flush=True)

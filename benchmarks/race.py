@@ -14,7 +14,7 @@ from benchmarks.envs import OURS, PEERS
 from benchmarks.process import Worker, WorkerError, note
 from benchmarks.workloads import variant
 
-#: Rest between two turns, so that the threads of the last library have gone to sleep.
+#: Pause between two turns, so that the threads of the previous library go to sleep.
 REST = 0.2
 
 Turns = list[dict[str, Any]]
@@ -106,7 +106,7 @@ def race(workers: dict[str, Worker], plan: Plan, mode: str, name: str, batch: in
     for peer, worker in workers.items():
         try:
             if "skip" not in worker.ask("open", workload=name, mode=mode, batch=batch):
-                worker.ask("run", mode=mode, seconds=0, warmup=0)  # whoever compiles does it now
+                worker.ask("run", mode=mode, seconds=0, warmup=0)  # compiles, where needed
                 ready[peer] = worker
         except WorkerError as error:
             note(f"  {error}")

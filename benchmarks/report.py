@@ -157,6 +157,6 @@ def chart(name: str, rows: Sequence[Row], title: str) -> None:
 
 
 def _within(tick: float, rows: Sequence[Row]) -> bool:
-    """Whether a tick is near what there is to show."""
+    """Whether a tick is near the data."""
     ratios = [time / row.times["npdl"] for row in rows for time in row.times.values()]
     return min(ratios) / 1.5 <= tick <= max(ratios) * 1.5

@@ -1,8 +1,8 @@
 """How the cost of a training step grows: with threads, batch, sequence length, image size.
 
 Each sweep changes one thing. Work is counted as in ``Workload.flops``; the "cost of the work" is
-the time of a unit of work relative to that of the sweep's first row, so that 1.0 means: it grows as
-the work does, and above 1.0 it grows faster.
+the time of a unit of work relative to that of the sweep's first row, so 1.0 means that it grows
+like the work, and above 1.0 it grows faster.
 """
 
 from __future__ import annotations

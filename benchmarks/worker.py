@@ -29,7 +29,7 @@ def pin(threads: int) -> None:
 
 
 def peak_memory() -> float:
-    """Greatest resident memory of this process so far, MB."""
+    """Peak resident memory of this process so far, MB."""
     status = Path("/proc/self/status")
     if status.exists():  # unlike ru_maxrss, it does not start with what the parent held
         line = next(row for row in status.read_text().splitlines() if row.startswith("VmHWM"))
@@ -101,7 +101,7 @@ class Server:
         return self.adapter.fit_overhead(seconds)
 
     def neighbour(self, seconds: float) -> dict[str, Any]:
-        """Time of a step and of NumPy's product, alone and in turns, in ms."""
+        """Time of a step and of NumPy's product, separately and in turns, in ms."""
         return self.adapter.neighbour(seconds)
 
     def memory(self) -> dict[str, Any]:

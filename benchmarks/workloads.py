@@ -105,7 +105,7 @@ class Workload:
     def flops(self, training: bool = True) -> float:
         """Multiplications and additions of the products: forward, and twice that backward.
 
-        The gradient in the input of the first layer is not counted: nobody needs it.
+        The gradient in the input of the first layer is not counted: it is not needed.
         """
         total = 0.0
         for i, (layer, shape, out) in enumerate(self.shapes()):
@@ -276,5 +276,5 @@ def _smooth(layer: Layer) -> Layer:
     return layer
 
 
-#: Learning rate of the plain SGD step that closes every training step.
+#: Learning rate of the plain SGD step at the end of every training step.
 LEARNING_RATE = 0.01

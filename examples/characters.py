@@ -4,7 +4,7 @@
     python examples/characters.py --model lstm --text some-book.txt
 
 The text that comes with it is the beginning of "Alice's Adventures in Wonderland" (Lewis Carroll,
-1865; public domain). It is so short that the network comes to know much of it by heart.
+1865; public domain). It is so short that the network memorizes much of it.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""All that there is around a training, on real pictures, a cell (# %%) after the other.
+"""Everything around `fit`, on real pictures, cell by cell (# %%).
 
     python examples/tour.py
     python examples/tour.py --data fashion --path /usr/share/datasets/fashion-mnist

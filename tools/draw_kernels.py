@@ -105,7 +105,7 @@ def planes():
 
 def pooling():
     """Max pooling, forward and backward, and mean pooling."""
-    p = Picture(760, 230, "Max pooling keeps the greatest of each window and where it was")
+    p = Picture(760, 230, "Max pooling keeps the largest of each window and its position")
     size = 34
     image = [[1, 5, 2, 0], [3, 4, 7, 1], [0, 2, 1, 6], [9, 1, 3, 2]]
 

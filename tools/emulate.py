@@ -1,11 +1,11 @@
-"""Test a wheel for aarch64 on a machine of another kind: Debian's CPython under qemu.
+"""Test a wheel for aarch64 on another architecture: Debian's CPython under qemu.
 
 python tools/emulate.py dist/npdl-*_aarch64.whl               verify, tests/kernels, tests/layers
 python tools/emulate.py dist/npdl-*_aarch64.whl tests/kernels -x        arguments go to pytest
 
-All that it takes lies in build/aarch64; nothing is installed. Debian's packages for aarch64 are
-unpacked there, by an apt of its own that leaves this machine's alone, and NumPy and pytest from
-PyPI beside them. Tests that start a further process can't run so: this kernel refuses the program.
+Everything it needs is in build/aarch64; nothing is installed. Debian's packages for aarch64 are
+unpacked there, by a separate apt that does not touch this machine's, and NumPy and pytest from PyPI
+beside them. Tests that start another process can't run this way: this kernel refuses the program.
 """
 
 from __future__ import annotations

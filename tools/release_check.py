@@ -33,7 +33,7 @@ def version_of(text: str) -> str:
 
 
 def problems(final: bool) -> list[str]:
-    """Everything that stands against a release."""
+    """The problems that prevent a release."""
     version = version_of((ROOT / "npdl" / "_version.py").read_text())
     changelog = (ROOT / "CHANGELOG.md").read_text()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

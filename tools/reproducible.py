@@ -4,7 +4,7 @@ python tools/reproducible.py            (make reproducible)
 NPDL_ISAS=base python tools/reproducible.py
 
 The builds lie in folders of different names, run with different seeds of Python's hashes, and share
-but the commit, the tools and SOURCE_DATE_EPOCH, the time of the commit.
+only the commit, the tools and SOURCE_DATE_EPOCH, the time of the commit.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
-"""Run the suite on kernels built in another way: with a sanitizer, or by clang.
+"""Run the suite on kernels of another build: with a sanitizer, or by clang.
 
 python tools/variant.py asan                     AddressSanitizer
 python tools/variant.py ubsan tests/kernels -x   UndefinedBehaviorSanitizer; arguments go to pytest
 python tools/variant.py clang
 
-The build lies in build/<variant>, so that the kernels beside their sources stay what they are, and
-is brought up to date by each run; one that was made with other flags is made anew. NPDL_ISAS
-chooses the instruction sets.
+The build is in build/<variant>, so that the kernels beside their sources are unchanged. Each run
+updates it; a build with other flags is replaced. NPDL_ISAS chooses the instruction sets.
 """
 
 from __future__ import annotations

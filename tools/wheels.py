@@ -1,15 +1,15 @@
 """Build sdist and wheel as for a release, audit both, and test the wheel with no source in sight.
 
 python tools/wheels.py                  all of it (make wheels)
-python tools/wheels.py --pythons 3.13   test on one CPython alone
-python tools/wheels.py --numpys oldest  test with the oldest NumPy of each alone
+python tools/wheels.py --pythons 3.13   test on one CPython only
+python tools/wheels.py --numpys oldest  test only with the oldest NumPy of each
 python tools/wheels.py --tests layers   run a part of the suite: tests/layers
 python tools/wheels.py -k "fit or GRU"  run what these words are in
 python tools/wheels.py --built          test what was built before
 python tools/wheels.py --arch aarch64   cross-build and audit a wheel, and test it under emulation
 
 ``zig cc`` compiles, for a glibc as old as `GLIBC`: so the wheel gets a manylinux tag without a
-container. Releases come from ``.github/workflows/wheels.yml``; this makes their like on one
+container. Releases come from ``.github/workflows/wheels.yml``; this builds equivalent ones on one
 machine.
 """
 
@@ -241,7 +241,7 @@ def test(wheel: Path, out: Path, args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Do it all."""
+    """Build, audit and test."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--out", type=Path, default=ROOT / "dist", help="folder to fill")
     parser.add_argument("--arch", default="x86_64", choices=["x86_64", "aarch64"])

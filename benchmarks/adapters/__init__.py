@@ -35,7 +35,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def version(self) -> str:
-        """Version of the library, and what else tells one build from another."""
+        """Version of the library, and what else distinguishes builds."""
 
     def supports(self, workload: Workload) -> bool:
         """Whether this way of using the library makes a difference to the workload."""

@@ -96,7 +96,7 @@ class NpdlAdapter(Adapter):
             "matmul": (lambda: np.matmul(a, a, out=out),),
             "both": (self.step, lambda: np.matmul(a, a, out=out)),
         }.items():
-            time.sleep(0.5)  # until the threads of the last one sleep
+            time.sleep(0.5)  # until the threads of the previous one sleep
             times: list[float] = []
             end = time.perf_counter() + seconds
             while time.perf_counter() < end:

@@ -1,4 +1,4 @@
-"""ONNX Runtime: a graph written by hand with the workload's weights in it. Prediction alone."""
+"""ONNX Runtime: a graph written by hand with the workload's weights in it. Only prediction."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Graph:
         return name
 
     def add(self, op: str, *arrays: np.ndarray, output: int = 0, **attributes: Any) -> None:
-        """Append a node with further inputs; the chain goes on from its `output`."""
+        """Append a node with further inputs; the chain continues from its `output`."""
         out = [f"v{len(self.nodes)}_{i}" if i == output else "" for i in range(output + 1)]
         inputs = [self.last, *map(self.constant, arrays)]
         self.nodes.append(helper.make_node(op, inputs, out, **attributes))

@@ -1,15 +1,15 @@
-"""Level 0: the kernels. Arrays in, caller-owned arrays out; nothing here knows a layer.
+"""Level 0: the kernels. They read arrays and fill arrays of the caller, and know no layers.
 
-Each hot path is a pair of files with the same functions: ``conv_np.py``, the NumPy twin, states the
-contract and is the fallback; ``conv.pyx`` is the Cython kernel, compiled once for each instruction
-set. This module picks the kernels once, at import, and hands them out::
+Each hot path is a pair of files with the same functions: ``conv_np.py``, the NumPy twin, defines
+the contract and is the fallback; ``conv.pyx`` is the Cython kernel, compiled once for each
+instruction set. This module selects the kernels once, at import::
 
     kernels().dense_forward(x, w, b, y, (RELU, 1.0))
 
 Environment
 -----------
 NPDL_BACKEND : "cython" or "numpy"
-    Forces a backend; forcing what is missing is an error. Default: cython where it was built.
+    Forces a backend; forcing a missing one is an error. Default: cython where it was built.
 NPDL_ISA : "base", "v3" or "v4"
     Forces the build for one instruction set; an error where it is missing or the CPU can't run it.
 NPDL_NUM_THREADS : int
@@ -94,7 +94,7 @@ READY = {
     "softmax_forward": ("softmax", "softmax_ready", 0, 1),
 }
 
-#: Instruction sets that a build may hold, the best last.
+#: Instruction sets that a build may contain, the best last.
 ISAS = ("base", "v3", "v4")
 
 
@@ -196,15 +196,15 @@ def noted() -> Iterator[list[tuple[str, tuple]]]:
 
 
 def available_backends() -> tuple[str, ...]:
-    """Names of the backends that can be used here."""
+    """Names of the available backends."""
     return tuple(_backends)
 
 
 def set_num_threads(n: int) -> None:
     """Let every kernel use up to `n` threads, the calling one included.
 
-    Results have the same bits for every number of threads. The NumPy twins are not concerned: their
-    matrix products have the threads of NumPy's BLAS.
+    Results have the same bits for every number of threads. The NumPy twins are not affected: their
+    matrix products use the threads of NumPy's BLAS.
 
     Parameters
     ----------
@@ -213,7 +213,7 @@ def set_num_threads(n: int) -> None:
     Raises
     ------
     ValueError
-        If `n` is not such a number.
+        If `n` is not an integer from 1 to 64.
     """
     if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= 64:
         raise ValueError(f"The number of threads must be an integer from 1 to 64. Received: {n!r}.")
@@ -229,16 +229,16 @@ def get_num_threads() -> int:
 
 
 def release_memory() -> int:
-    """Give back the scratch memory that the kernels keep for their next calls.
+    """Free the scratch memory that the kernels keep for their next calls.
 
-    A kernel that is called again allocates nothing, since the memory of its last call was kept: up
-    to 256 MB between calls, whatever the size of the calls. A program that has done its
-    computations may want that memory for something else. Any thread may call this at any time.
+    Kernels keep the memory of their last calls, up to 256 MB, so that the next calls need not
+    allocate. Free it when a program has finished computing and needs the memory. Any thread may
+    call this at any time.
 
     Returns
     -------
     int
-        How many bytes were given back; 0 without compiled kernels.
+        Number of bytes freed; 0 without compiled kernels.
     """
     if "cython" not in _backends:
         return 0
@@ -247,18 +247,18 @@ def release_memory() -> int:
 
 
 def set_precision(mode: str) -> None:
-    """Choose between speed and the last bits of float32 convolutions.
+    """Choose between speed and precision of float32 convolutions.
 
     Parameters
     ----------
     mode : {"fast", "exact"}
         "fast", the default, lets 3x3 convolutions of stride 1 run in Winograd's form, with a
-        quarter of the products. Its errors are up to about 1e-5 of the largest number that goes
-        into a tile of 6x6 pixels, times the sum of the filter's weights: *not* of the single
-        output. Beside a pixel a million times larger than the others, small outputs of its tile
-        have no right digits; a NaN or infinity spreads over its tile; and numbers beyond 1e36
-        overflow. "exact" computes every sum directly, with errors of about 1e-6 of the sum of its
-        terms' magnitudes, whatever stands beside it. float64 is always exact.
+        quarter of the products. Its errors are up to about 1e-5 of the largest number in a tile of
+        6x6 pixels, times the sum of the filter's weights: *not* of the single output. Next to a
+        pixel a million times larger than the others, small outputs of its tile have no correct
+        digits; a NaN or infinity spreads over its tile; and numbers beyond 1e36 overflow. "exact"
+        computes every sum directly, with errors of about 1e-6 of the sum of its terms' magnitudes.
+        float64 is always exact.
 
     Raises
     ------
@@ -311,7 +311,7 @@ set_num_threads(_threads_from_environment())
 
 @contextlib.contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Run the kernels of one backend inside a ``with`` block, in this thread alone.
+    """Run the kernels of one backend inside a ``with`` block, in this thread only.
 
     Parameters
     ----------

@@ -23,8 +23,8 @@ HARD_TANH             x within [-1, 1]            1 where ``|y| < 1``, else 0
 EXPONENTIAL           e^x                         y
 ====================  ==========================  ===========================
 
-λ and α are `_SELU_SCALE` and `_SELU_ALPHA` (Klambauer et al. 2017). Three others take no part in
-dense, convolution and recurrent kernels, for their derivative needs the *input*:
+λ and α are `_SELU_SCALE` and `_SELU_ALPHA` (Klambauer et al. 2017). Three others are not fused into
+dense, convolution and recurrent kernels, since their derivative needs the *input*:
 
 ====================  ==========================  ===========================
 GELU                  x Φ(x)                      Φ(x) + x e^(-x²/2) / √(2π)
@@ -34,9 +34,9 @@ MISH                  x tanh(log(1 + e^x))        see `_mish`
 
 Φ is the distribution function of the normal distribution (Hendrycks and Gimpel 2016).
 
-Only the twins also take an *object* in the place of the pair, for what has no code: softmax, or an
-activation of the user's own. It has ``forward(x)`` returning y, and ``backward(x, y, dy)``
-returning dx; both take and return arrays of shape (..., U).
+Only the twins also take an *object* in place of the pair, for activations without a code: softmax,
+or a user's activation. It has ``forward(x)`` returning y, and ``backward(x, y, dy)`` returning dx;
+both take and return arrays of shape (..., U).
 """
 
 from __future__ import annotations

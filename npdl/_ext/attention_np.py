@@ -8,8 +8,8 @@ For each sample and head, with query i and key j:
     y_i = Σ_j p_ij v_j
 
 A query may attend to the keys that `k_mask` leaves; if `causal`, to none later than itself, j <= i.
-Where no key is left, and where `q_mask` is 0, y is 0. Nothing of a masked step is looked at: it may
-hold NaN. The probabilities are not kept; the backward pass computes them again.
+Where no key is left, and where `q_mask` is 0, y is 0. Masked steps are not read: they may hold NaN.
+The probabilities are not kept; the backward pass computes them again.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def attention_backward(q, k, v, q_mask, k_mask, w, scale, causal, dy, dq, dk, dv
     q, k, v, q_mask, k_mask, w, scale, causal
         As in `attention_forward`.
     dy : ndarray, shape (N, TQ, H, E)
-        What it holds where `q_mask` is 0 is not looked at.
+        It is not read where `q_mask` is 0.
     dq, dk, dv : ndarray, or None
         Filled; of the shapes of `q`, `k` and `v`, and 0 in masked steps.
     dw : ndarray, shape (H, D), or None

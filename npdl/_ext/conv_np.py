@@ -1,6 +1,6 @@
 """Two-dimensional convolution by im2col: the NumPy twin of ``conv.pyx``.
 
-What deep learning calls a convolution is a correlation: a window slides over the image, and at each
+A convolution in deep learning is a correlation: a window slides over the image, and at each
 place its C*KH*KW pixels are multiplied with the filter and added up ::
 
     y[n,f,i,j] = b[f] + Σ_{c,u,v} w[f,c,u,v] · x[n, c, i*SH + u*DH - PH, j*SW + v*DW - PW]
@@ -17,15 +17,15 @@ Each row of `columns` is a strided view of the image, so building it takes KH*KW
 backward pass uses the same matrix: dw = dz · columnsᵀ; and *col2im*, its transpose, adds the
 gradient of every column back to the pixels it came from.
 
-Padding is implied: PH and PW say how many zeros stand above and to the left of the image, and the
-shape of y says how far the windows go; whatever lies outside the image counts as zero.
+Padding is implied: PH and PW are the numbers of zeros above and to the left of the image, and the
+shape of y gives the number of windows; pixels outside the image count as zero.
 
 In G groups, the filters are G parts of F/G, each of which sees a part of the channels: w has C/G of
 them. With ``channels_last`` x and y have their channels on the last axis, (N, H, W, C), as
 sequences (N, T, D) have, seen as images of one column; w stays as it is.
 
-The transposed convolution is the gradient of the input as a layer of its own: what a convolution
-gathers from a window, it spreads over one ::
+The transposed convolution is the gradient of the input as a layer: a convolution gathers a window
+into a pixel, this spreads a pixel over a window ::
 
     y[n, f, i*SH + u*DH - PH, j*SW + v*DW - PW] += w[c,f,u,v] · x[n,c,i,j]     and b[f], once
 """
@@ -160,7 +160,7 @@ def conv2d_backward(
     y, dy : ndarray, shape (N, F, OH, OW)
         What the forward pass returned, and the gradient of the loss in it.
     dx : ndarray, shape (N, C, H, W), or None
-        Filled; None where nobody needs it, as are the next two.
+        Filled; None if not needed, as are the next two.
     dw : ndarray, shape (F, C/G, KH, KW), or None
         Filled, not added to, as is `db`.
     db : ndarray, shape (F,), or None
@@ -191,7 +191,7 @@ def conv2d_transposed_forward(
     w : ndarray, shape (C, F/G, KH, KW)
     b : ndarray, shape (F,), or None
     y : ndarray, shape (N, F, OH, OW)
-        Filled. Its shape is the caller's choice; what no window reaches is f(b).
+        Filled. Its shape is the caller's choice; pixels that no window reaches are f(b).
     stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups, channels_last : int
         As in `conv2d_forward`; the padding is cut off from y.
     act : tuple (code, steepness)
@@ -215,7 +215,7 @@ def conv2d_transposed_backward(
     w : ndarray, shape (C, F/G, KH, KW)
     y, dy : ndarray, shape (N, F, OH, OW)
     dx : ndarray, shape (N, C, H, W), or None
-        Filled; None where nobody needs it, as are the next two.
+        Filled; None if not needed, as are the next two.
     dw : ndarray, shape (C, F/G, KH, KW), or None
     db : ndarray, shape (F,), or None
     stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups, channels_last : int

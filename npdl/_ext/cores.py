@@ -1,4 +1,4 @@
-"""How many cores this process may use."""
+"""The number of cores that this process may use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def _numbers(file: str) -> list[str]:
 
 
 def _group_quota(group: str) -> float:
-    """Cores that one control group may keep busy; infinity if there is no limit."""
+    """Cores that one control group may use; infinity if there is no limit."""
     try:
         quota, period = _numbers(f"{group}/cpu.max")
         return math.inf if quota == "max" else int(quota) / int(period)
@@ -29,8 +29,8 @@ def _group_quota(group: str) -> float:
 def _own_groups(membership: str | os.PathLike[str]) -> list[tuple[str, str]]:
     """The folder of a hierarchy and the path of this process's group in it, and those above it.
 
-    Without a namespace of control groups (systemd's CPUQuota, Slurm), a group's limit stands below
-    the root, and so may limits of the groups around it.
+    Without a namespace of control groups (systemd's CPUQuota, Slurm), a group's limit is below the
+    root, and so may be limits of the groups around it.
     """
     groups = [("", ""), ("cpu", "")]
     try:
@@ -44,7 +44,7 @@ def _own_groups(membership: str | os.PathLike[str]) -> list[tuple[str, str]]:
         if controllers and "cpu" not in controllers.split(","):
             continue
         parts = [part for part in path.split("/") if part]
-        if ".." not in parts:  # a group outside of this namespace, which can't be looked at
+        if ".." not in parts:  # a group outside of this namespace, which can't be read
             folder = "cpu" if controllers else ""
             groups += [(folder, "/".join(parts[: i + 1])) for i in range(len(parts))]
     return groups
@@ -54,7 +54,7 @@ def _cgroup_quota(
     root: str | os.PathLike[str] = "/sys/fs/cgroup",
     membership: str | os.PathLike[str] = "/proc/self/cgroup",
 ) -> float:
-    """Cores that the control groups of this process leave it; infinity if there is no limit."""
+    """Cores that the control groups of this process allow; infinity if there is no limit."""
     return min(
         _group_quota(os.path.join(root, folder, path)) for folder, path in _own_groups(membership)
     )

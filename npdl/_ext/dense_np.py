@@ -36,7 +36,7 @@ def dense_backward(x, w, y, dy, dx, dw, db, act):
     y, dy : ndarray, shape (N, U)
         What the forward pass returned, and the gradient of the loss in it.
     dx : ndarray, shape (N, D), or None
-        Filled, not added to, as are `dw` and `db`; None where nobody needs it, like these.
+        Filled, not added to, as are `dw` and `db`; None if not needed, like these.
     dw : ndarray, shape (D, U), or None
     db : ndarray, shape (U,), or None
     act : tuple (code, steepness)

@@ -1,9 +1,9 @@
 """Dropout: the NumPy twin of ``dropout.pyx``.
 
-What is dropped is a function of a seed and of the place of a number, so that each number can be
-decided on by itself. The numbers come in chunks. The seed and the number of the chunk make two keys
-(the mixing function of SplitMix64, Steele et al. 2014), and these and the place i in the chunk make
-a word of 32 bits::
+Whether a number is dropped is a function of a seed and of its position, so each number can be
+decided independently. The numbers come in chunks. The seed and the number of the chunk make two
+keys (the mixing function of SplitMix64, Steele et al. 2014), and these and the place i in the chunk
+make a word of 32 bits::
 
     h = key0 + i,   h = (h ^ h >> 16) 0x7FEB352D,   h = (h ^ h >> 15 ^ key1) 0x846CA68B
 
@@ -43,9 +43,9 @@ def dropout_forward(x, seed, p, y, mask):
     x : ndarray, shape (n,)
         Read only.
     seed : int in [0, 2**64)
-        What is drawn depends on it, on `p` and on n alone.
+        The result depends only on it, on `p` and on n.
     p : float in [0, 1)
-        The part that is dropped.
+        The fraction that is dropped.
     y : ndarray, shape (n,)
         Filled.
     mask : ndarray of uint8, shape (n,)
@@ -63,7 +63,7 @@ def dropout_backward(dy, mask, p, dx):
     dy : ndarray, shape (n,)
         Read only, as is `mask`.
     mask : ndarray of uint8, shape (n,)
-        What the forward pass left.
+        From the forward pass.
     p : float in [0, 1)
     dx : ndarray, shape (n,)
         Filled.

@@ -1,6 +1,6 @@
 """Gradient of a table whose rows were looked up: the NumPy twin of ``embedding.pyx``.
 
-The look-up itself is `numpy.take`, which no kernel was found to beat.
+The look-up itself is `numpy.take`: no faster kernel was found.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def embedding_backward(index, dy, dtable):
         Read only, as is `dy`. Row numbers in [0, V).
     dy : ndarray, shape (N, D)
     dtable : ndarray, shape (V, D)
-        Filled, not added to: 0 where no index leads.
+        Filled, not added to: 0 for rows without an index.
     """
     total = np.zeros(dtable.shape, np.result_type(dtable, np.float64))
     np.add.at(total, index, dy)

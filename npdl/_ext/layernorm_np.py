@@ -44,7 +44,7 @@ def layernorm_forward(x, gamma, beta, epsilon, y, mean, scale):
     if mean is not None:
         mean[...] = x.mean(axis=(1, 2))
         y -= mean[:, None, None]
-        mean += y.mean(axis=(1, 2))  # what the first sum lost
+        mean += y.mean(axis=(1, 2))  # the rounding error of the first sum
         np.subtract(x, mean[:, None, None], out=y)
     scale[...] = 1 / np.sqrt(np.square(y).mean(axis=(1, 2)) + epsilon)
     y *= scale[:, None, None]
@@ -70,13 +70,13 @@ def layernorm_backward(x, gamma, mean, scale, dy, dx, dgamma, dbeta):
         Read only, as are `gamma`, `mean`, `scale` and `dy`.
     gamma : ndarray, shape (P,)
     mean : ndarray, shape (R,), or None
-        What the forward pass left, as is `scale`.
+        From the forward pass, as is `scale`.
     scale : ndarray, shape (R,)
     dy : ndarray, shape (R, L, I)
     dx : ndarray, shape (R, L, I), or None
-        Filled; None where nobody needs it.
+        Filled; None if not needed.
     dgamma, dbeta : ndarray, shape (P,), or None
-        Filled, not added to; None where nobody needs it.
+        Filled, not added to; None if not needed.
     """
     hat = x * scale[:, None, None]
     if mean is not None:

@@ -36,7 +36,7 @@ def norm_forward(x, gamma, beta, epsilon, y, mean, var):
     count = x.size // gamma.size
     mean[...] = _totals(x) / count
     np.subtract(x, mean[:, None], out=y)
-    mean += _totals(y) / count  # what the first sum lost
+    mean += _totals(y) / count  # the rounding error of the first sum
     np.subtract(x, mean[:, None], out=y)
     var[...] = _totals(np.square(y)) / count
     y *= (gamma / np.sqrt(var + epsilon))[:, None]
@@ -74,13 +74,13 @@ def norm_backward(x, gamma, mean, var, epsilon, dy, dx, dgamma, dbeta):
         Read only, as are `gamma`, `mean`, `var` and `dy`.
     gamma : ndarray, shape (C,)
     mean, var : ndarray, shape (C,)
-        What the forward pass left.
+        From the forward pass.
     epsilon : float
     dy : ndarray, shape (O, C, I)
     dx : ndarray, shape (O, C, I), or None
-        Filled; None where nobody needs it.
+        Filled; None if not needed.
     dgamma, dbeta : ndarray, shape (C,), or None
-        Filled, not added to; None where nobody needs it.
+        Filled, not added to; None if not needed.
     """
     inverse = 1 / np.sqrt(var + epsilon)
     centred = x - mean[:, None]

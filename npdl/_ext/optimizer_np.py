@@ -1,7 +1,7 @@
 """The steps of the optimizers, one parameter at a time: the NumPy twin of ``optimizer.pyx``.
 
 All arrays have one length and one dtype. `p`, the parameter, and the arrays that the optimizer
-remembers for it are changed in place; `g`, its gradient, is read only.
+keeps for it are changed in place; `g`, its gradient, is read only.
 """
 
 from __future__ import annotations

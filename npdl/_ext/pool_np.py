@@ -4,7 +4,7 @@
     mean:  y[n,c,i,j] = mean of the same window
 
 Windows may overlap (stride below the window) or leave gaps (stride above it), and reach beyond the
-image on any side. What lies outside of the image does not count: it is never the maximum, and the
+image on any side. Pixels outside the image do not count: it is never the maximum, and the
 mean is that of the pixels inside. Each window holds at least one of these: PH < KH and
 (OH-1)*SH < H + PH, and the same of the columns.
 """
@@ -35,7 +35,7 @@ def _spans(size, out, window, stride, pad):
 def maxpool_forward(x, y, argmax, kh, kw, stride_h, stride_w, pad_h, pad_w):
     """Largest value of each window.
 
-    Of equal values the first in row-major order wins; a NaN counts as larger than any number.
+    Of equal values the first in row-major order is taken; a NaN counts as larger than any number.
 
     Parameters
     ----------
@@ -44,10 +44,11 @@ def maxpool_forward(x, y, argmax, kh, kw, stride_h, stride_w, pad_h, pad_w):
     y : ndarray, shape (N, C, OH, OW)
         Filled.
     argmax : ndarray of int32, shape (N, C, OH, OW), or None
-        Filled with the place of the winner, ``row * W + column`` in its image. None at prediction.
+        Filled with the position of the largest value, ``row * W + column`` in its image. None at
+        prediction.
     kh, kw, stride_h, stride_w : int, >= 1
     pad_h, pad_w : int, >= 0
-        By how much the first windows reach beyond the image, above and on the left.
+        How far the first windows reach beyond the image, above and on the left.
     """
     geometry = kh, kw, stride_h, stride_w, pad_h, pad_w
     windows = _windows(x, y, *geometry, outside=-np.inf)
@@ -57,12 +58,13 @@ def maxpool_forward(x, y, argmax, kh, kw, stride_h, stride_w, pad_h, pad_w):
         out_h, out_w = y.shape[2:]
         row = np.arange(out_h)[:, None] * stride_h - pad_h + best // kw
         column = np.arange(out_w) * stride_w - pad_w + best % kw
-        # Where all pixels are -inf, `best` is the corner of the window, perhaps beside the image.
+        # Where all pixels are -inf, `best` is the corner of the window, which may be outside the
+        # image.
         argmax[...] = np.maximum(row, 0) * x.shape[3] + np.maximum(column, 0)
 
 
 def maxpool_backward(dy, argmax, dx):
-    """Send each gradient to the pixel that won; windows that overlap add up.
+    """Send each gradient to the largest pixel of its window; overlapping windows add up.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """SimpleRNN, LSTM and GRU over whole batches of sequences: the NumPy twin of ``rnn.pyx``.
 
 One matrix holds the weights of a layer. Its rows are the bias, the weights of the input and those
-of the state; its columns are the gates, U each, in the order that stands here and nowhere else:
+of the state; its columns are the gates, U each, in the order defined here and nowhere else:
 
     w = [ bias ]  1 row         SimpleRNN   1 gate
         [ w_x  ]  D rows        LSTM        4 gates: i, f, o, g
@@ -26,13 +26,13 @@ Ghahramani 2016).
 A step whose mask is 0 keeps the state as it was, and its output is the kept state. Nothing else
 depends on such a step: x may hold anything there, even NaN, and its gates are filled with 0.
 
-The input product x w_x knows no time order: here it is one product over all N*T rows. So is the
-gradient of the weights, at the end: the loop back through time leaves only dz, the gradient of
-every pre-activation.
+The input product x w_x does not depend on the order of steps: here it is one product over all N*T
+rows. So is the gradient of the weights, at the end: the backward loop through time computes only
+dz, the gradient of every pre-activation.
 
 Letters: N samples, T steps, D features in, U units, G gates. All arrays are C-ordered, of one
-dtype; `mask` is uint8. What a forward pass fills (h, c, gates) its backward pass reads; without a
-backward pass, c and gates need not be kept.
+dtype; `mask` is uint8. The backward pass reads the arrays that the forward pass fills (h, c,
+gates); without a backward pass, c and gates need not be kept.
 """
 
 from __future__ import annotations
@@ -166,9 +166,9 @@ def rnn_backward(
     dhn : ndarray, shape (N, U), or None
         A further gradient in the last state of the walk; None for zero.
     dx : ndarray, shape (N, T, D), or None
-        Filled; None where nobody needs it.
+        Filled; None if not needed.
     dw : ndarray, shape of `w`, or None
-        Filled, not added to; None where nobody needs it.
+        Filled, not added to; None if not needed.
     dh0 : ndarray, shape (N, U)
         Filled.
     act : tuple (code, steepness), or an activation object
@@ -206,9 +206,9 @@ def lstm_forward(
         Output and cell state before the first step.
     mask : ndarray of uint8, shape (N, T), or None
     h, c : ndarray, shape (N, T, U)
-        Filled; `c` may be None where nobody needs it.
+        Filled; `c` may be None if not needed.
     gates : ndarray, shape (N, T, 4*U), or None
-        Filled with i, f, o, g after their activations; None where nobody needs them.
+        Filled with i, f, o, g after their activations; None if not needed.
     act, gate_act : tuple (code, steepness), or an activation object
         Of g and of the output; of i, f and o.
     reverse : bool
@@ -267,9 +267,9 @@ def lstm_backward(
     dhn, dcn : ndarray, shape (N, U), or None
         Further gradients in the last output and the last cell state; None for zero.
     dx : ndarray, shape (N, T, D), or None
-        Filled; None where nobody needs it.
+        Filled; None if not needed.
     dw : ndarray, shape of `w`, or None
-        Filled, not added to; None where nobody needs it.
+        Filled, not added to; None if not needed.
     dh0, dc0 : ndarray, shape (N, U)
         Filled.
     act, gate_act : tuple (code, steepness), or an activation object
@@ -324,7 +324,7 @@ def gru_forward(x, w, h0, mask, h, gates, act, gate_act, reverse=False, drop_x=N
     h : ndarray, shape (N, T, U)
         Filled.
     gates : ndarray, shape (N, T, 3*U), or (N, T, 4*U) with the row more, or None
-        Filled with z, r, ĥ after their activations, and q; None where nobody needs them.
+        Filled with z, r, ĥ after their activations, and q; None if not needed.
     act, gate_act : tuple (code, steepness), or an activation object
         Of ĥ; of z and r.
     reverse : bool
@@ -386,9 +386,9 @@ def gru_backward(
     dhn : ndarray, shape (N, U), or None
         A further gradient in the last state; None for zero.
     dx : ndarray, shape (N, T, D), or None
-        Filled; None where nobody needs it.
+        Filled; None if not needed.
     dw : ndarray, shape of `w`, or None
-        Filled, not added to; None where nobody needs it.
+        Filled, not added to; None if not needed.
     dh0 : ndarray, shape (N, U)
         Filled.
     act, gate_act : tuple (code, steepness), or an activation object
@@ -448,7 +448,7 @@ def gru_backward(
 def recurrent_pair(function, one, other):
     """Two calls of one of the functions above, such as those of a layer's two directions.
 
-    The kernels walk through both at once. What is filled has the bits of two calls.
+    The kernels run both at once. The results have the bits of two calls.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Softmax, alone and fused with cross-entropy, and right answers: the twin of ``softmax.pyx``.
+"""Softmax, also fused with cross-entropy, and right predictions: the twin of ``softmax.pyx``.
 
     p_j = e^(z_j - m) / Σ_k e^(z_k - m),   m = max_k z_k
     loss = -Σ_j t_j log p_j = Σ_j t_j (m + log Σ_k e^(z_k - m) - z_j)
@@ -84,17 +84,17 @@ def softmax_xent_backward(p, t, dloss, dz):
 
 
 def right_answers(p, t, right):
-    """right = whether the greatest of each row of p is that of its target.
+    """right = whether the largest of each row of p is that of its target.
 
-    The first of equals is the greatest; nan is greater than all numbers.
+    Of equal values the first counts as the largest; nan is larger than all numbers.
 
     Parameters
     ----------
     p : ndarray, shape (N, K)
         Scores, such as probabilities or logits. Read only.
     t : ndarray of int64, shape (N,), or ndarray like `p`, shape (N, K)
-        Class numbers, of which those outside of [0, K) are never right; or rows whose greatest is
-        meant, such as one-hot ones. Read only.
+        Class numbers, of which those outside of [0, K) are never right; or rows, whose largest
+        value is the target, such as one-hot ones. Read only.
     right : ndarray of uint8 or bool, shape (N,)
         Filled with 0 and 1.
     """
