@@ -14,7 +14,6 @@ import numpy as np
 
 import npdl
 from npdl.data import Vocabulary, pad_sequences
-from npdl.layers import GRU, Attention
 
 
 def make_sums(count, rng):
@@ -33,7 +32,7 @@ def solve(model, vocabulary, questions):
     for _ in range(5):
         best = model.predict([x, written])[:, -1].argmax(axis=1)
         written = np.hstack([written, best[:, None]])
-    return vocabulary.decode(written), x
+    return vocabulary.decode(written)
 
 
 def main():
@@ -41,7 +40,6 @@ def main():
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--count", type=int, default=50_000, help="sums to learn from")
     parser.add_argument("--test", type=int, default=5000, help="sums for the test")
-    parser.add_argument("--picture", help="draw what the decoder looks at into this file")
     options = parser.parse_args()
 
     npdl.utils.set_seed(1)
@@ -58,35 +56,13 @@ def main():
     data = [x[:k], y[:k, :-1]], y[:k, 1:]
     model.fit(*data, epochs=options.epochs, batch_size=128, verbose=2)
 
-    answers, _ = solve(model, vocabulary, sums[k:])
+    answers = solve(model, vocabulary, sums[k:])
     print()
     for question, answer, result in list(zip(sums[k:], answers, results[k:]))[:8]:
         verdict = "" if answer == result else f"   wrong: {result}"
         print(f"{question:>7} = {answer}{verdict}")
     right = np.mean([a == b for a, b in zip(answers, results[k:])])
     print(f"reached: {right:.1%} of {len(answers)} new sums (to beat: 98 %)")
-    if options.picture:
-        draw(options.picture, model, vocabulary, "367+58")
-
-
-def draw(path, model, vocabulary, question):
-    """What the decoder looks at: a row for each character written, a column for each one read."""
-    from matplotlib.figure import Figure
-
-    (answer,), x = solve(model, vocabulary, [question])
-    y = pad_sequences(vocabulary.encode([answer], bos=True))
-    # The attention's inputs are the outputs of the two GRUs: read by one, written by the other.
-    outputs = [out for layer, out in model.trace([x, y]) if isinstance(layer, GRU)]
-    (read, _), written = outputs  # the encoder hands on its state, too
-    attention = next(layer for layer in model.layers if isinstance(layer, Attention))
-    weights = attention.weights(written, read)[0, 0, : len(answer) + 1, : len(question)]
-    figure = Figure(figsize=(4.2, 3), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(weights, cmap="Blues", vmin=0)
-    axes.set_xticks(range(len(question)), list(question))
-    axes.set_yticks(range(len(answer) + 1), [*answer, "end"])
-    axes.set(xlabel="read", ylabel="written")
-    figure.savefig(path, dpi=100)
 
 
 if __name__ == "__main__":

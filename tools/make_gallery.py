@@ -40,10 +40,10 @@ EXAMPLES: dict[str, tuple[str, list[str], str]] = {
     "anomalies": (
         "Anomalies",
         [""],
-        "Digits, and what a network makes of them that knows nines alone",
+        "Digits, and what a network makes of them that has seen nines alone",
     ),
     "words": ("Reading words", [""], "Pictures of words, and what is read"),
-    "addition": ("Addition", [""], "What the decoder looks at, for each character that it writes"),
+    "addition": ("Addition", [""], ""),
     "transfer": ("Transfer learning", [""], ""),
     "shapes": ("Segmentation", [""], "Pictures, the true classes of their pixels, those found"),
 }
