@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 # NumPy reads it at import. Its BLAS keeps a core busy waiting for the next product of the twins,
-# which costs a machine that has other work a quarter of the time. Another value stays.
+# which costs a busy machine a quarter of the time. Another value is kept.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
@@ -28,11 +28,11 @@ def _fresh_state():
 
 @pytest.fixture
 def float64():
-    """New parameters are of float64."""
+    """New parameters have dtype float64."""
     utils.set_dtype("float64")
 
 
 @pytest.fixture
 def rng():
-    """A generator of the test's own."""
+    """A generator for the test."""
     return np.random.default_rng(3)

@@ -13,7 +13,7 @@ X = (np.eye(3)[LABELS] @ RNG.normal(size=(3, 4)) + 0.3 * RNG.normal(size=(70, 4)
 WEIGHTS = RNG.integers(0, 3, 70).astype("f4")
 COUNT = np.arange(10, dtype="f4")[:, None]
 
-#: How `fit` trains if nothing else is asked for.
+#: How `fit` trains by default.
 BRIEFLY = {"epochs": 2, "verbose": 0}
 
 
@@ -35,7 +35,7 @@ def same_weights(one, other, **tolerance):
 
 
 class Seen(Layer):
-    """Passes its input on and remembers the first column of what it saw in training."""
+    """Passes its input on and records the first column of what it saw in training."""
 
     def __init__(self):
         self.seen = []

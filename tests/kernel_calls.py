@@ -1,8 +1,9 @@
 """Calls of the kernels over small inputs, for every test that needs some.
 
 A `Call` holds the arguments of one kernel by name. `run` lays each array between guard numbers,
-makes the inputs read-only and fills the outputs with NaN: a kernel that reads or writes beside its
-arrays, changes an input or leaves a hole is found out. What optimizers change in place is kept.
+makes the inputs read-only and fills the outputs with NaN: a kernel that reads or writes out of
+bounds, changes an input or leaves a gap is detected. Arrays that optimizers change in place are
+kept.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from npdl._ext.activation_np import FROM_INPUT, RELU, SIGMOID, TANH
 STEM = {function: stem for stem, functions in PAIRS.items() for function in functions}
 TWINS = {stem: importlib.import_module(f"npdl._ext.{stem}_np") for stem in PAIRS}
 
-#: What each kernel fills, or changes in place.
+#: The arrays that each kernel fills, or changes in place.
 FILLED = {
     "activation_forward": ("y",),
     "activation_backward": ("dx",),
@@ -71,7 +72,7 @@ FILLED = {
     "adamax_step": ("p", "m", "u"),
 }
 
-#: Kernels that read what they fill.
+#: Kernels that read the arrays they fill.
 IN_PLACE = set(PAIRS["optimizer"])
 
 GUARD = 67  # numbers on either side; odd, so that arrays don't start where a cache line does
@@ -131,7 +132,7 @@ def guarded(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def run(kernel, call: Call) -> dict[str, np.ndarray]:
-    """Call `kernel` and return what it filled; look after everything that it must leave alone."""
+    """Call `kernel` and return the arrays it filled; check that it changes nothing else."""
     args, memories, before = dict(call.args), {}, {}
     for name, value in call.args.items():
         if not isinstance(value, np.ndarray):
@@ -180,7 +181,7 @@ class Maker:
         return Call(function, dict(zip(parameters(function), args, strict=True)))
 
     def filled(self, function: str, *args: Any) -> Call:
-        """A call of a forward kernel whose outputs hold what the twin leaves in them."""
+        """A call of a forward kernel whose outputs are those of the twin."""
         getattr(TWINS[STEM[function]], function)(*args)
         return self.call(function, *args)
 
@@ -205,7 +206,7 @@ class Maker:
         additive: bool = False,
         grads: str = "qkvw",
     ) -> list[Call]:
-        """What the masks leave out holds NaN."""
+        """Masked steps hold NaN."""
         masks = self.masks(q_mask, n, tq), self.masks(k_mask, n, tk)
         q, k, v = self.random(n, tq, h, d), self.random(n, tk, h, d), self.random(n, tk, h, e)
         dy = self.random(n, tq, h, e)
@@ -262,7 +263,7 @@ class Maker:
         ]
 
     def layernorm(self, shape, groups: int = 1, without: tuple[str, ...] = ()) -> list[Call]:
-        """`shape` (samples, L, I), each of them of so many groups. `without` are None."""
+        """`shape` (samples, L, I), each of this many groups. `without` are None."""
         n, length, inner = shape[0] * groups, *shape[1:]
         rows, channels, epsilon = (n, length, inner), groups * length, 1e-3
         x, dy = self.random(*rows, scale=2) + self.dtype.type(0.5), self.random(*rows)
@@ -459,7 +460,7 @@ class Maker:
         ]
 
     def optimizer(self, size: int, lr: float = 0.1, step: int = 3) -> list[Call]:
-        """Step number `step` of every optimizer, after steps that have left something behind."""
+        """Step number `step` of every optimizer, with the state of earlier steps."""
 
         def call(function: str, slots: str, *numbers: float) -> Call:
             """`slots` "+" holds means of squares, "-" of numbers of either sign."""
@@ -493,7 +494,7 @@ class Maker:
             *self.conv((3, 2, 7, 5), (4, 2, 3), (2, 1), (1, 2), transposed=True),
             *self.pool((2, 3, 7, 8), (2, 3), (3, 2), (0, 1)),
             *self.resize((2, 3, 4, 5), 2, 3),
-            *self.softmax(6, 7, dense=True)[-1:],  # rows of targets tell what the others must be
+            *self.softmax(6, 7, dense=True)[-1:],  # rows of targets determine the others
             *self.softmax(6, 7),
             *self.ctc(3, 9, 7, 4, blank=2, mask="some"),
             *self.log_softmax(6, 7),

@@ -199,7 +199,7 @@ def test_derivative_without_input_is_at_the_last_forward():
         x = points()
         want = activation.derivative(x)
         activation.forward(x)
-        x += 1  # what the caller does afterwards is of no account
+        x += 1  # later changes by the caller have no effect
         np.testing.assert_array_equal(activation.derivative(), want)
 
 

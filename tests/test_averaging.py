@@ -1,4 +1,4 @@
-"""Moving averages of the weights in a training: at its end, and with `SwapEMAWeights`."""
+"""Moving averages of the weights in training: at its end, and with `SwapEMAWeights`."""
 
 from __future__ import annotations
 

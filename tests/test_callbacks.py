@@ -1,4 +1,4 @@
-"""`npdl.callbacks`: what is called when, and what each of them does, by Keras's rules."""
+"""`npdl.callbacks`: the order of calls, and the behavior of each callback, as in Keras."""
 
 import copy
 import csv
@@ -42,7 +42,7 @@ def fit(*callbacks, model=None, **kwargs):
 
 
 class Script(Callback):
-    """Writes figures of its own into the logs, epoch by epoch, before others look at them."""
+    """Writes given values into the logs, epoch by epoch, before other callbacks read them."""
 
     def __init__(self, name, values):
         self.name, self.values = name, values
@@ -52,7 +52,7 @@ class Script(Callback):
 
 
 def scripted(callback, values, name="val_loss", **kwargs):
-    """The history of a training in which a figure goes so."""
+    """The history of a training run with these values of a metric."""
     return fit(Script(name, values), callback, epochs=len(values), **kwargs)
 
 
@@ -163,7 +163,7 @@ def test_logs_of_batches_are_of_the_epoch_so_far_and_those_of_epochs_are_whole()
     assert set(epochs[0]) == {"loss", "mae", "auc", "val_loss", "val_mae", "val_auc"}
 
 
-def test_no_figures_are_computed_for_batches_where_nobody_reads_them(monkeypatch):
+def test_no_results_are_computed_for_batches_that_no_callback_reads(monkeypatch):
     calls = []
     results = npdl.training.RunningMetrics.results
     count = lambda self, everything=True: calls.append(everything) or results(self, everything)  # noqa: E731

@@ -41,7 +41,7 @@ class Trial:
 
 @pytest.fixture
 def pruned(monkeypatch):
-    """What a stand-in of Optuna raises."""
+    """The exception of the stand-in for Optuna."""
     optuna = types.ModuleType("optuna")
     optuna.TrialPruned = type("TrialPruned", (Exception,), {})
     monkeypatch.setitem(sys.modules, "optuna", optuna)
@@ -120,7 +120,7 @@ def test_a_study_of_optuna():
 
 
 class Noise(Callback):
-    """Adds to the logs what no tracker takes as a number."""
+    """Adds values to the logs that are not single numbers."""
 
     def on_epoch_end(self, epoch, logs=None):
         logs |= {"confusion": np.eye(2), "half": np.float32(0.5), "nothing": None}

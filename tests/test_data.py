@@ -1,4 +1,4 @@
-"""npdl.data: batches, sequences, and the thread that makes them beside a training."""
+"""npdl.data: batches, sequences, and the thread that prepares them."""
 
 import threading
 import time
@@ -224,7 +224,7 @@ def test_a_training_with_a_background_is_resumed_to_the_same_bits(tmp_path, seed
         train(npdl.callbacks.BackupAndRestore(tmp_path, save_freq=2), Killer())
     assert threads() == 0
     model = make()
-    utils.set_seed(77)  # has no say: the backup knows
+    utils.set_seed(77)  # has no effect: the backup has it
     for got, array in zip(train(npdl.callbacks.BackupAndRestore(tmp_path)), wanted):
         np.testing.assert_array_equal(got, array)
 

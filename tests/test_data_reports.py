@@ -1,4 +1,4 @@
-"""Data, files and names as they come, from what users of such libraries have reported."""
+"""Data, files and names from problems that users of similar libraries reported."""
 
 import pickle
 import threading

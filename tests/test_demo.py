@@ -1,4 +1,4 @@
-"""`npdl.demo`: it learns, saves, draws and tells."""
+"""`npdl.demo`: it learns, saves, plots and reports."""
 
 import argparse
 import importlib.util

@@ -1,4 +1,4 @@
-"""`npdl.plot_model`: well-formed SVG that says what there is."""
+"""`npdl.plot_model`: well-formed SVG that shows all layers."""
 
 import re
 import xml.etree.ElementTree as ET
@@ -21,7 +21,7 @@ from npdl.layers import (
 
 
 def texts(svg):
-    """The visible texts of a document, from top to bottom."""
+    """The visible strings of a document, from top to bottom."""
     return [text.text for text in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
 
 

@@ -1,4 +1,4 @@
-"""Training in several processes: the same bits as in one, figures of all, stops and failures."""
+"""Training in several processes: the same bits as in one, merged metrics, stops and failures."""
 
 import json
 import shutil
@@ -88,7 +88,7 @@ for parts in map(int, sys.argv[3:]):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Run the program in so many processes; what each of them wrote, and how it ended."""
+    """Run the program in this many processes; their outputs, and how it ended."""
     if MPIEXEC is None:
         pytest.skip("needs mpiexec: pip install mpich")
     folder = tmp_path_factory.mktemp("mpi")
@@ -110,7 +110,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(run):
-    """One process that computes so many parts."""
+    """One process that computes this many parts."""
     return dict(zip((2, 4), run("plain", 1, 2, 4)[0]))
 
 

@@ -1,4 +1,4 @@
-"""The pages in docs/: their code runs, what they link to is there, and the site has every name."""
+"""The pages in docs/: their code runs, their links work, and the site has every name."""
 
 import re
 import runpy
@@ -70,10 +70,10 @@ def test_every_page_is_in_the_index():
 
 
 def test_reference_has_every_public_module():
-    """With `__all__`, Sphinx finds the names by itself."""
+    """With `__all__`, Sphinx finds the names."""
     index = (DOCS / "api" / "index.rst").read_text("utf-8").split()
     modules = [name for name in npdl.__all__ if isinstance(getattr(npdl, name), type(npdl))]
-    for name in {*modules, "saving"} - {"model"}:  # `npdl.model` holds `Model` alone
+    for name in {*modules, "saving"} - {"model"}:  # `npdl.model` has only `Model`
         assert name in index
         assert f"automodule:: npdl.{name}\n" in (DOCS / "api" / f"{name}.rst").read_text("utf-8")
 

@@ -1,4 +1,4 @@
-"""Downloads, from a server on this machine that does what servers do: break off, lie, be slow."""
+"""Downloads from a local server that disconnects, sends wrong data, or is slow."""
 
 import hashlib
 import http.server
@@ -143,7 +143,7 @@ def test_a_server_that_keeps_breaking_off_is_given_up(server, cache):
     with pytest.raises(OSError, match=r"broke off|more expected.*, after 5,000 of 1,004,000 bytes"):
         _files.find(source(server.url), None)
     assert len(server.requests) == 2 + _download.RETRIES
-    assert names(cache) == [f"{NAME}.part"]  # to go on from, some other day
+    assert names(cache) == [f"{NAME}.part"]  # to resume later
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_wrong_bytes_never_get_into_the_cache(server, cache, body, message):
         _files.find(source(server.url), None)
     assert not (cache / NAME).exists()
     assert f"put {NAME} from {server.url} into {cache}, or pass path=" in str(caught.value)
-    server.behave = whole  # and the next time all is well, whatever was left
+    server.behave = whole  # and the next attempt succeeds, whatever was left
     assert (_files.find(source(server.url), None) / NAME).read_bytes() == PAYLOAD
 
 

@@ -1,4 +1,4 @@
-"""Which kernels `npdl._ext` picks, what it says of those that are missing, and `use_backend`."""
+"""Which kernels `npdl._ext` selects, its errors about missing ones, and `use_backend`."""
 
 from __future__ import annotations
 

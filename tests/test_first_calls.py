@@ -1,4 +1,4 @@
-"""What one types first works, or says what to do."""
+"""Typical first attempts work, or fail with a helpful error."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What `Model.fit` and its like take, as those who come from Keras use them.
+"""The data that `Model.fit`, `evaluate` and `predict` take, as Keras users pass them.
 
-Kinds of data, masks and weights, and what they refuse.
+Kinds of data, masks and weights, and errors.
 """
 
 import itertools
@@ -35,7 +35,7 @@ from npdl.utils import one_hot, set_seed
 
 
 def seeing(data, **kwargs):
-    """The batches that a training sees."""
+    """The batches that a training run sees."""
     layer = Seen()
     model = Model([layer, Linear(1, n_in=1)])
     model.compile(MSE, SGD(lr=0.0))

@@ -1,4 +1,4 @@
-"""How a training goes on: epoch by epoch, batch by batch, and resumed, to the same bits."""
+"""Training runs: epoch by epoch, batch by batch, and resumed, with the same bits."""
 
 import numpy as np
 import pytest
@@ -115,7 +115,7 @@ class Snapshot(Callback):
 
 
 def training(data, callbacks, seed=4):
-    """A training with all that has a state; `seed` is what comes before it."""
+    """A training run with everything that has a state; `seed` differs before it starts."""
     set_seed(seed)
     model = Model([Dense(8, n_in=4), Dropout(0.3), Softmax(3)])
     metrics = ["acc", "auc", "f1", npdl.metrics.ConfusionMatrix()]
@@ -132,7 +132,7 @@ def training(data, callbacks, seed=4):
 
 
 class OwnOrder:
-    """Batches in an order of their own, which can be taken up again."""
+    """Batches in their own order, which can be resumed."""
 
     def __init__(self):
         self.rng = np.random.default_rng(8)

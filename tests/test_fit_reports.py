@@ -1,4 +1,4 @@
-"""What users of such libraries have reported, tried on `Model.fit` and what belongs to it."""
+"""Problems that users of similar libraries reported, tried on `Model.fit`."""
 
 import threading
 import warnings

@@ -1,6 +1,6 @@
 """Drawn arguments, by hypothesis: kernels against twins, layers on both backends, and nonsense.
 
-A quick round of the same examples each time. ``make fuzz`` goes on with new ones for
+A quick round of the same examples each time. ``make fuzz`` continues with new ones for
 ``NPDL_FUZZ_SECONDS`` in each test, and says how many there were.
 """
 
@@ -150,7 +150,7 @@ junk = st.one_of(
 
 @st.composite
 def odd_calls(draw):
-    """A call of which up to three arguments were exchanged for something else."""
+    """A call with up to three arguments replaced by something else."""
     call = draw(st.sampled_from(Maker(draw(dtypes)).one_of_each()))
     args = dict(call.args)
     others = [value for value in args.values() if isinstance(value, np.ndarray)]

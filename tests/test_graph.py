@@ -113,7 +113,7 @@ def test_gradients_with_masks_through_merges():
         model, xs, ys = compiled(recurrent_skip)
         check_gradients(model, xs, targets=ys, forward_args={"mask": mask})
         kept = model.evaluate((xs, mask), ys).loss
-        ys[mask == 0] = 1 - ys[mask == 0]  # what is masked does not count
+        ys[mask == 0] = 1 - ys[mask == 0]  # masked steps do not count
         assert model.evaluate((xs, mask), ys).loss == kept
 
 

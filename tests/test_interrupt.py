@@ -31,14 +31,14 @@ def fit(model, *data, **kwargs):
 
 @pytest.fixture(autouse=True)
 def _interruptible():
-    """A shell starts what runs in the background with Ctrl-C ignored."""
+    """A shell starts background processes with Ctrl-C ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 class Press(MSE):
-    """A loss that presses Ctrl-C, so many times, in the middle of the step of this number."""
+    """A loss that presses Ctrl-C, the given number of times, in the middle of a given step."""
 
     def __init__(self, step=5, times=1):
         super().__init__()

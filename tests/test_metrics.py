@@ -25,7 +25,7 @@ ESTIMATES = NUMBERS + 0.5 * RNG.normal(size=(N, 3))
 
 
 def in_batches(metric, y, p, w=None, size=10):
-    """The figure from batches of this size, the last one smaller."""
+    """The value from batches of this size, the last one smaller."""
     for i in range(0, len(y), size):
         s = slice(i, i + size)
         metric.update_state(y[s], p[s], None if w is None else w[s])
@@ -293,7 +293,7 @@ def test_accuracy_in_whatever_form(axes, scores, targets):
     if "rows" in targets:
         y = np.eye(K, dtype=p.dtype if targets == "rows" else "f8")[labels]
     else:
-        labels[:2] = K  # a class that there is not
+        labels[:2] = K  # a class that does not occur
         y = _gaps(labels) if targets == "gaps" else labels.astype(targets)
     assert metrics.Accuracy()(y, p) == (p.argmax(-1) == labels).mean()
     weight = RNG.random(axes)

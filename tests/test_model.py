@@ -37,7 +37,7 @@ def small(**kwargs):
 
 
 class Scale(Layer):
-    """A layer of the user's own in the old style: no super().__init__, no `train`."""
+    """A user's layer in the old style: no super().__init__, no `train`."""
 
     def __init__(self):
         self.factor = np.ones(1, np.float32)

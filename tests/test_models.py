@@ -1,4 +1,4 @@
-"""The models that are ready to build: each is built, takes a step, and is saved and loaded."""
+"""The ready-made models: each is built, takes a step, and is saved and loaded."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from npdl.datasets import load_digits
 
 
 def last(file, figure="acc"):
-    """A figure of the last line that `fit` printed."""
+    """A value in the last line that `fit` printed."""
     words = file.getvalue().splitlines()[-1].split()
     return float(words[words.index(figure) + 1])
 
@@ -147,7 +147,7 @@ def test_file_may_be_standard_output(capsys):
 
 
 def test_layers_by_hand():
-    """A training loop of one's own, with the layers, the loss and the optimizer."""
+    """A custom training loop, with the layers, the loss and the optimizer."""
     npdl.utils.random.set_seed(3)
     X, Y = IMAGES.reshape(-1, 64)[:300], npdl.utils.one_hot(DIGITS[:300])
     hidden = npdl.layers.Dense(n_out=32, n_in=64, activation="relu")

@@ -1,4 +1,4 @@
-"""CTC as a loss, in models, and what is read from their outputs."""
+"""CTC as a loss, in models, and decoding of their outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What npdl writes as ONNX is judged by ONNX Runtime, and comes back as it was."""
+"""ONNX files of npdl give the same results in ONNX Runtime, and can be read back."""
 
 import numpy as np
 import pytest

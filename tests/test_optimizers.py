@@ -1,4 +1,4 @@
-"""Every optimizer: its formula over several steps, its arrays and state, what it refuses."""
+"""Every optimizer: its formula over several steps, its arrays and state, its errors."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ G = [np.array([3.0, 4.0]), np.array([[12.0]])]  # of norms 5 and 12, together 13
 
 @each_case
 def test_clip_decay_and_bounds(cls, kwargs, formula, constants):
-    """All of them honour what the base class promises."""
+    """All of them support the options of the base class."""
     grads = gradients()
     optimizer = cls(lr=0.05, clip=0.5, decay=0.5, lr_min=0.015, lr_max=0.04, **kwargs)
     path = list(run(optimizer, grads))

@@ -1,4 +1,4 @@
-"""A predictor returns the bits of its model, for every layer, and goes its own way afterwards."""
+"""A predictor returns the bits of its model, for every layer, and is then independent of it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ IMAGES, STEPS, WORDS = (3, 12, 10), (7, 5), (6,)
 
 
 class Doubled(Layer):
-    """A layer of a user's own, whose forward knows neither training nor masks."""
+    """A user's layer whose forward takes neither `train` nor `mask`."""
 
     def forward(self, input):
         return 2 * np.asarray(input)

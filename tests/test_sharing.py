@@ -73,7 +73,7 @@ def test_a_base_goes_under_a_new_head_for_another_size():
 
 
 class Doubled(Layer):
-    """A layer of a user's own that owns two layers."""
+    """A user's layer that owns two layers."""
 
     def __init__(self, n=3):
         self.n = n

@@ -1,4 +1,4 @@
-"""The checkers find what they are there to find, and pass what is right."""
+"""The checkers report every planted mistake, and accept correct layers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from npdl.testing import check_gradients, check_layer, numeric_gradient
 
 
 class Scale(Layer):
-    """A layer of a user's own: plain arrays, no super().__init__(), no `train`."""
+    """A user's layer: plain arrays, no super().__init__(), no `train`."""
 
     def __init__(self, n=3):
         self.n = n
@@ -42,7 +42,7 @@ class Scale(Layer):
 
 
 class Half(Layer):
-    """A layer of a user's own that keeps its parameter in npdl's list, and under its own name."""
+    """A user's layer that keeps its parameter in npdl's list, and under its own name."""
 
     def build(self, in_shape):
         self.s = self.add_parameter("s", np.full(in_shape[-1], 0.5))

@@ -77,7 +77,7 @@ def large_calls(dtype: str) -> list[Call]:
 
 
 def bits(call: Call, isa: str | None = None) -> tuple[bytes, ...]:
-    """What a call fills, as bytes."""
+    """The arrays that a call fills, as bytes."""
     kernel = implementation(isa or ISA, call.function)
     return tuple(array.tobytes() for array in run(kernel, call).values())
 
@@ -88,7 +88,7 @@ def as_with_one_thread(calls: list[Call]) -> list[tuple[bytes, ...]]:
 
 
 def output_of(code: str) -> str:
-    """What a program prints in a process of its own; it may import the modules of these tests."""
+    """The output of a program in a separate process; it may import the modules of these tests."""
     paths = [str(Path(npdl.__file__).parents[1]), *sys.path, str(Path(__file__).parent)]
     run = subprocess.run(
         [sys.executable, "-c", code],
@@ -231,9 +231,9 @@ def moves_among_busy_threads() -> None:
 
 
 @needs_cython
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux alone can move threads")
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux can move threads")
 def test_threads_that_want_the_cores_too():
-    """The pool moves its workers about, and no thread of anybody else; the bits stay the same."""
+    """The pool moves only its own workers; the bits stay the same."""
     output_of("import test_threads as tests; tests.moves_among_busy_threads()")
 
 

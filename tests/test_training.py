@@ -1,4 +1,4 @@
-"""`npdl.training`: the loops, what they count and report, and what they refuse."""
+"""`npdl.training`: the loops, their results, and their errors."""
 
 import io
 import itertools
@@ -233,7 +233,7 @@ def flat(seen):
 
 
 class Recorder(Layer):
-    """Passes its input on and remembers what it saw in training."""
+    """Passes its input on and records what it saw in training."""
 
     def __init__(self):
         self.seen = []

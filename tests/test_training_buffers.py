@@ -1,4 +1,4 @@
-"""The arrays that layers keep from step to step of a training, and give up at its end."""
+"""The arrays that layers keep from step to step, and release at the end of training."""
 
 import tracemalloc
 

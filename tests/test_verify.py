@@ -34,7 +34,7 @@ def test_cases_cover_every_kernel(size, dtype):
 
 
 def unfilled(array):
-    """Whether something in an array is as `verify` leaves it for a kernel to fill."""
+    """Whether an array has entries that a kernel should have filled."""
     return (array == 255 if array.dtype == np.uint8 else ~np.isfinite(array)).any()
 
 
@@ -80,7 +80,7 @@ def test_size_must_be_known():
 
 @pytest.fixture
 def two_backends(monkeypatch):
-    """A stand-in for the compiled backend: the twins again, to be wrapped at will; small cases."""
+    """A stand-in for the compiled backend: the twins again, which tests can wrap; small cases."""
     small = {dtype: {c.function: c for c in verify.cases(dtype, "odd")} for dtype in DTYPES}
     monkeypatch.setattr(verify, "cases", lambda dtype, size: small[dtype].values())
     with use_backend("numpy"):

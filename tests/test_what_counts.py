@@ -1,4 +1,4 @@
-"""What is masked, ignored or weighs nothing never counts, in losses, metrics and trainings."""
+"""Items that are masked, ignored or of weight 0 never count, in losses, metrics and training."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def spoiled(p, t, out):
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("name", TARGETS)
 def test_masked_and_weightless_items_of_every_loss(name, reduction):
-    """Value and gradient are those of the real steps alone, whatever the others hold."""
+    """Value and gradient are those of only the real steps, whatever the others hold."""
     make, p, t, weights = sequences(name)
     loss = make(reduction=reduction)
     weights[2, 1] = np.nan  # of a step that is masked

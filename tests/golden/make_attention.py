@@ -1,4 +1,4 @@
-"""Write what Keras and PyTorch make of attention: ``attention_*.json``.
+"""Write results of Keras and PyTorch for attention: ``attention_*.json``.
 
     KERAS_BACKEND=torch python tests/golden/make_attention.py keras
     python tests/golden/make_attention.py torch

@@ -1,4 +1,4 @@
-"""Write what PyTorch says of convolutions: ``convolutions_torch.json``.
+"""Write results of PyTorch for convolutions: ``convolutions_torch.json``.
 
     python tests/golden/make_convolutions.py
 

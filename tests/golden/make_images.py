@@ -1,4 +1,4 @@
-"""Write what Keras and PyTorch make of small images: ``images_*.json``.
+"""Write results of Keras and PyTorch for small images: ``images_*.json``.
 
     KERAS_BACKEND=jax python tests/golden/make_images.py keras
     python tests/golden/make_images.py torch

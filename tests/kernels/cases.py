@@ -31,7 +31,8 @@ ACTIVATIONS |= {
     "hard_sigmoid": (activation_np.HARD_SIGMOID, 1.0),
     "hard_tanh": (activation_np.HARD_TANH, 1.0),
 }
-#: What has no business in a loop over steps, where e^x soon overflows, and what is never fused.
+#: Activations that are not for a loop over steps, where e^x soon overflows, or that are never
+#: fused.
 EXPONENTIAL = {"exponential": (activation_np.EXPONENTIAL, 1.0)}
 ELEMENTWISE = {
     **ACTIVATIONS,

@@ -25,7 +25,7 @@ class Implementation:
         self._poison = [np.full(shape, -1, np.int32).view(np.float32) for shape in SHAPES]
 
     def run(self, call: Call):
-        """What the kernel fills, by name."""
+        """The arrays that the kernel fills, by name."""
         if self.suffix != "np":
             self.poison_scratch()
         return run(getattr(self, call.function), call)

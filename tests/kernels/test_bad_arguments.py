@@ -1,8 +1,8 @@
-"""What a kernel can't work with it refuses with an exception: it never crashes, nor writes astray.
+"""A kernel rejects wrong arguments with an exception: it never crashes or writes out of bounds.
 
-Each kernel is called with each of its arguments wrong in turn. The calls run in a process of their
-own, which names each call before it makes it: where the process dies or hangs, that call has
-failed, and a new process goes on with the next one.
+Each kernel is called with each of its arguments wrong in turn. The calls run in a separate process,
+which names each call before it makes it: if the process dies or hangs, that call has failed, and a
+new process continues with the next one.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ def bad_calls(function: str, dtype: str):
 
 
 def outcome(kernel, call: Call) -> str:
-    """What comes of a call: "refused", or what went wrong."""
+    """The outcome of a call: "refused", or what went wrong."""
     args = dict(call.args)
     memories = {}
     for name, value in args.items():
@@ -222,7 +222,7 @@ def all_bad_calls():
 
 
 def main(isa: str, start: int) -> None:
-    """Print each call and what comes of it, from the call number `start` on."""
+    """Print each call and its outcome, starting with call number `start`."""
     faulthandler.enable()
     for function, dtype, label, call in itertools.islice(all_bad_calls(), start, None):
         print(function, dtype, label, end="\t", flush=True)
@@ -232,7 +232,7 @@ def main(isa: str, start: int) -> None:
 
 @pytest.fixture(scope="module", params=built_isas())
 def outcomes(request):
-    """What came of every call, by function, dtype and label."""
+    """The outcome of every call, by function, dtype and label."""
     found: dict[tuple[str, str], dict[str, str]] = {}
     done = 0
     while True:
@@ -302,7 +302,7 @@ def test_messages_name_the_argument(compiled, function, name):
 
 
 class Derived(np.ndarray):
-    """An array that refuses all that Python may ask it."""
+    """An array that fails every operation."""
 
     def __getattribute__(self, name):
         raise AssertionError(f"asked for {name}")

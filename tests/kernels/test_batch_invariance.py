@@ -1,4 +1,4 @@
-"""A sample's output has the same bits by itself, in every batch, and at every place in it."""
+"""A sample's output has the same bits by itself, in every batch, and at every position in it."""
 
 from __future__ import annotations
 

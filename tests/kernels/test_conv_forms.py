@@ -1,4 +1,4 @@
-"""What all forms of a convolution have to keep to, whichever the shapes choose."""
+"""Properties that hold for every form of a convolution."""
 
 from __future__ import annotations
 

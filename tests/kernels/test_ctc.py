@@ -1,4 +1,4 @@
-"""CTC against the sum over all paths, and what its contract says of steps and labels left out."""
+"""CTC against the sum over all paths, and its contract for steps and labels left out."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_padding_may_be_anywhere(implementation, dtype):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_what_cannot_be_aligned(implementation, dtype):
-    """Its loss is inf, its gradient 0, and its neighbours don't mind."""
+    """Its loss is inf, its gradient 0, and its neighbours are unaffected."""
     x = Maker(dtype).random(6, 3, 4)
     labels = np.array([[1, 2, 3], [1, 1, -1], [1, 1, 2], [-1, -1, -1], [1, -1, -1], [2, 3, -1]])
     mask = np.ones((6, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""Accuracy of the elementary functions in every build, and what they make of the extremes.
+"""Accuracy of the elementary functions in every build, and their values at the extremes.
 
 Errors are counted in units of the last place (ulp) of the exact result. The exact result of a
 float32 is taken in float64, that of a float64 in long double (where there is none, nothing is
@@ -40,7 +40,7 @@ BOUND = 3  # ulps, as elementary.pxd states
 #: As smooth.pxd and the docs state, for the functions made of several.
 BOUNDS = {ELU: 4, SELU: 4, EXPONENTIAL: 3, GELU: 7, SILU: 3, MISH: 5}
 WIDER = {"float32": np.float64, "float64": np.longdouble}
-#: Below it exp counts as 0; the logarithm of the greatest number is on the other side.
+#: Below it exp counts as 0; the logarithm of the largest number is on the other side.
 LOWEST = {"float32": -86.6, "float64": -707.7}
 
 EXACT = {
@@ -61,7 +61,7 @@ def apply(kernels, x, code, steepness=1.0):
 
 
 def ulps(found, exact):
-    """Greatest error in ulps of the exact result."""
+    """Largest error in ulps of the exact result."""
     dtype = found.dtype
     if np.finfo(exact.dtype).nmant <= np.finfo(dtype).nmant:
         pytest.skip("no wider format here to compare with")
@@ -81,7 +81,7 @@ def samples(dtype, low, high, rng, n=200_000):
 @codes
 def test_error_in_ulps(compiled, code, dtype, rng):
     wider = WIDER[dtype]
-    # tanh is 1 from about 20 on; the others have a tail, down to where exp gives up
+    # tanh is 1 from about 20 on; the others have a tail, down to where exp underflows
     low, high = (-22, 22) if code == TANH else (LOWEST[dtype], -LOWEST[dtype])
     for bound in (low, 1.0):
         x = samples(dtype, -abs(bound), min(high, abs(bound)), rng)
@@ -148,7 +148,7 @@ def test_monotone_where_it_is_steep(implementation, code, dtype):
     assert (np.diff(apply(implementation, x, code)) > 0).all()
 
 
-LIMITS = {  # at -inf, the lowest number, the greatest, inf
+LIMITS = {  # at -inf, the lowest number, the largest, inf
     (LINEAR, 1.0): (-np.inf, "-max", "max", np.inf),
     (RELU, 1.0): (0, 0, "max", np.inf),
     (TANH, 1.0): (-1, -1, 1, 1),

@@ -16,7 +16,7 @@ U = 2.0**-24
 
 @pytest.fixture(scope="module")
 def tenths():
-    """The worst that a plain sum can meet: numbers of one sign that all round the same way."""
+    """The worst case for a plain sum: numbers of one sign that all round the same way."""
     return np.full((N, 1), 0.1, np.float32)
 
 

@@ -1,7 +1,7 @@
-"""No kernel reads beside its arrays, not even numbers that it then leaves out of every result.
+"""No kernel reads out of bounds, not even numbers that it then ignores.
 
-Each array ends where a page ends, then starts where one starts, and the pages around it may not be
-touched: a read beside it ends the process. So the calls are made in a process of their own.
+Each array ends where a page ends, then starts where one starts, and the pages around it are
+protected: a read out of bounds ends the process. So the calls run in a separate process.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from kernel_calls import (
 
 from npdl._ext.activation_np import RELU, SIGMOID, TANH
 
-#: Greatest difference allowed, relative to the largest value of the array. Sums of up to 2000
+#: Largest difference allowed, relative to the largest value of the array. Sums of up to 2000
 #: products lose about sqrt(2000) halves of a last place: 3e-6, and 5e-15.
 TOLERANCE = {"float32": 5e-6, "float64": 1e-14}
 
@@ -184,7 +184,7 @@ def test_nan_is_the_greatest_in_a_window(implementation, size, step, dtype):
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_optimizers_take_any_number_as_their_twins_do(compiled, dtype):
-    """NaN, infinity, the largest and the least numbers, in every array; the others don't mind."""
+    """NaN, infinity, the largest and the least numbers, in every array; others are unaffected."""
     limits = np.finfo(dtype)
     strange = [np.nan, np.inf, -np.inf, limits.max / 10, limits.min / 10]
     strange += [limits.tiny, limits.smallest_subnormal, 0.0, -0.0]

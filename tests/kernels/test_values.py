@@ -280,7 +280,7 @@ def test_cross_entropy_of_what_is_almost_impossible(backend):
     ],
 )
 def test_right_answers(backend, p, greatest, dtype):
-    """All classes there are, and some there are not, as numbers, one-hot and as the row itself."""
+    """All classes, and numbers that are none, as numbers, one-hot and as the row itself."""
     k = len(p)
     rows = np.tile(np.array(p, dtype), (k + 4, 1))
     t = np.array([*range(k), -1, k, -(2**63), 2**63 - 1])
@@ -315,7 +315,7 @@ def test_optimizer_steps(backend, function, slots, numbers, p, left):
 
 
 def gates_of(n_gates, **bias):
-    """Weights (1 + 1 + 1, n_gates) of one unit that sees its biases alone, then ``x`` and ``h``."""
+    """Weights (1 + 1 + 1, n_gates) of one unit that reads only its biases, then ``x`` and ``h``."""
     w = np.zeros((3, n_gates))
     for name, values in bias.items():
         w["bxh".index(name[0])] = values
@@ -451,7 +451,7 @@ def test_dropout(backend):
 
 
 def test_dropout_draws_what_it_always_drew(backend):
-    """A training that is resumed, elsewhere or later, relies on it."""
+    """A resumed training run, on any machine, relies on it."""
     mask, y = np.empty(20_000, np.uint8), np.empty(20_000, np.float32)
     backend.dropout_forward(np.ones(20_000, np.float32), 2024, 0.5, y, mask)
     assert np.packbits(mask[:64]).tobytes().hex() == "6d8f8100067385e2"
@@ -460,7 +460,7 @@ def test_dropout_draws_what_it_always_drew(backend):
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 def test_dropout_looks_random(backend, p):
-    """Neighbours in a row, in a column, in the next chunk know nothing of each other."""
+    """Neighbours in a row, in a column and in the next chunk are independent."""
     n = 1 << 20
     x, y, mask = np.ones(n, np.float32), np.empty(n, np.float32), np.empty(n, np.uint8)
     backend.dropout_forward(x, 5, p, y, mask)

@@ -1,7 +1,7 @@
 """3x3 convolutions in Winograd's form, "fast", against the direct sums, "exact", and the twin.
 
-The twin runs in float64. Not all of these shapes need be worth Winograd's form: what is asked of
-the results is the same.
+The twin runs in float64. Some of these shapes do not use Winograd's form; the results must agree
+anyway.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from npdl._ext.activation_np import LINEAR
 
 NO_ACT = (LINEAR, 1.0)
 
-#: Greatest difference allowed, relative to the largest value of the array.
+#: Largest difference allowed, relative to the largest value of the array.
 TOLERANCE = {"fast": 1e-5, "exact": 5e-6}
 
 
@@ -79,7 +79,7 @@ def calls_and_references(case: str, act=NO_ACT) -> list[tuple[Call, dict[str, np
 
 
 def gap(found: np.ndarray, wanted: np.ndarray, scale: float | None = None) -> float:
-    """The greatest difference, relative to `scale` or the largest value; NaN counts as infinite."""
+    """The largest difference, relative to `scale` or the largest value; NaN counts as infinite."""
     if scale is None:
         scale = np.abs(wanted).max(initial=1e-30)
     worst = np.abs(found - wanted).max(initial=0) / scale

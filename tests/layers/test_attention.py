@@ -1,4 +1,4 @@
-"""Attention: values, masks, the contract of layers, and what a sample's result depends on."""
+"""Attention: values, masks, the contract of layers, and independence of samples."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def test_bits_depend_on_neither_the_batch_nor_the_padding(make, steps, rng):
 
 
 def golden():
-    """What `tests/golden/make_attention.py` wrote."""
+    """The cases that `tests/golden/make_attention.py` wrote."""
     for library in ("keras", "torch"):
         file = json.loads((GOLDEN / f"attention_{library}.json").read_text(encoding="utf-8"))
         for i, case in enumerate(file["cases"]):

@@ -24,7 +24,7 @@ from npdl.utils import set_seed
 
 
 class Data:
-    """Stands for the layer before: one with outputs of this shape, whatever the batch."""
+    """A stand-in for the previous layer, with outputs of this shape for any batch."""
 
     def __init__(self, shape):
         self.out_shape = (None, *shape[1:])

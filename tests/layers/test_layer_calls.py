@@ -1,4 +1,4 @@
-"""What is found out once, for quick calls, never hides what has changed since."""
+"""Caches never hide a change of weights, options or shapes."""
 
 from __future__ import annotations
 
@@ -177,11 +177,11 @@ class SteepSlope(activations.Elliot):
 
 
 class Nothing(Doubled):
-    """Nothing of its own, but what it inherits is not what the kernels know."""
+    """Defines nothing, but what it inherits is not what the kernels compute."""
 
 
 class Renamed(activations.Tanh):
-    """Nothing of its own at all."""
+    """Defines nothing."""
 
 
 @pytest.mark.parametrize("cls", [Halved, Doubled, Nothing, SteepSlope])

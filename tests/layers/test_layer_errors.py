@@ -1,4 +1,4 @@
-"""Bad input: what is expected, what came, and in which layer."""
+"""Bad input: errors say what is expected, what was received, and in which layer."""
 
 from __future__ import annotations
 

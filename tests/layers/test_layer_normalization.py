@@ -27,7 +27,7 @@ MASK = np.array([[1, 1, 1, 0], [1, 1, 0, 0], [0, 1, 1, 1]])
 
 
 class Data:
-    """Stands for the layer before: one with outputs of this shape, whatever the batch."""
+    """A stand-in for the previous layer, with outputs of this shape for any batch."""
 
     def __init__(self, *shape):
         self.out_shape = (None, *shape)

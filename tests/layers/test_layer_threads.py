@@ -1,4 +1,4 @@
-"""Several threads predict with one layer at once, and get what one alone gets."""
+"""Several threads predict with one layer at once, with the results of a single thread."""
 
 from __future__ import annotations
 

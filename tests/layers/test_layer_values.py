@@ -1,4 +1,4 @@
-"""Values that can be checked by eye, and what each layer promises beyond the contract."""
+"""Values that can be checked by eye, and guarantees of each layer beyond the contract."""
 
 from __future__ import annotations
 

@@ -180,7 +180,7 @@ def test_stateful_bidirectional(rng):
 
 @pytest.mark.parametrize("wrap", [lambda layer: layer, Bidirectional], ids=["plain", "both ways"])
 def test_a_stateful_model(wrap, rng):
-    """What `fit` and `evaluate` try on a sample leaves the states alone."""
+    """The trial run of `fit` and `evaluate` on a sample does not change the states."""
     model = npdl.Model([wrap(GRU(U, stateful=True)), Softmax(2)])
     model.compile("scce", "sgd")
     x, y = rng.normal(size=(12, T, D)), np.arange(12) % 2
@@ -254,7 +254,7 @@ def test_masking(mask_value, rng):
     layer = connected(Masking(mask_value), T, D)
     x = rng.normal(size=(N, T, D)).astype(np.float32)
     x[~RIGHT] = mask_value
-    x[0, 1, 0] = mask_value  # one feature alone is no padding
+    x[0, 1, 0] = mask_value  # a single feature is not padding
     np.testing.assert_array_equal(layer.make_mask(x), RIGHT)
     y = layer.forward(x)
     np.testing.assert_array_equal(y, np.where(RIGHT[..., None], x, 0))

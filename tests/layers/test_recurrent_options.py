@@ -211,7 +211,7 @@ def test_units_in_the_first_place(cls):
 
 
 class Sized(GRU):
-    """A layer of a user's own, with a constructor of its own."""
+    """A user's layer with a constructor."""
 
     def __init__(self, size, depth=2):
         super().__init__(n_out=size * depth)

@@ -95,7 +95,7 @@ def test_masks():
         np.testing.assert_array_equal(mask, wanted)
         assert mask.shape == y.shape[:2]
         assert layer.next_mask((None,), y) is None
-    for layer in (Reshape((4, 3)), Permute((1, 2))):  # who knows which steps these are?
+    for layer in (Reshape((4, 3)), Permute((1, 2))):  # the steps are no longer known
         assert layer.next_mask((MASK,), layer.forward(x)) is None
     assert RepeatVector(4).next_mask((None,), np.ones((2, 4, 3))) is None
 

@@ -1,6 +1,6 @@
 """Forks processes that save, or train, and kills them with SIGKILL at random moments.
 
-Run as a program of its own, since forking pytest itself would be asking for trouble::
+Run as a separate program, since pytest itself should not be forked::
 
     python killing.py save KILLS FOLDER
     python killing.py train KILLS FOLDER SAVE_FREQ
@@ -22,7 +22,7 @@ from npdl import callbacks
 
 
 def killed_after(work, seconds):
-    """Run `work` in a process of its own; return whether it had to be killed."""
+    """Run `work` in a separate process; return whether it had to be killed."""
     child = os.fork()
     if child == 0:
         try:
@@ -80,7 +80,7 @@ def save(kills, folder):
 
 
 def train(kills, folder, save_freq):
-    """Kill trainings at random, and resume them, until the same weights come out."""
+    """Kill training runs at random, and resume them, until they finish with the same weights."""
     rng = random.Random(2)
     epochs = 5
 

@@ -2,7 +2,7 @@
 
     PYTHONPATH=. python tests/saving/make_golden.py
 
-A golden file is made once for each version, and never again: it stands for the files that users
+A golden file is made once for each version, and never again: it represents the files that users
 have.
 """
 

@@ -37,7 +37,7 @@ def test_the_name_tells_the_figures(tmp_path):
 
 
 class Script(Callback):
-    """Puts figures into the logs."""
+    """Puts values into the logs."""
 
     def __init__(self, *values, name="val_loss"):
         self.values, self.name = values, name
@@ -110,7 +110,7 @@ def test_bad_frequencies(cls, freq, error):
 
 
 class Interrupt(Callback):
-    """Ends a training after some batches."""
+    """Ends a training run after some batches."""
 
     def __init__(self, batches, error=KeyboardInterrupt):
         self.left, self.error = batches, error
@@ -122,7 +122,7 @@ class Interrupt(Callback):
 
 
 class Spy(Callback):
-    """Remembers which batches it saw."""
+    """Records which batches it saw."""
 
     def __init__(self):
         self.seen = []
@@ -146,7 +146,7 @@ def fit(model, *more, **kwargs):
 
 @pytest.fixture(scope="module")
 def wanted():
-    """The training that nothing has happened to."""
+    """A training run without interruption."""
     npdl.utils.set_seed(5)
     model = make_model(metrics=["acc", "top_k"])
     history = fit(model)
@@ -180,7 +180,7 @@ def test_an_interrupted_training_ends_with_the_same_bits(tmp_path, wanted, freq,
 
 
 def test_a_generator_of_batches_goes_on(tmp_path):
-    """The program makes it anew; the batches that were done are passed over."""
+    """The program creates it again; batches that were done are skipped."""
 
     def batches():
         rng = np.random.default_rng(8)
@@ -254,7 +254,7 @@ def test_stopped_in_the_middle_of_an_epoch(tmp_path):
 
 
 def test_a_training_that_was_about_to_stop(tmp_path):
-    """Killed between the last epoch, where a callback ended the training, and the end."""
+    """Killed between the last epoch, where a callback ended training, and the end."""
 
     class Die(Callback):
         def on_step_boundary(self, epoch, batch):
@@ -277,7 +277,7 @@ def test_a_backup_is_kept_and_is_a_model(tmp_path):
     assert names(tmp_path) == ["backup.safetensors"]
     other = npdl.load_model(tmp_path / "backup.safetensors")
     assert_same_weights(other, model)
-    # Two epochs are done, two more are asked for.
+    # Two epochs are done, two more are requested.
     spy = Spy()
     train(other, 4, callbacks=[spy, BackupAndRestore(tmp_path)])
     assert [epoch for epoch, _ in spy.seen] == [2] * 3 + [3] * 3

@@ -282,7 +282,7 @@ def test_links_and_permissions_stay(tmp_path):
 
 
 def test_only_what_nobody_writes_is_swept_away(tmp_path):
-    """Two savers of one file do not disturb each other; what a dead one has left goes."""
+    """Two savers of one file do not disturb each other; files left by a killed one are removed."""
     path = tmp_path / "x"
     dead = tmp_path / ".x.01234567.tmp"
     dead.write_bytes(b"dead")

@@ -1,4 +1,4 @@
-"""Files of models that are damaged, or made to do harm: a ValueError, and nothing has changed."""
+"""Damaged or malicious model files: a ValueError, and nothing has changed."""
 
 import copy
 import json
@@ -54,7 +54,7 @@ def whole_layer(number, **entry):
 
 
 def undeclared(shape):
-    """The first layer leaves it to the model to tell the shape of its input."""
+    """The first layer does not declare the shape of its input; the model has it."""
 
     def change(tensors, config, state):
         config["layers"][0]["config"]["input_shape"] = None

@@ -1,4 +1,4 @@
-"""What a saved file holds: for any reader and later versions, weights alone, classes of users."""
+"""Saved files: for any reader and later versions, with weights only, with users' classes."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""`npdl.saving`: what is loaded goes on as if it had never been saved."""
+"""`npdl.saving`: a loaded model continues as if it had never been saved."""
 
 import copy
 import io
