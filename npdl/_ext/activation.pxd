@@ -1,7 +1,7 @@
 """Activations over spans of numbers, for every kernel. Codes and formulas: ``activation_np.py``."""
 
 from npdl._ext.elementary cimport exp, log1p_unit, magnitude, one_minus_exp, sigmoid, tanh
-from npdl._ext.simd cimport real
+from npdl._ext.simd cimport fma, real
 from npdl._ext.smooth cimport between
 
 cdef enum:
@@ -144,7 +144,7 @@ cdef inline void pull_back_span(
             dx[i] = dy[i] if y[i] > 0 else zero
     elif act.code == TANH:
         for i in range(n):
-            dx[i] = dy[i] * (one - y[i] * y[i])
+            dx[i] = dy[i] * fma(-y[i], y[i], one)
     elif act.code == SIGMOID:
         for i in range(n):
             dx[i] = dy[i] * y[i] * (one - y[i])

@@ -14,7 +14,15 @@ from libc.string cimport memcpy, memset
 from npdl._ext.activation cimport LINEAR, act_span, act_t, pull_back_span
 from npdl._ext.conv cimport conv_t
 from npdl._ext.conv_windows cimport interleave, part
-from npdl._ext.simd cimport add_product_f32, add_product_f64, f32v, f64v, real
+from npdl._ext.simd cimport (
+    add_product_f32,
+    add_product_f64,
+    f32v,
+    f64v,
+    fma_f32v,
+    fma_f64v,
+    real,
+)
 from npdl._ext.sums cimport sum_of
 from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take, task_t
 from npdl._ext.tile cimport ceil_div, lanes, round_up, vec
@@ -212,9 +220,13 @@ cdef inline void _add_products(
         while q < p.room:
             for i in range(LANES // lanes(dz)):
                 if real is float and vec is f32v:
-                    acc[i] = acc[i] + (<const vec*> (dz + q))[i] * (<const vec*> (source + q))[i]
+                    acc[i] = fma_f32v(
+                        (<const vec*> (dz + q))[i], (<const vec*> (source + q))[i], acc[i]
+                    )
                 elif real is double and vec is f64v:
-                    acc[i] = acc[i] + (<const vec*> (dz + q))[i] * (<const vec*> (source + q))[i]
+                    acc[i] = fma_f64v(
+                        (<const vec*> (dz + q))[i], (<const vec*> (source + q))[i], acc[i]
+                    )
             q += LANES
         for i in range(LANES // lanes(dz)):
             (<vec*> (sums + k * LANES))[i] = acc[i]

@@ -13,7 +13,7 @@ Greatest errors, in units of the last place (ulp) of the exact result, as tests/
 """
 
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
-from npdl._ext.simd cimport bits_f32, bits_f64, from_bits_f32, from_bits_f64, real
+from npdl._ext.simd cimport bits_f32, bits_f64, fma, from_bits_f32, from_bits_f64, real
 
 
 cdef inline real round_magic(const real* _) noexcept nogil:
@@ -53,9 +53,11 @@ cdef inline real two_to(real t) noexcept nogil:
 cdef inline real reduce(real x, real n) noexcept nogil:
     """r = x - n log 2."""
     if real is float:
-        return (x - n * <real> 0.693359375) - n * <real> -2.12194440e-4
+        return fma(n, <real> 2.12194440e-4, fma(n, <real> -0.693359375, x))
     else:
-        return (x - n * <real> 6.93145751953125e-1) - n * <real> 1.42860682030941723212e-6
+        return fma(
+            n, <real> -1.42860682030941723212e-6, fma(n, <real> -6.93145751953125e-1, x)
+        )
 
 
 cdef inline real expm1_poly(real r) noexcept nogil:
@@ -63,22 +65,22 @@ cdef inline real expm1_poly(real r) noexcept nogil:
     cdef real p
     if real is float:
         p = <real> 1.38145963823273721e-3
-        p = p * r + <real> 8.36871709086091335e-3
-        p = p * r + <real> 4.16683880926952702e-2
-        p = p * r + <real> 0.166665206294391907
-        p = p * r + <real> 0.499999934475602148
+        p = fma(p, r, <real> 8.36871709086091335e-3)
+        p = fma(p, r, <real> 4.16683880926952702e-2)
+        p = fma(p, r, <real> 0.166665206294391907)
+        p = fma(p, r, <real> 0.499999934475602148)
     else:
         p = <real> 2.50000638095066746e-8
-        p = p * r + <real> 2.763024890936226e-7
-        p = p * r + <real> 2.75575863697358562e-6
-        p = p * r + <real> 2.4801493097326621e-5
-        p = p * r + <real> 1.98412695065786887e-4
-        p = p * r + <real> 1.3888888943631739e-3
-        p = p * r + <real> 8.33333333349446487e-3
-        p = p * r + <real> 4.1666666666530152e-2
-        p = p * r + <real> 0.166666666666664125
-        p = p * r + <real> 0.500000000000001063
-    return r + r * r * p
+        p = fma(p, r, <real> 2.763024890936226e-7)
+        p = fma(p, r, <real> 2.75575863697358562e-6)
+        p = fma(p, r, <real> 2.4801493097326621e-5)
+        p = fma(p, r, <real> 1.98412695065786887e-4)
+        p = fma(p, r, <real> 1.3888888943631739e-3)
+        p = fma(p, r, <real> 8.33333333349446487e-3)
+        p = fma(p, r, <real> 4.1666666666530152e-2)
+        p = fma(p, r, <real> 0.166666666666664125)
+        p = fma(p, r, <real> 0.500000000000001063)
+    return fma(r * r, p, r)
 
 
 cdef inline real exp_low(const real* _) noexcept nogil:
@@ -91,10 +93,10 @@ cdef inline real exp_above(real x) noexcept nogil:
     cdef real low = exp_low(&x)
     cdef real high = <real> 89 if real is float else <real> 710  # where the last sum overflows
     cdef real clipped = low if x < low else high if x > high else x
-    cdef real t = clipped * <real> 1.4426950408889634 + round_magic(&x)
+    cdef real t = fma(clipped, <real> 1.4426950408889634, round_magic(&x))
     cdef real e = expm1_poly(reduce(clipped, t - round_magic(&x)))
     cdef real half = two_to(t)
-    e = e * half + half
+    e = fma(e, half, half)
     return e + e
 
 
@@ -107,11 +109,11 @@ cdef inline real exp(real x) noexcept nogil:
 cdef inline real one_minus_exp(real x) noexcept nogil:
     """1 - e^x for x <= 0, exact to the last places near 0 too."""
     cdef real clipped = <real> -40 if x < <real> -40 else x
-    cdef real t = clipped * <real> 1.4426950408889634 + round_magic(&x)
+    cdef real t = fma(clipped, <real> 1.4426950408889634, round_magic(&x))
     cdef real p = expm1_poly(reduce(clipped, t - round_magic(&x)))
     cdef real half = two_to(t), one = 1
     cdef real scale = half + half
-    return (one - scale) - p * scale
+    return fma(-p, scale, one - scale)
 
 
 cdef inline real tanh(real x) noexcept nogil:
@@ -134,19 +136,19 @@ cdef inline real log1p_unit(real x) noexcept nogil:
     cdef real z = s * s, q
     if real is float:
         q = <real> 0.140063360686689324
-        q = q * z + <real> 0.140008384065101309
-        q = q * z + <real> 0.200107671868916785
-        q = q * z + <real> 0.333332080877862015
+        q = fma(q, z, <real> 0.140008384065101309)
+        q = fma(q, z, <real> 0.200107671868916785)
+        q = fma(q, z, <real> 0.333332080877862015)
     else:
         q = <real> 0.0850539670687512274
-        q = q * z + <real> 0.041722138017896776
-        q = q * z + <real> 0.0605253282556522432
-        q = q * z + <real> 0.0665055330771340806
-        q = q * z + <real> 0.0769327473815756065
-        q = q * z + <real> 0.0909087221514320253
-        q = q * z + <real> 0.111111119774831479
-        q = q * z + <real> 0.142857142740489646
-        q = q * z + <real> 0.200000000000776324
-        q = q * z + <real> 0.333333333333331547
+        q = fma(q, z, <real> 0.041722138017896776)
+        q = fma(q, z, <real> 0.0605253282556522432)
+        q = fma(q, z, <real> 0.0665055330771340806)
+        q = fma(q, z, <real> 0.0769327473815756065)
+        q = fma(q, z, <real> 0.0909087221514320253)
+        q = fma(q, z, <real> 0.111111119774831479)
+        q = fma(q, z, <real> 0.142857142740489646)
+        q = fma(q, z, <real> 0.200000000000776324)
+        q = fma(q, z, <real> 0.333333333333331547)
     s = s + s
-    return s + s * z * q
+    return fma(s * z, q, s)

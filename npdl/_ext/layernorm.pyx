@@ -13,7 +13,7 @@ from libc.math cimport sqrt
 from libc.string cimport memset
 from npdl._ext.arrays cimport OR_NONE, OUT, REAL, array, array_t, call_t, clear, same_shape
 from npdl._ext.moments cimport PIECE, add_span, moments_t
-from npdl._ext.simd cimport real
+from npdl._ext.simd cimport fma, real
 from npdl._ext.sums cimport LANES, fold, sum_of, sum_of_products
 from npdl._ext.threads cimport give, max_workers, run, scratch_t, take
 
@@ -66,13 +66,13 @@ cdef inline void _forward_row(rows_t* j, Py_ssize_t r, const real* _) noexcept n
             a = gamma[c] * scale
             b = zero if j.beta == NULL else beta[c]
             for i in range(c * j.inner, (c + 1) * j.inner):
-                y[i] = (x[i] - mean) * a + b
+                y[i] = fma(x[i] - mean, a, b)
     elif j.beta == NULL:
         for i in range(n):
             y[i] = (x[i] - mean) * scale * gamma[i]
     else:
         for i in range(n):
-            y[i] = (x[i] - mean) * scale * gamma[i] + beta[i]
+            y[i] = fma((x[i] - mean) * scale, gamma[i], beta[i])
 
 
 cdef inline void _weighted_sums(
@@ -94,12 +94,12 @@ cdef inline void _weighted_sums(
             for i in range(LANES):
                 g = gamma[k + i] * dy[k + i]
                 s[i] += g
-                t[i] += g * (x[k + i] - mean)
+                t[i] = fma(g, x[k + i] - mean, t[i])
             k += LANES
         for i in range(size - k):
             g = gamma[k + i] * dy[k + i]
             s[i] += g
-            t[i] += g * (x[k + i] - mean)
+            t[i] = fma(g, x[k + i] - mean, t[i])
         total[0] += fold(s)
         slope[0] += fold(t)
         x, dy, gamma, n = x + size, dy + size, gamma + size, n - size
@@ -153,10 +153,10 @@ cdef inline void _backward_row(
         for c in range(j.length):
             g = gamma[c]
             for i in range(c * j.inner, (c + 1) * j.inner):
-                dx[i] = ((dy[i] * g - shift) - (x[i] - mean) * slope) * scale
+                dx[i] = fma(mean - x[i], slope, fma(dy[i], g, -shift)) * scale
     else:
         for i in range(n):
-            dx[i] = ((dy[i] * gamma[i] - shift) - (x[i] - mean) * slope) * scale
+            dx[i] = fma(mean - x[i], slope, fma(dy[i], gamma[i], -shift)) * scale
 
 
 cdef inline void _rows(rows_t* j, Py_ssize_t task, const real* _) noexcept nogil:

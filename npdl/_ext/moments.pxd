@@ -9,7 +9,7 @@ m2 is 0. Parts are put together in double (Chan, Golub and LeVeque 1979).
 """
 
 from libc.string cimport memset
-from npdl._ext.simd cimport real
+from npdl._ext.simd cimport fma, real
 from npdl._ext.sums cimport LANES, fold, sum_of
 
 cdef enum:
@@ -51,12 +51,12 @@ cdef inline void add_span(moments_t* m, const real* x, Py_ssize_t n) noexcept no
             for i in range(LANES):
                 d = x[k + i] - c
                 s[i] += d
-                t[i] += d * d
+                t[i] = fma(d, d, t[i])
             k += LANES
         for i in range(size - k):
             d = x[k + i] - c
             s[i] += d
-            t[i] += d * d
+            t[i] = fma(d, d, t[i])
         add_part(m, size, c, fold(s), fold(t))
         x += size
         n -= size
@@ -76,10 +76,10 @@ cdef inline void residual_rows(
         for k in range(w):
             d, e = x[k] - c[k], b[k] - c[k]
             r[k] += d + e
-            q[k] += d * d + e * e
+            q[k] += fma(d, d, e * e)
         x += 2 * step
     if n % 2:
         for k in range(w):
             d = x[k] - c[k]
             r[k] += d
-            q[k] += d * d
+            q[k] = fma(d, d, q[k])

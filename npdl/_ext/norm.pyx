@@ -17,7 +17,7 @@ from libc.math cimport sqrt
 from libc.string cimport memset
 from npdl._ext.arrays cimport OR_NONE, OUT, REAL, array, array_t, call_t, clear, same_shape
 from npdl._ext.moments cimport PIECE, add_span, moments_t, residual_rows
-from npdl._ext.simd cimport real
+from npdl._ext.simd cimport fma, real
 from npdl._ext.steps cimport simple_step
 from npdl._ext.sums cimport product_rows, sum_of, sum_of_products, sum_rows, total_of
 from npdl._ext.threads cimport max_workers, run
@@ -104,10 +104,10 @@ cdef inline void _map_spans(norm_t* j, Py_ssize_t c, affine_t* a, const real* _)
         x, dy, out = <const real*> j.x + at, <const real*> j.dy + at, <real*> j.out + at
         if j.kind == BACKWARD:
             for i in range(j.inner):
-                out[i] = (dy[i] - shift - (x[i] - mean) * slope) * scale
+                out[i] = fma(mean - x[i], slope, dy[i] - shift) * scale
         else:
             for i in range(j.inner):
-                out[i] = (x[i] - mean) * scale + shift
+                out[i] = fma(x[i] - mean, scale, shift)
 
 
 # ------------------------------------------------------------ a block of columns
@@ -189,10 +189,10 @@ cdef inline void _map_columns(
         out = <real*> j.out + o * step + at
         if j.kind == BACKWARD:
             for k in range(w):
-                out[k] = (dy[k] - shift[k] - (x[k] - mean[k]) * slope[k]) * scale[k]
+                out[k] = fma(mean[k] - x[k], slope[k], dy[k] - shift[k]) * scale[k]
         else:
             for k in range(w):
-                out[k] = (x[k] - mean[k]) * scale[k] + shift[k]
+                out[k] = fma(x[k] - mean[k], scale[k], shift[k])
 
 
 # ------------------------------------------------------------ a channel

@@ -2,7 +2,7 @@
 
 from libc.math cimport sqrt, sqrtf
 from npdl._ext.arrays cimport OUT, REAL, array, array_t, call_t
-from npdl._ext.simd cimport real
+from npdl._ext.simd cimport fma, real
 from npdl._ext.threads cimport max_workers, run
 
 cdef enum:
@@ -53,34 +53,34 @@ cdef inline void _step(step_t* j, Py_ssize_t at, Py_ssize_t n, const real* _) no
             p[i] -= lr * g[i]
     elif j.kind == MOMENTUM:
         for i in range(n):
-            r[i] = keep1 * r[i] + minus_lr * g[i]
+            r[i] = fma(minus_lr, g[i], keep1 * r[i])
             p[i] += r[i]
     elif j.kind == NESTEROV:
         for i in range(n):
-            r[i] = keep1 * r[i] + minus_lr * g[i]
-            p[i] += keep1 * r[i] + minus_lr * g[i]
+            r[i] = fma(minus_lr, g[i], keep1 * r[i])
+            p[i] += fma(minus_lr, g[i], keep1 * r[i])
     elif j.kind == ADAGRAD:
         for i in range(n):
-            r[i] += g[i] * g[i]
+            r[i] = fma(g[i], g[i], r[i])
             p[i] -= lr * g[i] / _root(r[i] + epsilon)
     elif j.kind == RMSPROP:
         for i in range(n):
-            r[i] = keep1 * r[i] + new1 * (g[i] * g[i])
+            r[i] = fma(new1, g[i] * g[i], keep1 * r[i])
             p[i] -= lr * g[i] / _root(r[i] + epsilon)
     elif j.kind == ADADELTA:
         for i in range(n):
-            r[i] = keep1 * r[i] + new1 * (g[i] * g[i])
+            r[i] = fma(new1, g[i] * g[i], keep1 * r[i])
             u = g[i] * _root((s[i] + epsilon) / (r[i] + epsilon))
             p[i] -= lr * u
-            s[i] = keep1 * s[i] + new1 * (u * u)
+            s[i] = fma(new1, u * u, keep1 * s[i])
     elif j.kind == ADAM:
         for i in range(n):
-            r[i] = keep1 * r[i] + new1 * g[i]
-            s[i] = keep2 * s[i] + new2 * (g[i] * g[i])
+            r[i] = fma(new1, g[i], keep1 * r[i])
+            s[i] = fma(new2, g[i] * g[i], keep2 * s[i])
             p[i] -= rate * r[i] / (_root(s[i] * unbias2) + epsilon)
     else:
         for i in range(n):
-            r[i] = keep1 * r[i] + new1 * g[i]
+            r[i] = fma(new1, g[i], keep1 * r[i])
             u = -g[i] if g[i] < zero else g[i]
             most = keep2 * s[i]
             most = u if u > most else most  # two choices, that vectors can make

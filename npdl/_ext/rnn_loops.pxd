@@ -14,7 +14,7 @@ from npdl._ext.rnn cimport (
     step_rows,
     times_panels,
 )
-from npdl._ext.simd cimport opaque, real
+from npdl._ext.simd cimport fma, opaque, real
 
 # ---------------------------------------------------------------------------------------- SimpleRNN
 
@@ -103,7 +103,7 @@ cdef inline void _lstm_cell(
     act_span(r.act, z + 3 * u, z + 3 * u, u)
     # c' = f∘c + i∘g, h' = o∘act(c')
     for j in range(u):
-        c[j] = z[u + j] * c_before[j] + z[j] * z[3 * u + j]
+        c[j] = fma(z[u + j], c_before[j], z[j] * z[3 * u + j])
     act_span(r.act, c, h, u)
     for j in range(u):
         h[j] *= z[2 * u + j]
@@ -247,7 +247,7 @@ cdef inline void gru_loop(
             act_span(r.gate_act, z, z, 2 * u)
             if r.after:
                 for j in range(u):
-                    z[2 * u + j] += z[u + j] * z[3 * u + j]
+                    z[2 * u + j] = fma(z[u + j], z[3 * u + j], z[2 * u + j])
             else:
                 state = rows + (n - n0) * r.length + 1 + r.d  # h, becomes h∘r
                 for j in range(u):
@@ -263,7 +263,7 @@ cdef inline void gru_loop(
                 # h' = (1-z)∘ĥ + z∘h
                 act_span(r.act, z + 2 * u, z + 2 * u, u)
                 for j in range(u):
-                    h[j] = z[2 * u + j] + z[j] * (before[j] - z[2 * u + j])
+                    h[j] = fma(z[j], before[j] - z[2 * u + j], z[2 * u + j])
             else:
                 memcpy(h, before, u * sizeof(real))
                 memset(z, 0, r.wide * sizeof(real))
@@ -326,7 +326,7 @@ cdef inline void gru_loop_back(
                     multiply(back, <const real*> r.drop_h + n * u, back, u)
                 for j in range(u):
                     dz[u + j] = back[j] * before[j]
-                    d[j] += back[j] * g[u + j]
+                    d[j] = fma(back[j], g[u + j], d[j])
                 pull_back_span(r.gate_act, g + u, dz + u, dz + u, u)
             dz = <real*> r.dz + (n0 * r.t + t) * wide
         # z, r = σ(x w_x + h w_zr + b)

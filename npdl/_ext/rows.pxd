@@ -4,7 +4,16 @@ With so few products to a number of B, it is read where it is; the tile would ha
 """
 
 from libc.string cimport memcpy, memset
-from npdl._ext.simd cimport NV, f32v, f64v, prefetch_w, real
+from npdl._ext.simd cimport (
+    NV,
+    add_product_f32,
+    add_product_f64,
+    f32v,
+    f64v,
+    fma,
+    prefetch_w,
+    real,
+)
 from npdl._ext.tile cimport MAX_NR, ceil_div, lanes, tile_cols, vec
 
 cdef enum:
@@ -26,6 +35,7 @@ cdef inline void _row_sums(
     cdef vec acc[9]
     cdef vec zero
     cdef vec* out = <vec*> c
+    cdef const real* column
     cdef Py_ssize_t j, k
     memset(&zero, 0, sizeof(zero))
     for j in range(wide):
@@ -35,10 +45,11 @@ cdef inline void _row_sums(
             acc[j] = (<const vec*> start)[j]
     for k in range(depth):
         for j in range(wide):
-            if (real is float and vec is f32v) or (real is double and vec is f64v):
-                acc[j] = acc[j] + a[k] * (
-                    <const vec*> (b + j // NV * b_panel + j % NV * lanes(a))
-                )[0]
+            column = b + j // NV * b_panel + j % NV * lanes(a)
+            if real is float and vec is f32v:
+                acc[j] = add_product_f32(acc[j], a[k], (<const vec*> column)[0])
+            elif real is double and vec is f64v:
+                acc[j] = add_product_f64(acc[j], a[k], (<const vec*> column)[0])
         b += b_row
     for j in range(wide):
         out[j] = acc[j]
@@ -148,7 +159,7 @@ cdef inline void row_times_columns(
             row_sums(1, k, a, first, b_row, b_panel, out, out)
             while k < depth:
                 for i in range(width):
-                    out[i] += a[k] * first[k * b_row + i]
+                    out[i] = fma(a[k], first[k * b_row + i], out[i])
                 k += 1
             memcpy(c + j, out, width * sizeof(real))
         j += width

@@ -12,6 +12,28 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#if defined(__AVX2__)
+#  include <immintrin.h>
+#elif defined(__aarch64__)
+#  include <arm_neon.h>
+#endif
+
+/* a * b + c, rounded once. Compilers may not fuse anything by themselves (setup.py), so that all of
+ * them give the same bits; the baseline x86-64, which has no such instruction, rounds twice. */
+#if defined(__FMA__) || defined(__aarch64__)
+static inline float npdl_fma_f32(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+static inline double npdl_fma_f64(double a, double b, double c) { return __builtin_fma(a, b, c); }
+#elif defined(_MSC_VER) && defined(__AVX2__)
+static inline float npdl_fma_f32(float a, float b, float c) {
+    return _mm_cvtss_f32(_mm_fmadd_ss(_mm_set_ss(a), _mm_set_ss(b), _mm_set_ss(c)));
+}
+static inline double npdl_fma_f64(double a, double b, double c) {
+    return _mm_cvtsd_f64(_mm_fmadd_sd(_mm_set_sd(a), _mm_set_sd(b), _mm_set_sd(c)));
+}
+#else
+static inline float npdl_fma_f32(float a, float b, float c) { return a * b + c; }
+static inline double npdl_fma_f64(double a, double b, double c) { return a * b + c; }
+#endif
 
 #if defined(__GNUC__)
 #  if defined(__AVX512F__)
@@ -36,32 +58,57 @@ typedef double npdl_f64v __attribute__((vector_size(NPDL_VB), aligned(8), may_al
 typedef float npdl_f32q __attribute__((vector_size(16)));
 typedef double npdl_f64q __attribute__((vector_size(16)));
 
-/* c + a * b, in the register of c. The accumulators of a tile leave no register free, and to copy one
- * at every step costs percents of all products. */
+/* a * b + c of vectors. */
 #if defined(__AVX512F__)
+static inline npdl_f32v npdl_fma_f32v(npdl_f32v a, npdl_f32v b, npdl_f32v c) {
+    return (npdl_f32v)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+}
+static inline npdl_f64v npdl_fma_f64v(npdl_f64v a, npdl_f64v b, npdl_f64v c) {
+    return (npdl_f64v)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+}
 #  define NPDL_STAY(x) __asm__("" : "+v"(x))
-#elif defined(__SSE2__)
+#elif defined(__FMA__)
+static inline npdl_f32v npdl_fma_f32v(npdl_f32v a, npdl_f32v b, npdl_f32v c) {
+    return (npdl_f32v)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+}
+static inline npdl_f64v npdl_fma_f64v(npdl_f64v a, npdl_f64v b, npdl_f64v c) {
+    return (npdl_f64v)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+}
 #  define NPDL_STAY(x) __asm__("" : "+x"(x))
 #elif defined(__aarch64__)
+static inline npdl_f32v npdl_fma_f32v(npdl_f32v a, npdl_f32v b, npdl_f32v c) {
+    return (npdl_f32v)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+}
+static inline npdl_f64v npdl_fma_f64v(npdl_f64v a, npdl_f64v b, npdl_f64v c) {
+    return (npdl_f64v)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
+}
 #  define NPDL_STAY(x) __asm__("" : "+w"(x))
 #else
-#  define NPDL_STAY(x)
+static inline npdl_f32v npdl_fma_f32v(npdl_f32v a, npdl_f32v b, npdl_f32v c) { return a * b + c; }
+static inline npdl_f64v npdl_fma_f64v(npdl_f64v a, npdl_f64v b, npdl_f64v c) { return a * b + c; }
+#  if defined(__SSE2__)
+#    define NPDL_STAY(x) __asm__("" : "+x"(x))
+#  else
+#    define NPDL_STAY(x)
+#  endif
 #endif
+
+/* a * b + c, for a number a. */
+static inline npdl_f32v npdl_scaled_f32(float a, npdl_f32v b, npdl_f32v c) {
+    return npdl_fma_f32v(a - (npdl_f32v){0}, b, c);
+}
+
+/* c + a * b, in the register of c. The accumulators of a tile leave no register free, and to copy one
+ * at every step costs percents of all products. */
 static inline npdl_f32v npdl_add_product_f32(npdl_f32v c, float a, npdl_f32v b) {
-    c += a * b;
+    c = npdl_fma_f32v(a - (npdl_f32v){0}, b, c);
     NPDL_STAY(c);
     return c;
 }
 static inline npdl_f64v npdl_add_product_f64(npdl_f64v c, double a, npdl_f64v b) {
-    c += a * b;
+    c = npdl_fma_f64v(a - (npdl_f64v){0}, b, c);
     NPDL_STAY(c);
     return c;
-}
-
-/* x as a register has it: a product that is rounded, and not fused with a sum that it goes into. */
-static inline npdl_f32v npdl_rounded_f32(npdl_f32v x) {
-    NPDL_STAY(x);
-    return x;
 }
 
 #if defined(__clang__) || __GNUC__ >= 12
@@ -95,13 +142,15 @@ static inline void npdl_transpose4(const float *rows, ptrdiff_t step, float *c0,
 #  define NPDL_NV 4
 typedef double npdl_f64v;
 typedef float npdl_f32v;
+#  define npdl_fma_f32v npdl_fma_f32
+#  define npdl_scaled_f32 npdl_fma_f32
+#  define npdl_fma_f64v npdl_fma_f64
 static inline npdl_f32v npdl_add_product_f32(npdl_f32v c, float a, npdl_f32v b) {
-    return c + a * b;
+    return npdl_fma_f32(a, b, c);
 }
 static inline npdl_f64v npdl_add_product_f64(npdl_f64v c, double a, npdl_f64v b) {
-    return c + a * b;
+    return npdl_fma_f64(a, b, c);
 }
-static inline npdl_f32v npdl_rounded_f32(npdl_f32v x) { return x; }
 static inline void npdl_transpose4(const float *rows, ptrdiff_t step, float *c0, float *c1,
                                    float *c2, float *c3) {
     for (int i = 0; i < 4; i++) {

@@ -16,7 +16,11 @@ cdef extern from "simd.h":
     f32v add_product_f32 "npdl_add_product_f32"(f32v c, float a, f32v b) noexcept nogil  # c + a b
     f64v add_product_f64 "npdl_add_product_f64"(f64v c, double a, f64v b) noexcept nogil
     void* opaque "npdl_opaque"(void* function) noexcept nogil
-    f32v rounded_f32 "npdl_rounded_f32"(f32v x) noexcept nogil  # a product, not fused with a sum
+    float fma_f32 "npdl_fma_f32"(float a, float b, float c) noexcept nogil  # a b + c, rounded once
+    double fma_f64 "npdl_fma_f64"(double a, double b, double c) noexcept nogil
+    f32v fma_f32v "npdl_fma_f32v"(f32v a, f32v b, f32v c) noexcept nogil
+    f32v scaled_f32 "npdl_scaled_f32"(float a, f32v b, f32v c) noexcept nogil  # a b + c
+    f64v fma_f64v "npdl_fma_f64v"(f64v a, f64v b, f64v c) noexcept nogil
     # four rows of four, `step` apart: their columns
     void transpose4 "npdl_transpose4"(
         const float* rows, Py_ssize_t step, float* c0, float* c1, float* c2, float* c3
@@ -29,3 +33,11 @@ cdef extern from "simd.h":
 ctypedef fused real:
     float
     double
+
+
+cdef inline real fma(real a, real b, real c) noexcept nogil:
+    """a b + c, rounded once; the baseline x86-64 rounds the product too."""
+    if real is float:
+        return fma_f32(a, b, c)
+    else:
+        return fma_f64(a, b, c)

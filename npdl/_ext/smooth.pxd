@@ -17,7 +17,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from npdl._ext.elementary cimport (
     exp, exp_low, expm1_poly, magnitude, reduce, round_magic, two_to,
 )
-from npdl._ext.simd cimport bits_f32, bits_f64, from_bits_f32, from_bits_f64, real
+from npdl._ext.simd cimport bits_f32, bits_f64, fma, from_bits_f32, from_bits_f64, real
 
 cdef enum:
     FAR = 750  # beyond it e^-x is 0 in any format
@@ -48,10 +48,10 @@ cdef inline real bell(real t) noexcept nogil:
     cdef real a = -half * first * first
     cdef real b = -half * (t - first) * (t + first)
     cdef real whole = a + b
-    cdef real n = whole * <real> 1.4426950408889634 + round_magic(&t)
+    cdef real n = fma(whole, <real> 1.4426950408889634, round_magic(&t))
     cdef real e = expm1_poly(reduce(a, n - round_magic(&t)) + b)
     cdef real scale = two_to(n)
-    e = e * scale + scale
+    e = fma(e, scale, scale)
     return zero if whole <= exp_low(&t) else e + e
 
 
@@ -62,41 +62,41 @@ cdef inline real tail_ratio(real t) noexcept nogil:
     cdef real u = (t - four) * w
     if real is float:
         p = <real> -5.41591361899e-5
-        p = p * u + <real> -2.39184474111e-4
-        p = p * u + <real> 1.65410782693e-4
-        p = p * u + <real> 1.64684737756e-3
-        p = p * u + <real> -3.48590933047e-3
-        p = p * u + <real> -7.54475395151e-3
-        p = p * u + <real> 6.03969745512e-2
-        p = p * u + <real> -1.86521412799e-1
-        p = p * u + <real> 3.87137395747e-1
-        p = p * u + <real> -6.07896653643e-1
-        p = p * u + <real> 7.55285130411e-1
+        p = fma(p, u, <real> -2.39184474111e-4)
+        p = fma(p, u, <real> 1.65410782693e-4)
+        p = fma(p, u, <real> 1.64684737756e-3)
+        p = fma(p, u, <real> -3.48590933047e-3)
+        p = fma(p, u, <real> -7.54475395151e-3)
+        p = fma(p, u, <real> 6.03969745512e-2)
+        p = fma(p, u, <real> -1.86521412799e-1)
+        p = fma(p, u, <real> 3.87137395747e-1)
+        p = fma(p, u, <real> -6.07896653643e-1)
+        p = fma(p, u, <real> 7.55285130411e-1)
     else:
         p = <real> -7.004060153725610672e-10
-        p = p * u + <real> -2.467007972583624369e-9
-        p = p * u + <real> 1.851002515896866344e-9
-        p = p * u + <real> 1.941517101709520805e-8
-        p = p * u + <real> 1.333032854333031736e-8
-        p = p * u + <real> -8.508032373156888310e-8
-        p = p * u + <real> -1.549415466920642612e-7
-        p = p * u + <real> 2.715062499800664487e-7
-        p = p * u + <real> 1.021490235845166226e-6
-        p = p * u + <real> -6.295275599439128278e-7
-        p = p * u + <real> -5.920125438961440470e-6
-        p = p * u + <real> 7.166044921889111857e-7
-        p = p * u + <real> 3.514466683177012651e-5
-        p = p * u + <real> -1.908243847393285984e-6
-        p = p * u + <real> -2.310949306502128317e-4
-        p = p * u + <real> 1.333443102306226688e-4
-        p = p * u + <real> 1.630818456972367132e-3
-        p = p * u + <real> -3.479692367202038305e-3
-        p = p * u + <real> -7.540188966681604525e-3
-        p = p * u + <real> 6.039657489092779956e-2
-        p = p * u + <real> -1.865218579596587416e-1
-        p = p * u + <real> 3.871374007422146999e-1
-        p = p * u + <real> -6.078966419718920932e-1
-        p = p * u + <real> 7.552851304157514928e-1
+        p = fma(p, u, <real> -2.467007972583624369e-9)
+        p = fma(p, u, <real> 1.851002515896866344e-9)
+        p = fma(p, u, <real> 1.941517101709520805e-8)
+        p = fma(p, u, <real> 1.333032854333031736e-8)
+        p = fma(p, u, <real> -8.508032373156888310e-8)
+        p = fma(p, u, <real> -1.549415466920642612e-7)
+        p = fma(p, u, <real> 2.715062499800664487e-7)
+        p = fma(p, u, <real> 1.021490235845166226e-6)
+        p = fma(p, u, <real> -6.295275599439128278e-7)
+        p = fma(p, u, <real> -5.920125438961440470e-6)
+        p = fma(p, u, <real> 7.166044921889111857e-7)
+        p = fma(p, u, <real> 3.514466683177012651e-5)
+        p = fma(p, u, <real> -1.908243847393285984e-6)
+        p = fma(p, u, <real> -2.310949306502128317e-4)
+        p = fma(p, u, <real> 1.333443102306226688e-4)
+        p = fma(p, u, <real> 1.630818456972367132e-3)
+        p = fma(p, u, <real> -3.479692367202038305e-3)
+        p = fma(p, u, <real> -7.540188966681604525e-3)
+        p = fma(p, u, <real> 6.039657489092779956e-2)
+        p = fma(p, u, <real> -1.865218579596587416e-1)
+        p = fma(p, u, <real> 3.871374007422146999e-1)
+        p = fma(p, u, <real> -6.078966419718920932e-1)
+        p = fma(p, u, <real> 7.552851304157514928e-1)
     return p * w
 
 

@@ -6,7 +6,7 @@ alone: they are for a few rows.
 """
 
 from libc.string cimport memset
-from npdl._ext.simd cimport real
+from npdl._ext.simd cimport fma, real
 
 cdef enum:
     LANES = 32  # sums of a span
@@ -62,10 +62,10 @@ cdef inline double sum_of_products(
         k = LANES
     while k + LANES <= n:
         for i in range(LANES):
-            s[i] += (x[k + i] - mean_x) * (y[k + i] - mean_y)
+            s[i] = fma(x[k + i] - mean_x, y[k + i] - mean_y, s[i])
         k += LANES
     for i in range(n - k):
-        s[i] += (x[k + i] - mean_x) * (y[k + i] - mean_y)
+        s[i] = fma(x[k + i] - mean_x, y[k + i] - mean_y, s[i])
     return fold(s)
 
 
@@ -116,12 +116,12 @@ cdef inline void product_rows(
     for _ in range(n // 2):
         b, db = x + step, dy + step
         for k in range(w):
-            s[k] += dy[k] * (x[k] - mean[k]) + db[k] * (b[k] - mean[k])
+            s[k] += fma(dy[k], x[k] - mean[k], db[k] * (b[k] - mean[k]))
         x += 2 * step
         dy += 2 * step
     if n % 2:
         for k in range(w):
-            s[k] += dy[k] * (x[k] - mean[k])
+            s[k] = fma(dy[k], x[k] - mean[k], s[k])
 
 
 cdef inline double total_of(const double* x, Py_ssize_t n) noexcept nogil:

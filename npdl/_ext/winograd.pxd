@@ -21,7 +21,7 @@ ten times that of the direct sum.
 from libc.string cimport memcpy, memset
 from npdl._ext.activation cimport act_span, act_t
 from npdl._ext.pixels cimport area_of, area_size, area_t
-from npdl._ext.simd cimport LANES_F32, TALL, f32v, rounded_f32, transpose4
+from npdl._ext.simd cimport LANES_F32, TALL, f32v, scaled_f32, transpose4
 from npdl._ext.tile cimport ceil_div, round_up, tall_tiles
 
 cdef enum:
@@ -110,9 +110,8 @@ cdef inline void _filter_line(
 ) noexcept nogil:
     # t = G g
     cdef float quarter = 0.25, sixth = 1.0 / 6, twelfth = 1.0 / 12, twentyfourth = 1.0 / 24
-    cdef f32v a = rounded_f32(sixth * (g[0] + g[2 * step])), b = rounded_f32(sixth * g[step])
-    cdef f32v c = twentyfourth * g[0] + rounded_f32(sixth * g[2 * step])
-    cdef f32v d = rounded_f32(twelfth * g[step])
+    cdef f32v a = sixth * (g[0] + g[2 * step]), b = sixth * g[step]
+    cdef f32v c = scaled_f32(twentyfourth, g[0], sixth * g[2 * step]), d = twelfth * g[step]
     t[0] = quarter * g[0]
     t[to] = -a - b
     t[2 * to] = b - a
@@ -174,12 +173,12 @@ cdef inline void _input_line(
     const f32v* d, Py_ssize_t step, f32v* t, Py_ssize_t to
 ) noexcept nogil:
     # t = Bᵀ d
-    cdef float two = 2, four = 4, five = 5
+    cdef float two = 2, four = 4, minus_four = -4, minus_five = -5
     cdef f32v d0 = d[0], d1 = d[step], d2 = d[2 * step]
     cdef f32v d3 = d[3 * step], d4 = d[4 * step], d5 = d[5 * step], a, b
-    t[0] = (four * d0 + d4) - five * d2
-    t[5 * to] = (four * d1 + d5) - five * d3
-    a, b = d4 - four * d2, d3 - four * d1
+    t[0] = scaled_f32(minus_five, d2, scaled_f32(four, d0, d4))
+    t[5 * to] = scaled_f32(minus_five, d3, scaled_f32(four, d1, d5))
+    a, b = scaled_f32(minus_four, d2, d4), scaled_f32(minus_four, d1, d3)
     t[to] = a + b
     t[2 * to] = a - b
     a, b = d4 - d2, two * (d3 - d1)
@@ -223,9 +222,9 @@ cdef inline void _output_line(
     cdef f32v a = m[step] + m[2 * step], b = m[step] - m[2 * step]
     cdef f32v c = m[3 * step] + m[4 * step], d = m[3 * step] - m[4 * step]
     y[0] = m[0] + a + c
-    y[to] = b + two * d
-    y[2 * to] = a + four * c
-    y[3 * to] = b + eight * d + m[5 * step]
+    y[to] = scaled_f32(two, d, b)
+    y[2 * to] = scaled_f32(four, c, a)
+    y[3 * to] = scaled_f32(eight, d, b) + m[5 * step]
 
 
 cdef inline void _store_row(

@@ -8,7 +8,7 @@ so each of the 36 places is again a matrix product, dU[m, k] = Σ_t Z[t, m] V[t,
 """
 
 from npdl._ext.pixels cimport area_size, area_t
-from npdl._ext.simd cimport LANES_F32, TALL, f32v, rounded_f32
+from npdl._ext.simd cimport LANES_F32, TALL, f32v, scaled_f32
 from npdl._ext.tile cimport ceil_div, round_up, tall_tiles
 from npdl._ext.winograd cimport (
     PLACES,
@@ -75,7 +75,7 @@ cdef inline void _gradient_line(
     a, b = y0 + y2, y1 + y3
     z[to] = a + b
     z[2 * to] = a - b
-    a, b = y0 + four * y2, two * y1 + eight * y3
+    a, b = scaled_f32(four, y2, y0), scaled_f32(eight, y3, two * y1)
     z[3 * to] = a + b
     z[4 * to] = a - b
     z[5 * to] = y3
@@ -132,12 +132,12 @@ cdef inline void add_products(
 cdef inline void _weight_line(
     const f32v* u, Py_ssize_t step, f32v* w, Py_ssize_t to
 ) noexcept nogil:
-    # w = Gᵀ u, each product rounded or fused as in all builds
+    # w = Gᵀ u
     cdef float quarter = 0.25, sixth = 1.0 / 6, twelfth = 1.0 / 12, twentyfourth = 1.0 / 24
     cdef f32v a = u[step] + u[2 * step], b = u[3 * step] + u[4 * step]
-    w[0] = rounded_f32(quarter * u[0]) - sixth * a + twentyfourth * b
-    w[to] = rounded_f32(sixth * (u[2 * step] - u[step])) + twelfth * (u[3 * step] - u[4 * step])
-    w[2 * to] = sixth * (b - a) + u[5 * step]
+    w[0] = scaled_f32(twentyfourth, b, quarter * u[0] - sixth * a)
+    w[to] = scaled_f32(twelfth, u[3 * step] - u[4 * step], sixth * (u[2 * step] - u[step]))
+    w[2 * to] = scaled_f32(sixth, b - a, u[5 * step])
 
 
 cdef inline void weight_gradients(
