@@ -147,6 +147,48 @@ def test_nodes_without_a_layer_are_named(op, options, message, tmp_path):
     assert "node='the_node'" in str(caught.value) and f"op='{op}'" in str(caught.value)
 
 
+@pytest.mark.parametrize("op, shape, first", [
+    ("Add", (), False), ("Mul", (1,), True), ("Sub", (3, 1, 1), True), ("Sub", (1, 3, 1, 1), False),
+    ("Div", (7,), False), ("Mul", (6, 1), False), ("Div", (), False), ("Add", (1, 1, 1, 1), True),
+])  # fmt: skip
+def test_constants(op, shape, first, tmp_path):
+    rng = np.random.default_rng(0)
+    c = rng.uniform(0.5, 2, shape).astype(np.float32)
+    node = onnx.helper.make_node(op, ["c", "x"] if first else ["x", "c"], ["y"])
+    path = written(tmp_path, [node], {"c": c}, shape=("N", 3, 6, 7))
+    model = npdl.import_onnx(path)
+    agrees(model, path, rng.normal(size=(2, 3, 6, 7)).astype(np.float32))
+    assert not model.get_weights() or not any(trained for _, _, trained in model.named_arrays())
+
+
+def test_positions_are_learned(tmp_path):
+    rng = np.random.default_rng(0)
+    c = rng.normal(size=(1, 4, 3)).astype(np.float32)
+    node = onnx.helper.make_node("Add", ["x", "c"], ["y"])
+    path = written(tmp_path, [node], {"c": c}, shape=("N", 4, 3))
+    model = npdl.import_onnx(path)
+    agrees(model, path, rng.normal(size=(2, 4, 3)).astype(np.float32))
+    assert isinstance(model.layers[0], L.PositionEmbedding)
+
+
+def test_constants_that_grow_are_refused(tmp_path):
+    nodes = [onnx.helper.make_node("Concat", ["c", "c"], ["c0"], axis=0)]
+    nodes += [
+        onnx.helper.make_node("Concat", [f"c{i}"] * 2, [f"c{i + 1}"], axis=0) for i in range(60)
+    ]
+    nodes.append(onnx.helper.make_node("Add", ["x", "c60"], ["y"]))
+    with pytest.raises(ValueError, match="up to 65,536 numbers"):
+        npdl.import_onnx(written(tmp_path, nodes, {"c": np.ones(3, np.float32)}))
+    ids = np.zeros(1 << 15, np.int64)
+    nodes = [
+        onnx.helper.make_node("Gather", ["c", "ids"], ["g"]),
+        onnx.helper.make_node("Add", ["x", "g"], ["y"]),
+    ]
+    with pytest.raises(ValueError, match="up to 65,536 numbers"):
+        arrays = {"c": np.ones((1, 1 << 15), np.float32), "ids": ids}
+        npdl.import_onnx(written(tmp_path, nodes, arrays))
+
+
 # ---------------------------------------------------------------------------- recurrent nodes
 
 GOLDEN = Path(__file__).parent / "golden" / "onnx"

@@ -12,6 +12,17 @@ from numpy.typing import NDArray
 from npdl import layers as L
 from npdl.layers.node import Value
 from npdl.onnx._arrays import array_of
+from npdl.onnx._foreign_affine import (
+    folded,
+    read_add,
+    read_div,
+    read_layer_norm,
+    read_mean,
+    read_mul,
+    read_pad,
+    read_prelu,
+    read_sub,
+)
 from npdl.onnx._foreign_recurrent import (
     concatenated,
     picked,
@@ -47,6 +58,17 @@ def _selu(r: Reader, x: Any) -> Any:
         if abs(r.take(key, usual) - usual) > 1e-6:
             raise r.refusal("Not supported", **{key: r.attributes[key]})
     return _activation("selu")(r, x)
+
+
+def _hard_sigmoid(r: Reader, x: Any) -> Any:
+    if abs(r.take("alpha", 0.2) - 1 / 6) > 1e-6 or r.take("beta", 0.5) != 0.5:
+        raise r.refusal("Not supported", alpha=r.take("alpha", 0.2))
+    return _activation("hard_sigmoid")(r, x)
+
+
+def _gelu(r: Reader, x: Any) -> Any:
+    r.want(approximate=b"none")
+    return _activation("gelu")(r, x)
 
 
 def _along(name: str) -> Callable[..., Any]:
@@ -200,7 +222,7 @@ def _merge(make: Callable[[], Any]) -> Callable[..., Any]:
 
 def _concat(r: Reader, *xs: Any) -> Any:
     if all(isinstance(x, np.ndarray) for x in xs):
-        return np.concatenate(xs, r.take("axis", 0))
+        return folded(r, sum(x.size for x in xs), lambda: np.concatenate(xs, r.take("axis", 0)))
     if all(isinstance(x, Laid) for x in xs):
         return concatenated(r, list(xs))
     r.symbolic(*xs)
@@ -210,7 +232,9 @@ def _concat(r: Reader, *xs: Any) -> Any:
 def _gather(r: Reader, table: Any, ids: Any) -> Any:
     if isinstance(ids, np.ndarray):
         if isinstance(table, np.ndarray):
-            return table.take(ids, r.take("axis", 0))
+            axis = r.take("axis", 0)
+            size = ids.size * (table.size // max(table.shape[axis], 1) if table.ndim else 1)
+            return folded(r, size, lambda: table.take(ids, axis))
         if ids.size != 1 or not isinstance(table, Value | Laid):
             raise r.refusal("Only one index is known", shape=ids.shape)
         if ids.ndim:
@@ -263,10 +287,18 @@ OPS: dict[str, Callable[..., Any]] = {
     "Unsqueeze": _unsqueeze,
     "Identity": _same,
     "Dropout": _same,
-    "Add": _merge(L.Add),
+    "Add": read_add,
     "Sum": _merge(L.Add),
-    "Sub": _merge(L.Subtract),
-    "Mul": _merge(L.Multiply),
+    "Sub": read_sub,
+    "Mul": read_mul,
+    "Div": read_div,
+    "LayerNormalization": read_layer_norm,
+    "PRelu": read_prelu,
+    "ReduceMean": read_mean,
+    "Pad": read_pad,
+    "HardSigmoid": _hard_sigmoid,
+    "Gelu": _gelu,
+    "Mish": _activation("mish"),
     "Max": _merge(L.Maximum),
     "Min": _merge(L.Minimum),
     "Mean": _merge(L.Average),

@@ -56,6 +56,7 @@ class Lengths:
 #: that hold one number.
 PLAIN = {
     *("Relu", "Sigmoid", "Tanh", "Softplus", "Softsign", "Exp", "Elu", "LeakyRelu", "Selu"),
+    *("HardSigmoid", "Gelu", "Mish"),
     *("Identity", "Dropout", "Add", "Sum", "Sub", "Mul", "Max", "Min", "Mean", "MatMul"),
 }
 _MOVES = {"Slice", "Squeeze", "Unsqueeze", "Gather", "Identity", "Reshape", "Cast", "Concat"}
@@ -157,6 +158,8 @@ class Reader:
         if turned:
             value = Input([sizes[0], *sizes[2:]], name=info.name)
             return Laid((value,), (1, 0, *range(2, len(sizes))))
+        if self.batch and sizes[0] not in (None, self.batch):
+            raise ValueError(f"Input {info.name!r} must have as many samples as the others.")
         self.batch = self.batch or sizes[0]
         return Input(sizes[1:], name=info.name)
 
