@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
             action="append",
             default=[],
             metavar="FAMILY=PATH",
-            help="interpreter of a family, in the place of its environment's",
+            help="interpreter of a family, instead of its environment's",
         )
     for command in commands.choices.values():
         command.add_argument("--envs", type=Path, default=envs.ENVS, help="the environments")

@@ -20,7 +20,7 @@ ENVS = ROOT / ".cache" / "bench-envs"
 
 @dataclass(frozen=True)
 class Family:
-    """What is installed together: the module that shows it is there, and what pip is asked for."""
+    """Packages installed together: a module to check for, and the arguments of pip."""
 
     module: str
     requirements: tuple[str, ...]

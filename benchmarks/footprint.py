@@ -86,7 +86,7 @@ def overhead(
     threads: int,
     seconds: float,
 ) -> dict[str, dict[str, float]]:
-    """What npdl's adapter, on the default backend, measures beside its bare steps; ms."""
+    """Measurements of npdl's adapter, on the default backend, besides its bare steps; ms."""
     found: dict[str, dict[str, float]] = {}
     peer = next(p for p in OURS if p in pythons)
     worker = Worker(peer, pythons[peer], threads)

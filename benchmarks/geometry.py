@@ -117,7 +117,7 @@ GEOMETRIES = [
 
 
 def arrays(g: Geometry) -> list[np.ndarray]:
-    """What a convolution takes and gives: images, filters, bias, gradient of the output."""
+    """The arrays of a convolution: images, filters, bias, gradient of the output."""
     rng = np.random.default_rng(0)
     n, c, *_ = g.x
     shapes = [g.x, (g.w[0], c // g.groups, *g.w[1:]), (g.w[0],), (n, g.w[0], *g.out)]

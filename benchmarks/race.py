@@ -80,7 +80,7 @@ def started(plan: Plan) -> Iterator[tuple[dict[str, Worker], dict[str, str]]]:
 
 
 def _take_turns(workers: dict[str, Worker], plan: Plan, mode: str) -> dict[str, Turns]:
-    """What each worker measured, turn by turn; another one begins each round."""
+    """The measurements of each worker, turn by turn; another worker begins each round."""
     turns: dict[str, Turns] = {peer: [] for peer in workers}
     order = list(workers)
     for turn in range(plan.rounds):

@@ -6,7 +6,7 @@
     mpiexec -n 4 python -m benchmarks.ranks --steps 30
 
 The first table compares `npdl.distributed`, which adds up in the order of the ranks, with the
-Allreduce of the MPI. The line below tells whether this MPI sends while the processes compute. The
+Allreduce of the MPI. The line below shows whether this MPI sends while the processes compute. The
 second table times steps of networks whose batch is shared out.
 """
 
@@ -62,7 +62,7 @@ def sums(ranks: Ranks, rounds: int) -> list[str]:
 
 
 def overlap(ranks: Ranks, rounds: int) -> list[str]:
-    """What is saved where the exchange of 10 MB goes on behind products of matrices."""
+    """The time saved when the exchange of 10 MB overlaps with matrix products."""
     n = ranks.size
     flat, x = np.ones(2_500_000 // n * n, np.float32), np.ones((600, 600), np.float32)
     own = flat.size // n

@@ -16,7 +16,7 @@ from benchmarks.process import Worker, WorkerError, note
 from benchmarks.report import ms, table
 from benchmarks.workloads import variant
 
-#: What is swept: (title, workload, variants as arguments of `workloads.variant`).
+#: The sweeps: (title, workload, variants as arguments of `workloads.variant`).
 SWEEPS: tuple[tuple[str, str, tuple[dict[str, Any], ...]], ...] = (
     ("batch", "mlp784", tuple({"batch": n} for n in (16, 64, 256, 1024))),
     ("batch", "lenet5", tuple({"batch": n} for n in (8, 32, 128))),

@@ -37,7 +37,7 @@ myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]
 
 autodoc_default_options = {"members": True, "show-inheritance": True}
-autodoc_typehints = "none"  # the types stand in the docstrings, with shapes
+autodoc_typehints = "none"  # the types are in the docstrings, with shapes
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 autosummary_generate = False
@@ -108,7 +108,7 @@ def show_public_bases(app, name, obj, options, bases):
 
 
 def public_names(module):
-    """What a module offers: `__all__`, or the classes and functions that it defines."""
+    """The public names of a module: `__all__`, or the classes and functions that it defines."""
     own = [n for n, x in vars(module).items() if getattr(x, "__module__", "") == module.__name__]
     names = getattr(module, "__all__", own)
     return [n for n in names if not (n.startswith("_") or inspect.ismodule(getattr(module, n)))]

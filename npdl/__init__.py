@@ -77,7 +77,7 @@ __all__ = [
     "viz",
 ]
 
-#: What not every program needs is imported when it is first used: modules, functions of modules.
+#: Modules, and functions of modules, that are imported on first use, as few programs need them.
 #: `sklearn`, `distributed`, `onnx` and the functions of it are not in `__all__`, as they can't be
 #: imported without other packages.
 _LATER = (

@@ -100,7 +100,7 @@ def number_array(name: str, values: Any) -> np.ndarray:
         If it is not an array of numbers; the message says what to do.
     """
     if is_sparse(values):
-        rule = f"`{name}` must be a dense array: use `{name}.toarray()`, perhaps batch by batch"
+        rule = f"`{name}` must be a dense array: use `{name}.toarray()`, or convert batch by batch"
         raise TypeError(complaint(rule, type=type(values).__name__))
     if "numpy.ma" in sys.modules and isinstance(values, np.ma.MaskedArray):
         if np.ma.is_masked(values):

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 import numpy as np
 from numpy.typing import DTypeLike
 
-#: What npdl computes in, in the machine's byte order.
+#: The dtypes that npdl computes in, in the machine's byte order.
 FLOATS = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
 
 #: Of the process, and of a block of `use_dtype` in the thread that runs it.

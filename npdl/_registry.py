@@ -15,7 +15,7 @@ import numpy as np
 
 T = TypeVar("T")
 
-#: What users have registered, and what they pass to a call that reads a configuration.
+#: Objects that users have registered, and objects passed to a call that reads a configuration.
 _registered: dict[str, Any] = {}
 _passed: ContextVar[Mapping[str, Any]] = ContextVar("_passed", default=MappingProxyType({}))
 _registries: list[Registry] = []
@@ -159,7 +159,7 @@ class Registry(Generic[T]):
         return not any(issubclass(found, other.base) for other in _registries)
 
     def find(self, name: str) -> Any:
-        """Return what a name stands for, here or among the custom objects of this kind.
+        """Return the class of a name, npdl's or a custom one of this kind.
 
         Raises
         ------

@@ -191,7 +191,7 @@ class _Steep(_Elementwise):
 
 @register()
 class Elliot(_Steep):
-    """``0.5 s x / (1 + |s x|) + 0.5``, a quick stand-in for the sigmoid (Elliott 1993).
+    """``0.5 s x / (1 + |s x|) + 0.5``, a cheap alternative to the sigmoid (Elliott 1993).
 
     Parameters
     ----------
@@ -204,7 +204,7 @@ class Elliot(_Steep):
 
 @register()
 class SymmetricElliot(_Steep):
-    """``s x / (1 + |s x|)``, a quick stand-in for tanh (Elliott 1993).
+    """``s x / (1 + |s x|)``, a cheap alternative to tanh (Elliott 1993).
 
     Parameters
     ----------

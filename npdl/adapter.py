@@ -25,7 +25,7 @@ Tables = dict[int, dict[int, float]]
 
 
 class Data:
-    """What a user passes as data: all of it as a `Batch`, or an iterable of batches.
+    """The data that a user passed: all of it as a `Batch`, or an iterable of batches.
 
     Attributes
     ----------

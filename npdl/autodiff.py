@@ -37,7 +37,7 @@ def value_and_grad(loss: Any) -> Callable[..., Any]:
 
     Examples
     --------
-    A training loop of one's own:
+    A custom training loop:
 
     >>> import autograd.numpy as anp
     >>> import numpy as np

@@ -200,7 +200,7 @@ def _sample_weights(given: Any, names: tuple[str, ...], n: int) -> tuple[NDArray
 
 
 def item_batch(item: Any, names: Names = ONE) -> Batch:
-    """What an iterable yielded: ``x``, ``(x,)``, ``(x, y)`` or ``(x, y, weight)``."""
+    """An item of an iterable: ``x``, ``(x,)``, ``(x, y)`` or ``(x, y, weight)``."""
     if not isinstance(item, tuple | list):
         return as_batch(item, names=names)
     if not 1 <= len(item) <= 3:

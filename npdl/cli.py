@@ -251,7 +251,7 @@ def _shaped(x: NDArray, model: Model) -> NDArray:
 def _write(outputs: NDArray, path: Path | None) -> None:
     to_array = path is not None and path.suffix.lower() == ".npy"
     if outputs.ndim > 2 and not to_array:
-        rule = "Outputs of more than two axes go to a .npy file alone: --out FILE.npy"
+        rule = "Outputs of more than two axes need a .npy file: --out FILE.npy"
         raise ValueError(f"{rule}. Received: shape {outputs.shape}")
     if path is None:
         _write_csv(sys.stdout, outputs)

@@ -1,4 +1,4 @@
-"""What npdl runs on here."""
+"""The configuration of npdl on this machine."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ class ArrayFeed(Feed):
         """Return to the position of `get_state`."""
         start = int(state["start"])
         if not 0 <= start < self._n:
-            rule = f"The state to go on from must be one of {self._n} samples"
+            rule = f"The state to resume from must be one of {self._n} samples"
             raise ValueError(complaint(rule, start=start))
         if start and self._shuffle:
             set_rng_state(state["before"])

@@ -21,7 +21,7 @@ from npdl.training import own_arrays, predict_step
 
 #: For how many shapes of inputs a predictor makes itself ready; each has packed weights of its own.
 ROUTES = 8
-#: What a snapshot needs of a model; no loss, no optimizer.
+#: The parts of a model that a snapshot needs; no loss, no optimizer.
 _KEPT = ("name", "layers", "_names", "_plan", "inputs", "outputs")
 
 
@@ -44,8 +44,8 @@ class Predictor:
     Dropout and noise do nothing at prediction. Batch normalization stays a step of its own: scaled
     filters would round otherwise than ``model.predict`` does.
 
-    With stateful recurrent layers, each call goes on where the last one ended, from the state that
-    the model had. Then only one thread may call it.
+    With stateful recurrent layers, each call continues where the last one ended, from the state
+    that the model had. Then only one thread may call it.
 
     Examples
     --------
@@ -98,7 +98,7 @@ class Predictor:
         ndarray, or list or dict of ndarray
             In the form in which the outputs were passed to `Model`.
         """
-        if mask is None and type(X) is np.ndarray:  # the common case, and the quick one
+        if mask is None and type(X) is np.ndarray:  # the common case, and the fastest
             route = self._routes.get((X.shape, X.dtype.char))
             if route is not None and route.whole is not None and self._is_current():
                 y = route.whole(X if X.dtype is route.dtype else np.asarray(X, route.dtype, "C"))

@@ -38,7 +38,7 @@ _BATCH = 200
 
 
 class _Estimator(BaseEstimator):
-    """What both estimators share: the network, its data and its training."""
+    """Base of both estimators: the network, its data and its training."""
 
     _loss = "mse"
     _dtype: Any = None
@@ -275,7 +275,7 @@ def _weighted(X: NDArray, y: NDArray, weight: NDArray) -> tuple[NDArray, NDArray
 
 
 def _whole(x: NDArray) -> NDArray:
-    """Numbers of rows of an embedding, which scikit-learn hands on as floats."""
+    """Numbers of rows of an embedding, which scikit-learn passes as floats."""
     if not np.array_equal(x, np.trunc(x)):
         raise ValueError("An Embedding takes whole numbers. Received: fractions in `X`")
     return x.astype(np.int64)
@@ -293,7 +293,7 @@ class NPDLClassifier(ClassifierMixin, _Estimator):
         symbolic value that the softmax reads.
     input_shape : tuple of int, optional
         The shape into which the features of a row are brought: ``(1, 8, 8)`` for images,
-        ``(-1, 1)`` for a series of numbers. -1 stands for whatever is left.
+        ``(-1, 1)`` for a series of numbers. -1 is inferred.
     loss : str or Objective, optional
         By default cross-entropy, ``"scce"``.
     optimizer : str, class, dict or Optimizer
@@ -301,7 +301,7 @@ class NPDLClassifier(ClassifierMixin, _Estimator):
     lr : float or Schedule
         The learning rate, where `optimizer` is a name or a class.
     epochs : int
-        How many times `fit` goes through the data, at most.
+        Maximum number of passes of `fit` over the data.
     batch_size : int, optional
         By default all rows at once, but at most 200.
     shuffle : bool

@@ -356,7 +356,7 @@ class TrainingLoop:
             self.validation = None
             warn(
                 f"`validation_data` ran out of batches in epoch {self.epoch + 1} of {self.epochs}: "
-                "the training goes on without a validation. A generator must yield the batches of "
+                "training continues without validation. A generator must yield the batches of "
                 "all validations."
             )
         logs.update((f"val_{name}", value) for name, value in held_out.items())

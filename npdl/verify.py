@@ -27,8 +27,8 @@ _RELU, _TANH, _SIGMOID, _SOFT_PLUS = ((code, 1.0) for code in (RELU, TANH, SIGMO
 class Case(NamedTuple):
     """One call of a kernel: its name and a complete list of arguments.
 
-    The arrays to be filled stand in `args` as NaN, or -1 where they hold integers; those that a
-    step of an optimizer changes in place hold numbers.
+    Arrays to be filled contain NaN in `args`, or -1 if they hold integers; arrays that an optimizer
+    step changes in place contain numbers.
     """
 
     function: str

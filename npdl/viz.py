@@ -210,7 +210,7 @@ def _figure(width: float, height: float, title: str | None = None) -> Figure:
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
     if title:
         figure.suptitle(title, color=_INK, fontsize=11)
-    # A notebook asks for it, and by itself shows only the figures of pyplot.
+    # For notebooks, which otherwise show only figures of pyplot.
     vars(figure)["_repr_png_"] = functools.partial(_png, figure)
     return figure
 

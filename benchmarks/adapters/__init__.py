@@ -11,7 +11,7 @@ from benchmarks.workloads import Workload
 
 Weights = list[tuple[np.ndarray, ...]]
 
-#: For each library that orders the gates otherwise: where each of its gates stands in ours, see
+#: For each library that orders the gates otherwise: the position of each of its gates in ours, see
 #: ``workloads``. All of these are their own inverse.
 GATE_ORDER = {
     "torch": {"lstm": (0, 1, 3, 2), "gru": (1, 0, 2), "rnn": (0,)},

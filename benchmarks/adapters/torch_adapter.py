@@ -16,7 +16,7 @@ ORDER = GATE_ORDER["torch"]
 
 
 class Recurrent(nn.Module):
-    """A layer of ``torch.nn`` that hands on every output, or the last.
+    """A layer of ``torch.nn`` that returns every output, or the last.
 
     Of its two biases, which always add up, the second is frozen: with both, a step would move the
     bias twice as far as in the other libraries.

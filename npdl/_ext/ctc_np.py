@@ -1,6 +1,6 @@
 """Connectionist temporal classification: the twin of ``ctc.pyx`` (Graves et al. 2006).
 
-An output row of K log-probabilities stands at each step; one class is the blank. A path, one class
+Each step has an output row of K log-probabilities; one class is the blank. A path, one class
 for each step, reads as the labels that are left when repeats are merged and blanks are dropped. The
 loss is -log of the sum of the probabilities of all paths that read as the wanted labels.
 

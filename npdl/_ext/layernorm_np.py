@@ -1,6 +1,6 @@
 """Normalisation of rows: the NumPy twin of ``layernorm.pyx``.
 
-Layer, group and RMS normalisation are one: a row of numbers is normalised by itself, and then each
+Layer, group and RMS normalisation are one: a row of numbers is normalised separately, and then each
 of its L channels of I numbers gets a scale and a shift. There are P channels; row r has those from
 r L on, modulo P. In layer normalisation P = L; each group of a sample has the next L channels.
 """

@@ -219,7 +219,7 @@ class BackupAndRestore(_Saving):
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{str(self.path)!r} is no backup of this training: {error}. "
-                "Delete it to begin anew."
+                "Delete it to start over."
             ) from error
         if int(place["epoch"]) > loop.epochs:
             warn(

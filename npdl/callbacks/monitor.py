@@ -1,4 +1,4 @@
-"""What callbacks share: the result they watch, which direction is better, the file they write."""
+"""Common parts of callbacks: the monitored result, its better direction, and their files."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Monitor:
             names = ", ".join(logs or {})
             warn(
                 f"{type(who).__name__} watches {self.name!r}, which is not there. "
-                f"What is there: {names}."
+                f"Available: {names}."
             )
         if value is not None:
             self._require_mode(who)

@@ -1,4 +1,4 @@
-"""What `Model.fit`, `evaluate` and `predict` print: a progress bar, and a line for each epoch.
+"""The output of `Model.fit`, `evaluate` and `predict`: a progress bar, and a line per epoch.
 
 The bar is tqdm's. Where that is not installed, or where the output is neither a terminal nor a
 notebook, only the lines are printed, without control codes.

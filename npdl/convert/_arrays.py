@@ -31,7 +31,7 @@ def keras_order(image: Image) -> NDArray:
 def arrays_for(
     layer: layers.Layer, weights: Weights, path: str, image: Image | None = None
 ) -> list[Found]:
-    """What the file has for a layer.
+    """The arrays of a file for a layer.
 
     Parameters
     ----------

@@ -81,7 +81,7 @@ def _member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
     found = [info for info in archive.infolist() if info.filename == name]
     if len(found) != 1:
         raise Unreadable(f"{name!r} is in it {len(found)} times instead of once")
-    # What is declared may be a lie, so no more than that is read.
+    # The declared size may be wrong, so no more than that is read.
     if found[0].file_size > limit:
         raise Unreadable(f"{name!r} has {found[0].file_size:,} bytes, more than {limit:,}")
     with archive.open(found[0]) as file:

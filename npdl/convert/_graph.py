@@ -16,7 +16,7 @@ from npdl.model import Model
 #: How deeply models may be nested.
 _MAX_DEPTH = 16
 _MODELS = ("Sequential", "Functional", "Model")
-#: What `a + b` and its like become in Keras's files.
+#: The names of `a + b` and similar operations in Keras's files.
 _OPERATIONS = ("Add", "Subtract", "Multiply", "Maximum", "Minimum")
 #: Operations that make masks, which npdl's layers pass on by themselves.
 _MASKS = ("NotEqual", "Any")
@@ -182,7 +182,7 @@ class Builder:
         masked: set[Ref],
         depth: int,
     ) -> list[Any]:
-        """What a call of a layer or an operation returns."""
+        """The result of a call of a layer or an operation."""
         name, kind = entry["name"], entry["class_name"]
         refs = _tensors(args)
         if kind in ("Attention", "AdditiveAttention", "MultiHeadAttention"):

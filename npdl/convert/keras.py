@@ -15,7 +15,7 @@ from npdl.model import Model
 
 #: How many numbers npdl's layers may have that Keras leaves out: `gamma` of 1, for instance.
 _SPARE = 2**20
-#: What a configuration that is not one of Keras may lead to.
+#: Errors that a malformed configuration may cause.
 _WRONG = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 

@@ -182,7 +182,7 @@ class _Warp(_ImageTransform):
         return y
 
     def _matrices(self, n: int, rng: np.random.Generator) -> NDArray:
-        """What takes the place of a pixel, from the centre, to the one it is drawn from."""
+        """The matrix from a pixel's position, relative to the centre, to that of its source."""
         raise NotImplementedError
 
 

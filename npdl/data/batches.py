@@ -12,7 +12,7 @@ from npdl._checks import check_int
 from npdl.data._checks import as_arrays
 from npdl.utils.random import get_rng
 
-#: What changes a batch of samples, given a generator of random numbers.
+#: A function that changes a batch of samples, given a random generator.
 Transform = Callable[[NDArray, np.random.Generator], NDArray]
 
 

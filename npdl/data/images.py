@@ -15,7 +15,7 @@ from npdl._files import StrPath
 from npdl.data.batches import Reshuffled, Transform
 from npdl.utils.random import get_dtype
 
-#: What the names of images end in.
+#: The suffixes of image files.
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm"),

@@ -109,7 +109,7 @@ class Standardizer:
     ----------
     axis : int or tuple of int
         The axes that mean and deviation are taken over, 0 among them. The default treats each
-        feature by itself; ``(0, 2, 3)`` each channel of images (N, C, H, W).
+        feature separately; ``(0, 2, 3)`` each channel of images (N, C, H, W).
     epsilon : float
         A feature whose standard deviation is not larger is only shifted too.
 

@@ -105,7 +105,7 @@ class Buckets(Reshuffled):
         As in `pad_sequences`. A batch is as long as its longest sequence, and has one step where
         all of its sequences are empty.
     masks : bool
-        Whether to yield ``(x, mask)`` in the place of `x`, for recurrent layers.
+        Whether to yield ``(x, mask)`` in place of `x`, for recurrent layers.
     drop_last : bool
         Whether to leave out batches that are not full.
     seed : int, optional

@@ -78,7 +78,7 @@ CIFAR10 = Source(
     },
 )
 
-#: What the labels of `load_fashion_mnist` and `load_cifar10` stand for.
+#: The names of the labels of `load_fashion_mnist` and `load_cifar10`.
 FASHION_CLASSES = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
     *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from npdl._checks import complaint
 
-#: What a message is about. All processes must be at the same point of the program.
+#: The subject of a message. All processes must be at the same point of the program.
 STEP, REST, STATE, COUNTED, BEGIN = range(1, 6)
 _NAMES = {
     STEP: "adds up gradients",

@@ -337,7 +337,7 @@ class Recurrent(Layer):
             self._drawn("drop_x", (n, n_in), self.dropout if train else 0, w.dtype),
             self._drawn("drop_h", (n, units), self.recurrent_dropout if train else 0, w.dtype),
         )
-        # What the forward kernel fills and the backward kernel reads: h, [c], [gates].
+        # Arrays that the forward kernel fills and the backward kernel reads: h, [c], [gates].
         train = train and self.need_grad
         states = [units] * (self._n_states if train or keep_states else 1)
         if train:

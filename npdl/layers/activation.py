@@ -15,7 +15,7 @@ from npdl.layers.base import Layer, ParameterView, Shape
 
 
 class Activation(Layer):
-    """An activation by itself, ``y = f(x)``, on an input of any shape.
+    """An activation as a layer, ``y = f(x)``, on an input of any shape.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ class ELU(Activation):
 
     @property
     def alpha(self) -> float:
-        """What -y approaches for large negative x."""
+        """The limit of -y for large negative x."""
         return self.activation.alpha
 
 

@@ -73,7 +73,7 @@ class AutoLayer(Layer):
         return tuple(out) if isinstance(y, tuple) else out[0]
 
     def _computed(self, xs: list[Any], learned: dict[str, Any], train: bool, mask: Any) -> Any:
-        """What `compute` returns; `learned` has parameters in place of the layer's own."""
+        """The result of `compute`; `learned` has parameters in place of the layer's own."""
         options = {"mask": mask, "train": train}
         own = {name: p.value for name, p in self._named.items()}
         wanted = _names(type(self).compute)

@@ -142,7 +142,7 @@ class Layer(Owner, Configurable, metaclass=LayerType):
         return entry if self._trainable else {**entry, "trainable": False}
 
     def __getstate__(self) -> dict[str, Any]:
-        """What `pickle` and `copy.deepcopy` copy: everything but the arrays of the last step."""
+        """The state for `pickle` and `copy.deepcopy`: everything but kept arrays."""
         passing = ("_buffers", "_cache", "keep_buffers", "need_input_grad")
         return {k: v for k, v in self.__dict__.items() if k not in passing}
 
@@ -397,7 +397,7 @@ class Layer(Owner, Configurable, metaclass=LayerType):
             layer.end_training()
 
     def _remembered(self) -> tuple:
-        """What the last training forward pass saved for the backward pass."""
+        """The data that the last training forward pass saved for the backward pass."""
         if self._cache is None:
             raise RuntimeError(
                 f"backward must come after a training forward pass {self._where}. "

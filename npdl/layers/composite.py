@@ -135,7 +135,7 @@ class Parallel(_Composite):
     Parameters
     ----------
     branches : list
-        Each a layer or a list of layers; an empty list hands on the input as it is.
+        Each a layer or a list of layers; an empty list passes the input on unchanged.
     merge : {"concat", "sum", "mul", "ave", "max", "min"}
         See `Concatenate`, `Add`, `Multiply`, `Average`, `Maximum`, `Minimum`.
     axis : int, keyword-only

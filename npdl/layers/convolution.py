@@ -107,7 +107,7 @@ class Convolution1D(Convolving):
     Notes
     -----
     A mask (N, T) of steps is passed on. With "same" and "causal" a window has the mask
-    of the step that it stands at; else it counts if all of its steps do.
+    of the step that it belongs to; otherwise it is real if all of its steps are.
     """
 
     _axes = 1

@@ -25,7 +25,7 @@ class Linear(Affine):
     Parameters
     ----------
     n_out : int or tuple of int
-        Number of outputs; a tuple stands for their shape.
+        Number of outputs, or a tuple with their shape.
     n_in : int, optional
         Number of inputs; needed only for the first layer of a network.
     init : str or Initializer

@@ -328,7 +328,7 @@ class Plan:
         return y
 
     def _chain(self, x: Any, train: bool, linear: bool) -> NDArray:
-        """The output of a chain without masks: the common case, and the quick one."""
+        """The output of a chain without masks: the common case, and the fastest."""
         steps = self.steps[:-1] if linear else self.steps
         for step in steps:
             layer = step.layer

@@ -32,7 +32,7 @@ class _Depthwise(Convolving):
 
 
 class DepthwiseConvolution(_Depthwise):
-    """Convolution of each channel of images by itself, with an activation.
+    """Separate convolution of each channel of images, with an activation.
 
     Input of shape (N, C, H, W) gives output of shape (N, C * depth_multiplier, OH, OW): channel
     ``c * depth_multiplier + m`` is that of filter m on channel c.
@@ -71,7 +71,7 @@ class DepthwiseConvolution(_Depthwise):
 
 
 class DepthwiseConvolution1D(_Depthwise):
-    """Convolution of each number of a sequence's steps by itself, with an activation.
+    """Separate convolution of each feature of sequences, with an activation.
 
     Input of shape (N, T, D) gives output of shape (N, T', D * depth_multiplier).
 

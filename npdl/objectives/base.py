@@ -287,7 +287,7 @@ class Objective(Configurable):
     def _arguments(
         self, kept: np.ndarray | None, p: np.ndarray, t: np.ndarray, mask: ArrayLike | None
     ) -> tuple[Any, ...]:
-        """What `values` and `gradient` take: the items that count."""
+        """The arguments of `values` and `gradient`: the items that count."""
         steps: list[np.ndarray | None] = []
         if self.masks_steps:
             steps = [None if mask is None else _chosen(kept, step_mask(p.shape, mask))[0]]

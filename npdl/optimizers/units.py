@@ -1,6 +1,6 @@
 """Units of an update: a parameter, or several that are adjacent in memory, as one array.
 
-The parameters of a model lie in one array, and so do their gradients (`npdl.layers.flat`). An
+The parameters of a model are in one array, and so are their gradients (`npdl.layers.flat`). An
 update is then one call of a kernel, for any number of parameters.
 """
 
