@@ -4,8 +4,8 @@
 
 An encoder reads the sum, a decoder with attention writes the result; both are GRUs.
 Data: sums of numbers of up to three digits, made here; the test has sums that were not learned.
-To beat: 98 % of the results right in every digit, which a similar example of Keras states for
-50,000 sums and 100 epochs.
+To beat: 99 %, which the example addition_rnn of Keras states for 50,000 sums and 100 epochs. There
+it is the share of right characters, here that of results that are right in every character.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def main():
         verdict = "" if answer == result else f"   wrong: {result}"
         print(f"{question:>7} = {answer}{verdict}")
     right = np.mean([a == b for a, b in zip(answers, results[k:])])
-    print(f"reached: {right:.1%} of {len(answers)} new sums (to beat: 98 %)")
+    print(f"reached: {right:.1%} of {len(answers)} new sums (to beat: 99 %)")
 
 
 if __name__ == "__main__":
