@@ -461,6 +461,9 @@ def apply_activation(activation: Activation, z: NDArray, keep: bool) -> NDArray:
     if type(activation).forward is not _AlongAxis.forward:
         return np.asarray(activation.forward(z), z.dtype)
     along: Any = activation
+    if not keep and along.axis == -1 and z.ndim == 2:  # the usual case takes no detour
+        getattr(kernels(), along._kernels[0])(z, z)
+        return z
     if keep or not along._is_last(z.ndim):
         return along._value(z)
     along._fill(along._axis_last(z), z)

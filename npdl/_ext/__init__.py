@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 import importlib
 import os
 import warnings
@@ -85,12 +86,12 @@ READY = {
     "activation_forward": ("activation", "activation_ready", 0, 1),
     "conv2d_forward": ("conv", "conv2d_ready", 0, 3),
     "dense_forward": ("dense", "dense_ready", 0, 3),
-    "gru_forward": ("rnn", "gru_ready", 0, 4),
-    "lstm_forward": ("rnn", "lstm_ready", 0, 5),
-    "maxpool_forward": ("pool", "maxpool_ready", 0, 1),
-    "meanpool_forward": ("pool", "meanpool_ready", 0, 1),
+    "gru_forward": ("rnn", "recurrent_ready", 0, 4),
+    "lstm_forward": ("rnn", "recurrent_ready", 0, 5),
+    "maxpool_forward": ("pool", "pool_ready", 0, 1),
+    "meanpool_forward": ("pool", "pool_ready", 0, 1),
     "norm_fixed_forward": ("norm", "norm_fixed_ready", 0, 6),
-    "rnn_forward": ("rnn", "rnn_ready", 0, 4),
+    "rnn_forward": ("rnn", "recurrent_ready", 0, 4),
     "softmax_forward": ("softmax", "softmax_ready", 0, 1),
 }
 
@@ -112,8 +113,12 @@ def _load(name: str, suffix: str) -> SimpleNamespace:
     ready = {}
     for function, (stem, maker, *places) in READY.items():
         module = importlib.import_module(f"npdl._ext.{stem}_{suffix}")
-        if hasattr(module, maker):
-            ready[function] = (getattr(module, maker), *places)
+        if not hasattr(module, maker):
+            continue
+        make = getattr(module, maker)
+        if stem == "rnn":  # one for all of them
+            make = functools.partial(make, function)
+        ready[function] = (make, *places)
     return SimpleNamespace(backend=name, isa=suffix, ready=ready, **functions)
 
 

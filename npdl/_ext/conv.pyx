@@ -21,16 +21,9 @@ from npdl._ext.conv_depthwise cimport (
 )
 from npdl._ext.conv_direct cimport copy_task, forward_task, set_offsets, set_parts
 from npdl._ext.conv_gradients cimport products_input, products_weights
-from npdl._ext.conv_products cimport (
-    products_forward,
-    products_multiply,
-    products_pack,
-    products_plan,
-    products_t,
-)
+from npdl._ext.conv_products cimport products_multiply, products_pack, products_plan, products_t
 from npdl._ext.conv_winograd cimport (
     winograd_backward,
-    winograd_forward,
     winograd_kept,
     winograd_multiply,
     winograd_pack,
@@ -110,61 +103,101 @@ cdef inline bint _direct(const conv_t* j) noexcept nogil:
     )
 
 
-cdef void _direct_sizes(conv_t* j, int workers) noexcept nogil:
+cdef enum:
+    WINOGRAD
+    DIRECT
+    PRODUCTS
+
+# A forward pass: what is made ready once, and kept where weights are, and what each call needs.
+ctypedef struct made_t:
+    conv_t j
+    products_t p
+    int form, workers
+    size_t kept, scratch  # bytes
+
+
+cdef void _set_form(made_t* m, conv_t* j) noexcept nogil:
+    """The form of a convolution, and its sizes."""
     cdef Py_ssize_t size = sizeof(float) if j.single else sizeof(double)
-    j.taps_h, j.taps_w = (j.kh - 1) // j.sh + 1, (j.kw - 1) // j.sw + 1
-    j.plane_h, j.plane_w = j.oh + j.taps_h - 1, j.ow + j.taps_w - 1
-    j.phases_h, j.phases_w = min(j.sh, j.kh), min(j.sw, j.kw)
-    j.image_step = round_up(j.c * j.phases_h * j.phases_w * j.plane_h * j.plane_w, SLACK) + SLACK
-    set_parts(j, LANES_F32 if j.single else LANES_F64, workers)
-    j.scratch_step = aligned(j.image_step * size)
+    m.j, m.workers = j[0], max_workers()
+    j = &m.j
+    if _winograd(j):
+        m.form = WINOGRAD
+        winograd_sizes(j, m.workers)
+        m.kept, m.scratch = winograd_kept(j), m.workers * j.scratch_step
+    elif _direct(j):
+        m.form = DIRECT
+        j.taps_h, j.taps_w = (j.kh - 1) // j.sh + 1, (j.kw - 1) // j.sw + 1
+        j.plane_h, j.plane_w = j.oh + j.taps_h - 1, j.ow + j.taps_w - 1
+        j.phases_h, j.phases_w = min(j.sh, j.kh), min(j.sw, j.kw)
+        j.image_step = SLACK + round_up(
+            j.c * j.phases_h * j.phases_w * j.plane_h * j.plane_w, SLACK
+        )
+        set_parts(j, LANES_F32 if j.single else LANES_F64, m.workers)
+        j.scratch_step = aligned(j.image_step * size)
+        m.kept = aligned(j.depth * sizeof(Py_ssize_t))
+        m.scratch = (j.n if j.shared else m.workers) * j.scratch_step
+    else:
+        m.form = PRODUCTS
+        if j.single:
+            products_plan(&m.p, j, j.bias, j.act, m.workers, <float*> NULL)
+        else:
+            products_plan(&m.p, j, j.bias, j.act, m.workers, <double*> NULL)
+        m.kept = m.p.packed_bytes + m.p.tables_bytes
+        m.scratch = m.workers * m.p.scratch_step
 
 
-cdef inline size_t _direct_kept(conv_t* j) noexcept nogil:
-    """Bytes of the table of offsets."""
-    return aligned(j.depth * sizeof(Py_ssize_t))
+cdef void _pack(made_t* m, char* at) noexcept nogil:
+    """What is kept: packed filters and tables, from `at` on."""
+    m.p.j = m.p.w.j = &m.j
+    if m.form == WINOGRAD:
+        winograd_pack(&m.j, at, m.workers)
+    elif m.form == DIRECT:
+        m.j.offset = <Py_ssize_t*> at
+        set_offsets(&m.j)
+    else:
+        products_pack(&m.p, at, m.workers)
 
 
-cdef inline void _direct_pack(conv_t* j, char* at) noexcept nogil:
-    j.offset = <Py_ssize_t*> at
-    set_offsets(j)
-
-
-cdef inline size_t _direct_scratch(conv_t* j, int workers) noexcept nogil:
-    return (j.n if j.shared else workers) * j.scratch_step
-
-
-cdef void _direct_run(conv_t* j, char* scratch, int workers) noexcept nogil:
+cdef void _compute(made_t* m, char* scratch) noexcept nogil:
+    """y = f(b + w * x)."""
+    cdef conv_t* j = &m.j
+    m.p.j = m.p.w.j = j
     j.scratch = scratch
-    if j.shared:
-        run(copy_task, j, j.n * COPIES, workers)
-    run(forward_task, j, j.n * j.row_parts * j.filter_parts, workers)
+    if m.form == WINOGRAD:
+        winograd_multiply(j, scratch, m.workers)
+    elif m.form == DIRECT:
+        if j.shared:
+            run(copy_task, j, j.n * COPIES, m.workers)
+        run(forward_task, j, j.n * j.row_parts * j.filter_parts, m.workers)
+    else:
+        products_multiply(&m.p, scratch, m.workers)
 
 
-cdef void _direct_forward(conv_t* j) except *:
-    """y = f(b + w * x) by direct sums."""
-    cdef int workers = max_workers()
+cdef void _form_forward(conv_t* j) except *:
+    cdef made_t m
     cdef scratch_t s
-    _direct_sizes(j, workers)
-    s = take(_direct_kept(j) + _direct_scratch(j, workers))
+    _set_form(&m, j)
+    s = take(m.kept + m.scratch)
     with nogil:
-        _direct_pack(j, s.data)
-        _direct_run(j, s.data + _direct_kept(j), workers)
+        _pack(&m, s.data)
+        _compute(&m, s.data + m.kept)
     give(s)
+
+
+cdef inline bint _is_formless(conv_t* j) noexcept nogil:
+    """Whether each channel by itself is convolved in a way of its own."""
+    return is_depthwise(j) and not _winograd(j) and not _direct(j)
 
 
 cdef inline void _forward(conv_t* j, const real* _) except *:
     """y = f(b + w * x); f is linear where the task is another's."""
     if is_dense(j):
         dense_forward(j, j.bias, j.act, _)
-    elif _winograd(j):
-        winograd_forward(j)
-    elif _direct(j):
-        _direct_forward(j)
-    elif is_depthwise(j):
+    elif _is_formless(j):
         depthwise_forward(j, j.bias, j.act, _)
     else:
-        products_forward(j, j.bias, j.act, _)
+        _form_forward(j)
 
 
 cdef inline void _backward(conv_t* j, const real* _) except *:
@@ -225,63 +258,10 @@ def conv2d_forward(
 
 # -------------------------------------------------------------------------------------- made ready
 
-ctypedef struct conv_ready_t:
-    conv_t j
-    products_t p  # if it is a product
-    int workers
-
-
-cdef void _run_winograd(const void* job, const void* x, void* y, char* scratch) noexcept nogil:
-    cdef conv_t j = (<const conv_ready_t*> job).j
-    j.x, j.y = x, y
-    winograd_multiply(&j, scratch, (<const conv_ready_t*> job).workers)
-
-
-cdef void _run_direct(const void* job, const void* x, void* y, char* scratch) noexcept nogil:
-    cdef conv_t j = (<const conv_ready_t*> job).j
-    j.x, j.y = x, y
-    _direct_run(&j, scratch, (<const conv_ready_t*> job).workers)
-
-
-cdef void _run_products(const void* job, const void* x, void* y, char* scratch) noexcept nogil:
-    cdef conv_ready_t r = (<const conv_ready_t*> job)[0]
-    r.j.x, r.j.y, r.p.j, r.p.w.j = x, y, &r.j, &r.j
-    products_multiply(&r.p, scratch, r.workers)
-
-
-cdef inline object _ready(conv_t* j, alive, const real* _):
-    cdef conv_ready_t r
-    cdef conv_ready_t* own
-    cdef ready_t ready
-    cdef void* job
-    cdef char* kept
-    if j.n == 0 or is_dense(j) or (is_depthwise(j) and not _winograd(j) and not _direct(j)):
-        return None
-    r.j, r.workers = j[0], max_workers()
-    j = &r.j
-    ready.job, ready.job_bytes = &r, sizeof(conv_ready_t)
-    if _winograd(j):
-        winograd_sizes(j, r.workers)
-        ready.run, ready.kept_bytes = _run_winograd, winograd_kept(j)
-        ready.scratch = r.workers * j.scratch_step
-    elif _direct(j):
-        _direct_sizes(j, r.workers)
-        ready.run, ready.kept_bytes = _run_direct, _direct_kept(j)
-        ready.scratch = _direct_scratch(j, r.workers)
-    else:
-        products_plan(&r.p, j, j.bias, j.act, r.workers, _)
-        ready.run, ready.kept_bytes = _run_products, r.p.packed_bytes + r.p.tables_bytes
-        ready.scratch = r.workers * r.p.scratch_step
-    step = make_step(&ready, alive, &job, &kept)
-    own = <conv_ready_t*> job
-    own.p.j = own.p.w.j = &own.j
-    if ready.run == _run_winograd:
-        winograd_pack(&own.j, kept, r.workers)
-    elif ready.run == _run_direct:
-        _direct_pack(&own.j, kept)
-    else:
-        products_pack(&own.p, kept, r.workers)
-    return step
+cdef void _run_ready(const void* job, const void* x, void* y, char* scratch) noexcept nogil:
+    cdef made_t m = (<const made_t*> job)[0]
+    m.j.x, m.j.y = x, y
+    _compute(&m, scratch)
 
 
 def conv2d_ready(
@@ -293,9 +273,17 @@ def conv2d_ready(
         x, w, b, y, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups,
         channels_last, act,
     )
-    if j.single:
-        return _ready(&j, (w, b), <float*> NULL)
-    return _ready(&j, (w, b), <double*> NULL)
+    cdef made_t m
+    cdef ready_t ready
+    cdef void* job
+    cdef char* kept
+    if j.n == 0 or is_dense(&j) or _is_formless(&j):
+        return None
+    _set_form(&m, &j)
+    ready = ready_t(_run_ready, &m, sizeof(made_t), m.kept, m.scratch)
+    step = make_step(&ready, (w, b), &job, &kept)
+    _pack(<made_t*> job, kept)
+    return step
 
 
 def conv2d_backward(

@@ -31,7 +31,7 @@ from npdl._ext.conv_windows cimport (
     windows_t,
 )
 from npdl._ext.simd cimport MR, TALL, real
-from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
+from npdl._ext.threads cimport aligned, run
 from npdl._ext.tile cimport ceil_div, lanes, panel_tiles, round_up, tall_tiles, tile_cols
 
 cdef enum:
@@ -282,18 +282,3 @@ cdef inline void products_pack(products_t* p, char* at, int workers) noexcept no
 cdef inline void products_multiply(products_t* p, char* scratch, int workers) noexcept nogil:
     p.scratch = scratch
     run(_forward_task, p, p.w.blocks * p.j.groups * p.parts, workers)
-
-
-cdef inline void products_forward(conv_t* j, const void* bias, act_t act, const real* _) except *:
-    """y = f(b + w * x)."""
-    cdef products_t p
-    cdef int workers = max_workers()
-    cdef size_t kept
-    cdef scratch_t s
-    products_plan(&p, j, bias, act, workers, _)
-    kept = p.packed_bytes + p.tables_bytes
-    s = take(kept + workers * p.scratch_step)
-    with nogil:
-        products_pack(&p, s.data, workers)
-        products_multiply(&p, s.data + kept, workers)
-    give(s)

@@ -150,19 +150,6 @@ cdef inline void winograd_multiply(conv_t* j, char* scratch, int workers) noexce
     run(_forward_task, j, j.winograd.chunks * j.filter_parts, workers)
 
 
-cdef inline void winograd_forward(conv_t* j) except *:
-    cdef int workers = max_workers()
-    cdef size_t kept
-    cdef scratch_t s
-    winograd_sizes(j, workers)
-    kept = winograd_kept(j)
-    s = take(kept + workers * j.scratch_step)
-    with nogil:
-        winograd_pack(j, s.data, workers)
-        winograd_multiply(j, s.data + kept, workers)
-    give(s)
-
-
 # ----------------------------------------------------------------------------------------- backward
 
 cdef inline area_t _gradient_area(conv_t* j, chunk_t* c) noexcept nogil:

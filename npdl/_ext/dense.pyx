@@ -77,6 +77,11 @@ cdef void _pull_back_task(void* context, Py_ssize_t task, int worker) noexcept n
         _pull_back_rows(r, n0, n1, <double*> NULL)
 
 
+cdef void _multiply(product_t* p, char* scratch, int workers) noexcept nogil:
+    """`product`, in one copy for all callers."""
+    product(p, scratch, workers)
+
+
 cdef inline product_t _product_of(dense_t* r, real* _) noexcept nogil:
     cdef product_t p = product_of(
         r.n, r.u, r.d, <const real*> r.x, r.d, 1, <const real*> r.w, r.u, 1, <real*> r.y, r.u,
@@ -94,7 +99,7 @@ cdef inline void _forward(dense_t* r, real* _) except *:
     cdef product_t p = _product_of(r, _)
     s = take(product_scratch(&p, workers))
     with nogil:
-        product(&p, s.data, workers)
+        _multiply(&p, s.data, workers)
     give(s)
 
 
@@ -124,9 +129,9 @@ cdef inline void _backward(dense_t* r, real* _) except *:
         if r.db != NULL:
             sum_many_rows(dz, r.n, r.u, <double*> (s.data + own), <real*> r.db)
         if r.dw != NULL:
-            product(&weights, s.data + own, workers)
+            _multiply(&weights, s.data + own, workers)
         if r.dx != NULL:
-            product(&inputs, s.data + own, workers)
+            _multiply(&inputs, s.data + own, workers)
     give(s)
 
 
@@ -164,8 +169,8 @@ def dense_forward(x, w, b, y, act):
 
 # ------------------------------------------------------------------------------------- made ready
 
-# A few rows, with weights that are packed block by block of k. The sums of a block are a task by
-# themselves; what they are added up in is the order in which `product` adds them.
+# A few rows of float32, with weights that are packed block by block of k. The sums of a block are a
+# task by themselves; they are added up in the order in which `product` adds them.
 ctypedef struct few_t:
     dense_t r
     product_t p
@@ -174,98 +179,81 @@ ctypedef struct few_t:
     void* sums  # [blocks][n][panels * nr]
 
 
-cdef inline void _sum_few(few_t* f, Py_ssize_t task, const real* _) noexcept nogil:
+cdef void _few_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    cdef few_t* f = <few_t*> context
     cdef product_t p = f.p
     cdef Py_ssize_t block = task // f.across, j = task % f.across * f.wide, k0 = block * p.depth
     cdef Py_ssize_t depth = min(p.depth, p.k - k0), ld = p.panels * p.nr
-    p.a = <const real*> f.r.x + k0
-    p.b = <const real*> f.r.w + k0 * ld
+    p.a, p.b = <const float*> f.r.x + k0, <const float*> f.r.w + k0 * ld
     p.b_row, p.b_panel = p.nr, depth * p.nr
-    few_sums(&p, j, min(p.n, j + f.wide), 0, depth, <real*> f.sums + block * p.m * ld, ld)
-
-
-cdef void _few_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
-    cdef few_t* f = <few_t*> context
-    if f.r.single:
-        _sum_few(f, task, <float*> NULL)
-    else:
-        _sum_few(f, task, <double*> NULL)
-
-
-cdef inline void _finish_few(few_t* f, const real* _) noexcept nogil:
-    """y = act(((b + first block) + second block) + ...)."""
-    cdef Py_ssize_t n = f.p.n, ld = f.p.panels * f.p.nr, i, j, _block
-    cdef const real* bias = <const real*> f.r.b
-    cdef const real* sums
-    cdef real* y
-    for i in range(f.p.m):
-        y = <real*> f.r.y + i * n
-        sums = <const real*> f.sums + i * ld
-        for j in range(n):
-            y[j] = sums[j] if bias == NULL else bias[j] + sums[j]
-        for _block in range(1, f.blocks):
-            sums += f.p.m * ld
-            for j in range(n):
-                y[j] = y[j] + sums[j]
-        if f.r.act.code != LINEAR:
-            act_span(f.r.act, y, y, n)
+    few_sums(&p, j, min(p.n, j + f.wide), 0, depth, <float*> f.sums + block * p.m * ld, ld)
 
 
 cdef void _run_few(const void* job, const void* x, void* y, char* scratch) noexcept nogil:
+    """y = act(((b + first block) + second block) + ...)."""
     cdef few_t f = (<const few_t*> job)[0]
+    cdef Py_ssize_t n = f.p.n, ld = f.p.panels * f.p.nr, i, j, _block
+    cdef const float* bias = <const float*> f.r.b
+    cdef const float* sums
+    cdef float* out
     f.r.x, f.r.y, f.sums = x, y, scratch
     run(_few_task, &f, f.blocks * f.across, f.workers)
-    if f.r.single:
-        _finish_few(&f, <float*> NULL)
-    else:
-        _finish_few(&f, <double*> NULL)
+    for i in range(f.p.m):
+        out, sums = <float*> y + i * n, <const float*> f.sums + i * ld
+        for j in range(n):
+            out[j] = sums[j] if bias == NULL else bias[j] + sums[j]
+        for _block in range(1, f.blocks):
+            sums += f.p.m * ld
+            for j in range(n):
+                out[j] += sums[j]
+    if f.r.act.code != LINEAR:
+        _activate(&f.r, 0, f.p.m, 0, n)
 
 
 cdef void _run_many(const void* job, const void* x, void* y, char* scratch) noexcept nogil:
     cdef few_t f = (<const few_t*> job)[0]
     f.r.y = y
     f.p.a, f.p.c, f.p.context = x, y, &f.r
-    product(&f.p, scratch, f.workers)
-
-
-cdef inline object _ready(dense_t* r, alive, real* _):
-    cdef few_t f
-    cdef ready_t ready
-    cdef Py_ssize_t k0 = 0, ld, size = sizeof(real), depth
-    cdef void* job
-    cdef char* kept
-    f.r, f.p, f.workers = r[0], _product_of(r, _), max_workers()
-    if not f.p.few or is_long(&f.p):
-        ready = ready_t(_run_many, &f, sizeof(few_t), 0, product_scratch(&f.p, f.workers))
-        return make_step(&ready, alive, &job, &kept)
-    f.blocks, ld = ceil_div(r.d, f.p.depth), f.p.panels * f.p.nr
-    f.across, f.wide = 1, ld
-    if r.u * r.d < FEW_SMALL:
-        f.workers = 1
-    elif f.blocks % f.workers and f.blocks < 4 * f.workers:
-        f.across = min(f.p.panels, <Py_ssize_t> f.workers)
-        f.wide = ceil_div(f.p.panels, f.across) * f.p.nr
-        f.across = ceil_div(r.u, f.wide)
-    ready = ready_t(
-        _run_few, &f, sizeof(few_t), r.d * ld * size, f.blocks * r.n * ld * size
-    )
-    step = make_step(&ready, alive, &job, &kept)
-    while k0 < r.d:
-        depth = min(f.p.depth, r.d - k0)
-        pack_all(
-            r.u, depth, <const real*> r.w + k0 * r.u, r.u, 1, <real*> kept + k0 * ld, f.workers
-        )
-        k0 += depth
-    (<few_t*> job).r.w = kept
-    return step
+    _multiply(&f.p, scratch, f.workers)
 
 
 def dense_ready(x, w, b, y, act):
     """`dense_forward`, made ready for arrays like x and y."""
-    cdef dense_t r = _plan_forward(x, w, b, y, act)
-    if r.single:
-        return _ready(&r, (w, b), <float*> NULL)
-    return _ready(&r, (w, b), <double*> NULL)
+    cdef few_t f
+    cdef ready_t ready
+    cdef Py_ssize_t k0 = 0, ld, depth
+    cdef void* job
+    cdef char* kept
+    f.r, f.workers = _plan_forward(x, w, b, y, act), max_workers()
+    if f.r.single:
+        f.p = _product_of(&f.r, <float*> NULL)
+    else:
+        f.p = _product_of(&f.r, <double*> NULL)
+    if not f.p.few or not f.r.single or is_long(&f.p):
+        ready = ready_t(_run_many, &f, sizeof(few_t), 0, product_scratch(&f.p, f.workers))
+        return make_step(&ready, (w, b), &job, &kept)
+    f.blocks, ld = ceil_div(f.r.d, f.p.depth), f.p.panels * f.p.nr
+    f.across, f.wide = 1, ld
+    if f.r.u * f.r.d < FEW_SMALL:
+        f.workers = 1
+    elif f.blocks % f.workers and f.blocks < 4 * f.workers:
+        f.across = min(f.p.panels, <Py_ssize_t> f.workers)
+        f.wide = ceil_div(f.p.panels, f.across) * f.p.nr
+        f.across = ceil_div(f.r.u, f.wide)
+    ready = ready_t(
+        _run_few, &f, sizeof(few_t), f.r.d * ld * sizeof(float),
+        f.blocks * f.r.n * ld * sizeof(float),
+    )
+    step = make_step(&ready, (w, b), &job, &kept)
+    while k0 < f.r.d:
+        depth = min(f.p.depth, f.r.d - k0)
+        pack_all(
+            f.r.u, depth, <const float*> f.r.w + k0 * f.r.u, f.r.u, 1, <float*> kept + k0 * ld,
+            f.workers,
+        )
+        k0 += depth
+    (<few_t*> job).r.w = kept
+    return step
 
 
 def dense_backward(x, w, y, dy, dx, dw, db, act):

@@ -18,7 +18,7 @@ After Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication"
 from libc.string cimport memcpy
 from npdl._ext.pack cimport pack_panels, pack_rows
 from npdl._ext.rows cimport row_times_columns
-from npdl._ext.simd cimport MR, TALL, real
+from npdl._ext.simd cimport MR, TALL, opaque, real
 from npdl._ext.threads cimport aligned, run
 from npdl._ext.tile cimport ceil_div, lanes, round_up, tile_cols, times_panel
 
@@ -362,7 +362,7 @@ cdef inline void _multiply_task(void* context, Py_ssize_t task, int worker) noex
         _multiply(p, task, worker, <double*> NULL)
 
 
-cdef inline void few_sums(
+cdef inline void _few_sums(
     product_t* p, Py_ssize_t j, Py_ssize_t j1, Py_ssize_t k0, Py_ssize_t depth, real* c,
     Py_ssize_t ldc,
 ) noexcept nogil:
@@ -376,6 +376,25 @@ cdef inline void few_sums(
                 p.b_row, p.b_panel, c + i * ldc, k > 0 or p.add and p.chain,
             )
         k += FEW_DEPTH
+
+
+ctypedef void (*few_f32)(
+    product_t*, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, float*, Py_ssize_t
+) noexcept nogil
+ctypedef void (*few_f64)(
+    product_t*, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, double*, Py_ssize_t
+) noexcept nogil
+
+
+cdef inline void few_sums(
+    product_t* p, Py_ssize_t j, Py_ssize_t j1, Py_ssize_t k0, Py_ssize_t depth, real* c,
+    Py_ssize_t ldc,
+) noexcept nogil:
+    """`_few_sums`, in one copy for all callers."""
+    if real is float:
+        (<few_f32> opaque(<void*> &_few_sums[float]))(p, j, j1, k0, depth, c, ldc)
+    else:
+        (<few_f64> opaque(<void*> &_few_sums[double]))(p, j, j1, k0, depth, c, ldc)
 
 
 cdef inline void _add_few(

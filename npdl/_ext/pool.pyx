@@ -387,34 +387,17 @@ cdef void _run_ready(const void* job, const void* x, void* y, char* scratch) noe
     _run(p.kind, &p)
 
 
-cdef object _ready(
-    int kind, x, y, Py_ssize_t kh, Py_ssize_t kw, Py_ssize_t stride_h, Py_ssize_t stride_w,
-    Py_ssize_t pad_h, Py_ssize_t pad_w,
-):
-    cdef call_t call = call_t("pool", REAL)
+def pool_ready(x, y, *rest):
+    """`maxpool_forward`, or `meanpool_forward`, made ready for arrays like x and y."""
+    cdef call_t call = call_t("pool_ready", REAL)
     cdef array_t x_ = array(&call, x, "x", 4, REAL), y_ = array(&call, y, "y", 4, REAL | OUT)
     cdef pool_t p = _plan(&x_, &y_)
-    _set_windows(&p, kh, kw, stride_h, stride_w, pad_h, pad_w)
-    p.kind = kind
-    return simple_step(_run_ready, &p, sizeof(pool_t), None)
-
-
-def maxpool_ready(
-    x, y, argmax, Py_ssize_t kh, Py_ssize_t kw, Py_ssize_t stride_h, Py_ssize_t stride_w,
-    Py_ssize_t pad_h, Py_ssize_t pad_w,
-):
-    """`maxpool_forward`, made ready for arrays like x and y; without `argmax`."""
-    if argmax is not None:
+    if len(rest) == 7 and rest[0] is not None:
         return None
-    return _ready(MAX, x, y, kh, kw, stride_h, stride_w, pad_h, pad_w)
-
-
-def meanpool_ready(
-    x, y, Py_ssize_t kh, Py_ssize_t kw, Py_ssize_t stride_h, Py_ssize_t stride_w,
-    Py_ssize_t pad_h, Py_ssize_t pad_w,
-):
-    """`meanpool_forward`, made ready for arrays like x and y."""
-    return _ready(MEAN, x, y, kh, kw, stride_h, stride_w, pad_h, pad_w)
+    kh, kw, stride_h, stride_w, pad_h, pad_w = rest[1:] if len(rest) == 7 else rest
+    _set_windows(&p, kh, kw, stride_h, stride_w, pad_h, pad_w)
+    p.kind, p.argmax = MAX if len(rest) == 7 else MEAN, NULL
+    return simple_step(_run_ready, &p, sizeof(pool_t), None)
 
 
 def meanpool_backward(

@@ -19,11 +19,10 @@ from npdl._ext.rnn_jobs cimport (
     jobs_t,
     pack_weights,
     run_backward,
-    run_forward,
     set_form,
     weights_scratch,
 )
-from npdl._ext.simd cimport MR, real
+from npdl._ext.simd cimport MR
 from npdl._ext.steps cimport make_step, ready_t
 from npdl._ext.threads cimport aligned, give, max_workers, scratch_t, take
 
@@ -115,6 +114,59 @@ cdef void _set_gradients(call_t* call, rnn_t* r, dh, dhn, dx, dw, dh0) except *:
     r.dh, r.dhn, r.dx, r.dw, r.dh0 = dh_.data, dhn_.data, dx_.data, dw_.data, dh0_.data
 
 
+cdef size_t _sizes(jobs_t* jobs, size_t* scratch) noexcept nogil:
+    """Bytes of all packed weights, and of scratch memory."""
+    cdef size_t kept = 0
+    cdef int i
+    cdef rnn_t plan
+    for i in range(jobs.count):
+        set_form(jobs, &jobs.job[i])
+        plan = jobs.job[i]
+        if plan.single:
+            kept += weights_scratch(&plan, NULL, <float*> NULL)
+        else:
+            kept += weights_scratch(&plan, NULL, <double*> NULL)
+    if jobs.job[0].single:
+        scratch[0] = all_scratch(jobs, <float*> NULL)
+    else:
+        scratch[0] = all_scratch(jobs, <double*> NULL)
+    return kept
+
+
+cdef void _pack(jobs_t* jobs, char* at) noexcept nogil:
+    """The weights of all jobs, from `at` on."""
+    cdef int i
+    cdef rnn_t* r
+    for i in range(jobs.count):
+        r = &jobs.job[i]
+        if r.single:
+            at += weights_scratch(r, at, <float*> NULL)
+            pack_weights(r, jobs.workers, <float*> NULL)
+        else:
+            at += weights_scratch(r, at, <double*> NULL)
+            pack_weights(r, jobs.workers, <double*> NULL)
+
+
+cdef void _steps(jobs_t* jobs, char* at) noexcept nogil:
+    """The loops over time, in scratch memory from `at` on."""
+    if jobs.job[0].single:
+        forward_steps(jobs, at, <float*> NULL)
+    else:
+        forward_steps(jobs, at, <double*> NULL)
+
+
+cdef void _forward(jobs_t* jobs) except *:
+    cdef size_t kept, scratch
+    cdef scratch_t s
+    jobs.workers = max_workers()
+    kept = _sizes(jobs, &scratch)
+    s = take(kept + scratch)
+    with nogil:
+        _pack(jobs, s.data)
+        _steps(jobs, s.data + kept)
+    give(s)
+
+
 cdef void _run(jobs_t* jobs, bint forward) except *:
     """Do the jobs; an empty one needs nothing."""
     if jobs.count == 2 and not jobs.job[1].n:
@@ -123,12 +175,10 @@ cdef void _run(jobs_t* jobs, bint forward) except *:
         jobs.count, jobs.job[0] = 1, jobs.job[1]
     if not jobs.job[0].n:
         return
-    if jobs.job[0].single and forward:
-        run_forward(jobs, <float*> NULL)
+    if forward:
+        _forward(jobs)
     elif jobs.job[0].single:
         run_backward(jobs, <float*> NULL)
-    elif forward:
-        run_forward(jobs, <double*> NULL)
     else:
         run_backward(jobs, <double*> NULL)
 
@@ -275,104 +325,53 @@ def gru_backward(
 cdef void _run_ready(const void* job, const void* x, void* y, char* scratch) noexcept nogil:
     cdef jobs_t jobs = (<const jobs_t*> job)[0]
     jobs.job[0].x, jobs.job[0].h = x, y
-    if jobs.job[0].single:
-        forward_steps(&jobs, scratch, <float*> NULL)
-    else:
-        forward_steps(&jobs, scratch, <double*> NULL)
+    _steps(&jobs, scratch)
 
 
-cdef inline object _made_ready(rnn_t* r, alive, const real* _):
+cdef object _ready(rnn_t* r, alive):
     cdef jobs_t jobs
     cdef ready_t ready
-    cdef rnn_t* own
     cdef void* job
     cdef char* kept
-    cdef size_t size
+    cdef size_t size, scratch
     r.ready = True
     jobs.count, jobs.workers, jobs.job[0] = 1, max_workers(), r[0]
-    r = &jobs.job[0]
-    set_form(&jobs, r)
-    size = weights_scratch(r, NULL, _)
-    ready = ready_t(_run_ready, &jobs, sizeof(jobs_t), size, all_scratch(&jobs, _))
+    size = _sizes(&jobs, &scratch)
+    ready = ready_t(_run_ready, &jobs, sizeof(jobs_t), size, scratch)
     step = make_step(&ready, alive, &job, &kept)
-    own = &(<jobs_t*> job).job[0]
-    weights_scratch(own, kept, _)
-    pack_weights(own, jobs.workers, _)
+    _pack(<jobs_t*> job, kept)
     return step
-
-
-cdef object _ready(rnn_t r, bint plain, alive):
-    """The step of a job that remembers nothing of its way."""
-    if not plain or r.n == 0 or r.mask != NULL or r.drop_x != NULL or r.drop_h != NULL:
-        return None
-    if r.single:
-        return _made_ready(&r, alive, <float*> NULL)
-    return _made_ready(&r, alive, <double*> NULL)
-
-
-def rnn_ready(x, w, h0, mask, h, act, reverse=False, drop_x=None, drop_h=None):
-    """`rnn_forward`, made ready for arrays like x and h."""
-    cdef rnn_t r = _rnn_forward(x, w, h0, mask, h, act, reverse, drop_x, drop_h)
-    return _ready(r, True, (w, h0))
 
 
 cdef void _run_few(const void* job, const void* x, void* y, char* scratch) noexcept nogil:
     cdef few_t f = (<const few_t*> job)[0]
     f.r.x, f.r.h = x, y
-    if f.r.single:
-        few_steps(&f, scratch, <float*> NULL)
-    else:
-        few_steps(&f, scratch, <double*> NULL)
+    few_steps(&f, scratch)
 
 
-cdef inline object _few_ready(rnn_t* r, alive, const real* _):
+cdef object _few_ready(rnn_t* r, alive):
     cdef few_t f
     cdef ready_t ready
     cdef size_t size, inputs
     cdef void* job
     cdef char* kept
     cdef scratch_t s
-    cdef real* w
+    cdef float* w
     f.r = r[0]
-    few_sizes(&f, max_workers(), _)
-    size = r.length * f.ld * sizeof(real)
-    inputs = aligned((1 + r.d) * f.ld * sizeof(real))
-    ready = ready_t(_run_few, &f, sizeof(few_t), inputs + size, few_scratch(&f, _))
+    few_sizes(&f, max_workers())
+    size = r.length * f.ld * sizeof(float)
+    inputs = aligned((1 + r.d) * f.ld * sizeof(float))
+    ready = ready_t(_run_few, &f, sizeof(few_t), inputs + size, few_scratch(&f))
+    step = make_step(&ready, alive, &job, &kept)
+    (<few_t*> job).packed_in, (<few_t*> job).packed = kept, kept + inputs
     s = take(size)
-    try:
-        w = <real*> s.data
-        memset(w, 0, size)
-        arrange(&f, <const real*> r.w, w)
-        step = make_step(&ready, alive, &job, &kept)
-        (<few_t*> job).packed_in, (<few_t*> job).packed = kept, kept + inputs
-        pack_all(f.ld, 1 + r.d, w, f.ld, 1, <real*> kept, f.workers)
-        pack_all(f.ld, r.u, w + (1 + r.d) * f.ld, f.ld, 1, <real*> (kept + inputs), f.workers)
-    finally:
-        give(s)
+    w = <float*> s.data
+    memset(w, 0, size)
+    arrange(&f, <const float*> r.w, w)
+    pack_all(f.ld, 1 + r.d, w, f.ld, 1, <float*> kept, f.workers)
+    pack_all(f.ld, r.u, w + (1 + r.d) * f.ld, f.ld, 1, <float*> (kept + inputs), f.workers)
+    give(s)
     return step
-
-
-def lstm_ready(
-    x, w, h0, c0, mask, h, c, gates, act, gate_act, reverse=False, drop_x=None, drop_h=None
-):
-    """`lstm_forward`, made ready for arrays like x and h; without c and gates."""
-    cdef rnn_t r = _lstm_forward(
-        x, w, h0, c0, mask, h, c, gates, act, gate_act, reverse, drop_x, drop_h
-    )
-    cdef bint plain = c is None and gates is None and mask is None
-    if plain and 0 < r.n < MR and r.drop_x == NULL and r.drop_h == NULL:
-        if r.single:
-            return _few_ready(&r, (w, h0, c0), <float*> NULL)
-        return _few_ready(&r, (w, h0, c0), <double*> NULL)
-    return _ready(r, plain, (w, h0, c0))
-
-
-def gru_ready(x, w, h0, mask, h, gates, act, gate_act, reverse=False, drop_x=None, drop_h=None):
-    """`gru_forward`, made ready for arrays like x and h; without gates."""
-    cdef rnn_t r = _gru_forward(
-        x, w, h0, mask, h, gates, act, gate_act, reverse, drop_x, drop_h
-    )
-    return _ready(r, gates is None, (w, h0))
 
 
 cdef rnn_t _job(function, args) except *:
@@ -410,6 +409,22 @@ cdef rnn_t _job(function, args) except *:
             x, w, h0, mask, h, gates, dh, dhn, dx, dw, dh0, act, gate_act, reverse, drop_x, drop_h
         )
     raise ValueError(f"recurrent_pair: unknown function {function!r}.")
+
+
+def recurrent_ready(function, *args):
+    """One call of a forward function, made ready for arrays like x and h.
+
+    None where it is to leave the states or gates of its way, or leaves steps or numbers out.
+    """
+    cdef rnn_t r = _job(function, args)
+    if (
+        r.n == 0 or r.gates != NULL or r.c != NULL or r.mask != NULL or r.drop_x != NULL
+        or r.drop_h != NULL
+    ):
+        return None
+    if function == "lstm_forward" and r.single and r.n < MR:
+        return _few_ready(&r, args)
+    return _ready(&r, args)
 
 
 def recurrent_pair(function, one, other):

@@ -1,4 +1,4 @@
-"""An LSTM over a few sequences, made ready: the threads share the units.
+"""An LSTM over a few sequences of float32, made ready: the threads share the units.
 
 With few rows, a step is bound by reading the weights of the state. So each thread has some units,
 the columns of their four gates packed side by side, and finds them in its cache again at every
@@ -12,7 +12,6 @@ from libc.string cimport memcpy
 from npdl._ext.gemm cimport few_sums, make_chain, product_of, product_t
 from npdl._ext.rnn cimport input_rows, rnn_t, state_before, step_at, times_panels
 from npdl._ext.rnn_loops cimport lstm_cell
-from npdl._ext.simd cimport real
 from npdl._ext.threads cimport aligned, run
 from npdl._ext.tile cimport ceil_div, tile_cols
 
@@ -36,18 +35,18 @@ cdef inline Py_ssize_t first_unit(const few_t* f, Py_ssize_t part) noexcept nogi
     return part * f.r.u // f.parts
 
 
-cdef inline void few_sizes(few_t* f, int workers, const real* _) noexcept nogil:
+cdef inline void few_sizes(few_t* f, int workers) noexcept nogil:
     cdef Py_ssize_t u = f.r.u
     f.workers = 1 if 4 * u * u < ALONE else <int> min(<Py_ssize_t> workers, u)
     f.parts = f.workers
-    f.panels = ceil_div(4 * ceil_div(u, f.parts), tile_cols(_))
-    f.ld = f.parts * f.panels * tile_cols(_)
+    f.panels = ceil_div(4 * ceil_div(u, f.parts), tile_cols(<float*> NULL))
+    f.ld = f.parts * f.panels * tile_cols(<float*> NULL)
 
 
-cdef inline void arrange(const few_t* f, const real* w, real* out) noexcept nogil:
+cdef inline void arrange(const few_t* f, const float* w, float* out) noexcept nogil:
     """The weights, all rows, with their columns in the order of z. `out` holds zeros."""
     cdef Py_ssize_t u = f.r.u, row, part, gate, u0, units
-    cdef real* to
+    cdef float* to
     for row in range(f.r.length):
         for part in range(f.parts):
             u0 = first_unit(f, part)
@@ -55,45 +54,39 @@ cdef inline void arrange(const few_t* f, const real* w, real* out) noexcept nogi
             to = out + row * f.ld + part * f.ld // f.parts
             for gate in range(4):
                 memcpy(
-                    to + gate * units, w + row * 4 * u + gate * u + u0, units * sizeof(real)
+                    to + gate * units, w + row * 4 * u + gate * u + u0, units * sizeof(float)
                 )
 
 
-cdef inline size_t few_scratch(const few_t* f, const real* _) noexcept nogil:
+cdef inline size_t few_scratch(const few_t* f) noexcept nogil:
     """Bytes of the rows [1, x], of z and of the cells."""
     cdef Py_ssize_t steps = f.r.n * f.r.t
     return (
-        aligned(steps * (1 + f.r.d) * sizeof(real)) + aligned(steps * f.ld * sizeof(real))
-        + aligned(f.r.n * f.r.u * sizeof(real))
-    )
-
-
-cdef inline void _input_panels(few_t* f, Py_ssize_t task, const real* _) noexcept nogil:
-    """z = b + x w_x, some panels of it."""
-    cdef Py_ssize_t wide = PANELS * tile_cols(_), j = task * wide, depth = 1 + f.r.d
-    times_panels(
-        f.r.n * f.r.t, min(wide, f.ld - j), depth, <const real*> f.r.design, depth,
-        <const real*> f.packed_in + j * depth, <real*> f.z + j, f.ld, False,
+        aligned(steps * (1 + f.r.d) * sizeof(float)) + aligned(steps * f.ld * sizeof(float))
+        + aligned(f.r.n * f.r.u * sizeof(float))
     )
 
 
 cdef inline void _input_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    """z = b + x w_x, some panels of it."""
     cdef few_t* f = <few_t*> context
-    if f.r.single:
-        _input_panels(f, task, <float*> NULL)
-    else:
-        _input_panels(f, task, <double*> NULL)
+    cdef Py_ssize_t wide = PANELS * tile_cols(<float*> NULL), j = task * wide, depth = 1 + f.r.d
+    times_panels(
+        f.r.n * f.r.t, min(wide, f.ld - j), depth, <const float*> f.r.design, depth,
+        <const float*> f.packed_in + j * depth, <float*> f.z + j, f.ld, False,
+    )
 
 
-cdef inline void _step_part(few_t* f, Py_ssize_t part, const real* _) noexcept nogil:
+cdef inline void _step_task(void* context, Py_ssize_t part, int worker) noexcept nogil:
     """One step of the units of a part."""
+    cdef few_t* f = <few_t*> context
     cdef rnn_t* r = &f.r
-    cdef Py_ssize_t u = r.u, nr = tile_cols(_), wide = f.panels * nr, n, s = 0, count
+    cdef Py_ssize_t u = r.u, nr = tile_cols(<float*> NULL), wide = f.panels * nr, n, s = 0, count
     cdef Py_ssize_t u0 = first_unit(f, part), units = first_unit(f, part + 1) - u0
-    cdef const real* packed = <const real*> f.packed + part * wide * u
-    cdef const real* before = state_before(<const real*> r.h, <const real*> r.h0, 0, f.t, r)
-    cdef real* z = <real*> f.z + f.t * f.ld + part * wide
-    cdef real* c
+    cdef const float* packed = <const float*> f.packed + part * wide * u
+    cdef const float* before = state_before(<const float*> r.h, <const float*> r.h0, 0, f.t, r)
+    cdef float* z = <float*> f.z + f.t * f.ld + part * wide
+    cdef float* c
     cdef product_t p = product_of(
         r.n, wide, u, before, u if f.k == 0 else r.t * u, 1, packed, nr, 1, z, r.t * f.ld, True
     )
@@ -106,30 +99,22 @@ cdef inline void _step_part(few_t* f, Py_ssize_t part, const real* _) noexcept n
         few_sums(&p, s * nr, (s + count) * nr, 0, u, z, r.t * f.ld)
         s += count
     for n in range(r.n):
-        c = <real*> f.cells + n * u + u0
+        c = <float*> f.cells + n * u + u0
         lstm_cell(
-            r, units, z + n * r.t * f.ld, <const real*> r.c0 + n * u + u0 if f.k == 0 else c, c,
-            <real*> r.h + (n * r.t + f.t) * u + u0,
+            r, units, z + n * r.t * f.ld, <const float*> r.c0 + n * u + u0 if f.k == 0 else c, c,
+            <float*> r.h + (n * r.t + f.t) * u + u0,
         )
 
 
-cdef inline void _step_task(void* context, Py_ssize_t part, int worker) noexcept nogil:
-    cdef few_t* f = <few_t*> context
-    if f.r.single:
-        _step_part(f, part, <float*> NULL)
-    else:
-        _step_part(f, part, <double*> NULL)
-
-
-cdef inline void few_steps(few_t* f, char* at, const real* _) noexcept nogil:
+cdef inline void few_steps(few_t* f, char* at) noexcept nogil:
     """All steps, in the scratch memory from `at` on."""
     cdef Py_ssize_t steps = f.r.n * f.r.t
     f.r.design = at
-    at += aligned(steps * (1 + f.r.d) * sizeof(real))
+    at += aligned(steps * (1 + f.r.d) * sizeof(float))
     f.z = at
-    f.cells = at + aligned(steps * f.ld * sizeof(real))
-    input_rows(&f.r, <real*> f.r.design)
-    run(_input_task, f, ceil_div(f.ld, PANELS * tile_cols(_)), f.workers)
+    f.cells = at + aligned(steps * f.ld * sizeof(float))
+    input_rows(&f.r, <float*> f.r.design)
+    run(_input_task, f, ceil_div(f.ld, PANELS * tile_cols(<float*> NULL)), f.workers)
     for f.k in range(f.r.t):
         f.t = step_at(&f.r, f.k)
         run(_step_task, f, f.parts, f.workers)

@@ -125,8 +125,6 @@ cdef inline size_t forward_scratch(jobs_t* jobs, rnn_t* r, char* at, const real*
     cdef char* start = at
     cdef product_t inputs
     r.rows_step = panels_size(r.block, r.length + r.wide + r.u, _)  # rows, z and c of a step
-    if not r.ready:
-        at += weights_scratch(r, at, _)
     if r.few:
         r.design = _cut(&at, aligned(r.n * r.t * (1 + r.d) * sizeof(real)))
         if not r.ready:
@@ -179,10 +177,8 @@ cdef inline void _input_task(void* context, Py_ssize_t task, int worker) noexcep
 
 
 cdef inline void _prepare(rnn_t* r, int workers, const real* _) noexcept nogil:
-    """All that comes before the loop: the weights packed; if few, the product with x."""
+    """If few, the product with x, which comes before the loop."""
     cdef product_t inputs
-    if not r.ready:
-        pack_weights(r, workers, _)
     if r.few:
         input_rows(r, <real*> r.design)
     if r.few and r.ready:
@@ -224,19 +220,6 @@ cdef inline size_t all_scratch(jobs_t* jobs, const real* _) noexcept nogil:
         plan = jobs.job[i]
         size += forward_scratch(jobs, &plan, NULL, _)
     return size
-
-
-cdef inline void run_forward(jobs_t* jobs, const real* _) except *:
-    """The loops over time."""
-    cdef int i
-    cdef scratch_t s
-    jobs.workers = max_workers()
-    for i in range(jobs.count):
-        set_form(jobs, &jobs.job[i])
-    s = take(all_scratch(jobs, _))
-    with nogil:
-        forward_steps(jobs, s.data, _)
-    give(s)
 
 
 cdef inline size_t _backward_scratch(
