@@ -13,7 +13,7 @@ from npdl._checks import check_int, check_pair, complaint
 from npdl._ext import kernels
 from npdl.activations import KernelCode
 from npdl.layers._affine import Affine
-from npdl.layers._windows import SIDES, check_sides, spread, windows
+from npdl.layers._windows import SIDE_NAMES, check_sides, spread, window_geometry
 from npdl.layers.base import Shape, cached_by_shape, shape_fits
 
 #: The values of `padding` in error messages, for windows of one axis and of two.
@@ -147,7 +147,7 @@ class Convolving(Affine):
         if self._transposed:
             rule = "`padding` must leave something of the output"
             raise self._error(rule, padding=self.padding)
-        place = f"image, {size} pixels {SIDES[axis]}"
+        place = f"image, {size} pixels {SIDE_NAMES[axis]}"
         if self._axes == 1:
             place = f"sequence of {size} steps"
         rule = f"The filter must fit into the {place}"
@@ -216,7 +216,7 @@ def _lie(
         padding = padding if isinstance(padding, str) else (padding,)
     reach = tuple(d * (k - 1) + 1 for k, d in zip(window, dilation))
     if over in (None, (None,)):
-        return windows(size, reach, stride, padding)
+        return window_geometry(size, reach, stride, padding)
     return spread(size, reach, stride, padding, over)
 
 

@@ -306,7 +306,7 @@ class Recurrent(Layer):
         self,
         input: ArrayLike,
         mask: ArrayLike | None,
-        first: State,
+        initial_state: State,
         train: bool,
         *,
         reverse: bool | None = None,
@@ -319,11 +319,15 @@ class Recurrent(Layer):
         if not shape_fits(x.shape, ("N", "T", n_in)):
             raise self._shape_error(x.shape, ("N", "T", n_in))
         n, t, _ = x.shape
-        steps = None
+        mask_u8 = None
         if mask is not None:
-            steps = (self._checked_array(mask, (n, t), "mask") != 0).astype(np.uint8)
-        if self.stateful and self._state is not None and all(part is None for part in first):
-            first = self._state
+            mask_u8 = (self._checked_array(mask, (n, t), "mask") != 0).astype(np.uint8)
+        if (
+            self.stateful
+            and self._state is not None
+            and all(part is None for part in initial_state)
+        ):
+            initial_state = self._state
             if len(self._state[0]) != n:
                 rule = f"A stateful layer keeps to batches of {len(self._state[0])} samples until "
                 raise self._error(rule + "reset_states()", samples=n)
@@ -331,7 +335,7 @@ class Recurrent(Layer):
             np.zeros((n, units), x.dtype)
             if part is None
             else self._checked_array(part, (n, units), name, w.dtype).copy()
-            for part, name in zip(first, ("h0", "c0"))
+            for part, name in zip(initial_state, ("h0", "c0"))
         ]
         drops = (
             self._drawn("drop_x", (n, n_in), self.dropout if train else 0, w.dtype),
@@ -344,13 +348,13 @@ class Recurrent(Layer):
             columns = self._n_gates + self._n_biases - 1
             widths = [*states, *[columns * units] * (self._n_gates > 1)]
             saved: list[Any] = [
-                self._buffer(f"filled{k}", (n, t, width), w.dtype) for k, width in enumerate(widths)
+                self._buffer(f"saved{k}", (n, t, width), w.dtype) for k, width in enumerate(widths)
             ]
         else:
             saved = [np.empty((n, t, width), w.dtype) for width in states]
             saved += [None] * (self._n_states - len(states) + (self._n_gates > 1))
         backwards = self.go_backwards if reverse is None else reverse
-        return Walk(x, w, start, steps, saved, backwards, drops, self._n_states)
+        return Walk(x, w, start, mask_u8, saved, backwards, drops, self._n_states)
 
     def _drawn(self, key: str, shape: tuple[int, int], p: float, dtype: Any) -> NDArray | None:
         """The factors of a dropout: 0, or 1 / (1 - p). One seed for all, as in `Dropout`."""

@@ -13,7 +13,7 @@ Pair = tuple[int, int]
 Sides = tuple[Pair, ...]
 
 #: Names of the two axes in error messages.
-SIDES = "high", "wide"
+SIDE_NAMES = "high", "wide"
 
 
 def check_sides(name: str, value: Any, axes: int = 2, *, layer: str | None = None) -> Sides:
@@ -46,7 +46,7 @@ def _is_pair(value: Any) -> bool:
     return isinstance(value, tuple | list | np.ndarray) and len(value) == 2
 
 
-def windows(
+def window_geometry(
     size: tuple[int | None, ...],
     window: tuple[int, ...],
     stride: tuple[int, ...],
@@ -87,7 +87,7 @@ def spread(
     Parameters
     ----------
     size, window, stride, padding : tuple
-        As of `windows`; the padding is cut off.
+        As of `window_geometry`; the padding is cut off.
     more : tuple
         Rows and columns to be added at the end.
     """

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from npdl._checks import check_int, check_pair
 from npdl._ext import kernels
-from npdl.layers._windows import SIDES, check_sides, windows
+from npdl.layers._windows import SIDE_NAMES, check_sides, window_geometry
 from npdl.layers.base import Layer, Shape, cached_by_shape, shape_fits
 
 #: Largest number of pixels of an image: the kernels index them as int32.
@@ -105,7 +105,7 @@ class _Max(Pooling):
     _neutral = -np.inf
 
     def _pool(self, x, y, geometry, train):
-        argmax = self._buffer("winners", y.shape, np.int32) if train else None
+        argmax = self._buffer("argmax", y.shape, np.int32) if train else None
         kernels().maxpool_forward(x, y, argmax, *geometry)
         return argmax
 
@@ -168,7 +168,7 @@ class _Windows(Pooling):
         """Raise an error if not even one window fits."""
         if 0 in counts:
             axis = counts.index(0)
-            side = f"pixels {SIDES[axis]}" if len(counts) == 2 else "steps long"
+            side = f"pixels {SIDE_NAMES[axis]}" if len(counts) == 2 else "steps long"
             place = "image" if len(counts) == 2 else "sequence"
             rule = f"The window must fit into the {place}, {size[axis]} {side}"
             raise self._error(rule, pool_size=window)
@@ -191,7 +191,7 @@ class _Pooling2D(_Windows):
     def build(self, in_shape: Shape) -> Shape:
         """Return the shape of the output; there are no parameters."""
         self._check_rank(in_shape, 3, 4)
-        counts, _ = windows(in_shape[-2:], self.pool_size, self.stride, self.padding)
+        counts, _ = window_geometry(in_shape[-2:], self.pool_size, self.stride, self.padding)
         self._no_window(counts, in_shape[-2:], self.pool_size)
         return (*in_shape[:-2], *counts)
 
@@ -279,7 +279,7 @@ def _one(name: str, value: Any, layer: str) -> int:
 def _step_windows(steps: Any, window: int, stride: int, padding: Any) -> Any:
     """Numbers of windows and of steps before the first one, each in a tuple."""
     sides = padding if isinstance(padding, str) else (*padding, (0, 0))
-    counts, before = windows((steps, 1), (window, 1), (stride, 1), sides)
+    counts, before = window_geometry((steps, 1), (window, 1), (stride, 1), sides)
     return counts[:1], before[:1]
 
 
@@ -287,7 +287,7 @@ def _step_windows(steps: Any, window: int, stride: int, padding: Any) -> Any:
 def _image_geometry(shape: Any, window: Any, stride: Any, padding: Any) -> _Geometry | None:
     if 0 in shape or len(shape) not in (3, 4) or shape[-1] * shape[-2] > _MOST:
         return None
-    counts, before = windows(shape[-2:], window, stride, padding)
+    counts, before = window_geometry(shape[-2:], window, stride, padding)
     if 0 in counts:
         return None
     images = shape if len(shape) == 4 else (shape[0], 1, *shape[1:])
