@@ -13,6 +13,6 @@ except ImportError as error:
 
 from npdl.distributed._callback import DataParallel
 from npdl.distributed._feed import Shards, shard
-from npdl.distributed._optimizer import DistributedOptimizer
+from npdl.distributed._optimizer import DistributedOptimizer, broadcast
 
-__all__ = ["DataParallel", "DistributedOptimizer", "Shards", "shard"]
+__all__ = ["DataParallel", "DistributedOptimizer", "Shards", "broadcast", "shard"]

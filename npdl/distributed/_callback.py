@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,8 +12,8 @@ from numpy.typing import NDArray
 from npdl._checks import check_int, complaint
 from npdl.callbacks import Callback
 from npdl.callbacks.checkpoint import BackupAndRestore
-from npdl.distributed._optimizer import joined
-from npdl.distributed._ranks import BEGIN, COUNTED, REST, STATE, Ranks
+from npdl.distributed._optimizer import broadcast, joined
+from npdl.distributed._ranks import COUNTED, REST, STATE, Ranks
 from npdl.layers.tree import every_layer
 from npdl.results import RunningMetrics
 from npdl.utils.random import get_rng, set_rng
@@ -82,19 +81,7 @@ class DataParallel(Callback):
         if ranks.size > 1 and not joined(model.optimizer):
             rule = "DataParallel needs a model that is compiled with a DistributedOptimizer"
             raise ValueError(complaint(rule, optimizer=type(model.optimizer).__name__))
-        weights = model.weights
-        shapes = ", ".join(f"{name} {a.shape} {a.dtype}" for name, a in weights.items())
-        marks = ranks.meet(BEGIN, zlib.crc32(shapes.encode()))[:, 0]
-        if (marks != marks[0]).any():
-            raise ValueError(f"All processes must have the same model. Received: {shapes}")
-        for array in weights.values():
-            value = np.ascontiguousarray(array)
-            ranks.comm.Bcast(value, root=0)
-            if value is not array:
-                array[...] = value
-        state = ranks.comm.bcast(model.optimizer.get_state() if not self.rank else None, root=0)
-        if self.rank:
-            model.optimizer.set_state(state)
+        broadcast(model, ranks.comm)
         self._before = get_rng()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:

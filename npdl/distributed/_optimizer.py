@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import os
+import zlib
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from npdl._checks import complaint
 from npdl._ext import get_num_threads, set_num_threads
-from npdl.distributed._ranks import STEP, Ranks
+from npdl.distributed._ranks import BEGIN, STEP, Ranks
 from npdl.optimizers import Optimizer
 from npdl.optimizers import get as get_optimizer
 
@@ -65,14 +67,51 @@ class _Join:
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
+        #: Whether all processes have begun with the same weights.
+        self.begun = ranks.size == 1
 
     def __call__(self, gradients: list[NDArray], weight: float) -> float:
+        if not self.begun:
+            raise RuntimeError(
+                "All processes must begin with the same weights: call fit with the callback "
+                "DataParallel(), or npdl.distributed.broadcast(model) before a loop of your own."
+            )
         weights = self.ranks.meet(STEP, weight)[:, 0].tolist()
         self.ranks.add_all(gradients)
         total = weights[0]
         for more in weights[1:]:
             total += more
         return total
+
+
+def broadcast(model: Any, comm: Any = None) -> None:
+    """Give all processes the weights of process 0, and the state of its optimizer.
+
+    The callback `DataParallel` does so when `fit` begins. A training loop of your own calls it once
+    before the first step.
+
+    Parameters
+    ----------
+    model : Model
+        Built and compiled, in all processes with the same layers.
+    comm : mpi4py.MPI.Comm, optional
+        The processes; all of them by default.
+    """
+    ranks = Ranks(comm)
+    weights = model.weights
+    shapes = ", ".join(f"{name} {array.shape} {array.dtype}" for name, array in weights.items())
+    marks = ranks.meet(BEGIN, zlib.crc32(shapes.encode()))[:, 0]
+    if (marks != marks[0]).any():
+        raise ValueError(f"All processes must have the same model. Received: {shapes}")
+    for array in weights.values():
+        value = np.ascontiguousarray(array)
+        ranks.comm.Bcast(value, root=0)
+        array[...] = value.reshape(array.shape)
+    state = ranks.comm.bcast(None if ranks.rank else model.optimizer.get_state(), root=0)
+    if ranks.rank:
+        model.optimizer.set_state(state)
+    if joined(model.optimizer):
+        model.optimizer._join.begun = True
 
 
 def joined(optimizer: Any) -> bool:
