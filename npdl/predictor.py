@@ -19,7 +19,7 @@ from npdl.program import Route
 from npdl.trainer import Trainer
 from npdl.training import own_arrays, predict_step
 
-#: For how many shapes of inputs a predictor makes itself ready; each has packed weights of its own.
+#: Number of input shapes that a predictor prepares; each has its own packed weights.
 ROUTES = 8
 #: The parts of a model that a snapshot needs; no loss, no optimizer.
 _KEPT = ("name", "layers", "_names", "_plan", "inputs", "outputs")
@@ -29,8 +29,8 @@ class Predictor:
     """A model as it was at one moment, for inference: ``predictor = model.predictor()``.
 
     It is called like a function, and returns the same bits as ``model.predict`` did at that moment.
-    It has weights of its own, without gradients and without an optimizer, so that the model may be
-    trained further. Several threads may call it at once. It can be pickled and copied.
+    It has its own weights, without gradients and without an optimizer, so the model may be trained
+    further. Several threads may call it at once. It can be pickled and copied.
 
     Parameters
     ----------
@@ -41,8 +41,8 @@ class Predictor:
 
     Notes
     -----
-    Dropout and noise do nothing at prediction. Batch normalization stays a step of its own: scaled
-    filters would round otherwise than ``model.predict`` does.
+    Dropout and noise do nothing at prediction. Batch normalization stays a separate step: scaled
+    filters would round differently from ``model.predict``.
 
     With stateful recurrent layers, each call continues where the last one ended, from the state
     that the model had. Then only one thread may call it.
@@ -63,9 +63,9 @@ class Predictor:
         self._plan = self._model.require_plan("predictor")
         self._names = self._model.data_names
         stateful = any(is_stateful(layer) for layer in every_layer(self._plan.layers))
-        #: Whether every call walks the plan.
+        #: Whether every call runs the plan.
         self._walks = self._plan.makes_masks or stateful
-        #: What was made ready, by the shapes of the inputs; and for which kernels.
+        #: The prepared routes, by the shapes of the inputs; and their kernels.
         self._routes: dict[Any, Route] = {}
         self._made_for: Any = None
 
@@ -170,18 +170,18 @@ class Predictor:
         Parameters
         ----------
         path : path
-            The exact name of the file; ``.safetensors`` is the usual end.
+            The exact name of the file; ``.safetensors`` is the usual suffix.
         """
         self._model.save(path)
 
 
 def _setting() -> tuple[Any, ...]:
-    """What decides on the bits of a prediction beside weights and inputs."""
+    """The settings that, besides weights and inputs, determine the bits of a prediction."""
     return kernels().backend, get_precision()
 
 
 def _snapshot(model: Trainer) -> Trainer:
-    """A copy of a network with weights of its own, and no gradients."""
+    """A copy of a network with its own weights, and no gradients."""
     plan = model.require_plan("predictor")
     layers = [*every_layer(plan.layers)]
     mine = {id(layer) for layer in layers}

@@ -1,10 +1,10 @@
 """Level 2: runs of layers as one call of compiled code.
 
-A layer of npdl does little more at prediction than to call kernels. `Program.of` runs some layers
-on an array, notes these calls, and makes each of them ready: weights packed, tables set. What one
-call fills, another one reads, so the calls become a chain, whose arrays get places in one block of
-memory. Then the chain is tried on other numbers. Where it does not return the bits of the layers,
-or where a layer does more than that, these layers stay as they are.
+At prediction, npdl's layers do little more than call kernels. `Program.of` runs some layers on an
+array, records these calls, and prepares each of them: weights packed, tables set. Each call reads
+the arrays that earlier calls fill, so the calls become a chain, whose arrays are placed in one
+block of memory. Then the chain is tried on other numbers. Layers for which it does not return the
+same bits, or that do more than call kernels, are run as usual.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from npdl.layers.base import Layer
 from npdl.layers.plan import Plan, Step
 from npdl.layers.recurrent import is_stateful
 
-#: Layers that do nothing at prediction but call kernels, one after the other, and make views.
+#: Layers that only call kernels, in order, and make views at prediction.
 PLAIN = frozenset(
     {
         *(layers.Linear, layers.Dense, layers.Softmax),
@@ -42,7 +42,7 @@ LINE = 64
 
 
 class Slot:
-    """An array of a chain: its memory, and from when until when it is needed."""
+    """An array of a chain: its memory, and its lifetime."""
 
     def __init__(self, array: NDArray, born: int) -> None:
         self.array = array
@@ -51,7 +51,7 @@ class Slot:
         self.place = X
 
     def is_at(self, array: NDArray) -> bool:
-        """Whether an array is all of this memory, in its order."""
+        """Whether an array is the whole of this memory, in its order."""
         whole = array.flags.c_contiguous and array.nbytes == self.array.nbytes
         return whole and array.ctypes.data == self.start
 
@@ -71,7 +71,7 @@ class Program:
     Attributes
     ----------
     n_layers : int
-        How many layers it stands for.
+        Number of layers that it replaces.
     """
 
     def __init__(self, chain: Any, y: NDArray, n_layers: int) -> None:
@@ -80,13 +80,13 @@ class Program:
         self.n_layers = n_layers
 
     def __call__(self, x: NDArray) -> NDArray | None:
-        """The output for an array; None for one of another kind than that it was made for."""
+        """The output for an array; None if it was made for another shape or dtype."""
         y = np.empty(self._shape, self._dtype)
         return y if self._fill(x, y) else None
 
     @classmethod
     def of(cls, run: Sequence[Layer], x: NDArray) -> Program | None:
-        """The program for as many of these layers as can be; None if there is nothing to gain."""
+        """The program for as many of these layers as possible; None if nothing is gained."""
         if not kernels().ready or x.dtype not in FLOATS or not x.flags.c_contiguous:
             return None
         made = _Chain(x)
@@ -120,7 +120,7 @@ class _Chain:
         self.n_layers = 0
 
     def add(self, layer: Layer, x: NDArray) -> NDArray | None:
-        """Append the steps of a layer and return its output; None if that can't be."""
+        """Append the steps of a layer and return its output; None if that is not possible."""
         if type(layer) not in PLAIN or is_stateful(layer) or layer.n_outputs > 1:
             return None
         n_slots, n_steps = len(self.slots), len(self.steps)
@@ -145,7 +145,7 @@ class _Chain:
         if step is None:
             return False
         target = self._slot(args[at_y])
-        if target is self.slots[0]:  # the input is not to be written
+        if target is self.slots[0]:  # the input must not be written
             return False
         if target is None:
             target = Slot(args[at_y], len(self.steps))
@@ -236,9 +236,9 @@ class Route:
             self._do(part, values)
             self._parts.append(part)
             first += 1 if program is None else program.n_layers
-        #: The outputs for these inputs, until somebody takes them.
+        #: The outputs for these inputs, until they are used.
         self.made: list[NDArray] | None = self._outputs(values)
-        #: The program of a model that needs no more than one, and the dtype that it takes.
+        #: The program of a model that needs only one, and the dtype that it takes.
         self.whole: Program | None = None
         self.dtype: Any = None
         if len(self._parts) == len(inputs) == 1:
@@ -257,7 +257,7 @@ class Route:
         return y is not None
 
     def __call__(self, inputs: Sequence[NDArray]) -> list[NDArray] | None:
-        """The outputs; None if the inputs are of another kind than those that it was made for."""
+        """The outputs; None if it was made for inputs of other shapes or dtypes."""
         values = self._plan.values_of(inputs)
         for part in self._parts:
             if not self._do(part, values):
@@ -276,7 +276,7 @@ def _dtype_of(layer: Layer) -> Any:
 
 
 def _run_from(plan: Plan, first: int) -> list[Step]:
-    """The steps from one on of which each alone reads what the one before it fills."""
+    """The steps from one on, as long as each is the only reader of the one before it."""
     run = [plan.steps[first]]
     for step in plan.steps[first + 1 :]:
         (before, *others) = run[-1].targets

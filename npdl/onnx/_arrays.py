@@ -14,7 +14,7 @@ from npdl._checks import complaint
 
 
 def array_of(tensor: Any, folder: str | None = None) -> NDArray:
-    """The array of a tensor; what lies in another file must be in the same folder or below.
+    """The array of a tensor; another file must be in the same folder or below.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Recurrent nodes of other programs, and what exporters put around them.
+"""Recurrent nodes of other programs, and the nodes that exporters put around them.
 
 PyTorch's exporter writes Transpose, LSTM, Squeeze, Transpose where `batch_first` is set; for both
 directions Transpose and Reshape behind the node; for the state of the last step a Gather.

@@ -1,8 +1,8 @@
 """A graph that another program wrote, read node by node.
 
-npdl has the samples on axis 0, and ONNX wherever it likes: a recurrent node takes (T, N, D) and
-gives (T, directions, N, U). Where a node only turns, squeezes or picks axes, no layer is made: a
-`Laid` remembers where the axes are, until they are back in npdl's order.
+npdl has the samples on axis 0, ONNX on any axis: a recurrent node takes (T, N, D) and gives (T,
+directions, N, U). Nodes that only transpose, squeeze or select axes make no layer: a `Laid` records
+the order of the axes, until they are back in npdl's order.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ class Filled(NamedTuple):
 
 
 class Sizes:
-    """Sizes that the graph computes; all that may depend on them is the shape of a `Filled`."""
+    """Sizes that the graph computes; only the shape of a `Filled` may depend on them."""
 
 
 class Lengths:
     """How many steps each sequence has: in npdl a mask, which comes with the data."""
 
 
-#: Ops that look at numbers one by one, or at the last axis alone; and those of sizes, and of arrays
-#: that hold one number.
+#: Ops that are elementwise, or use only the last axis; and ops of sizes, and of arrays that hold
+#: one number.
 PLAIN = {
     *("Relu", "Sigmoid", "Tanh", "Softplus", "Softsign", "Exp", "Elu", "LeakyRelu", "Selu"),
     *("HardSigmoid", "Gelu", "Mish"),
@@ -71,8 +71,7 @@ class Reader:
     Attributes
     ----------
     values : dict
-        What is known so far by name: a symbolic value, or an array that is constant; or one of the
-        above.
+        The known values by name: symbolic values, constant arrays, or one of the above.
     ends : dict
         The last state behind the outputs of all steps, by the id of their value.
     """
@@ -121,7 +120,7 @@ class Reader:
         return Model(inputs[0] if len(inputs) == 1 else inputs, ends if one is None else one)
 
     def _turned_inputs(self) -> set[str]:
-        """The inputs (T, N, ...) of recurrent nodes, perhaps with an embedding in between."""
+        """The inputs (T, N, ...) of recurrent nodes, directly or through an embedding."""
         makers = {name: node for node in self.graph.node for name in node.output}
         found: set[str] = set()
         seen: set[str] = set()
@@ -196,7 +195,7 @@ class Reader:
             raise self.refusal("Only the first output is known")
 
     def _known(self, xs: list[Any]) -> Sizes | Filled | None:
-        """What becomes of sizes, and of arrays that hold one number; None for anything else."""
+        """The result for sizes, and for arrays that hold one number; None for anything else."""
         op = self.node.op_type
         if op == "Shape" or (op in _OF_SIZES and any(isinstance(x, Sizes) for x in xs[:2])):
             if all(isinstance(x, Sizes | np.ndarray | None) for x in xs) or op == "Shape":
@@ -248,7 +247,7 @@ class Reader:
             raise self.refusal("The input must not be constant")
 
     def array(self, x: Any, ndim: int | None = None) -> NDArray:
-        """A constant input, with so many axes."""
+        """A constant input, with this number of axes."""
         if not isinstance(x, np.ndarray) or (ndim is not None and x.ndim != ndim):
             rule = "The input must be constant" + ("" if ndim is None else f", of {ndim} axes")
             raise self.refusal(rule)
