@@ -54,7 +54,7 @@ def true_and_predicted(
     )
 
 
-def right_answers(y_true: NDArray, y_pred: NDArray) -> NDArray | None:
+def correct_predictions(y_true: NDArray, y_pred: NDArray) -> NDArray | None:
     """Whether each row's prediction is right (see `true_and_predicted`), by one kernel call.
 
     Returns
@@ -122,7 +122,7 @@ class Accuracy(ThresholdedMetric, MeanMetric):
 
     def values(self, y_true: NDArray, y_pred: NDArray) -> NDArray:
         """Return the value of each item; see `MeanMetric.values`."""
-        right = right_answers(y_true, y_pred) if self._threshold is None else None
+        right = correct_predictions(y_true, y_pred) if self._threshold is None else None
         if right is None:
             truth, guess = true_and_predicted(y_true, y_pred, self._threshold)
             right = truth == guess
