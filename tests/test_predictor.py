@@ -178,6 +178,33 @@ def test_bits_of_both_backends(label):
             assert same(predictor(x), model.predict(x))
 
 
+@pytest.mark.skipif(not npdl._ext.kernels().ready, reason="needs compiled kernels")
+@pytest.mark.parametrize("label", ["mlp", "steps", "cnn", "lstm", "gru", "simple"])
+@pytest.mark.parametrize("n", [1, 5, 12])
+def test_layers_of_npdl_become_one_program(label, n):
+    model, x = chain(label, n)
+    predictor = model.predictor()
+    wanted = predictor(x)
+    (route,) = predictor._routes.values()
+    assert route.whole is not None
+    assert same(route.whole(x), wanted) and same(model.predict(x), wanted)
+
+
+def test_more_shapes_than_a_predictor_makes_itself_ready_for():
+    model, x = chain("mlp", 20)
+    predictor = model.predictor()
+    for _ in range(2):
+        for n in range(1, 20):
+            assert same(predictor(x[:n]), model.predict(x[:n]))
+
+
+def test_another_order_of_bytes():
+    model, x = chain("mlp")
+    predictor = model.predictor()
+    for array in (x, x.astype(x.dtype.newbyteorder()), x.astype(np.float64), x):
+        assert same(predictor(array), model.predict(array))
+
+
 def test_precision_may_change_later():
     model, x = chain("winograd")
     predictor = model.predictor()
