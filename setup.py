@@ -54,8 +54,9 @@ def switch(name, default):
 MSVC = sys.platform == "win32"
 MACHINE = os.environ.get("NPDL_ARCH", platform.machine()).lower()
 X86 = MACHINE in ("x86_64", "amd64")
-ISA_FLAGS = {"base": []}
-if X86:
+WASM = MACHINE.startswith("wasm") or "wasm" in sysconfig.get_platform()
+ISA_FLAGS = {"base": ["-msimd128"] if WASM else []}
+if X86 and not WASM:
     ISA_FLAGS["v3"] = ["/arch:AVX2"] if MSVC else ["-march=x86-64-v3"]
     ISA_FLAGS["v4"] = (
         ["/arch:AVX512"] if MSVC else ["-march=x86-64-v4", "-mprefer-vector-width=512"]
