@@ -138,10 +138,10 @@ def train(kills, folder, save_freq):
             seed = 100 + done if there else 1  # all that counts must be in the backup
         if done == before:  # the machine has become quicker
             seconds = min(seconds, time.perf_counter() - began)
-        assert (folder / "out").read_bytes() == wanted, f"training {trainings} ended otherwise"
+        assert (folder / "out").read_bytes() == wanted, f"run {trainings} ended otherwise"
         assert (folder / "out.csv").read_text() == (folder / "wanted.csv").read_text()
         (folder / "out").unlink()
-    print(f"{done} kills in {trainings} trainings, {resumed} of the kills left a backup")
+    print(f"{done} kills in {trainings} runs, {resumed} of the kills left a backup")
     assert resumed > kills / 4
 
 
