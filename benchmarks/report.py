@@ -122,7 +122,7 @@ def chart(name: str, rows: Sequence[Row], title: str) -> None:
     figure = Figure(figsize=(10, 1.6 + 0.34 * len(rows)), layout="constrained")
     axes = figure.subplots()
     axes.axvline(1, color="black", linewidth=1.5, label="npdl")
-    marks = dict(zip(PEERS, zip("*sovD^Pp", ("k", "0.6", "C0", "C1", "C2", "C3", "C4", "C5"))))
+    marks = dict(zip(PEERS, zip("*XsovD^Pp", ("k", "0.3", "0.6", *(f"C{i}" for i in range(6))))))
     for peer in peers:
         marker, color = marks[peer]
         shown = [(k, row) for k, row in enumerate(rows) if peer in row.times]
