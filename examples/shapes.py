@@ -5,7 +5,8 @@
 Data: pictures made here, 64 by 64 pixels, with one to four shapes of any brightness on a shaded
 background with noise. The class of a pixel can't be seen from the pixels near it.
 To beat: 95 % of the test pixels, and a mean intersection over union of 80 %; goals set beforehand.
-Calling each pixel background is right for three quarters of them.
+Calling each pixel background is right for 85 % of them. After three minutes the first goal is
+reached, the second is not.
 """
 
 import argparse

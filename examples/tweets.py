@@ -74,7 +74,7 @@ MODELS = {"cnn": cnn, "lstm": lstm}
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=MODELS, default="cnn")
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=3)
     options = parser.parse_args()
 
     npdl.utils.set_seed(1)

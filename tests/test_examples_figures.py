@@ -31,6 +31,10 @@ FIGURES = [
     ("addition.py", r"reached: ([\d.]+)%", ">=", 99),
     ("transfer.py", r"reached: ([\d.]+)%", ">=", 84),
     ("words.py", r"reached: ([\d.]+)%", ">=", 88),
+    ("shapes.py", r"reached: ([\d.]+)%", ">=", 95),
+    ("tweets.py --model cnn", r"reached: ([\d.]+)%", ">=", 75.5),
+    ("tweets.py --model lstm", r"reached: ([\d.]+)%", ">=", 75),
+    ("emma.py --model lstm", r"reached: ([\d.]+) bits", "<=", 2.05),
 ]
 
 
