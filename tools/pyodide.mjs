@@ -12,10 +12,24 @@ for (const [file, format] of JSON.parse(readFileSync(`${folder}/packages.json`))
   python.unpackArchive(new Uint8Array(readFileSync(`${folder}/${file}`)), format);
 }
 python.globals.set("arguments", python.toPy([script, ...rest]));
-python.runPython("import sys; sys.argv = list(arguments)");
+const execute = python.runPython(`
+import sys
+
+def execute(code, name):
+    """Run a script; return its exit code."""
+    sys.argv = list(arguments)
+    try:
+        exec(compile(code, name, "exec"), {"__name__": "__main__"})
+    except SystemExit as error:
+        if isinstance(error.code, str):
+            print(error.code, file=sys.stderr)
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    return 0
+
+execute`);
 try {
-  python.runPython(readFileSync(script, "utf-8"), { filename: script });
+  process.exitCode = execute(readFileSync(script, "utf-8"), script);
 } catch (error) {
   console.error(error.message);
-  process.exit(1);
+  process.exitCode = 1;
 }
