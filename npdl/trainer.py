@@ -17,6 +17,7 @@ from npdl.layers._shapes import UnknownSize
 from npdl.layers.base import Layer
 from npdl.layers.flat import flatten
 from npdl.layers.owning import keeps_its_arrays, named_arrays
+from npdl.layers.plan import Plan
 from npdl.layers.tree import every_layer
 from npdl.metrics import Metric
 from npdl.objectives import SoftmaxCategoricalCrossEntropy as SCCE
@@ -46,6 +47,8 @@ class Trainer(Functional):
     #: Within `training`: parameters, gradients and their names; the layers that add to the loss.
     _trained: tuple[list[NDArray], list[NDArray], list[str]] | None = None
     _adding: list[Layer] | None = None
+    #: Within `training`: the plan, whose layers are not built anew before its end.
+    _running: Plan | None = None
     #: Within `training`: the ids of the layers that a loss depends on.
     _reached: set[int] | None = None
 
@@ -142,12 +145,13 @@ class Trainer(Functional):
             for layer in plan.layers:
                 layer.was_trained = True
             self._adding = self._adding_layers()
+            self._running = plan
             self._reached = reached
             if all(map(keeps_its_arrays, every_layer(plan.layers))):
                 self._trained = self._find_trained(reached)
             yield
         finally:
-            self._trained = self._adding = self._reached = None
+            self._trained = self._adding = self._reached = self._running = None
             plan.end_training()
 
     def add_loss(self, function: Callable[..., Any], *values: Any) -> None:
@@ -215,8 +219,7 @@ class Trainer(Functional):
     @staticmethod
     def batch_of(X: Any, Y: Any, sample_weight: Any = None, mask: Any = None) -> Batch:
         """Arrays, or tuples of them, as a batch; nothing is checked."""
-        parts = ((a if isinstance(a, tuple) else (a,)) for a in (X, Y, sample_weight, mask))
-        return Batch(*(() if all(a is None for a in part) else part for part in parts))
+        return Batch(*map(_parts, (X, Y, sample_weight, mask)))
 
     def forward_batch(self, batch: Batch, train: bool = True) -> tuple[Result, list[Any]]:
         """Loss and outputs of a batch, and what `loss_backward` needs.
@@ -228,24 +231,20 @@ class Trainer(Functional):
             Whether `loss_backward` will follow.
         """
         x, y, weight, mask = batch
-        plan = self.require_plan("loss_forward")
-        linear = []
-        wanted = [(term, term.slots(plan)) for term in self.terms]
-        plan.watch([slot for _, slots in wanted for slot in slots])
-        if train:
-            for head in self.heads:
-                slot = plan.out_slots[head.index]
-                step = plan.makers.get(slot)
-                shared = slot in plan.read or slot in plan.watched
-                if step is not None and not shared and head.fuses_with(step.layer):
-                    linear.append(head.index)
-        kept: dict[int, NDArray] = {}
+        plan = self._running or self.require_plan("loss_forward")
+        kept: dict[int, NDArray] | None = None
+        if self.terms:
+            kept = {}
+            for term in self.terms:
+                plan.watch(term.slots(plan))
+        linear = self._fused_heads(plan) if train else []
         outputs, masks = plan.forward(x, train, mask or None, linear, kept)
         total, losses = 0.0, []
         caches: list[Any] = []
         penalty = self.penalty()
-        for term, slots in wanted:
-            value, grads = term.forward(tuple(kept[slot] for slot in slots), train)
+        for term in self.terms:
+            slots = term.slots(plan)
+            value, grads = term.forward(tuple(kept[slot] for slot in slots), train)  # type: ignore[index]
             penalty += value
             caches += [(None, found, False) for found in zip(slots, grads or ())]
         for head in self.heads:
@@ -261,9 +260,21 @@ class Trainer(Functional):
             caches.append((head, cache, i in linear))
         return Result(total + penalty, losses, penalty, outputs, masks), caches
 
+    def _fused_heads(self, plan: Plan) -> list[int]:
+        """The outputs whose activation runs together with their loss."""
+        found = []
+        for head in self.heads:
+            slot = plan.out_slots[head.index]
+            step = plan.makers.get(slot)
+            if step is None or slot in plan.read or slot in plan.watched:
+                continue
+            if head.fuses_with(step.layer):
+                found.append(head.index)
+        return found
+
     def loss_backward(self, caches: list[Any]) -> None:
         """Fill the gradients of all parameters, from what `loss_forward` left."""
-        plan = self.require_plan("loss_backward")
+        plan = self._running or self.require_plan("loss_backward")
         gradients: list[NDArray | None] = [None] * len(plan.out_slots)
         linear, further = [], []
         for head, cache, fused in caches:
@@ -338,3 +349,12 @@ class Trainer(Functional):
     def _require_compiled(self, what: str) -> None:
         if not self.compiled:
             raise RuntimeError(f"The model must be compiled before {what}. Call compile() first.")
+
+
+def _parts(arrays: Any) -> tuple[Any, ...]:
+    """An array, or a tuple of them, as part of a `Batch`: () if there is none."""
+    if arrays is None:
+        return ()
+    if not isinstance(arrays, tuple):
+        return (arrays,)
+    return arrays if any(array is not None for array in arrays) else ()
