@@ -37,8 +37,9 @@ from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
 from npdl._ext.tile cimport round_up
 
 cdef enum:
-    WIDE = 12  # columns of the output, for direct sums
-    SHALLOW = 100  # numbers of a window, up to which they beat the product
+    WIDE = 12  # columns of the output, from which on direct sums beat the product,
+    NARROW = 6  # or from here on
+    FEW = 16  # for so few filters
     SPAN = 2048  # numbers of an elementwise task
 
 cdef bint winograd_allowed = True
@@ -98,8 +99,8 @@ cdef inline bint _winograd(conv_t* j) noexcept nogil:
 
 cdef inline bint _direct(const conv_t* j) noexcept nogil:
     return (
-        not j.last and j.groups == 1 and j.dil_h == 1 and j.dil_w == 1 and j.ow >= WIDE
-        and j.depth <= SHALLOW
+        not j.last and j.groups == 1 and j.dil_h == 1 and j.dil_w == 1
+        and (j.ow >= WIDE or (j.ow >= NARROW and j.f <= FEW))
     )
 
 
