@@ -34,6 +34,9 @@ FIGURES = [
     ("shapes.py", r"reached: ([\d.]+)%", ">=", 95),
     ("tweets.py --model cnn", r"reached: ([\d.]+)%", ">=", 75.5),
     ("tweets.py --model lstm", r"reached: ([\d.]+)%", ">=", 75),
+    ("names.py --task language", r"reached: ([\d.]+)%", ">=", 74),
+    ("names.py --task gender", r"reached: ([\d.]+)%", ">=", 85.5),
+    ("emma.py --model rnn", r"reached: ([\d.]+) bits", "<=", 2.1),
     ("emma.py --model lstm", r"reached: ([\d.]+) bits", "<=", 2.05),
 ]
 
