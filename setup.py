@@ -57,6 +57,8 @@ X86 = MACHINE in ("x86_64", "amd64")
 WASM = MACHINE.startswith("wasm") or "wasm" in sysconfig.get_platform()
 ISA_FLAGS = {"base": ["-msimd128"] if WASM else []}
 if X86 and not WASM:
+    if not MSVC:  # few CPUs need it: small rather than fast
+        ISA_FLAGS["base"] = ["-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic"]
     ISA_FLAGS["v3"] = ["/arch:AVX2"] if MSVC else ["-march=x86-64-v3"]
     ISA_FLAGS["v4"] = (
         ["/arch:AVX512"] if MSVC else ["-march=x86-64-v4", "-mprefer-vector-width=512"]

@@ -36,12 +36,12 @@ MAX_SIZE = 3_000_000
 IMPORT_MS = 60  # of the CPU that npdl may add to the import of numpy, where that takes no longer
 
 #: As CC: aims zig at an old glibc, spells instruction sets its way, and drops the paths of the
-#: Python that happens to build.
+#: Python that happens to build, and what is an option of gcc only.
 CC = """#!/bin/bash
 args=()
 for arg in "$@"; do
     case "$arg" in
-        -Wl,-rpath*|-L*) ;;
+        -Wl,-rpath*|-L*|-fvect-cost-model=*) ;;
         -march=x86-64-v*) args+=("-march=x86_64_v${{arg##*-v}}") ;;
         *) args+=("$arg") ;;
     esac
