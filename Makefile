@@ -82,7 +82,7 @@ reproducible: $(VENV)/release ## Build the last commit twice, and compare sdist 
 
 release-check: $(VENV)/release ## Check version, changelog, sdist, cibuildwheel (ARGS=--final)
 	@$(BIN)/python tools/release_check.py $(ARGS)
-	@for os in linux macos windows; do $(BIN)/cibuildwheel --platform $$os --print-build-identifiers; done
+	@for os in linux macos windows pyodide; do $(BIN)/cibuildwheel --platform $$os --print-build-identifiers; done
 	@test ! -e .git || PATH="$(BIN):$$PATH" check-manifest
 
 clean: ## Remove what was built, and the environment
