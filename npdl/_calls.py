@@ -36,7 +36,7 @@ def also_called(**names: str) -> Callable[[Callable[..., Any]], Callable[..., An
     def decorate(method: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(method)
         def renamed(*args: Any, **kwargs: Any) -> Any:
-            for other, own in names.items():
+            for other, own in names.items() if kwargs else ():
                 if other in kwargs:
                     if own in kwargs:
                         raise TypeError(f"{method.__name__}() got `{own}` twice, once as `{other}`")

@@ -49,9 +49,13 @@ class Step:
         The slots that no later step reads.
     built : object
         `owner.out_shape` at the time of planning: another object if the layer is built again.
+    takes_train : bool
+        Whether `forward` has the argument `train`, which a user's layer need not have.
     """
 
-    __slots__ = ("built", "free", "layer", "owner", "shapes", "sources", "targets")
+    __slots__ = (
+        *("built", "free", "layer", "owner", "shapes", "sources", "takes_train", "targets"),
+    )
 
     def __init__(
         self,
@@ -66,6 +70,7 @@ class Step:
         self.shapes = shapes
         self.free: tuple[int, ...] = ()
         self.built = layer.out_shape
+        self.takes_train = forward_takes(type(layer).forward)[0]
 
 
 def without_padding(x: Any, mask: NDArray | None) -> Any:
@@ -331,12 +336,10 @@ class Plan:
         """The output of a chain without masks: the common case, and the fastest."""
         steps = self.steps[:-1] if linear else self.steps
         for step in steps:
-            layer = step.layer
-            # A user's layer need not take `train`.
-            if forward_takes(type(layer).forward)[0]:
-                x = layer.forward(x, train=train)
+            if step.takes_train:
+                x = step.layer.forward(x, train=train)
             else:
-                x = layer.forward(x)
+                x = step.layer.forward(x)
         if linear:
             x = self.steps[-1].layer.forward_linear(x, train=train)  # type: ignore[attr-defined]
         return np.asarray(x)
