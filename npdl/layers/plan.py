@@ -16,7 +16,7 @@ with the same weights, but gradients and a memory of its own; the gradients are 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,12 +49,15 @@ class Step:
         The slots that no later step reads.
     built : object
         `owner.out_shape` at the time of planning: another object if the layer is built again.
+    forward : function
+        The `forward` of the layer's class when it was last looked at.
     takes_train : bool
-        Whether `forward` has the argument `train`, which a user's layer need not have.
+        Whether that has the argument `train`, which a user's layer need not have.
     """
 
     __slots__ = (
-        *("built", "free", "layer", "owner", "shapes", "sources", "takes_train", "targets"),
+        *("built", "forward", "free", "layer", "owner", "shapes", "sources", "takes_train"),
+        "targets",
     )
 
     def __init__(
@@ -70,7 +73,12 @@ class Step:
         self.shapes = shapes
         self.free: tuple[int, ...] = ()
         self.built = layer.out_shape
-        self.takes_train = forward_takes(type(layer).forward)[0]
+        self.look_at(type(layer).forward)
+
+    def look_at(self, forward: Callable[..., Any]) -> None:
+        """Find out what the `forward` of the layer takes."""
+        self.forward = forward
+        self.takes_train = forward_takes(forward)[0]
 
 
 def without_padding(x: Any, mask: NDArray | None) -> Any:
@@ -336,10 +344,10 @@ class Plan:
         """The output of a chain without masks: the common case, and the fastest."""
         steps = self.steps[:-1] if linear else self.steps
         for step in steps:
-            if step.takes_train:
-                x = step.layer.forward(x, train=train)
-            else:
-                x = step.layer.forward(x)
+            layer = step.layer
+            if type(layer).forward is not step.forward:
+                step.look_at(type(layer).forward)
+            x = layer.forward(x, train=train) if step.takes_train else layer.forward(x)
         if linear:
             x = self.steps[-1].layer.forward_linear(x, train=train)  # type: ignore[attr-defined]
         return np.asarray(x)
