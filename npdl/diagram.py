@@ -1,4 +1,4 @@
-"""Level 2: a model as a drawing: `plot_model`, which writes SVG and needs no other program."""
+"""Level 2: a model as a drawing: `plot_model`; SVG needs no other program."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from npdl._files import atomic_write
 from npdl._registry import constructor_arguments
 from npdl.layers import base
+from npdl.raster import to_png
 from npdl.summary import Row, describe, shape_text
 from npdl.trainer import Trainer
 
@@ -25,15 +26,16 @@ _STYLE = (
 
 
 class Diagram(str):
-    """An SVG document. A notebook shows it as a picture."""
+    """An SVG document, shown by notebooks as a picture."""
 
     def _repr_svg_(self) -> str:
         return str(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to a file."""
+        """Write it to a file, as PNG if its name ends in ``.png``."""
+        data = to_png(self) if Path(path).suffix.lower() == ".png" else self.encode()
         with atomic_write(path) as file:
-            file.write(self.encode())
+            file.write(data)
 
 
 def plot_model(
@@ -43,13 +45,14 @@ def plot_model(
     show_layer_names: bool = True,
     show_parameters: bool = True,
 ) -> Diagram:
-    """Draw the layers of a model, from input to output, as SVG.
+    """Draw the layers of a model, from input to output, as SVG or PNG.
 
     Parameters
     ----------
     model : Model
     to_file : path, optional
-        Where to write it; its name must end in ``.svg``. None writes nothing.
+        Where to write it; its name must end in ``.svg`` or ``.png``. A PNG is drawn by matplotlib
+        (``pip install 'npdl[plot]'``). None writes nothing.
     show_shapes : bool
         Whether to show the shape of each output; ``?`` stands for what is not known before the
         model is built.
@@ -61,17 +64,19 @@ def plot_model(
     Returns
     -------
     Diagram
-        The document, a string. In a notebook it shows as a picture.
+        The SVG document, a string. In a notebook it shows as a picture.
 
     Raises
     ------
     ValueError
-        If the model has no layers, or `to_file` does not end in ``.svg``.
+        If the model has no layers, or `to_file` has another ending.
+    ImportError
+        If matplotlib is needed, and missing.
     """
     if not model.layers:
         raise ValueError("A model needs at least one layer to be drawn. Received: layers=[]")
-    if to_file is not None and Path(to_file).suffix.lower() != ".svg":
-        rule = "`to_file` must end in .svg"
+    if to_file is not None and Path(to_file).suffix.lower() not in (".svg", ".png"):
+        rule = "`to_file` must end in .svg or .png"
         raise ValueError(f"{rule}. Received: to_file={os.fspath(to_file)!r}")
     boxes = _boxes(model, show_shapes, show_layer_names, show_parameters)
     diagram = Diagram(_svg(boxes))

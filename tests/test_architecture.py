@@ -38,6 +38,7 @@ LEVELS = [
         *(
             "functional",
             "trainer",
+            "raster",
             "diagram",
             "viz",
             "callbacks",
@@ -88,7 +89,7 @@ def test_imports_go_downwards_only(path, unit):
 
 #: What else a module may import, where it uses it.
 EXTRAS = {
-    **dict.fromkeys(("callbacks", "demo", "viz"), "matplotlib"),
+    **dict.fromkeys(("callbacks", "demo", "raster", "viz"), "matplotlib"),
     "data": "PIL",
     "_autograd": "autograd",
     "convert": "h5py",

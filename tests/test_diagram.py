@@ -107,9 +107,25 @@ def test_a_layer_without_a_configuration_can_be_drawn():
     assert "Own" in texts(npdl.plot_model(npdl.Model([Own(3)]), None))
 
 
+def test_a_png(cnn, tmp_path):
+    """Twice as many pixels as the drawing, and ink where its boxes and texts are."""
+    image = pytest.importorskip("matplotlib.image")
+    svg = npdl.plot_model(cnn, tmp_path / "model.png")
+    pixels = image.imread(tmp_path / "model.png")
+    root = ET.fromstring(svg)
+    size = [2 * float(root.get(side)) for side in ("height", "width")]
+    assert np.allclose(pixels.shape[:2], size, atol=2)
+    for box in root.iter("{http://www.w3.org/2000/svg}rect"):
+        if box.get("fill") and box.get("x"):  # the coloured edge of a layer
+            x, y, high = (float(box.get(name)) for name in ("x", "y", "height"))
+            found = pixels[int(2 * (y + high / 2)), int(2 * x + 6), :3]
+            assert np.allclose(255 * found, list(bytes.fromhex(box.get("fill")[1:])), atol=2)
+    assert (pixels[..., :3].min(axis=2) < 0.3).mean() > 0.005  # the texts
+
+
 @pytest.mark.parametrize(
     "layers, path, error",
-    [([], None, "at least one layer"), ([Flatten()], "model.png", "must end in .svg")],
+    [([], None, "at least one layer"), ([Flatten()], "model.pdf", "must end in .svg or .png")],
 )
 def test_what_cannot_be_drawn(layers, path, error):
     with pytest.raises(ValueError, match=error):
