@@ -14,7 +14,7 @@ HUSHED   = > $(VENV)/log 2>&1 || { cat $(VENV)/log; exit 1; }
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow verify bench docs lint format build clean
-.PHONY: asan ubsan tsan clang-test fuzz wheels reproducible release-check
+.PHONY: asan ubsan tsan clang-test fuzz wheels aarch64-test reproducible release-check
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z -]+:.*## / { printf "make %-13s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ fuzz: install ## Try drawn arguments on kernels and layers, 60 s for each test (
 
 wheels: $(VENV)/wheels ## Build, audit and test wheel and sdist as for a release (ARGS="--help")
 	@$(BIN)/python tools/wheels.py --out $(OUT) $(ARGS)
+
+aarch64-test: $(VENV)/wheels ## Compare the bits of a wheel for aarch64, under qemu, with those in tests/golden
+	@$(BIN)/python tools/wheels.py --out $(OUT) --arch aarch64 --tests kernels/test_same_bits.py $(ARGS)
 
 reproducible: $(VENV)/release ## Build the last commit twice, and compare sdist and wheel byte by byte
 	@$(BIN)/python tools/reproducible.py
