@@ -88,21 +88,26 @@ class _Elementwise(_Remembering):
     """An activation that the kernels know by `_code`, a pair (code, steepness)."""
 
     _code: KernelCode
+    #: Whether the formulas are the kernels', and those of the derivative take the output.
+    _is_known = _takes_output = True
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        own = _Elementwise.forward, _Elementwise.derivative
+        code = getattr(cls, "_code", None)  # a property where it depends on arguments
+        from_input = isinstance(code, tuple) and code[0] in codes.FROM_INPUT
+        cls._is_known = (cls.forward, cls.derivative) == own
+        cls._takes_output = cls._is_known and not from_input
 
     @property
     def elementwise_code(self) -> KernelCode | None:  # type: ignore[override]
         """`_code`, but None in a subclass with formulas of its own."""
-        cls = type(self)
-        known = cls.forward is _Elementwise.forward and cls.derivative is _Elementwise.derivative
-        return self._code if known else None
+        return self._code if self._is_known else None
 
     @property
     def kernel_code(self) -> KernelCode | None:  # type: ignore[override]
         """`elementwise_code`, but None where the derivative needs the input."""
-        cls = type(self)  # as there: a layer asks at each call
-        if cls.forward is not _Elementwise.forward or cls.derivative is not _Elementwise.derivative:
-            return None
-        return None if self._code[0] in codes.FROM_INPUT else self._code
+        return self._code if self._takes_output else None
 
     def forward(self, input: ArrayLike) -> np.ndarray:
         return self._value(self._remember(input))

@@ -74,7 +74,8 @@ class Linear(Affine):
     ) -> tuple[NDArray, NDArray]:
         if self.out_shape is None:
             raise self._not_built()
-        w, b = self._weights()
+        named = self._named
+        w, b = named["W"].value, named["b"].value if self.use_bias else None
         dtype, n_in = w.dtype, len(w)
         x = rows = self._as_array(input, dtype)
         shape = _out_shape(x.shape, n_in, self._units)
