@@ -124,6 +124,7 @@ def of_trainings(isa: str, threads: int) -> dict[str, str]:
     environment = {
         **os.environ,
         "PYTHONPATH": str(TESTS.parent),
+        "NPDL_BACKEND": "cython",
         "NPDL_ISA": isa,
         "NPDL_NUM_THREADS": str(threads),
     }
