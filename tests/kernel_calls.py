@@ -441,7 +441,8 @@ class Maker:
         """`length` of the longest labels; the others are shorter, with padding anywhere."""
         x = self.random(n, t, k, scale=scale)
         if not normalize:
-            x = (x - np.log(np.exp(x).sum(axis=-1, keepdims=True))).astype(self.dtype)
+            x -= np.log(np.exp(x).sum(axis=-1, keepdims=True))
+            x = (np.round(4096 * x) / 4096).astype(self.dtype)  # the same by any logarithm
         labels = (blank + self.rng.integers(1, max(k, 2), (n, length))) % k
         labels[1:][self.rng.random((max(n - 1, 0), length)) < 0.4] = -1
         if k == 1:  # there is only the blank

@@ -143,6 +143,13 @@ def same(one, other):
     return one.tobytes() == other.tobytes()
 
 
+def alike(found, wanted):
+    """The same bits in any batch; NumPy's own products, of the twins, give them to rounding."""
+    if npdl._ext.kernels().ready:
+        return same(found, wanted)
+    return found.dtype == wanted.dtype and np.allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("label", CHAINS)
 def test_bits_of_every_layer(label):
     model, x = chain(label)
@@ -233,11 +240,11 @@ def test_batches_and_other_inputs():
     model, x = chain("cnn", 11)
     wanted = model.predict(x)
     for predictor in (model.predictor(), model.predictor(batch_size=4), model.predictor(1)):
-        assert same(predictor(x), wanted)
-        assert same(predictor({"input": x}), wanted)
-        assert same(predictor(x.tolist()), wanted)
-        assert same(predictor(np.asfortranarray(x)), wanted)
-        assert same(predictor(x.astype(np.float64)), wanted)
+        assert alike(predictor(x), wanted)
+        assert alike(predictor({"input": x}), wanted)
+        assert alike(predictor(x.tolist()), wanted)
+        assert alike(predictor(np.asfortranarray(x)), wanted)
+        assert alike(predictor(x.astype(np.float64)), wanted)
 
 
 def test_integers_and_flags_are_numbers():
@@ -253,9 +260,9 @@ def test_masks():
     mask[1, 3:] = mask[2, 0] = 0
     predictor = model.predictor(batch_size=2)
     wanted = model.predict((x, mask))
-    assert same(predictor(x, mask), wanted) and same(predictor((x, mask)), wanted)
-    assert same(predictor(x, mask=mask.astype(bool)), wanted)
-    assert not same(predictor(x), wanted)
+    assert alike(predictor(x, mask), wanted) and alike(predictor((x, mask)), wanted)
+    assert alike(predictor(x, mask=mask.astype(bool)), wanted)
+    assert not alike(predictor(x), wanted)
 
 
 def graph():
@@ -285,7 +292,7 @@ def test_graphs():
         (predictor(x, mask={"one": None, "two": mask}), model.predict(masked)),
     ]:
         assert given.keys() == {"sum", "side"}
-        assert all(same(given[key], wanted[key]) for key in wanted)
+        assert all(alike(given[key], wanted[key]) for key in wanted)
     assert "one" in repr(predictor._model) and "(None, 6)" in repr(predictor)
 
 
@@ -310,7 +317,7 @@ def test_many_threads(label):
     def run(i):
         start.wait()
         for _ in range(15):
-            if not same(predictor(x[i : i + 1]), wanted[i : i + 1]):
+            if not alike(predictor(x[i : i + 1]), wanted[i : i + 1]):
                 wrong.append(i)
 
     threads = [threading.Thread(target=run, args=(i,)) for i in range(4)]
@@ -332,7 +339,7 @@ def test_copies_and_files(tmp_path):
     loaded = npdl.load_model(tmp_path / "p.safetensors")
     assert not loaded.compiled
     for other in (*others, loaded.predictor()):
-        assert same(other(x), wanted) and same(other(x[:1]), wanted[:1])
+        assert alike(other(x), wanted) and alike(other(x[:1]), wanted[:1])
 
 
 def test_a_snapshot_holds_no_gradients_and_no_optimizer():
