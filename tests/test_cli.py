@@ -136,7 +136,7 @@ def test_plot_says_what_failed(saved, tmp_path, capsys):
     before = path.read_bytes()
     for model, out, message in (
         (tmp_path / "none", tmp_path / "x.svg", "No such file"),
-        (path, tmp_path / "x.png", "`to_file` must end in .svg"),
+        (path, tmp_path / "x.pdf", "`to_file` must end in .svg or .png"),
         (path, path, "must not replace the model"),
     ):
         assert run("plot", model, "-o", out) == 1
