@@ -51,14 +51,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_model(command)
     command.set_defaults(run=_summary)
 
-    command = add("plot", "draw a saved model as SVG")
+    command = add("plot", "draw a saved model as SVG or PNG")
     _add_model(command)
     command.add_argument(
         "-o",
         "--out",
         type=Path,
         metavar="FILE",
-        help="where to write it, .svg; by default beside the model, under its name",
+        help="where to write it, .svg or .png; by default an SVG beside the model",
     )
     command.set_defaults(run=_plot)
 
