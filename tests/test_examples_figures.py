@@ -26,6 +26,8 @@ if not EXAMPLES.exists():
 FIGURES = [
     ("mnist.py --model mlp", r"reached: ([\d.]+)%", ">=", 95.5),
     ("mnist.py --model cnn", r"reached: ([\d.]+)%", ">=", 97.5),
+    ("fashion.py --model cnn", r"reached: ([\d.]+)%", ">=", 92.5),
+    ("fashion.py --model resnet", r"reached: ([\d.]+)%", ">=", 91.5),
     ("glucose.py", r"reached: ([\d.]+) mg/dL", "<=", 14.5),
     ("anomalies.py", r"reached: area ([\d.]+)", ">=", 0.96),
     ("addition.py", r"reached: ([\d.]+)%", ">=", 99),
