@@ -14,63 +14,13 @@ import inspect
 from typing import Any, NamedTuple
 
 import numpy as np
+from kernel_outputs import FILLED
 
 from npdl._ext import ISAS, PAIRS
 from npdl._ext.activation_np import FROM_INPUT, RELU, SIGMOID, TANH
 
 STEM = {function: stem for stem, functions in PAIRS.items() for function in functions}
 TWINS = {stem: importlib.import_module(f"npdl._ext.{stem}_np") for stem in PAIRS}
-
-#: The arrays that each kernel fills, or changes in place.
-FILLED = {
-    "activation_forward": ("y",),
-    "activation_backward": ("dx",),
-    "attention_forward": ("y",),
-    "attention_backward": ("dq", "dk", "dv", "dw"),
-    "conv2d_forward": ("y",),
-    "conv2d_backward": ("dx", "dw", "db"),
-    "conv2d_transposed_forward": ("y",),
-    "conv2d_transposed_backward": ("dx", "dw", "db"),
-    "ctc_forward": ("loss",),
-    "ctc_backward": ("dx",),
-    "dense_forward": ("y",),
-    "dense_backward": ("dx", "dw", "db"),
-    "dropout_forward": ("y", "mask"),
-    "dropout_backward": ("dx",),
-    "embedding_backward": ("dtable",),
-    "layernorm_forward": ("y", "mean", "scale"),
-    "layernorm_backward": ("dx", "dgamma", "dbeta"),
-    "log_softmax_forward": ("y",),
-    "log_softmax_backward": ("dz",),
-    "norm_forward": ("y", "mean", "var"),
-    "norm_fixed_forward": ("y",),
-    "norm_backward": ("dx", "dgamma", "dbeta"),
-    "maxpool_forward": ("y", "argmax"),
-    "maxpool_backward": ("dx",),
-    "meanpool_forward": ("y",),
-    "meanpool_backward": ("dx",),
-    "enlarge_forward": ("y",),
-    "enlarge_backward": ("dx",),
-    "rnn_forward": ("h",),
-    "rnn_backward": ("dx", "dw", "dh0"),
-    "lstm_forward": ("h", "c", "gates"),
-    "lstm_backward": ("dx", "dw", "dh0", "dc0"),
-    "gru_forward": ("h", "gates"),
-    "gru_backward": ("dx", "dw", "dh0"),
-    "recurrent_pair": (),  # what its calls fill
-    "softmax_forward": ("p",),
-    "softmax_backward": ("dz",),
-    "softmax_xent_forward": ("p", "loss"),
-    "softmax_xent_backward": ("dz",),
-    "right_answers": ("right",),
-    "sgd_step": ("p",),
-    "momentum_step": ("p", "v"),
-    "adagrad_step": ("p", "r"),
-    "rmsprop_step": ("p", "r"),
-    "adadelta_step": ("p", "r", "s"),
-    "adam_step": ("p", "m", "v"),
-    "adamax_step": ("p", "m", "u"),
-}
 
 #: Kernels that read the arrays they fill.
 IN_PLACE = set(PAIRS["optimizer"])
