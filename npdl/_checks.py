@@ -14,7 +14,7 @@ import numpy as np
 from npdl._dtype import FLOATS, get_dtype
 
 
-def complaint(rule: str, *, layer: str | None = None, **received: Any) -> str:
+def error_message(rule: str, *, layer: str | None = None, **received: Any) -> str:
     """Return "rule. Received: name=value (layer 'x')", the form of every error message."""
     values = ", ".join(f"{name}={value!r}" for name, value in received.items())
     where = "" if layer is None else f" (layer {layer!r})"
@@ -26,15 +26,15 @@ def check_number(name: str, value: Any, interval: str, *, layer: str | None = No
     low, high = map(float, interval[1:-1].split(","))
     rule = f"`{name}` must be a number in {interval}"
     if isinstance(value, bool | str):
-        raise TypeError(complaint(rule, layer=layer, **{name: value}))
+        raise TypeError(error_message(rule, layer=layer, **{name: value}))
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
-        raise TypeError(complaint(rule, layer=layer, **{name: value})) from None
+        raise TypeError(error_message(rule, layer=layer, **{name: value})) from None
     above = low <= number if interval[0] == "[" else low < number
     below = number <= high if interval[-1] == "]" else number < high
     if not (above and below):
-        raise ValueError(complaint(rule, layer=layer, **{name: value}))
+        raise ValueError(error_message(rule, layer=layer, **{name: value}))
     return number
 
 
@@ -47,7 +47,7 @@ def check_int(name: str, value: Any, low: int = 1, *, layer: str | None = None) 
         return number
     rule = f"`{name}` must be an integer >= {low}"
     error = ValueError if whole else TypeError
-    raise error(complaint(rule, layer=layer, **{name: value}))
+    raise error(error_message(rule, layer=layer, **{name: value}))
 
 
 def check_pair(name: str, value: Any, low: int = 1, *, layer: str | None = None) -> tuple[int, int]:
@@ -57,7 +57,7 @@ def check_pair(name: str, value: Any, low: int = 1, *, layer: str | None = None)
         return number, number
     if len(value) != 2:
         rule = f"`{name}` must be an integer or a pair of integers"
-        raise ValueError(complaint(rule, layer=layer, **{name: value}))
+        raise ValueError(error_message(rule, layer=layer, **{name: value}))
     first, second = (check_int(name, v, low, layer=layer) for v in value)
     return first, second
 
@@ -66,7 +66,7 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     """Return `value`, which must be one of `choices`."""
     if value not in choices:
         rule = f"`{name}` must be one of {', '.join(map(repr, choices))}"
-        raise ValueError(complaint(rule, **{name: value}))
+        raise ValueError(error_message(rule, **{name: value}))
     return value
 
 
@@ -74,7 +74,7 @@ def check_same_shape(name: str, array: np.ndarray, other: str, reference: np.nda
     """Raise ValueError unless both arrays have one shape."""
     if array.shape != reference.shape:
         rule = f"`{name}` must have the shape of `{other}`, {reference.shape}"
-        raise ValueError(complaint(rule, shape=array.shape))
+        raise ValueError(error_message(rule, shape=array.shape))
 
 
 def float_array(values: Any, name: str = "input") -> np.ndarray:
@@ -84,7 +84,7 @@ def float_array(values: Any, name: str = "input") -> np.ndarray:
     if dtype in FLOATS:  # the common case
         return array
     if dtype.kind not in "fiub":
-        raise TypeError(complaint(f"`{name}` must be an array of numbers", dtype=dtype.name))
+        raise TypeError(error_message(f"`{name}` must be an array of numbers", dtype=dtype.name))
     dtype = dtype.newbyteorder("=")
     if dtype not in FLOATS:
         dtype = get_dtype()
@@ -101,11 +101,11 @@ def number_array(name: str, values: Any) -> np.ndarray:
     """
     if is_sparse(values):
         rule = f"`{name}` must be a dense array: use `{name}.toarray()`, or convert batch by batch"
-        raise TypeError(complaint(rule, type=type(values).__name__))
+        raise TypeError(error_message(rule, type=type(values).__name__))
     if "numpy.ma" in sys.modules and isinstance(values, np.ma.MaskedArray):
         if np.ma.is_masked(values):
             rule = f"`{name}` must have no masked values: use `{name}.filled(...)` and weights of 0"
-            raise TypeError(complaint(rule, masked=int(np.ma.count_masked(values))))
+            raise TypeError(error_message(rule, masked=int(np.ma.count_masked(values))))
         values = values.data
     try:
         array = np.asarray(values)
@@ -123,7 +123,7 @@ def number_array(name: str, values: Any) -> np.ndarray:
             raise _ragged(name)
         else:
             rule += ": use `.astype('float32')`"
-    raise TypeError(complaint(rule, dtype=array.dtype.name))
+    raise TypeError(error_message(rule, dtype=array.dtype.name))
 
 
 def is_sparse(values: Any) -> bool:
@@ -168,20 +168,20 @@ def label_array(labels: Any, nb_classes: int | None = None, name: str = "labels"
     """
     array = np.asarray(labels)
     if array.dtype.kind not in "fiub":
-        raise TypeError(complaint(f"`{name}` must be whole numbers", dtype=array.dtype.name))
+        raise TypeError(error_message(f"`{name}` must be whole numbers", dtype=array.dtype.name))
     if array.dtype.kind == "f":
         bad = ~np.isfinite(array)
         bad |= np.floor(array, where=~bad, out=np.zeros_like(array)) != array
         if bad.any():
             raise ValueError(
-                complaint(f"`{name}` must be whole numbers", label=array[bad][0].item())
+                error_message(f"`{name}` must be whole numbers", label=array[bad][0].item())
             )
     end = math.inf if nb_classes is None else nb_classes
     # For the few labels of a step this is much faster than comparing all of them.
     if array.size and not 0 <= array.item(array.argmin()) <= array.item(array.argmax()) < end:
         outside = (array < 0) | (array >= end)
         raise ValueError(
-            complaint(f"`{name}` must lie in [0, {end})", label=array[outside][0].item())
+            error_message(f"`{name}` must lie in [0, {end})", label=array[outside][0].item())
         )
     return np.asarray(array, np.int64, order="C")
 
@@ -202,12 +202,12 @@ def weights_like(
     """
     weights = np.asarray(sample_weight)
     if weights.dtype.kind not in "fiub":
-        raise TypeError(complaint(f"`{name}` must be numbers", dtype=weights.dtype.name))
+        raise TypeError(error_message(f"`{name}` must be numbers", dtype=weights.dtype.name))
     while weights.ndim > 1 and weights.shape[-1] == 1:
         weights = weights[..., 0]
     if not weights.ndim or weights.shape != shape[: weights.ndim]:
         rule = f"`{name}` must have a weight for each item, shape {shape}"
-        raise ValueError(complaint(rule + " or its leading axes", shape=weights.shape))
+        raise ValueError(error_message(rule + " or its leading axes", shape=weights.shape))
     return weights.reshape(weights.shape + (1,) * (len(shape) - weights.ndim))
 
 

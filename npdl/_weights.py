@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from npdl._checks import check_number, complaint
+from npdl._checks import check_number, error_message
 
 
 def times(one: NDArray | None, other: NDArray | None) -> NDArray | None:
@@ -40,11 +40,13 @@ def class_table(class_weight: Any) -> dict[int, float]:
         class_weight = dict(enumerate(class_weight.tolist()))
     if not isinstance(class_weight, Mapping):
         rule = "`class_weight` must be a dict of weights, an array, or 'balanced'"
-        raise TypeError(complaint(rule, class_weight=class_weight))
+        raise TypeError(error_message(rule, class_weight=class_weight))
     table = {}
     for key, weight in class_weight.items():
         if not hasattr(key, "__index__") or not 0 <= key < 2**63:
-            raise ValueError(complaint("`class_weight` must have class numbers as keys", key=key))
+            raise ValueError(
+                error_message("`class_weight` must have class numbers as keys", key=key)
+            )
         table[int(key)] = check_number(f"class_weight[{int(key)}]", weight, "(-inf, inf)")
     return table
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from npdl._checks import check_int, check_number, check_same_shape, complaint, float_array
+from npdl._checks import check_int, check_number, check_same_shape, error_message, float_array
 from npdl._ext import activation_np as codes
 from npdl._ext import kernels
 from npdl._registry import Configurable, Registry, snake_case
@@ -362,12 +362,12 @@ class _AlongAxis(_Remembering):
         name = snake_case(type(self).__name__)
         if n == 0 or (self._is_last(n) and array.shape[-1] == 0):
             rule = f"The input of {name} must have shape (..., K), K >= 1"
-            raise ValueError(complaint(rule, shape=array.shape))
+            raise ValueError(error_message(rule, shape=array.shape))
         if self._is_last(n):
             return array
         if not -n <= self.axis < n or array.shape[self.axis] == 0:
             rule = f"The input of {name} must have entries along its axis {self.axis}"
-            raise ValueError(complaint(rule, shape=array.shape))
+            raise ValueError(error_message(rule, shape=array.shape))
         return np.ascontiguousarray(np.moveaxis(array, self.axis, -1))
 
     def _axis_back(self, array: np.ndarray) -> np.ndarray:

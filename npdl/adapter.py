@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from npdl import _weights, hints
 from npdl._calls import forward_takes
-from npdl._checks import check_int, complaint, label_array, warn, weights_like
+from npdl._checks import check_int, error_message, label_array, warn, weights_like
 from npdl.batch import Batch, Names, as_batch, is_stream
 from npdl.feed import ArrayFeed, Feed, StreamFeed
 from npdl.heads import Head
@@ -43,7 +43,7 @@ class Data:
             for name, value in (("Y", Y), ("sample_weight", sample_weight)):
                 if value is not None:
                     rule = f"`{name}` must be None where `X` is an iterable, which yields it"
-                    raise ValueError(complaint(rule, **{name: type(value).__name__}))
+                    raise ValueError(error_message(rule, **{name: type(value).__name__}))
             self.stream = X
         else:
             self.batch = as_batch(X, Y, sample_weight, names)
@@ -63,12 +63,12 @@ class Data:
         batch = self.batch
         if batch is None:
             rule = "`validation_split` needs arrays; pass validation_data beside an iterable"
-            raise ValueError(complaint(rule, validation_split=fraction))
+            raise ValueError(error_message(rule, validation_split=fraction))
         total = batch.samples
         n = total - round(total * fraction)
         if n in (0, total):
             rule = f"`validation_split` must divide {total} samples into two parts"
-            raise ValueError(complaint(rule, validation_split=fraction))
+            raise ValueError(error_message(rule, validation_split=fraction))
         return self._of(batch.rows(slice(n))), self._of(batch.rows(slice(n, None)))
 
     def _of(self, batch: Batch) -> Data:
@@ -238,7 +238,9 @@ def class_tables(model: Trainer, class_weight: Any, batch: Batch | None = None) 
         return {0: _class_table(model, heads[None], class_weight, batch)}
     if not isinstance(class_weight, Mapping) or not class_weight.keys() <= heads.keys():
         rule = "`class_weight` of a model of several outputs must be a dict by output"
-        raise ValueError(complaint(f"{rule} ({', '.join(map(str, heads))})", received=class_weight))
+        raise ValueError(
+            error_message(f"{rule} ({', '.join(map(str, heads))})", received=class_weight)
+        )
     return {
         heads[name].index: _class_table(model, heads[name], given, batch)
         for name, given in class_weight.items()
@@ -252,7 +254,7 @@ def _class_table(
         return _weights.class_table(class_weight)
     if class_weight != "balanced" or batch is None:
         rule = "`class_weight` must be a dict of weights, an array, or, for arrays, 'balanced'"
-        raise ValueError(complaint(rule, class_weight=class_weight))
+        raise ValueError(error_message(rule, class_weight=class_weight))
     labels = _weights.class_numbers(*_classes_last(model, head, batch))
     kept = np.ones(labels.shape, bool)
     for mask in batch.mask:

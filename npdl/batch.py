@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from npdl._checks import complaint, is_sparse, number_array
+from npdl._checks import error_message, is_sparse, number_array
 
 
 class Names(NamedTuple):
@@ -61,7 +61,9 @@ def as_samples(name: str, values: ArrayLike) -> NDArray:
     """Return `values` as an array of numbers with a sample axis that is not empty."""
     array = number_array(name, values)
     if array.ndim == 0 or array.size == 0:
-        raise ValueError(complaint(f"`{name}` must hold at least one sample", shape=array.shape))
+        raise ValueError(
+            error_message(f"`{name}` must hold at least one sample", shape=array.shape)
+        )
     return array
 
 
@@ -91,7 +93,7 @@ def _input(what: str, X: Any, name: str) -> tuple[NDArray, NDArray | None]:
         key = name if name in X else "input"
         if key not in X or not X.keys() <= {key, "mask"}:
             rule = f"A dict `X` must hold {name!r}, and may hold 'mask'"
-            raise ValueError(complaint(rule, keys=[*X]))
+            raise ValueError(error_message(rule, keys=[*X]))
         X, mask = X[key], X.get("mask")
     elif isinstance(X, tuple) and len(X) == 2 and all(hasattr(a, "__array__") for a in X):
         X, mask = X
@@ -125,10 +127,12 @@ def as_mask(mask: Any, steps: tuple[int, ...]) -> NDArray:
     hint = "A model of one input takes (x, mask); for two inputs make a Model(inputs, outputs)"
     if mask.shape != steps:
         rule = f"`mask` must be numbers of shape {steps}"
-        raise ValueError(complaint(rule, dtype=mask.dtype.name, shape=mask.shape) + f". {hint}.")
+        raise ValueError(
+            error_message(rule, dtype=mask.dtype.name, shape=mask.shape) + f". {hint}."
+        )
     if mask.dtype.kind != "b" and not ((mask == 0) | (mask == 1)).all():
         wrong = mask[(mask != 0) & (mask != 1)][0].item()
-        raise ValueError(complaint("`mask` must hold 0 and 1 only", value=wrong) + f". {hint}.")
+        raise ValueError(error_message("`mask` must hold 0 and 1 only", value=wrong) + f". {hint}.")
     return mask
 
 
@@ -140,11 +144,11 @@ def _by_name(
     if isinstance(values, Mapping):
         unknown, absent = [k for k in values if k not in names], {*names} - values.keys()
         if unknown or (absent and not missing):
-            raise ValueError(complaint(rule, keys=[*values]))
+            raise ValueError(error_message(rule, keys=[*values]))
         return [(name, values.get(name)) for name in names]
     if not isinstance(values, list | tuple) or len(values) != len(names):
         got = len(values) if isinstance(values, list | tuple) else type(values).__name__
-        raise ValueError(complaint(rule, received=got))
+        raise ValueError(error_message(rule, received=got))
     return list(zip(names, values))
 
 
@@ -194,7 +198,7 @@ def _sample_weights(given: Any, names: tuple[str, ...], n: int) -> tuple[NDArray
             weight = as_samples("sample_weight", weight)
             if len(weight) != n:
                 rule = f"`sample_weight` must have a weight for each of {n} samples"
-                raise ValueError(complaint(rule, shape=weight.shape))
+                raise ValueError(error_message(rule, shape=weight.shape))
         found.append(weight)
     return tuple(found)
 

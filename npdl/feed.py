@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from npdl._checks import complaint
+from npdl._checks import error_message
 from npdl.batch import ONE, Batch, Names, item_batch
 from npdl.utils.random import get_rng, get_rng_state, set_rng_state
 
@@ -137,7 +137,7 @@ class ArrayFeed(Feed):
         start = int(state["start"])
         if not 0 <= start < self._n:
             rule = f"The state to resume from must be one of {self._n} samples"
-            raise ValueError(complaint(rule, start=start))
+            raise ValueError(error_message(rule, start=start))
         if start and self._shuffle:
             set_rng_state(state["before"])
             self._begin()

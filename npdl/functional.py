@@ -8,7 +8,7 @@ from typing import Any, TextIO
 from numpy.typing import NDArray
 
 from npdl import graph
-from npdl._checks import complaint
+from npdl._checks import error_message
 from npdl.batch import ONE, Names
 from npdl.graph import Named
 from npdl.layers.base import Layer, Shape
@@ -143,7 +143,7 @@ class Functional(Persistent):
             return self.layers[index]
         names = self.layer_names
         if name not in names:
-            raise ValueError(complaint(f"`name` must be one of {', '.join(names)}", name=name))
+            raise ValueError(error_message(f"`name` must be one of {', '.join(names)}", name=name))
         return self.layers[names.index(name)]
 
     @property
@@ -246,12 +246,12 @@ class Functional(Persistent):
         if isinstance(values, Mapping):
             if values.keys() != {*names}:
                 rule = f"`{what}` must hold {', '.join(map(repr, names))}"
-                raise ValueError(complaint(rule, keys=[*values]))
+                raise ValueError(error_message(rule, keys=[*values]))
             return tuple(values[name] for name in names)
         if not isinstance(values, list | tuple) or len(values) != len(names):
             got = len(values) if isinstance(values, list | tuple) else type(values).__name__
             rule = f"`{what}` must be a list of {len(names)} arrays, or a dict by name"
-            raise ValueError(complaint(f"{rule} ({', '.join(names)})", received=got))
+            raise ValueError(error_message(f"{rule} ({', '.join(names)})", received=got))
         return tuple(values)
 
     def forward(self, X: Any, train: bool = True, mask: Any = None) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from npdl._checks import complaint
+from npdl._checks import error_message
 from npdl.layers.base import Layer, Shape
 from npdl.layers.node import Node, Value
 from npdl.layers.plan import Plan
@@ -77,7 +77,7 @@ def chain(layers: Iterable[Layer] | Layer | None) -> list[Layer]:
             )
         found.append(found[-1].prev_layer)
         if len(found) != len({id(layer) for layer in found}):
-            raise ValueError(complaint("The layers form a cycle", layer=layers.name))
+            raise ValueError(error_message("The layers form a cycle", layer=layers.name))
     return found[::-1]
 
 
@@ -106,5 +106,5 @@ def plan_chain(layers: Sequence[Layer], shape: Shape) -> Plan:
             value = Node(layer, [value]).output
         if not isinstance(value, Value):
             rule = "A layer of several outputs needs Model(inputs, outputs)"
-            raise ValueError(complaint(rule, layer=layer.name))
+            raise ValueError(error_message(rule, layer=layer.name))
     return Plan([entry], [value])

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from npdl import metrics as npdl_metrics
 from npdl import objectives
-from npdl._checks import check_number, complaint
+from npdl._checks import check_number, error_message
 from npdl.layers._affine import Affine
 from npdl.layers.base import Layer
 from npdl.metrics import Metric
@@ -135,17 +135,17 @@ def make_heads(
         if losses[i] is None:
             if several:
                 continue
-            raise ValueError(complaint("A model needs a loss", loss=None))
+            raise ValueError(error_message("A model needs a loss", loss=None))
         objective = objectives.get(losses[i])
         if getattr(objective, "reduction", "mean") == "none":
             rule = "The loss of a model must have the reduction 'mean' or 'sum'"
-            raise ValueError(complaint(rule, reduction="none"))
+            raise ValueError(error_message(rule, reduction="none"))
         weight = weights[i]
         weight = 1.0 if weight is None else check_number("loss_weights", weight, "(-inf, inf)")
         counted = as_metrics(plain[i]), as_metrics(weighted[i])
         heads.append(Head(i, name if several else None, objective, weight, *counted))
     if not heads:
-        raise ValueError(complaint("A model needs a loss for one output at least", loss=loss))
+        raise ValueError(error_message("A model needs a loss for one output at least", loss=loss))
     return heads
 
 
@@ -167,14 +167,14 @@ def by_output(what: str, given: Any, names: Sequence[str], same_for_all: bool = 
     if isinstance(given, list | tuple):
         if len(given) != len(names):
             rule = f"`{what}` must have an entry for each of {len(names)} outputs"
-            raise ValueError(complaint(rule, received=given))
+            raise ValueError(error_message(rule, received=given))
         return list(given)
     if isinstance(given, Mapping) and "name" not in given:
         rule = f"`{what}` must have names of outputs as keys: {', '.join(names)}"
-        raise ValueError(complaint(rule, keys=[*given]))
+        raise ValueError(error_message(rule, keys=[*given]))
     if same_for_all:
         return [given] * len(names)
-    raise ValueError(complaint(f"`{what}` must be a dict by output, or a list", received=given))
+    raise ValueError(error_message(f"`{what}` must be a dict by output, or a list", received=given))
 
 
 def as_metrics(wanted: Any) -> list[Metric] | None:
@@ -204,6 +204,6 @@ def named_metrics(
         if name in found and by_weight:
             name = f"weighted_{name}"
         if name in found or name == "loss":
-            raise ValueError(complaint("Each metric must have a name of its own", name=name))
+            raise ValueError(error_message("Each metric must have a name of its own", name=name))
         found[name] = metric, by_weight
     return [(name, *rest) for name, rest in found.items()]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from npdl._checks import check_int, check_number, complaint
+from npdl._checks import check_int, check_number, error_message
 from npdl._registry import Configurable, Registry
 from npdl.utils.random import get_dtype, get_rng
 
@@ -56,7 +56,7 @@ class Initializer(Configurable):
         values = np.asarray(self.call(dims), get_dtype(), order="C")
         if values.shape != dims:
             rule = f"{type(self).__name__}.call must return an array of shape {dims}"
-            raise ValueError(complaint(rule, shape=values.shape))
+            raise ValueError(error_message(rule, shape=values.shape))
         return values
 
     def call(self, shape: tuple[int, ...]) -> np.ndarray:

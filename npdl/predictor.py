@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from npdl._checks import check_int, complaint
+from npdl._checks import check_int, error_message
 from npdl._ext import get_precision, kernels
 from npdl._files import StrPath
 from npdl.batch import Batch, as_batch, is_stream
@@ -144,7 +144,7 @@ class Predictor:
         """The inputs and their masks as arrays, checked."""
         if is_stream(X):
             rule = "A predictor takes arrays; call it for each batch of an iterable"
-            raise TypeError(complaint(rule, X=type(X).__name__))
+            raise TypeError(error_message(rule, X=type(X).__name__))
         if mask is not None:
             X = self._masked(X, mask)
         return as_batch(X, names=self._names)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from npdl import _safetensors
-from npdl._checks import complaint
+from npdl._checks import error_message
 from npdl._files import StrPath
 from npdl._registry import custom_objects
 from npdl.initializations import no_random_init
@@ -76,7 +76,9 @@ def load_model(
     tensors, metadata = _safetensors.read(path)
     config, state = unpack(path, tensors, metadata)
     if config is None:
-        raise ValueError(complaint("The file must be one that Model.save wrote", path=str(path)))
+        raise ValueError(
+            error_message("The file must be one that Model.save wrote", path=str(path))
+        )
     try:
         if not compile:
             config = {key: config[key] for key in config if key not in COMPILED}

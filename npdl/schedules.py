@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from npdl._checks import check_choice, check_int, check_number, complaint
+from npdl._checks import check_choice, check_int, check_number, error_message
 from npdl._registry import Configurable, Registry
 
 
@@ -129,10 +129,10 @@ class PiecewiseConstantDecay(LearningRateSchedule):
         self.boundaries = [check_int("boundaries", b, 0) for b in boundaries]
         self.values = [_rate("values", v) for v in values]
         if any(a >= b for a, b in zip(self.boundaries, self.boundaries[1:])):
-            raise ValueError(complaint("`boundaries` must rise", boundaries=self.boundaries))
+            raise ValueError(error_message("`boundaries` must rise", boundaries=self.boundaries))
         if len(self.values) != len(self.boundaries) + 1:
             rule = f"`values` must hold {len(self.boundaries) + 1}, one more than `boundaries`"
-            raise ValueError(complaint(rule, values=self.values))
+            raise ValueError(error_message(rule, values=self.values))
 
     def __call__(self, step: int) -> float:
         """Return the rate of step 0, 1, ..."""

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npdl import _safetensors, _tree
-from npdl._checks import complaint
+from npdl._checks import error_message
 from npdl._files import StrPath
 from npdl._registry import (
     register_custom,
@@ -68,7 +68,7 @@ def register(cls: C | None = None, *, name: str | None = None) -> Any:
     def decorate(cls: C) -> C:
         known = name or cls.__name__
         if registry.knows(known):
-            raise ValueError(complaint("npdl has a layer of this name", name=known))
+            raise ValueError(error_message("npdl has a layer of this name", name=known))
         register_custom(known, cls)
         return cls
 
@@ -134,7 +134,7 @@ def fill_model(model: Any, config: dict[str, Any]) -> None:
             layer, name = layer_from(entry), entry["name"]
             give_name(layer, name)
             if name in layers:
-                raise ValueError(complaint("The names of layers must differ", name=name))
+                raise ValueError(error_message("The names of layers must differ", name=name))
             layers[name] = layer
             dtypes = config.get("dtypes", {}).get(name)
             if dtypes:
@@ -183,7 +183,7 @@ def load_weights(model: Any, weights: Mapping[str, Any], strict: bool) -> Mismat
     missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     if strict and (missing or extra):
         rule = "The weights must be those of the model"
-        raise ValueError(complaint(rule, missing=missing, unexpected=extra))
+        raise ValueError(error_message(rule, missing=missing, unexpected=extra))
     new, unfit = {}, []
     for name in (name for name in own if name in weights):
         try:
@@ -203,10 +203,10 @@ def _fitting(name: str, own: NDArray, array: NDArray) -> NDArray:
     """`array` in the dtype of `own`, whose shape it must have."""
     if array.shape != own.shape:
         rule = f"The weights {name!r} must have shape {own.shape}"
-        raise ValueError(complaint(rule, shape=array.shape))
+        raise ValueError(error_message(rule, shape=array.shape))
     if array.dtype.kind != own.dtype.kind:
         rule = f"The weights {name!r} must be of a kind with {own.dtype}"
-        raise ValueError(complaint(rule, dtype=array.dtype.name))
+        raise ValueError(error_message(rule, dtype=array.dtype.name))
     return np.asarray(array, own.dtype)
 
 
@@ -235,10 +235,10 @@ def check_path(path: StrPath) -> None:
     """Raise ValueError for the name of a folder, or of a format that npdl does not write."""
     name = os.fspath(path)
     if str(name).endswith(("/", os.sep)):
-        raise ValueError(complaint("`path` must name a file, not a folder", path=name))
+        raise ValueError(error_message("`path` must name a file, not a folder", path=name))
     if str(name).lower().endswith((".h5", ".hdf5", ".keras")):
         rule = "npdl writes safetensors: `path` must not end like a file of Keras"
-        raise ValueError(complaint(rule, path=name))
+        raise ValueError(error_message(rule, path=name))
 
 
 def save_weights(model: Any, path: StrPath) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from npdl._checks import check_int, check_number, complaint
+from npdl._checks import check_int, check_number, error_message
 from npdl.callbacks import CallbackList, EarlyStopping
 from npdl.layers import Dense, Embedding, Input, Layer, Linear, Softmax
 from npdl.layers.node import Value
@@ -162,19 +162,19 @@ class _Estimator(BaseEstimator):
             end = self.layers(entry)
             if not isinstance(end, Value):
                 rule = "The function `layers` must return a symbolic value"
-                raise TypeError(complaint(rule, returned=end))
+                raise TypeError(error_message(rule, returned=end))
             model, body = Model(entry, head(end)), end.out_shape
         else:
             if not isinstance(self.layers, list | tuple):
                 rule = "`layers` must be a function, or a list of numbers and layers"
-                raise TypeError(complaint(rule, layers=self.layers))
+                raise TypeError(error_message(rule, layers=self.layers))
             layers = [_layer(item) for item in copy.deepcopy([*self.layers])]
             model = Model([*layers, head])
             model.build((None, *shape))
             body = layers[-1].out_shape if layers else (None, *shape)
         if body is not None and len(body) != 2:
             rule = "The last of `layers` must give a row for each sample, as Flatten() does"
-            raise ValueError(complaint(rule, shape=body))
+            raise ValueError(error_message(rule, shape=body))
         optimizer = self.optimizer
         if isinstance(optimizer, str | type):
             optimizer = get_optimizer(optimizer, lr=self.lr)
@@ -193,7 +193,7 @@ class _Estimator(BaseEstimator):
             return X.reshape(len(X), *shape)
         except (ValueError, TypeError):
             rule = f"`input_shape` must be a shape of the {X.shape[1]} features of a row"
-            raise ValueError(complaint(rule, input_shape=self.input_shape)) from None
+            raise ValueError(error_message(rule, input_shape=self.input_shape)) from None
 
     def _inputs(self, X: NDArray) -> NDArray:
         x = self._reshaped(X)
@@ -259,14 +259,14 @@ def _layer(item: Any) -> Any:
         return Dense(check_int("layers", item), activation="relu")
     except TypeError:
         rule = "`layers` must hold numbers of units and instances of Layer"
-        raise TypeError(complaint(rule, item=item)) from None
+        raise TypeError(error_message(rule, item=item)) from None
 
 
 def _weighted(X: NDArray, y: NDArray, weight: NDArray) -> tuple[NDArray, NDArray, NDArray]:
     """Only the rows that count, with weights of mean 1, as the loss is a mean over the rows."""
     if (weight < 0).any():
         rule = "`sample_weight` must not be negative"
-        raise ValueError(complaint(rule, least=float(weight.min())))
+        raise ValueError(error_message(rule, least=float(weight.min())))
     counts = weight > 0
     if not counts.any():
         raise ValueError("`sample_weight` must have a value above 0. Received: only zeros")
@@ -416,7 +416,7 @@ class NPDLClassifier(ClassifierMixin, _Estimator):
         unknown = self.classes_[numbers] != y
         if unknown.any():
             rule = f"`y` must hold the classes {self.classes_.tolist()}"
-            raise ValueError(complaint(rule, y=np.unique(y[unknown]).tolist()))
+            raise ValueError(error_message(rule, y=np.unique(y[unknown]).tolist()))
         return numbers
 
     def _n_outputs(self, y: NDArray) -> int:
@@ -490,7 +490,7 @@ validation_fraction, n_iter_no_change, tol, random_state, warm_start, callbacks,
             outputs = self.model_.output_shape[-1]
             if columns.shape[1] != outputs:
                 rule = f"`y` must have {outputs} targets, as in the first call"
-                raise ValueError(complaint(rule, shape=y.shape))
+                raise ValueError(error_message(rule, shape=y.shape))
         return columns
 
     def _n_outputs(self, y: NDArray) -> int:

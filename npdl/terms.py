@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npdl._autograd import make_vjp
-from npdl._checks import complaint
+from npdl._checks import error_message
 from npdl.layers.base import Layer
 from npdl.layers.node import Value
 from npdl.layers.plan import Plan
@@ -29,11 +29,11 @@ class Term:
 
     def __init__(self, function: Callable[..., Any], places: tuple[Any, ...]) -> None:
         if not callable(function):
-            raise TypeError(complaint("`function` must be a function", function=function))
+            raise TypeError(error_message("`function` must be a function", function=function))
         for place in places:
             if not isinstance(place, Value | Layer):
                 rule = "The arguments of add_loss() behind the function must be values or layers"
-                raise TypeError(complaint(rule, type=type(place).__name__))
+                raise TypeError(error_message(rule, type=type(place).__name__))
         self.function = function
         self.places = places
 
@@ -55,7 +55,7 @@ class Term:
             slot = plan.slot_of(place)
             if slot is None:
                 rule = "The outputs of the model must depend on the values passed to add_loss()"
-                raise ValueError(complaint(rule, value=place))
+                raise ValueError(error_message(rule, value=place))
             found.append(slot)
         return tuple(found) or plan.out_slots
 
@@ -65,7 +65,7 @@ class Term:
         if isinstance(found, tuple):
             if len(found) != 2:
                 rule = f"{self.name} must return a number, or a number and its gradients"
-                raise ValueError(complaint(rule, items=len(found)))
+                raise ValueError(error_message(rule, items=len(found)))
             value, grads = found
             grads = grads if isinstance(grads, tuple | list) else (grads,)
         else:
@@ -75,12 +75,12 @@ class Term:
                 grads = pull_back(np.ones_like(value))
         if np.ndim(value):
             rule = f"{self.name}, a function of add_loss(), must return a number"
-            raise ValueError(complaint(rule, shape=np.shape(value)))
+            raise ValueError(error_message(rule, shape=np.shape(value)))
         return float(value), self._checked(arrays, grads) if train else None
 
     def _checked(self, arrays: tuple[NDArray, ...], grads: Any) -> list[NDArray]:
         shapes, own = [np.shape(grad) for grad in grads], [a.shape for a in arrays]
         if shapes != own:
             rule = f"The gradients of {self.name} must have the shapes {own}"
-            raise ValueError(complaint(rule, shapes=shapes))
+            raise ValueError(error_message(rule, shapes=shapes))
         return [np.asarray(grad, a.dtype) for grad, a in zip(grads, arrays)]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from npdl._checks import check_int, complaint
+from npdl._checks import check_int, error_message
 from npdl.layers.base import Layer
 from npdl.layers.convolution import Convolution
 from npdl.layers.core import Dropout
@@ -135,7 +135,7 @@ def plot_activations(
     image = np.asarray(x)
     image = image[None] if image.ndim == 3 else image
     if image.ndim != 4 or len(image) != 1:
-        raise ValueError(complaint("`x` must have shape (C, H, W)", shape=np.shape(x)))
+        raise ValueError(error_message("`x` must have shape (C, H, W)", shape=np.shape(x)))
     outputs = [
         (layer.name, np.array(y)[0])
         for layer, y in model.trace(image)
@@ -147,7 +147,7 @@ def plot_activations(
         missing = [name for name in wanted if name not in known]
         if missing:
             rule = f"`layers` must be among those whose output is images, {[*known]}"
-            raise ValueError(complaint(rule, name=missing[0]))
+            raise ValueError(error_message(rule, name=missing[0]))
         outputs = [(name, known[name]) for name in wanted]
     rows: list[tuple[str, NDArray]] = [("input", image[0]), *outputs]
     columns = max(min(len(y), maps) for _, y in rows)
@@ -177,10 +177,10 @@ def plot_confusion(matrix: ArrayLike, classes: Sequence[str] | None = None) -> F
     """
     counts = np.asarray(matrix)
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or not counts.size:
-        raise ValueError(complaint("`matrix` must have shape (K, K)", shape=counts.shape))
+        raise ValueError(error_message("`matrix` must have shape (K, K)", shape=counts.shape))
     k = len(counts)
     if classes is not None and len(classes) != k:
-        raise ValueError(complaint(f"`classes` must be {k} names", classes=list(classes)))
+        raise ValueError(error_message(f"`classes` must be {k} names", classes=list(classes)))
     side = 2.0 + 0.5 * k
     figure = _figure(side, side)
     axes = figure.subplots()

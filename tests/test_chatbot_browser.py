@@ -181,18 +181,18 @@ def test_starters_and_sampling(page):
     assert ask(page, "who are you")
 
 
-def complaint(browser):
+def error_message(browser):
     wait(browser, lambda: browser.find_element(By.ID, "error").is_displayed())
     return browser.find_element(By.ID, "error").text
 
 
 def test_errors_are_said_and_mended(page, site):
     field(page).send_keys(Keys.ENTER)
-    assert complaint(page) == "Please type a question first."
+    assert error_message(page) == "Please type a question first."
     assert ask(page, "who are you")
     assert not page.find_element(By.ID, "error").is_displayed()
     field(page).send_keys("x " * 25 + Keys.ENTER)
-    wait(page, lambda: "at most 20 words" in complaint(page))
+    wait(page, lambda: "at most 20 words" in error_message(page))
     assert field(page).get_property("value").startswith("x x")  # it can be mended
     field(page).clear()
     field(page).send_keys("y" * 300)
@@ -201,7 +201,7 @@ def test_errors_are_said_and_mended(page, site):
     field(page).clear()
     site.stop()
     field(page).send_keys("who are you" + Keys.ENTER)
-    wait(page, lambda: "Is it still running?" in complaint(page))
+    wait(page, lambda: "Is it still running?" in error_message(page))
     assert field(page).get_property("value") == "who are you"
     assert len(texts(page, ".theirs")) == 1
 
@@ -212,7 +212,7 @@ def test_too_fast(browser, talker):
         browser.get(site.url)
         assert ask(browser, "who are you")
         field(browser).send_keys("and now" + Keys.ENTER)
-        assert "too fast" in complaint(browser)
+        assert "too fast" in error_message(browser)
     finally:
         site.stop()
 

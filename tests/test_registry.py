@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from npdl import activations, initializations, objectives, optimizers, regularizers
-from npdl._checks import check_choice, check_int, check_number, check_pair, complaint, float_array
+from npdl._checks import (
+    check_choice,
+    check_int,
+    check_number,
+    check_pair,
+    error_message,
+    float_array,
+)
 from npdl._registry import Configurable, Registry, constructor_arguments, snake_case, to_json_type
 from npdl.activations import Elliot, ReLU
 
@@ -131,8 +138,8 @@ def test_forgotten_attribute_is_named():
         Forgetful().get_config()
 
 
-def test_complaint_names_value_and_layer():
-    assert complaint("`n` must be odd", layer="dense_1", n=2, m="x") == (
+def test_error_message_names_value_and_layer():
+    assert error_message("`n` must be odd", layer="dense_1", n=2, m="x") == (
         "`n` must be odd. Received: n=2, m='x' (layer 'dense_1')"
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from npdl._checks import complaint
+from npdl._checks import error_message
 from npdl.callbacks.base import Callback, Logs
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class SwapEMAWeights(Callback):
         super().set_model(model)
         if not getattr(model.optimizer, "use_ema", False):
             rule = "SwapEMAWeights needs an optimizer with use_ema=True"
-            raise ValueError(complaint(rule, optimizer=type(model.optimizer).__name__))
+            raise ValueError(error_message(rule, optimizer=type(model.optimizer).__name__))
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Restore the parameters."""

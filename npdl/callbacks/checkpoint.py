@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from npdl import serialization
-from npdl._checks import check_int, complaint, warn
+from npdl._checks import check_int, error_message, warn
 from npdl._files import StrPath
 from npdl.callbacks.base import Callback, Logs
 from npdl.callbacks.monitor import ALIASES, Monitor, prepare_file, say, validates_later
@@ -27,7 +27,7 @@ class _Saving(Callback):
         if save_freq != "epoch":
             if isinstance(save_freq, str):
                 rule = "`save_freq` must be 'epoch' or a number of batches"
-                raise ValueError(complaint(rule, save_freq=save_freq))
+                raise ValueError(error_message(rule, save_freq=save_freq))
             save_freq = check_int("save_freq", save_freq)
         self.save_freq = save_freq
         self._batches = 0
@@ -145,7 +145,7 @@ class ModelCheckpoint(_Saving):
             if str(missing).startswith("val_") and validates_later(self.model.loop):
                 return None
             rule = f"`filepath` must be filled in from {', '.join(figures)} ({error!r})"
-            raise ValueError(complaint(rule, filepath=self.filepath)) from error
+            raise ValueError(error_message(rule, filepath=self.filepath)) from error
 
     def get_state(self) -> dict[str, Any]:
         """Return the best value so far."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from npdl._checks import complaint
+from npdl._checks import error_message
 from npdl.callbacks.base import HOOKS, Callback
 
 
@@ -22,6 +22,6 @@ class LambdaCallback(Callback):
         for name, function in functions.items():
             if name not in HOOKS:
                 rule = f"A callback has the hooks {', '.join(HOOKS)}"
-                raise TypeError(complaint(rule, hook=name))
+                raise TypeError(error_message(rule, hook=name))
             if function is not None:
                 setattr(self, name, function)

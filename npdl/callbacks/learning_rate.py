@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from npdl._checks import check_int, check_number, complaint
+from npdl._checks import check_int, check_number, error_message
 from npdl.callbacks.base import Callback, Logs
 from npdl.callbacks.monitor import Monitor, say
 from npdl.optimizers import Optimizer
@@ -17,7 +17,7 @@ def plain_rate(optimizer: Optimizer, who: Any) -> float:
     """The learning rate of an optimizer, which must be a number, not a schedule."""
     if callable(optimizer.lr):
         rule = f"{type(who).__name__} needs an optimizer whose `lr` is a number"
-        raise TypeError(complaint(rule, lr=optimizer.lr))
+        raise TypeError(error_message(rule, lr=optimizer.lr))
     return float(optimizer.lr)
 
 
@@ -121,7 +121,7 @@ class LearningRateScheduler(Callback):
 
     def __init__(self, schedule: Callable[..., float], verbose: int = 0) -> None:
         if not callable(schedule):
-            raise TypeError(complaint("`schedule` must be a function", schedule=schedule))
+            raise TypeError(error_message("`schedule` must be a function", schedule=schedule))
         self.schedule = schedule
         self.verbose = verbose
         self._takes_lr = True

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from npdl._checks import check_int, complaint
+from npdl._checks import check_int, error_message
 from npdl.callbacks.base import Callback, Logs
 from npdl.callbacks.monitor import prepare_file
 
@@ -120,7 +120,7 @@ class TensorBoard(Callback):
         self.log_dir = Path(log_dir)
         if update_freq not in ("epoch", "batch") and not hasattr(update_freq, "__index__"):
             rule = "`update_freq` must be 'epoch', 'batch' or a number of batches"
-            raise ValueError(complaint(rule, update_freq=update_freq))
+            raise ValueError(error_message(rule, update_freq=update_freq))
         self.update_freq = update_freq
         every = 1 if update_freq == "batch" else update_freq
         self._every = 0 if every == "epoch" else check_int("update_freq", every)

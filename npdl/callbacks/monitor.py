@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from npdl._checks import check_choice, complaint, warn
+from npdl._checks import check_choice, error_message, warn
 from npdl.results import ALIASES
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Monitor:
     def _require_mode(self, who: Any) -> None:
         if self.mode is None:
             rule = f"{type(who).__name__} must be told which way {self.name!r} is better, by `mode`"
-            raise ValueError(complaint(f"{rule}: 'min' or 'max'", mode="auto"))
+            raise ValueError(error_message(f"{rule}: 'min' or 'max'", mode="auto"))
 
     def value(self, logs: Mapping[str, float] | None, who: Any) -> float | None:
         """The value, or None (with one warning) if `logs` has no such name.

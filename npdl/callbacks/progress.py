@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from npdl._checks import complaint
+from npdl._checks import error_message
 from npdl.callbacks.base import Callback, Logs
 
 #: Seconds between two updates of the results, and before a bar is shown at all.
@@ -155,7 +155,7 @@ def make_progress(verbose: Any, file: TextIO) -> LinePrinter | None:
     if isinstance(verbose, str) and verbose == "auto":
         verbose = 1
     if not isinstance(verbose, int) or verbose not in (0, 1, 2):
-        raise ValueError(complaint("`verbose` must be 0, 1, 2 or 'auto'", verbose=verbose))
+        raise ValueError(error_message("`verbose` must be 0, 1, 2 or 'auto'", verbose=verbose))
     if not verbose:
         return None
     make = _tqdm(file) if verbose == 1 else None

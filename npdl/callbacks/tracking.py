@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from npdl._checks import check_int, complaint, warn
+from npdl._checks import check_int, error_message, warn
 from npdl.callbacks.base import Callback, Logs
 from npdl.callbacks.history import History
 from npdl.callbacks.monitor import figure, validates_later
@@ -38,7 +38,7 @@ class OptunaPruning(Callback):
 
     def __init__(self, trial: Any, monitor: str = "val_loss") -> None:
         if not (hasattr(trial, "report") and hasattr(trial, "should_prune")):
-            raise TypeError(complaint("`trial` must be a trial of Optuna", trial=trial))
+            raise TypeError(error_message("`trial` must be a trial of Optuna", trial=trial))
         self.trial = trial
         self.monitor = monitor
         self._warned = False
@@ -116,7 +116,7 @@ class Tracker(Callback):
     ) -> None:
         for name, function in (("log", log), ("on_start", on_start), ("on_end", on_end)):
             if not (callable(function) or (function is None and name != "log")):
-                raise TypeError(complaint(f"`{name}` must be a function", **{name: function}))
+                raise TypeError(error_message(f"`{name}` must be a function", **{name: function}))
         self.log = log
         self.on_start = on_start
         self.on_end = on_end

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npdl import layers
-from npdl._checks import complaint
+from npdl._checks import error_message
 from npdl.convert._files import Weights
 
 #: A parameter's layer, its name, and the array for it.
@@ -72,7 +72,7 @@ def arrays_for(
             return _fitted(layer, found)
     if layer.parameters or given:
         rule = f"{type(layer).__name__} has no counterpart in Keras's files"
-        raise ValueError(complaint(rule, layer=layer.name, arrays=len(given)))
+        raise ValueError(error_message(rule, layer=layer.name, arrays=len(given)))
     return []
 
 
@@ -80,7 +80,7 @@ def _checked_order(layer: layers.Layer, w: NDArray, image: Image) -> NDArray:
     order = keras_order(image)
     if len(order) != len(w):
         rule = f"The kernel must have {len(order)} rows"
-        raise ValueError(complaint(rule, layer=layer.name, rows=len(w)))
+        raise ValueError(error_message(rule, layer=layer.name, rows=len(w)))
     return order
 
 
@@ -205,7 +205,7 @@ def _heads(layer: Any, weights: Weights, path: str) -> dict[str, NDArray]:
         w = own[f"{part}_W"]
         if w.ndim != 3:
             rule = f"The kernels of layer {layer.name!r} must have 3 axes"
-            raise ValueError(complaint(rule, shape=w.shape))
+            raise ValueError(error_message(rule, shape=w.shape))
         found[f"{part}_W"] = (
             w.reshape(-1, w.shape[2]) if part == "output" else w.reshape(len(w), -1)
         )

@@ -6,7 +6,7 @@ import re
 from typing import Any, NamedTuple
 
 from npdl import layers
-from npdl._checks import complaint
+from npdl._checks import error_message
 from npdl.convert._arrays import Image, arrays_for, put
 from npdl.convert._files import Weights
 from npdl.convert._table import KINDS, Options, freeze
@@ -67,7 +67,7 @@ class Builder:
         kind, inner = _class_of(config)
         if kind not in _MODELS:
             rule = "Only Sequential and functional models can be built from their file"
-            raise ValueError(complaint(rule, model=kind))
+            raise ValueError(error_message(rule, model=kind))
         if kind == "Sequential":
             entries = _entries(inner)
             if not entries or entries[0]["class_name"] != "InputLayer":
@@ -108,7 +108,7 @@ class Builder:
         sizes = isinstance(shape, list) and len(shape) > 1
         if not sizes or config.get("sparse") or config.get("ragged"):
             rule = "An input must be a dense array with an axis of samples"
-            raise ValueError(complaint(rule, layer=entry["name"], shape=shape))
+            raise ValueError(error_message(rule, layer=entry["name"], shape=shape))
         sample = shape[1:]
         if len(sample) == 3:  # an image: channels first
             sample = [sample[2], sample[0], sample[1]]
@@ -128,7 +128,7 @@ class Builder:
                 outputs = self._call(entry, place, [current], None, depth)
                 if len(outputs) != 1:
                     rule = "A layer of a Sequential model must have one output"
-                    raise ValueError(complaint(rule, layer=entry["name"]))
+                    raise ValueError(error_message(rule, layer=entry["name"]))
                 current = outputs[0]
         return [current]
 
@@ -158,7 +158,7 @@ class Builder:
                     known[entry["name"], number, i] = output
             if len(later) == len(waiting):
                 rule = "The calls of its layers must lead from the inputs to the outputs"
-                raise ValueError(complaint(rule, layer=later[0][0]["name"]))
+                raise ValueError(error_message(rule, layer=later[0][0]["name"]))
             waiting = later
         return [known[ref] for ref in _refs(config["output_layers"])]
 
@@ -208,14 +208,14 @@ class Builder:
                 continue
             elif tensors or (option not in ("training",) and value not in (None, False, {}, [])):
                 rule = f"npdl can't call Keras's {kind} with `{option}`"
-                raise ValueError(complaint(rule, layer=name, **{option: value}))
+                raise ValueError(error_message(rule, layer=name, **{option: value}))
         if any(isinstance(symbol, Mask) for symbol in inputs) or not inputs:
             rule = f"npdl can't call Keras's {kind} on a mask, or on nothing"
-            raise ValueError(complaint(rule, layer=name, inputs=len(inputs)))
+            raise ValueError(error_message(rule, layer=name, inputs=len(inputs)))
         if operation:
             if kind not in _OPERATIONS or len(inputs) != 2 or len(_leaves(args)) != 2:
                 rule = "Of Keras's operations only +, -, *, maximum and minimum of two values"
-                raise ValueError(complaint(f"{rule} can be built", layer=name, operation=kind))
+                raise ValueError(error_message(f"{rule} can be built", layer=name, operation=kind))
             entry = {**entry, "config": {"name": name}}
         outputs = self._call(entry, place, inputs, state, depth)
         return [*map(self._unmasked, outputs)] if operation else outputs
@@ -256,7 +256,7 @@ class Builder:
             self._chain = None  # shared
             if getattr(layer, "causal", False) != entry["config"].get("causal", False):
                 rule = "All calls of a layer must have the same `use_causal_mask`"
-                raise ValueError(complaint(rule, layer=entry["name"]))
+                raise ValueError(error_message(rule, layer=entry["name"]))
         flat = None
         rows = isinstance(layer, layers.Activation) and "axis" in vars(layer.activation)
         if style == "image" or (kind == "BatchNormalization" and inputs[0].ndim == 4):
@@ -374,7 +374,7 @@ def group_name(kind: str) -> str:
 def _class_of(config: Any) -> tuple[str, dict[str, Any]]:
     kind, inner = config.get("class_name"), config.get("config")
     if not isinstance(kind, str) or not isinstance(inner, dict):
-        raise ValueError(complaint("It must have a class and a configuration", found=kind))
+        raise ValueError(error_message("It must have a class and a configuration", found=kind))
     return kind, inner
 
 
@@ -389,7 +389,7 @@ def _entries(config: dict[str, Any]) -> list[dict[str, Any]]:
         inner = _class_of(entry)[1] if isinstance(entry, dict) else {}
         name = entry.get("name", inner.get("name")) if isinstance(entry, dict) else None
         if not isinstance(name, str) or name in names:
-            raise ValueError(complaint("Each layer must have a name of its own", name=name))
+            raise ValueError(error_message("Each layer must have a name of its own", name=name))
         names.add(name)
         found.append({**entry, "name": name})
     return found
@@ -415,10 +415,14 @@ def _tensors(tree: Any) -> list[Ref]:
 
 def _ref(found: Any) -> Ref:
     if not (isinstance(found, list) and len(found) == 3 and isinstance(found[0], str)):
-        raise ValueError(complaint("A reference must be [layer, call, output]", reference=found))
+        raise ValueError(
+            error_message("A reference must be [layer, call, output]", reference=found)
+        )
     name, call, output = found
     if type(call) is not int or type(output) is not int:
-        raise ValueError(complaint("A reference must be [layer, call, output]", reference=found))
+        raise ValueError(
+            error_message("A reference must be [layer, call, output]", reference=found)
+        )
     return name, call, output
 
 
@@ -429,5 +433,5 @@ def _refs(tree: Any) -> list[Ref]:
     if isinstance(tree, list) and len(tree) == 3 and isinstance(tree[0], str):
         return [_ref(tree)]
     if not isinstance(tree, list):
-        raise ValueError(complaint("A reference must be [layer, call, output]", reference=tree))
+        raise ValueError(error_message("A reference must be [layer, call, output]", reference=tree))
     return [ref for item in tree for ref in _refs(item)]

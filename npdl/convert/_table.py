@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from npdl import layers, regularizers
-from npdl._checks import complaint, warn
+from npdl._checks import error_message, warn
 
 #: Options that affect neither the outputs nor training.
 _HARMLESS = {"name", "trainable", "seed", "build_config", "implementation", "unroll", "noise_shape"}
@@ -28,7 +28,7 @@ class Options:
     def __init__(self, kind: str, config: Any, ndim: int) -> None:
         self.kind, self.ndim = kind, ndim
         if not isinstance(config, dict) or not isinstance(config.get("name"), str):
-            raise ValueError(complaint(f"A {kind} of Keras must have a name", config=config))
+            raise ValueError(error_message(f"A {kind} of Keras must have a name", config=config))
         self.name: str = config["name"]
         self._left = {k: v for k, v in config.items() if k not in _HARMLESS}
         self._left = {k: v for k, v in self._left.items() if not k.endswith("_initializer")}

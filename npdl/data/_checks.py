@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from npdl._checks import complaint
+from npdl._checks import error_message
 
 
 def as_arrays(values: Sequence[Any], name: str = "arrays") -> list[NDArray]:
@@ -19,9 +19,9 @@ def as_arrays(values: Sequence[Any], name: str = "arrays") -> list[NDArray]:
     for array in arrays:
         if not array.ndim or not array.size:
             raise ValueError(
-                complaint(f"`{name}` must hold at least one sample", shape=array.shape)
+                error_message(f"`{name}` must hold at least one sample", shape=array.shape)
             )
     lengths = [len(array) for array in arrays]
     if len(set(lengths)) > 1:
-        raise ValueError(complaint(f"`{name}` must have one length", lengths=lengths))
+        raise ValueError(error_message(f"`{name}` must have one length", lengths=lengths))
     return arrays

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from npdl._checks import check_number, check_pair, complaint
+from npdl._checks import check_number, check_pair, error_message
 from npdl.utils.random import get_rng
 
 
@@ -27,7 +27,9 @@ class _ImageTransform:
         """
         images = np.asarray(x)
         if images.ndim != 4:
-            raise ValueError(complaint("Images must have shape (N, C, H, W)", shape=images.shape))
+            raise ValueError(
+                error_message("Images must have shape (N, C, H, W)", shape=images.shape)
+            )
         return self._change(images, get_rng() if rng is None else rng)
 
     def _change(self, x: NDArray, rng: np.random.Generator) -> NDArray:
@@ -53,7 +55,7 @@ class Augment(_ImageTransform):
     def __init__(self, *changes: Any) -> None:
         for change in changes:
             if not callable(change):
-                raise TypeError(complaint("`changes` must be callable", change=change))
+                raise TypeError(error_message("`changes` must be callable", change=change))
         self.changes = changes
 
     def _change(self, x: NDArray, rng: np.random.Generator) -> NDArray:
@@ -108,7 +110,7 @@ class Crop(_ImageTransform):
         padded = [n + 2 * p for n, p in zip(x.shape[2:], self.padding)]
         if self.size[0] > padded[0] or self.size[1] > padded[1]:
             rule = f"`size` must fit into the image with its padding, {padded[0]} by {padded[1]}"
-            raise ValueError(complaint(rule, size=self.size))
+            raise ValueError(error_message(rule, size=self.size))
         return _crop(x, self.size, self.padding, self.fill, rng)
 
 
@@ -148,11 +150,11 @@ class Noise(_ImageTransform):
         self.std = check_number("std", std, "[0, inf)")
         self.low, self.high = float(low), float(high)
         if not self.low < self.high:
-            raise ValueError(complaint("`low` must be below `high`", low=low, high=high))
+            raise ValueError(error_message("`low` must be below `high`", low=low, high=high))
 
     def _change(self, x: NDArray, rng: np.random.Generator) -> NDArray:
         if x.dtype not in (np.float32, np.float64):
-            raise TypeError(complaint("Noise needs float images", dtype=x.dtype.name))
+            raise TypeError(error_message("Noise needs float images", dtype=x.dtype.name))
         y = rng.standard_normal(x.shape, x.dtype)
         y *= self.std
         y += x
@@ -170,7 +172,7 @@ class _Warp(_ImageTransform):
 
     def __init__(self, fill: float | str) -> None:
         if isinstance(fill, str) and fill != "edge":
-            raise ValueError(complaint("`fill` must be a number or 'edge'", fill=fill))
+            raise ValueError(error_message("`fill` must be a number or 'edge'", fill=fill))
         self.fill = fill
 
     def _change(self, x: NDArray, rng: np.random.Generator) -> NDArray:
@@ -223,7 +225,7 @@ class Zoom(_Warp):
         super().__init__(fill)
         pair = (factor, 1 / factor) if isinstance(factor, int | float) and factor else factor
         if not isinstance(pair, tuple | list) or len(pair) != 2:
-            raise ValueError(complaint("`factor` must be a number or two", factor=factor))
+            raise ValueError(error_message("`factor` must be a number or two", factor=factor))
         low, high = sorted(check_number("factor", z, "(0, inf)") for z in pair)
         self.low, self.high = low, high
 
@@ -247,7 +249,7 @@ class Brightness(_ImageTransform):
         self.amount = check_number("amount", amount, "[0, inf)")
         self.low, self.high = float(low), float(high)
         if not self.low < self.high:
-            raise ValueError(complaint("`low` must be below `high`", low=low, high=high))
+            raise ValueError(error_message("`low` must be below `high`", low=low, high=high))
 
     def _change(self, x: NDArray, rng: np.random.Generator) -> NDArray:
         floats = x.dtype if x.dtype.kind == "f" else np.dtype(np.float64)

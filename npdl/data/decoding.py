@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from npdl._checks import check_int, complaint, float_array
+from npdl._checks import check_int, error_message, float_array
 
 
 def ctc_decode(
@@ -55,14 +55,14 @@ def ctc_decode(
     """
     x = float_array(outputs, "outputs")
     if x.ndim != 3 or not x.shape[2]:
-        raise ValueError(complaint("`outputs` must have shape (N, T, K)", shape=x.shape))
+        raise ValueError(error_message("`outputs` must have shape (N, T, K)", shape=x.shape))
     check_int("beam_width", beam_width)
     classes = x.shape[2]
     if not -classes <= check_int("blank", blank, low=-classes) < classes:
-        raise ValueError(complaint(f"`blank` must be one of {classes} classes", blank=blank))
+        raise ValueError(error_message(f"`blank` must be one of {classes} classes", blank=blank))
     real = np.ones(x.shape[:2], bool) if mask is None else np.asarray(mask) != 0
     if real.shape != x.shape[:2]:
-        raise ValueError(complaint(f"`mask` must have shape {x.shape[:2]}", shape=real.shape))
+        raise ValueError(error_message(f"`mask` must have shape {x.shape[:2]}", shape=real.shape))
     decode = _best_path if beam_width == 1 else _beam
     found, scores = [], np.empty(len(x), x.dtype)
     for i, (rows, steps) in enumerate(zip(x, real)):
@@ -163,7 +163,7 @@ def edit_distance(found: ArrayLike, wanted: ArrayLike) -> NDArray:
     one, other = np.asarray(found), np.asarray(wanted)
     if one.ndim != 2 or other.ndim != 2 or len(one) != len(other):
         rule = "`found` and `wanted` must have shapes (N, L) and (N, M)"
-        raise ValueError(complaint(rule, found=one.shape, wanted=other.shape))
+        raise ValueError(error_message(rule, found=one.shape, wanted=other.shape))
     pairs: Any = zip(one, other)
     return np.array([_distance(a[a >= 0], b[b >= 0]) for a, b in pairs], np.int64)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from npdl._checks import check_int, check_number, check_pair, complaint
+from npdl._checks import check_int, check_number, check_pair, error_message
 from npdl._files import StrPath
 from npdl.data.batches import Reshuffled, Transform
 from npdl.utils.random import get_dtype
@@ -96,7 +96,7 @@ class ImageFolder(Reshuffled):
         self.size = check_pair("size", size)
         self.batch_size = check_int("batch_size", batch_size)
         if channels not in (1, 3):
-            raise ValueError(complaint("`channels` must be 3 or 1", channels=channels))
+            raise ValueError(error_message("`channels` must be 3 or 1", channels=channels))
         self.channels, self.shuffle, self.drop_last = channels, shuffle, drop_last
         self.seed, self.transform = seed, transform
         self.path = Path(path)
@@ -124,7 +124,7 @@ class ImageFolder(Reshuffled):
         index : int
         """
         if not -len(self) <= index < len(self):
-            raise IndexError(complaint(f"A batch must be one of {len(self)}", index=index))
+            raise IndexError(error_message(f"A batch must be one of {len(self)}", index=index))
         start = index % len(self) * self.batch_size
         return self._read(np.arange(start, min(start + self.batch_size, len(self.files))))
 
@@ -165,7 +165,7 @@ class ImageFolder(Reshuffled):
             chosen[rng.permutation(own)[: round(share * len(own))]] = True
         if chosen.all() or not chosen.any():
             rule = f"`test_size` must leave images for both parts of {len(self.files)}"
-            raise ValueError(complaint(rule, test_size=test_size))
+            raise ValueError(error_message(rule, test_size=test_size))
         rest, part = self._only(~chosen), self._only(chosen)
         part.shuffle, part.transform, part.drop_last = False, None, False
         return rest, part

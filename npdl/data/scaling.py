@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from npdl._checks import check_number, complaint, float_array, number_array
+from npdl._checks import check_number, error_message, float_array, number_array
 from npdl.data._checks import as_arrays
 from npdl.data.batches import take
 from npdl.utils.random import get_rng
@@ -60,7 +60,7 @@ def train_test_split(
             raise ValueError("`stratify` needs shuffle=True. Received: shuffle=False")
         if np.ndim(stratify) != 1:
             rule = f"`stratify` must have shape (N,), a class for each of {n} samples"
-            raise ValueError(complaint(rule, shape=np.shape(stratify)))
+            raise ValueError(error_message(rule, shape=np.shape(stratify)))
         held_out = _stratified(as_arrays([*parts, stratify])[-1], n_test, rng)
         order = rng.permutation(n)
         train, test = order[~held_out[order]], order[held_out[order]]
@@ -73,14 +73,14 @@ def train_test_split(
 def _count(test_size: float | int, n: int) -> int:
     rule = "`test_size` must be a fraction in (0, 1) or a number of samples"
     if isinstance(test_size, bool) or not isinstance(test_size, float | int | np.number):
-        raise TypeError(complaint(rule, test_size=test_size))
+        raise TypeError(error_message(rule, test_size=test_size))
     whole = isinstance(test_size, int | np.integer)
     if not whole and not 0 < test_size < 1:
-        raise ValueError(complaint(rule, test_size=test_size))
+        raise ValueError(error_message(rule, test_size=test_size))
     count = int(test_size) if whole else int(np.ceil(float(test_size) * n))
     if not 0 < count < n:
         rule = f"`test_size` must divide {n} samples into two parts"
-        raise ValueError(complaint(rule, test_size=test_size))
+        raise ValueError(error_message(rule, test_size=test_size))
     return count
 
 
@@ -138,14 +138,14 @@ class Standardizer:
     def __init__(self, axis: int | tuple[int, ...] = 0, epsilon: float = 0.0) -> None:
         self.axis = (axis,) if isinstance(axis, int) else tuple(axis)
         if 0 not in self.axis:
-            raise ValueError(complaint("`axis` must include 0, the samples", axis=axis))
+            raise ValueError(error_message("`axis` must include 0, the samples", axis=axis))
         self.epsilon = check_number("epsilon", epsilon, "[0, inf)")
 
     def fit(self, X: ArrayLike) -> Standardizer:
         """Take mean and deviation of the training data, and return this object."""
         x = number_array("X", X)
         if not x.size or not x.ndim:
-            raise ValueError(complaint("`X` must hold at least one sample", shape=x.shape))
+            raise ValueError(error_message("`X` must hold at least one sample", shape=x.shape))
         if not all(np.isfinite(part).all() for part in _parts(x)):
             raise ValueError("`X` must be finite. Received: values that are nan or infinite")
         axes = {axis % x.ndim for axis in self.axis}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from npdl._checks import check_choice, check_int, complaint
+from npdl._checks import check_choice, check_int, error_message
 from npdl.data.batches import Reshuffled
 from npdl.utils.random import get_dtype
 
@@ -195,14 +195,14 @@ def as_sequences(sequences: Any, name: str = "sequences") -> list[NDArray]:
     for row in rows:
         if row.ndim == 0 or row.dtype.kind not in "fiub":
             rule = f"`{name}` must be sequences of numbers"
-            raise TypeError(complaint(rule, dtype=row.dtype.name, shape=row.shape))
+            raise TypeError(error_message(rule, dtype=row.dtype.name, shape=row.shape))
     if not any(map(len, rows)):
         raise ValueError(f"`{name}` must hold at least one item. Received: empty sequences only")
     shape = _item_shape(rows)
     for row in rows:
         if len(row) and row.shape[1:] != shape:
             rule = f"The items of `{name}` must have one shape, {shape}"
-            raise ValueError(complaint(rule, shape=row.shape[1:]))
+            raise ValueError(error_message(rule, shape=row.shape[1:]))
     return rows
 
 
@@ -216,12 +216,12 @@ def _as_targets(targets: Any, lengths: NDArray) -> tuple[bool, Any]:
         return False, None
     if len(targets) != len(lengths):
         rule = f"`targets` must be as many as the sequences, {len(lengths)}"
-        raise ValueError(complaint(rule, targets=len(targets)))
+        raise ValueError(error_message(rule, targets=len(targets)))
     rows = [np.asarray(row) for row in targets]
     if all(row.ndim and len(row) == n for row, n in zip(rows, lengths)):
         return True, as_sequences(rows, "targets")
     if len({row.shape for row in rows}) > 1:
         rule = "`targets` must be of one shape, or as long as their sequences"
         wrong = next(i for i, n in enumerate(lengths) if not rows[i].ndim or len(rows[i]) != n)
-        raise ValueError(complaint(rule, index=wrong, shape=rows[wrong].shape))
+        raise ValueError(error_message(rule, index=wrong, shape=rows[wrong].shape))
     return False, np.stack(rows)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from npdl._checks import check_int, complaint
+from npdl._checks import check_int, error_message
 
 
 def windows(
@@ -55,7 +55,7 @@ def windows(
     """
     values = np.asarray(series)
     if not values.ndim:
-        raise ValueError(complaint("`series` must have shape (T, ...)", shape=values.shape))
+        raise ValueError(error_message("`series` must have shape (T, ...)", shape=values.shape))
     length, step = check_int("length", length), check_int("step", step)
     wanted = None if targets is None else np.asarray(targets)
     last = length - 1
@@ -63,11 +63,11 @@ def windows(
         last += check_int("ahead", ahead, low=0)
         if wanted.shape[:1] != values.shape[:1]:
             rule = f"`targets` must have one for each step of `series`, {len(values)}"
-            raise ValueError(complaint(rule, shape=wanted.shape))
+            raise ValueError(error_message(rule, shape=wanted.shape))
     count = (len(values) - last - 1) // step + 1
     if len(values) <= last:
         rule = f"`series` must have at least {last + 1} steps for one window and its target"
-        raise ValueError(complaint(rule, shape=values.shape))
+        raise ValueError(error_message(rule, shape=values.shape))
     view = np.lib.stride_tricks.sliding_window_view(values, length, axis=0)
     x = np.moveaxis(view, -1, 1)[::step][:count]
     if wanted is None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from npdl._checks import check_choice, check_int, complaint, label_array
+from npdl._checks import check_choice, check_int, error_message, label_array
 from npdl._files import StrPath, atomic_write
 
 #: The numbers that every vocabulary begins with.
@@ -81,7 +81,9 @@ class Vocabulary:
         self._numbers = {word: number for number, word in enumerate(self.words)}
         if len(self._numbers) < len(self.words):
             word = Counter(self.words).most_common(1)[0][0]
-            raise ValueError(complaint("Each word must be in a vocabulary only once", word=word))
+            raise ValueError(
+                error_message("Each word must be in a vocabulary only once", word=word)
+            )
 
     def __len__(self) -> int:
         """Number of entries, special ones included: the `input_size` of an `Embedding`."""
@@ -95,7 +97,7 @@ class Vocabulary:
         if isinstance(key, str):
             return self._numbers.get(key, UNK)
         if not 0 <= key < len(self.words):
-            raise IndexError(complaint(f"A number must lie in [0, {len(self)})", number=key))
+            raise IndexError(error_message(f"A number must lie in [0, {len(self)})", number=key))
         return self.words[key]
 
     def split(self, text: str | Iterable[str]) -> list[str]:
@@ -235,9 +237,9 @@ class Vocabulary:
 def _as_strings(name: str, values: Any) -> list[str]:
     """A list of strings; a single string is none."""
     if isinstance(values, str) or not isinstance(values, Iterable):
-        raise TypeError(complaint(f"`{name}` must be a list of strings", **{name: values}))
+        raise TypeError(error_message(f"`{name}` must be a list of strings", **{name: values}))
     words = list(values)
     for word in words:
         if not isinstance(word, str):
-            raise TypeError(complaint(f"`{name}` must be strings", word=word))
+            raise TypeError(error_message(f"`{name}` must be strings", word=word))
     return words

@@ -10,7 +10,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from npdl._checks import complaint
+from npdl._checks import error_message
 from npdl.datasets._files import Source, StrPath, find
 from npdl.datasets.digits import Arrays
 
@@ -287,13 +287,13 @@ def _cifar_arrays(folder: Path, name: str, data: bytes) -> tuple[NDArray, NDArra
 def _check_labels(labels: NDArray, name: str) -> None:
     if labels.max() > 9:
         raise ValueError(
-            complaint(f"The labels in {name} must lie in [0, 10)", label=int(labels.max()))
+            error_message(f"The labels in {name} must lie in [0, 10)", label=int(labels.max()))
         )
 
 
 def _check_dtype(dtype: DTypeLike) -> None:
     if np.dtype(dtype) not in (np.uint8, np.float32, np.float64):
-        raise ValueError(complaint("`dtype` must be uint8, float32 or float64", dtype=dtype))
+        raise ValueError(error_message("`dtype` must be uint8, float32 or float64", dtype=dtype))
 
 
 def _scaled(images: NDArray, dtype: DTypeLike) -> NDArray:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from npdl._checks import check_int, complaint
+from npdl._checks import check_int, error_message
 from npdl.callbacks import Callback
 from npdl.callbacks.checkpoint import BackupAndRestore
 from npdl.distributed._optimizer import broadcast, joined
@@ -80,7 +80,7 @@ class DataParallel(Callback):
         model, ranks = self.model, self._ranks
         if ranks.size > 1 and not joined(model.optimizer):
             rule = "DataParallel needs a model that is compiled with a DistributedOptimizer"
-            raise ValueError(complaint(rule, optimizer=type(model.optimizer).__name__))
+            raise ValueError(error_message(rule, optimizer=type(model.optimizer).__name__))
         broadcast(model, ranks.comm)
         self._before = get_rng()
 
@@ -128,7 +128,7 @@ class DataParallel(Callback):
             loop.metrics.set_state(states[self.rank])
         elif loop.batch:
             rule = "A backup from within an epoch needs as many processes as made it"
-            raise ValueError(complaint(f"{rule}, {len(states)}", processes=self.size))
+            raise ValueError(error_message(f"{rule}, {len(states)}", processes=self.size))
 
     def _statistics(self) -> Iterator[NDArray]:
         for layer in every_layer(self.model.layers):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from npdl._checks import check_int, complaint
+from npdl._checks import check_int, error_message
 from npdl.batch import is_array
 from npdl.distributed._ranks import world
 
@@ -43,14 +43,14 @@ class Shards:
         self.shards = size if shards is None else check_int("shards", shards)
         if self.shards % size:
             rule = f"`shards` must be a multiple of the number of processes, {size}"
-            raise ValueError(complaint(rule, shards=self.shards))
+            raise ValueError(error_message(rule, shards=self.shards))
         self._size = size
         self._data = tuple(map(_arrays, data))
         self._samples = _count(self._data)
         self.batch_size = check_int("batch_size", batch_size)
         if min(self.batch_size, self._samples) < self.shards:
             rule = f"A step must have a sample for each of {self.shards} shards"
-            raise ValueError(complaint(rule, batch_size=batch_size, samples=self._samples))
+            raise ValueError(error_message(rule, batch_size=batch_size, samples=self._samples))
         self.shuffle, self.seed = bool(shuffle), check_int("seed", seed, 0)
         #: How many passes have begun.
         self._passes = 0
@@ -157,7 +157,7 @@ def _count(data: tuple[Any, ...]) -> int:
     lengths = [len(array) if array.ndim else 0 for array in _leaves(data)]
     if len({*lengths}) != 1 or not lengths[0]:
         rule = "X, Y and sample_weight must be arrays with the same number of samples"
-        raise ValueError(complaint(rule, lengths=lengths))
+        raise ValueError(error_message(rule, lengths=lengths))
     return lengths[0]
 
 

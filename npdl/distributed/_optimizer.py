@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from npdl._checks import complaint
+from npdl._checks import error_message
 from npdl._ext import get_num_threads, set_num_threads
 from npdl.distributed._ranks import BEGIN, STEP, Ranks
 from npdl.optimizers import Optimizer
@@ -54,7 +54,7 @@ def DistributedOptimizer(optimizer: Any, comm: Any = None) -> Optimizer:
     made = get_optimizer(optimizer)
     if not isinstance(made, Optimizer):
         rule = "DistributedOptimizer takes an optimizer of npdl, or a subclass of Optimizer"
-        raise TypeError(complaint(rule, optimizer=type(made).__name__))
+        raise TypeError(error_message(rule, optimizer=type(made).__name__))
     made = copy.deepcopy(made)
     ranks = Ranks(comm)
     _share_cores(ranks)

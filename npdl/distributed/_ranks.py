@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from npdl._checks import complaint
+from npdl._checks import error_message
 
 #: The subject of a message. All processes must be at the same point of the program.
 STEP, REST, STATE, COUNTED, BEGIN = range(1, 6)
@@ -33,7 +33,7 @@ def world(comm: Any) -> Any:
     for name in ("Get_rank", "Allgather", "Alltoallv"):
         if not hasattr(comm, name):
             rule = "`comm` must be a communicator of mpi4py, such as MPI.COMM_WORLD"
-            raise TypeError(complaint(rule, comm=type(comm).__name__))
+            raise TypeError(error_message(rule, comm=type(comm).__name__))
     return comm
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from npdl._checks import check_int, complaint
+from npdl._checks import check_int, error_message
 from npdl._dtype import FLOATS
 from npdl.layers._shapes import Shape, UnknownSize, shape_fits, shape_matches, shape_text
 from npdl.layers.parameter import Parameter
@@ -30,7 +30,7 @@ class Checked:
 
     def _error(self, rule: str, **received: Any) -> ValueError:
         """A ValueError that says what is expected, what came, and in which layer."""
-        return ValueError(complaint(rule, layer=self.name, **received))
+        return ValueError(error_message(rule, layer=self.name, **received))
 
     def _not_built(self) -> RuntimeError:
         return RuntimeError(f"connect_to must be called before forward {self._where}.")
@@ -50,7 +50,7 @@ class Checked:
         size = in_shape[axis] if declared is None or in_shape[axis] is not None else declared
         if size is None:
             rule = f"The input's axis {axis} must be known"
-            raise UnknownSize(complaint(rule, layer=self.name, shape=in_shape))
+            raise UnknownSize(error_message(rule, layer=self.name, shape=in_shape))
         if declared is not None and size != declared:
             raise self._error(
                 f"`{name}` must be {size}, as the previous layer has it", **{name: declared}
@@ -94,7 +94,7 @@ class Checked:
             return array  # the common case
         if own.kind not in _REAL:
             rule = f"`{what}` must hold real numbers"
-            raise TypeError(complaint(rule, layer=self.name, dtype=own.name))
+            raise TypeError(error_message(rule, layer=self.name, dtype=own.name))
         return np.asarray(array, dtype or self._dtype_for(array), order="C")
 
     def _shape_error(self, shape: tuple[int, ...], wanted: Sequence[Any], what: str = "input"):

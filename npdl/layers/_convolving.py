@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from npdl import activations, initializations, regularizers
-from npdl._checks import check_int, check_pair, complaint
+from npdl._checks import check_int, check_pair, error_message
 from npdl._ext import kernels
 from npdl.activations import KernelCode
 from npdl.layers._affine import Affine
@@ -97,7 +97,7 @@ class Convolving(Affine):
         elif isinstance(shape, int | np.integer):
             rule += f". Write stride={shape} for a stride; the number of channels in is no argument"
         if not isinstance(shape, tuple | list):
-            raise TypeError(complaint(rule, layer=self.name, input_shape=shape))
+            raise TypeError(error_message(rule, layer=self.name, input_shape=shape))
         if len(shape) not in (self._axes + 1, self._axes + 2):
             raise self._error(rule, input_shape=shape)
         return tuple(shape)

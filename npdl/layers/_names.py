@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from npdl._checks import complaint
+from npdl._checks import error_message
 from npdl._registry import constructor_arguments, takes_any
 
 #: Keras's names of arguments, and what they are called here: the first that a layer takes.
@@ -99,7 +99,7 @@ def _special(cls: type, name: str, value: Any, known: list[str]) -> tuple[str | 
     if name == "data_format":
         if value == "channels_last":
             rule = "npdl's images are (N, C, H, W): `data_format` must be 'channels_first'"
-            raise ValueError(complaint(rule, data_format=value))
+            raise ValueError(error_message(rule, data_format=value))
         return None, None
     if name == "bias_initializer" and value in ("zeros", "zero", "Zeros"):
         return None, None

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from npdl import activations, initializations, regularizers
-from npdl._checks import check_int, check_number, complaint
+from npdl._checks import check_int, check_number, error_message
 from npdl._ext import kernels, rnn_np
 from npdl.activations import Activation
 from npdl.layers._walk import KernelCall, Walk, run
@@ -137,7 +137,7 @@ class Recurrent(Layer):
         if len(args) == 1 and number and "n_out" not in kwargs:
             return (), {"n_out": args[0], **kwargs}
         rule = f"{cls.__name__} takes `n_out` alone without a name, as in {cls.__name__}(32)"
-        raise TypeError(complaint(rule, arguments=args))
+        raise TypeError(error_message(rule, arguments=args))
 
     @property
     def n_outputs(self) -> int:  # type: ignore[override]
@@ -186,7 +186,7 @@ class Recurrent(Layer):
             parts = as_values(given)
             if not parts or len(values) + len(parts) > 1 + self._n_states:
                 rule = f"`initial_state` must be {self._n_states} symbolic values"
-                raise TypeError(complaint(rule, layer=self.name, initial_state=state))
+                raise TypeError(error_message(rule, layer=self.name, initial_state=state))
             values = (*values, *parts)
         return super().call_inputs(*values, **options)
 

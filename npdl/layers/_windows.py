@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from npdl._checks import check_int, complaint
+from npdl._checks import check_int, error_message
 
 Pair = tuple[int, int]
 #: The numbers before and after each axis.
@@ -37,7 +37,7 @@ def check_sides(name: str, value: Any, axes: int = 2, *, layer: str | None = Non
         forms = "an integer or (before, after)"
         if axes == 2:
             forms = "an integer, a pair of integers or ((top, bottom), (left, right))"
-        raise ValueError(complaint(f"`{name}` must be {forms}", layer=layer, **{name: value}))
+        raise ValueError(error_message(f"`{name}` must be {forms}", layer=layer, **{name: value}))
     pairs = [v if _is_pair(v) else (v, v) for v in value]
     return tuple(tuple(check_int(name, n, 0, layer=layer) for n in pair) for pair in pairs)  # type: ignore[misc]
 

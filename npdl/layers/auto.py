@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from npdl._autograd import make_vjp
-from npdl._checks import complaint
+from npdl._checks import error_message
 from npdl._registry import custom_object, function_name
 from npdl.layers.base import Layer, Shape
 
@@ -167,7 +167,7 @@ class Lambda(AutoLayer):
         if isinstance(function, str):  # in a configuration
             function = custom_object(function)
         if not callable(function):
-            raise TypeError(complaint("`function` must be callable", function=function))
+            raise TypeError(error_message("`function` must be callable", function=function))
         self.function = function
 
     def get_config(self) -> dict[str, Any]:

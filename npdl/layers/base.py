@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from npdl._calls import call_forward
-from npdl._checks import complaint
+from npdl._checks import error_message
 from npdl._registry import Configurable, config_name, snake_case
 from npdl.initializations import no_random_init
 from npdl.layers._names import LayerType
@@ -97,7 +97,7 @@ class Layer(Owner, Configurable, metaclass=LayerType):
     @name.setter
     def name(self, name: str) -> None:
         if not isinstance(name, str) or not name:
-            raise TypeError(complaint("`name` must be a string", name=name))
+            raise TypeError(error_message("`name` must be a string", name=name))
         self._name = name
 
     @classmethod
@@ -193,7 +193,7 @@ class Layer(Owner, Configurable, metaclass=LayerType):
         """The values that a call of the layer reads; a subclass may take further ones by name."""
         if options:
             rule = f"A call of {type(self).__name__} takes only values"
-            raise TypeError(complaint(rule, layer=self.name, **options))
+            raise TypeError(error_message(rule, layer=self.name, **options))
         return values
 
     def connect_to(self, prev_layer: Any = None, *others: Any) -> None:
@@ -239,7 +239,7 @@ class Layer(Owner, Configurable, metaclass=LayerType):
         """The shape that `build` returned, if it is one."""
         if not isinstance(out_shape, tuple):
             rule = "`build` must return the shape of the output, a tuple"
-            raise TypeError(complaint(rule, layer=self.name, returned=out_shape))
+            raise TypeError(error_message(rule, layer=self.name, returned=out_shape))
         return out_shape
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Sequence as SequenceOf
 from typing import Any
 
 from npdl import activations
-from npdl._checks import check_choice, check_int, complaint
+from npdl._checks import check_choice, check_int, error_message
 from npdl._registry import to_json_type
 from npdl.layers.activation import Activation
 from npdl.layers.base import Layer, Shape
@@ -33,7 +33,7 @@ def _chain(name: str, layers: Any) -> list[Layer]:
     given = [*layers] if isinstance(layers, list | tuple) else [layers]
     if not all(isinstance(one, Layer | Mapping) for one in given):
         rule = f"`{name}` must be a layer or a list of layers"
-        raise TypeError(complaint(rule, **{name: layers}))
+        raise TypeError(error_message(rule, **{name: layers}))
     return [layer_from(one) for one in given]
 
 
@@ -145,7 +145,7 @@ class Parallel(_Composite):
     def __init__(self, branches: SequenceOf[Any], merge: str = "concat", *, axis: int = 1) -> None:
         if not isinstance(branches, list | tuple) or not branches:
             rule = "`branches` must be a list of layers, or of lists of layers"
-            raise TypeError(complaint(rule, layer=self.name, branches=branches))
+            raise TypeError(error_message(rule, layer=self.name, branches=branches))
         self.branches = [_chain("branches", branch) for branch in branches]
         self.merge = check_choice("merge", merge, tuple(_MERGES))
         self.axis = check_int("axis", axis, low=-64, layer=self.name)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
-from npdl._checks import complaint
+from npdl._checks import error_message
 from npdl._registry import Registry, snake_case, to_json_type
 from npdl.layers.base import Layer
 from npdl.layers.node import Node, Value
@@ -44,11 +44,11 @@ def layer_from(entry: Any) -> Layer:
     if isinstance(entry, Mapping) and "same" in entry:
         if made is None or entry["same"] not in made:
             raise ValueError(
-                complaint("A layer must be described before it is shared", received=entry)
+                error_message("A layer must be described before it is shared", received=entry)
             )
         return made[entry["same"]]
     if not isinstance(entry, Mapping) or not isinstance(entry.get("class"), str):
-        raise TypeError(complaint("A layer must be an instance of Layer", received=entry))
+        raise TypeError(error_message("A layer must be an instance of Layer", received=entry))
     layer = layer_class(entry["class"]).from_json(entry["config"])
     if made is not None and isinstance(entry.get("number"), int):
         made[entry["number"]] = layer
@@ -63,7 +63,7 @@ def layer_from(entry: Any) -> Layer:
 def give_name(layer: Layer, name: Any) -> None:
     """Set the name from a file; other models may renumber a numbered one."""
     if not isinstance(name, str):
-        raise ValueError(complaint("The name of a layer must be a string", name=name))
+        raise ValueError(error_message("The name of a layer must be a string", name=name))
     kind, _, number = name.rpartition("_")
     if number.isdecimal() and kind == snake_case(type(layer).__name__):
         layer._auto_name = name
@@ -87,7 +87,7 @@ def layer_class(name: str) -> type[Layer]:
             ", or register it with npdl.saving.register."
         ) from None
     if not (isinstance(cls, type) and issubclass(cls, Layer)):
-        raise ValueError(complaint(f"{name!r} must be a class of layers", found=cls))
+        raise ValueError(error_message(f"{name!r} must be a class of layers", found=cls))
     return cls
 
 
@@ -134,23 +134,23 @@ def graph_values(
         sizes = all(n is None or (type(n) is int and n > 0) for n in shape)
         if not isinstance(name, str) or name in inputs or name in layers or not (shape and sizes):
             rule = "An input must have a name of its own, and a shape of sizes or null"
-            raise ValueError(complaint(rule, name=name, shape=shape))
+            raise ValueError(error_message(rule, name=name, shape=shape))
         inputs[name] = Value(shape, name=name)
         made[name, 0] = (inputs[name],)
     counts: dict[str, int] = {}
     for name, sources in _items(config, "calls"):
         if not isinstance(name, str) or name not in layers:
-            raise ValueError(complaint("A call must be of a layer of the model", name=name))
+            raise ValueError(error_message("A call must be of a layer of the model", name=name))
         values = [_referred(made, ref) for ref in sources]
         if not values:
-            raise ValueError(complaint("A call must have inputs", name=name))
+            raise ValueError(error_message("A call must have inputs", name=name))
         call = counts.get(name, 0)
         counts[name] = call + 1
         made[name, call] = Node(layers[name], values).outputs
     outputs = []
     for name, *ref in _items(config, "outputs"):
         if name is not None and not isinstance(name, str):
-            raise ValueError(complaint("The name of an output must be a string", name=name))
+            raise ValueError(error_message("The name of an output must be a string", name=name))
         outputs.append((name, _referred(made, ref)))
     if not (inputs and outputs):
         raise ValueError("A graph must have inputs and outputs.")
@@ -160,17 +160,17 @@ def graph_values(
 def _items(config: Mapping[str, Any], key: str) -> list[Any]:
     items = config[key]
     if not isinstance(items, list):
-        raise ValueError(complaint(f"{key!r} of a graph must be a list", found=items))
+        raise ValueError(error_message(f"{key!r} of a graph must be a list", found=items))
     return items
 
 
 def _referred(made: Mapping[tuple[str, int], tuple[Value, ...]], ref: Any) -> Value:
     rule = "A reference must be [name, call, output] of an input or of an earlier call"
     if not (isinstance(ref, list) and len(ref) == 3):
-        raise ValueError(complaint(rule, reference=ref))
+        raise ValueError(error_message(rule, reference=ref))
     name, call, index = ref
     known = isinstance(name, str) and type(call) is int and type(index) is int
     found = made.get((name, call)) if known else None
     if found is None or not 0 <= index < len(found):
-        raise ValueError(complaint(rule, reference=ref))
+        raise ValueError(error_message(rule, reference=ref))
     return found[index]

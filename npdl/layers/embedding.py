@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from npdl import initializations, regularizers
-from npdl._checks import complaint, float_array
+from npdl._checks import error_message, float_array
 from npdl._ext import kernels
 from npdl._registry import constructor_arguments, to_json_type
 from npdl.layers.base import Layer, ParameterView, Shape, shape_matches
@@ -89,7 +89,7 @@ class Embedding(Layer):
             return args, kwargs
         if len(args) > 2 or not all(whole):
             rule = f"{cls.__name__} takes only `input_size` and `n_out` without names"
-            raise TypeError(complaint(rule, arguments=args))
+            raise TypeError(error_message(rule, arguments=args))
         given = dict(zip(("input_size", "n_out"), args))
         if twice := given.keys() & kwargs.keys():
             raise TypeError(f"{cls.__name__}() got {', '.join(sorted(twice))} twice.")
@@ -155,7 +155,7 @@ class Embedding(Layer):
         index = np.asarray(input)
         if index.dtype.kind not in "iu":
             rule = "`input` must hold integers"
-            raise TypeError(complaint(rule, layer=self.name, dtype=index.dtype.name))
+            raise TypeError(error_message(rule, layer=self.name, dtype=index.dtype.name))
         if index.size == 0 or index.ndim == 0:
             raise self._error(
                 "`input` must have shape (N, ...) and not be empty", shape=index.shape

@@ -16,7 +16,7 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from npdl._checks import check_int, complaint
+from npdl._checks import check_int, error_message
 from npdl.layers._shapes import Shape
 
 #: The layers for operators between values; `npdl.layers.merging` fills it.
@@ -132,7 +132,7 @@ def Input(shape: Sequence[int | None], *, name: str | None = None) -> Value:
     sizes = shape if isinstance(shape, tuple | list) else (shape,)
     known = tuple(None if size is None else check_int("shape", size) for size in sizes)
     if name is not None and not isinstance(name, str):
-        raise TypeError(complaint("`name` must be a string", name=name))
+        raise TypeError(error_message("`name` must be a string", name=name))
     return Value((None, *known), name=name)
 
 

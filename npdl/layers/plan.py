@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npdl._calls import forward_takes
-from npdl._checks import complaint
+from npdl._checks import error_message
 from npdl.layers.base import Layer, Shape
 from npdl.layers.node import Node, Value, nodes_of
 from npdl.layers.owning import twin
@@ -124,7 +124,7 @@ class Plan:
             for value in node.inputs:
                 if id(value) not in slots:
                     rule = f"`inputs` must hold all inputs of layer {node.layer.name!r}"
-                    raise ValueError(complaint(rule, missing=value))
+                    raise ValueError(error_message(rule, missing=value))
             sources = tuple(slots[id(value)] for value in node.inputs)
             targets = tuple(range(len(slots), len(slots) + len(node.outputs)))
             slots.update((id(value), slot) for value, slot in zip(node.outputs, targets))
@@ -133,7 +133,7 @@ class Plan:
         for value in outputs:
             if id(value) not in slots:
                 rule = "`inputs` must hold what the outputs are computed from"
-                raise ValueError(complaint(rule, missing=value))
+                raise ValueError(error_message(rule, missing=value))
         self.steps = steps
         #: The value of each slot, by which `slot_of` finds it; a copy of the plan has none.
         self._values = [*inputs]

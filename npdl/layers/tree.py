@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any
 
-from npdl._checks import complaint
+from npdl._checks import error_message
 from npdl._registry import snake_case
 from npdl.layers._names import LayerType
 
@@ -66,7 +66,7 @@ def unique_names(
     """
     given = [layer._name for layer in layers if layer._name is not None]
     if len(given) != len(set(given)):
-        raise ValueError(complaint("The names of layers must differ", names=given))
+        raise ValueError(error_message("The names of layers must differ", names=given))
     taken = {*given, *(before[layer] for layer in layers if layer in before)}
     counts: dict[str, int] = {}
     names = []

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from npdl._checks import check_choice, complaint
+from npdl._checks import check_choice, error_message
 from npdl._registry import snake_case
 from npdl.layers._recurrent import Recurrent
 from npdl.layers._walk import run
@@ -54,7 +54,7 @@ class Bidirectional(Layer):
         for name, one in (("layer", first), ("backward_layer", other)):
             if not isinstance(one, Recurrent):
                 rule = f"`{name}` must be a recurrent layer"
-                raise TypeError(complaint(rule, received=one) + f" {self._where}")
+                raise TypeError(error_message(rule, received=one) + f" {self._where}")
         if other is first:
             rule = "`backward_layer` must be another layer than `layer`"
             raise self._error(rule, backward_layer=other.name)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from npdl import _checks
-from npdl._checks import complaint
+from npdl._checks import error_message
 from npdl._registry import (
     Configurable,
     Registry,
@@ -136,7 +136,7 @@ class MeanMetric(Metric):
         values = np.asarray(self.values(y, p))
         if not values.ndim or values.shape != p.shape[: values.ndim]:
             rule = f"{self.name!r} must have a value for each item of outputs of shape {p.shape}"
-            raise ValueError(complaint(rule, shape=values.shape, targets=y.shape))
+            raise ValueError(error_message(rule, shape=values.shape, targets=y.shape))
         self._add(values, weights)
 
     def _add(self, values: NDArray, weights: NDArray | None) -> None:
@@ -213,7 +213,7 @@ class FunctionMetric(MeanMetric):
             if values.shape != p.shape[: values.ndim]:
                 rule = f"{self.name!r} must return one number, or a value for each item"
                 raise ValueError(
-                    complaint(rule, shape=values.shape, y_true=y.shape, y_pred=p.shape)
+                    error_message(rule, shape=values.shape, y_true=y.shape, y_pred=p.shape)
                 )
             self._add(values, weights)
             return
@@ -222,7 +222,7 @@ class FunctionMetric(MeanMetric):
                 f"{self.name!r} returns one number for all samples: to be weighted it must take "
                 "the argument sample_weight"
             )
-            raise ValueError(complaint(rule, sample_weight=weights.shape))
+            raise ValueError(error_message(rule, sample_weight=weights.shape))
         self._whole = True
         parts = (y, p) if weights is None else (y, p, weights)
         self._sum_of.append([np.array(part) for part in parts])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from npdl._checks import check_choice, check_int, check_number, complaint, label_array
+from npdl._checks import check_choice, check_int, check_number, error_message, label_array
 from npdl._dtype import FLOATS
 from npdl._ext import kernels
 from npdl.metrics.base import MeanMetric, Metric, register, weights_like, what_counts
@@ -211,7 +211,7 @@ def class_rows(y_true: NDArray, y_pred: NDArray) -> tuple[NDArray, NDArray]:
     truth, _ = true_and_predicted(y_true, y_pred)
     if truth.dtype == bool:
         raise ValueError(
-            complaint("Outputs must have shape (N, ..., K), K > 1", shape=y_pred.shape)
+            error_message("Outputs must have shape (N, ..., K), K > 1", shape=y_pred.shape)
         )
     return label_array(truth, y_pred.shape[-1], "y_true"), y_pred
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from npdl._checks import complaint
+from npdl._checks import error_message
 from npdl.metrics.base import MeanMetric, Metric, register, weights_like, what_counts
 from npdl.objectives.regression import absolute_percentage, log1p_difference, log_cosh
 
@@ -18,7 +18,9 @@ def match_shapes(y_true: NDArray, y_pred: NDArray) -> NDArray:
     if (*y_true.shape, 1) == y_pred.shape:
         return y_true[..., None]
     if y_true.shape != y_pred.shape:
-        raise ValueError(complaint(f"Targets must have shape {y_pred.shape}", shape=y_true.shape))
+        raise ValueError(
+            error_message(f"Targets must have shape {y_pred.shape}", shape=y_true.shape)
+        )
     return y_true
 
 

@@ -12,12 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from npdl._checks import (
-    check_choice,
-    complaint,
-    float_array,
-    weights_like,
-)
+from npdl._checks import check_choice, error_message, float_array, weights_like
 from npdl._registry import Configurable, Registry
 from npdl._weights import times
 
@@ -279,9 +274,9 @@ class Objective(Configurable):
         p, t = self.arrange(float_array(outputs, "outputs"), np.asarray(targets))
         p = np.ascontiguousarray(p)
         if not p.size:
-            raise ValueError(complaint("Outputs must hold at least one value", shape=p.shape))
+            raise ValueError(error_message("Outputs must hold at least one value", shape=p.shape))
         if t.dtype.kind not in "fiub":
-            raise TypeError(complaint("Targets must be numbers", dtype=t.dtype.name))
+            raise TypeError(error_message("Targets must be numbers", dtype=t.dtype.name))
         return p, t.reshape(self.match(p.shape, t.shape))
 
     def _arguments(
@@ -325,7 +320,7 @@ def step_mask(shape: tuple[int, ...], mask: ArrayLike) -> np.ndarray:
     steps = np.asarray(mask)
     if steps.dtype.kind not in "fiub" or steps.shape != shape[:2]:
         rule = f"`mask` must be numbers of shape {shape[:2]}"
-        raise ValueError(complaint(rule, dtype=steps.dtype.name, shape=steps.shape))
+        raise ValueError(error_message(rule, dtype=steps.dtype.name, shape=steps.shape))
     return np.asarray(steps != 0, order="C").view(np.uint8)
 
 
@@ -412,7 +407,7 @@ def _keywords(
         return {"sample_weight": np.where(real, weights, 0.0)}
     what, name = ("a mask", "mask") if "mask" in given else ("sample weights", "sample_weight")
     rule = f"With {what}, `forward` and `backward` of a loss must take {name}"
-    raise ValueError(complaint(rule, loss=type(loss).__name__))
+    raise ValueError(error_message(rule, loss=type(loss).__name__))
 
 
 @lru_cache

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from npdl import activations
-from npdl._checks import check_int, check_number, complaint
+from npdl._checks import check_int, check_number, error_message
 from npdl._ext import kernels
 from npdl.objectives.base import Counted, Objective, register
 from npdl.objectives.kinds import Clipped, Elementwise, Rowwise
@@ -154,7 +154,9 @@ class BinaryCrossEntropy(FusedLoss, Clipped, Elementwise):
         p, t = super().check(p, t)
         outside = (t < 0) | (t > 1)
         if outside.any():
-            raise ValueError(complaint("Targets must lie in [0, 1]", target=t[outside][0].item()))
+            raise ValueError(
+                error_message("Targets must lie in [0, 1]", target=t[outside][0].item())
+            )
         s = self.label_smoothing
         return p, (1 - s) * t + 0.5 * s if s else t
 

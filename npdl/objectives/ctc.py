@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from npdl import activations
-from npdl._checks import check_int, complaint
+from npdl._checks import check_int, error_message
 from npdl._ext import kernels
 from npdl.objectives.base import register, step_mask
 from npdl.objectives.crossentropy import LogitsCache
@@ -66,10 +66,10 @@ class CTC(Clipped):
     def match(self, outputs, targets):
         """Return the shape of the labels; see `Objective.match`."""
         if len(outputs) != 3:
-            raise ValueError(complaint("Outputs must have shape (N, T, K)", shape=outputs))
+            raise ValueError(error_message("Outputs must have shape (N, T, K)", shape=outputs))
         if len(targets) != 2 or targets[0] != outputs[0]:
             rule = f"Targets must be labels of shape ({outputs[0]}, L)"
-            raise ValueError(complaint(rule, shape=targets))
+            raise ValueError(error_message(rule, shape=targets))
         self._blank_of(outputs[2])
         return targets
 
@@ -82,13 +82,13 @@ class CTC(Clipped):
             wrong |= labels != np.floor(labels)
         if wrong.any():
             rule = f"Labels must be class numbers in [0, {classes}), not the blank, {blank}, or -1"
-            raise ValueError(complaint(f"{rule} for no label", label=labels[wrong][0].item()))
+            raise ValueError(error_message(f"{rule} for no label", label=labels[wrong][0].item()))
         return p, np.asarray(labels, np.int64)
 
     def _blank_of(self, classes: int) -> int:
         if not -classes <= self.blank < classes:
             rule = f"`blank` must be one of the {classes} classes of the outputs"
-            raise ValueError(complaint(rule, blank=self.blank))
+            raise ValueError(error_message(rule, blank=self.blank))
         return self.blank % classes
 
     def item_shape(self, p):

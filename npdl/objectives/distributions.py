@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from npdl._checks import complaint
+from npdl._checks import error_message
 from npdl.objectives.base import register
 from npdl.objectives.kinds import Clipped, Rowwise
 
@@ -33,7 +33,7 @@ class HellingerDistance(Rowwise):
         p, t = super().check(p, t)
         t = self._rows(p, t)
         if (t < 0).any():
-            raise ValueError(complaint("Targets must be >= 0", target=t[t < 0][0].item()))
+            raise ValueError(error_message("Targets must be >= 0", target=t[t < 0][0].item()))
         return p, np.maximum(t, _FLOOR)
 
     def values(self, p, t):
@@ -70,7 +70,7 @@ class KLDivergence(Clipped, Rowwise):
         p, t = super().check(p, t)
         t = self._rows(p, t)
         if (t < 0).any():
-            raise ValueError(complaint("Targets must be >= 0", target=t[t < 0][0].item()))
+            raise ValueError(error_message("Targets must be >= 0", target=t[t < 0][0].item()))
         return p, t
 
     def values(self, p, t):

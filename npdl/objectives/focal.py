@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from npdl import activations
-from npdl._checks import check_int, check_number, complaint
+from npdl._checks import check_int, check_number, error_message
 from npdl._ext import kernels
 from npdl.objectives.base import register
 from npdl.objectives.crossentropy import FusedLoss
@@ -62,10 +62,10 @@ class FocalCrossEntropy(FusedLoss, Clipped, Rowwise):
         """Return the shape of rows, or of class numbers; see `Objective.match`."""
         if outputs and outputs[-1] == 1:
             rule = "Outputs must be of at least two classes; for one see BinaryFocalCrossEntropy"
-            raise ValueError(complaint(rule, shape=outputs))
+            raise ValueError(error_message(rule, shape=outputs))
         if isinstance(self.alpha, list) and len(self.alpha) != outputs[-1]:
             rule = f"`alpha` must have a factor for each of {outputs[-1]} classes"
-            raise ValueError(complaint(rule, alpha=self.alpha))
+            raise ValueError(error_message(rule, alpha=self.alpha))
         return super().match(outputs, targets)
 
     @property
@@ -159,7 +159,9 @@ class BinaryFocalCrossEntropy(Clipped, Elementwise):
         p, t = super().check(p, t)
         outside = ~((t >= 0) & (t <= 1))
         if outside.any():
-            raise ValueError(complaint("Targets must lie in [0, 1]", target=t[outside][0].item()))
+            raise ValueError(
+                error_message("Targets must lie in [0, 1]", target=t[outside][0].item())
+            )
         return p, t
 
     def _parts(self, p: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -198,7 +200,9 @@ def _factors(alpha: ArrayLike) -> Any:
     if not array.ndim:
         return check_number("alpha", alpha, "[0, inf)")
     if array.ndim > 1:
-        raise ValueError(complaint("`alpha` must be a number, or one for each class", alpha=alpha))
+        raise ValueError(
+            error_message("`alpha` must be a number, or one for each class", alpha=alpha)
+        )
     return [check_number("alpha", factor, "[0, inf)") for factor in array.tolist()]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from npdl._autograd import make_vjp
-from npdl._checks import complaint, float_array, weights_like
+from npdl._checks import error_message, float_array, weights_like
 from npdl._registry import custom_object, function_name
 from npdl.objectives.base import Objective, aligned, taken_by
 
@@ -64,7 +64,7 @@ class FunctionLoss(Objective):
             grad = float_array(call.both[1], "gradient")
         if grad.shape != np.shape(outputs):
             rule = f"The gradient of {self.name} must have the outputs' shape, {np.shape(outputs)}"
-            raise ValueError(complaint(rule, shape=grad.shape))
+            raise ValueError(error_message(rule, shape=grad.shape))
         return grad
 
     def count(self, outputs, targets, mask=None):
@@ -107,7 +107,7 @@ class FunctionLoss(Objective):
             raise
         if not isinstance(result, tuple) or len(result) != 2 or np.ndim(result[0]):
             rule = f"A function as a loss must return the loss, or (loss, gradient): {self.name}"
-            raise TypeError(complaint(rule, type=type(result).__name__)) from failure
+            raise TypeError(error_message(rule, type=type(result).__name__)) from failure
         self._both = True
         return True
 
@@ -168,7 +168,7 @@ class _Call:
     def _check(self, items: tuple[int, ...]) -> None:
         if items != self.shape[: len(items)]:
             rule = f"{self.name} must return one number, or a value for each item of the outputs"
-            raise ValueError(complaint(rule, shape=items, outputs=self.shape))
+            raise ValueError(error_message(rule, shape=items, outputs=self.shape))
 
     def count(self, values: NDArray) -> int:
         """How many items the mean is over."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from npdl._checks import complaint
+from npdl._checks import error_message
 from npdl.objectives.base import register
 from npdl.objectives.kinds import Elementwise, Rowwise
 
@@ -34,7 +34,7 @@ class Hinge(Elementwise):
         wrong = np.abs(t) != 1
         if wrong.any():
             rule = "Targets must be -1 and 1, or 0 and 1"
-            raise ValueError(complaint(rule, target=t[wrong][0].item()))
+            raise ValueError(error_message(rule, target=t[wrong][0].item()))
         return p, t
 
     def values(self, p, t):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from npdl._checks import check_number, complaint, label_array
+from npdl._checks import check_number, error_message, label_array
 from npdl.objectives.base import Objective
 
 
@@ -14,7 +14,7 @@ class Elementwise(Objective):
     def match(self, outputs, targets):
         """Return the shape of the outputs; see `Objective.match`."""
         if targets != outputs and (*targets, 1) != outputs:
-            raise ValueError(complaint(f"Targets must have shape {outputs}", shape=targets))
+            raise ValueError(error_message(f"Targets must have shape {outputs}", shape=targets))
         return outputs
 
 
@@ -35,7 +35,7 @@ class Rowwise(Objective):
         n = outputs.ndim
         if self.axis in (0, -n) or not -n <= self.axis < n:
             rule = f"`axis` must be an axis of outputs of shape {outputs.shape}, but not the first"
-            raise ValueError(complaint(rule, axis=self.axis))
+            raise ValueError(error_message(rule, axis=self.axis))
         if targets.ndim == outputs.ndim:
             targets = np.moveaxis(targets, self.axis, -1)
         return np.moveaxis(outputs, self.axis, -1), targets
@@ -49,12 +49,12 @@ class Rowwise(Objective):
     def match(self, outputs, targets):
         """Return the shape of rows, or of class numbers; see `Objective.match`."""
         if len(outputs) < 2:
-            raise ValueError(complaint("Outputs must have shape (N, ..., K)", shape=outputs))
+            raise ValueError(error_message("Outputs must have shape (N, ..., K)", shape=outputs))
         rows = outputs[:-1]
         if targets in (outputs, rows):
             return targets
         rule = f"Targets must have shape {outputs}, or {rows} for class numbers"
-        raise ValueError(complaint(rule, shape=targets))
+        raise ValueError(error_message(rule, shape=targets))
 
     def check(self, p, t):
         """Return outputs and rows, or int64 class numbers; see `Objective.check`."""

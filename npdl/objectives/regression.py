@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from npdl._checks import check_number, complaint
+from npdl._checks import check_number, error_message
 from npdl.objectives.base import register
 from npdl.objectives.kinds import Elementwise
 
@@ -95,7 +95,7 @@ class Poisson(Elementwise):
         """Return outputs and targets as `values` takes them, or raise ValueError."""
         p, t = super().check(p, t)
         if (t < 0).any():
-            raise ValueError(complaint("Targets must be >= 0", target=t[t < 0][0].item()))
+            raise ValueError(error_message("Targets must be >= 0", target=t[t < 0][0].item()))
         return p, t
 
     def values(self, p, t):
@@ -165,7 +165,7 @@ class MeanSquaredLogarithmicError(Elementwise):
         """Return outputs and targets as `values` takes them, or raise ValueError."""
         p, t = super().check(p, t)
         if (t < 0).any():
-            raise ValueError(complaint("Targets must be >= 0", target=t[t < 0][0].item()))
+            raise ValueError(error_message("Targets must be >= 0", target=t[t < 0][0].item()))
         return p, t
 
     def values(self, p, t):

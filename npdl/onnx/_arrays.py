@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from npdl._checks import complaint
+from npdl._checks import error_message
 
 
 def array_of(tensor: Any, folder: str | None = None) -> NDArray:
@@ -39,7 +39,7 @@ def _external(tensor: Any, folder: str | None) -> NDArray:
         or not os.path.isfile(path)
     ):
         rule = "The arrays must lie in the file itself, or in a file of its folder"
-        raise ValueError(complaint(rule, tensor=tensor.name, location=location))
+        raise ValueError(error_message(rule, tensor=tensor.name, location=location))
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).newbyteorder("<")
     shape = tuple(tensor.dims)
     size = math.prod(shape) * dtype.itemsize
@@ -48,7 +48,7 @@ def _external(tensor: Any, folder: str | None) -> NDArray:
     whole = os.path.getsize(path)
     if min(shape, default=1) < 0 or length != size or not 0 <= start <= whole - size:
         rule = f"The tensor must have {size} bytes in the file {location!r} of {whole}"
-        raise ValueError(complaint(rule, tensor=tensor.name, offset=start, length=length))
+        raise ValueError(error_message(rule, tensor=tensor.name, offset=start, length=length))
     with open(path, "rb") as file:
         file.seek(start)
         data = file.read(size)

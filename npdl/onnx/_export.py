@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 
 from npdl import _tree
-from npdl._checks import complaint
+from npdl._checks import error_message
 from npdl._files import StrPath, atomic_write
 from npdl._version import __version__
 from npdl.layers.node import Value
@@ -61,7 +61,9 @@ def to_onnx(model: Any, masks: bool | Sequence[str] = False) -> Any:
     plan = model.require_plan("export_onnx")
     size = sum(4 * array.size for array in model.weights.values())
     if size > _MOST - 2**20:
-        raise ValueError(complaint("A model must be smaller than 2 GB for an ONNX file", size=size))
+        raise ValueError(
+            error_message("A model must be smaller than 2 GB for an ONNX file", size=size)
+        )
     plan = _any_length(plan)
     g = Graph(onnx)
     names, ints = model.input_names, int_inputs(plan)
@@ -139,7 +141,7 @@ def _masked(inputs: list[Tensor], masks: bool | Sequence[str]) -> set[str]:
     wanted = {masks} if isinstance(masks, str) else {*masks}
     if not wanted <= sequences:
         rule = f"`masks` must be names of inputs that are sequences: {', '.join(sorted(sequences))}"
-        raise ValueError(complaint(rule, masks=masks))
+        raise ValueError(error_message(rule, masks=masks))
     return wanted
 
 

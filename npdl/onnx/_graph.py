@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from npdl._checks import complaint
+from npdl._checks import error_message
 from npdl.layers.base import Layer, Shape
 
 
@@ -125,7 +125,7 @@ def read_mask(tensor: Tensor, layer: Layer) -> str | None:
     """
     if isinstance(tensor.mask, Unexpressed):
         raise ValueError(
-            complaint(
+            error_message(
                 "The mask that this layer reads can't be exported to ONNX",
                 made_by=tensor.mask.layer,
                 layer=layer.name,
@@ -143,7 +143,7 @@ def refuse(layer: Layer, why: str, **received: Any) -> ValueError:
     """The error for a layer that has no form in ONNX."""
     received = received or {"class": type(layer).__name__}
     return ValueError(
-        complaint(f"{why}, so that it can't be exported to ONNX", layer=layer.name, **received)
+        error_message(f"{why}, so that it can't be exported to ONNX", layer=layer.name, **received)
     )
 
 

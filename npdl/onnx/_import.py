@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 
 from npdl import _safetensors, _tree
-from npdl._checks import complaint
+from npdl._checks import error_message
 from npdl._files import StrPath
 from npdl.initializations import no_random_init
 from npdl.layers.recurrent import Recurrent
@@ -45,7 +45,9 @@ def import_onnx(path: StrPath) -> Model:
     where = os.fspath(path)
     size = os.path.getsize(path)
     if size > _MOST:
-        raise ValueError(complaint("An ONNX file must be smaller than 2 GB", path=where, size=size))
+        raise ValueError(
+            error_message("An ONNX file must be smaller than 2 GB", path=where, size=size)
+        )
     made = onnx.ModelProto()
     try:
         with open(path, "rb") as file:

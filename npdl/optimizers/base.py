@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from npdl import schedules
-from npdl._checks import check_int, check_number, complaint
+from npdl._checks import check_int, check_number, error_message
 from npdl._dtype import FLOATS
 from npdl._ext.optimizer_np import blend
 from npdl._registry import Configurable, Registry
@@ -98,12 +98,14 @@ class Optimizer(Configurable):
         if (self.clip > 0) + (clipnorm is not None) + (global_clipnorm is not None) > 1:
             rule = "At most one of `clip`, `clipnorm` and `global_clipnorm` can be given"
             raise ValueError(
-                complaint(rule, clip=clip, clipnorm=clipnorm, global_clipnorm=global_clipnorm)
+                error_message(rule, clip=clip, clipnorm=clipnorm, global_clipnorm=global_clipnorm)
             )
         self.weight_decay = optional("weight_decay", weight_decay, "[0, inf)")
         if isinstance(exclude_from_weight_decay, str):
             rule = "`exclude_from_weight_decay` must be a sequence of names"
-            raise TypeError(complaint(rule, exclude_from_weight_decay=exclude_from_weight_decay))
+            raise TypeError(
+                error_message(rule, exclude_from_weight_decay=exclude_from_weight_decay)
+            )
         names = exclude_from_weight_decay
         self.exclude_from_weight_decay = None if names is None else list(names)
         steps, every = gradient_accumulation_steps, ema_overwrite_frequency
@@ -403,7 +405,7 @@ class Optimizer(Configurable):
             for slot in self._slots[name].values():
                 if slot.shape != p.shape or slot.dtype != p.dtype:
                     rule = f"Parameter {name!r} must stay {slot.dtype} of shape {slot.shape}"
-                    raise ValueError(complaint(rule, dtype=p.dtype.name, shape=p.shape))
+                    raise ValueError(error_message(rule, dtype=p.dtype.name, shape=p.shape))
         grouping = self._grouping()
         decays = [not self._is_excluded(name) for name in keys]
         units = make_units(own, given, keys, decays, self._slots, grouping is not None)
@@ -419,14 +421,14 @@ def _copy(slots: dict[Hashable, Slots]) -> dict[Hashable, Slots]:
 
 def _check_arrays(params: list, grads: list, names: list) -> None:
     if len(set(names)) < len(names):
-        raise ValueError(complaint("Each parameter must have a name of its own", names=names))
+        raise ValueError(error_message("Each parameter must have a name of its own", names=names))
     for name, p, g in zip(names, params, grads):
         if not isinstance(p, np.ndarray) or p.dtype not in FLOATS:
             rule = f"Parameter {name!r} must be an array of float32 or float64"
-            raise TypeError(complaint(rule, dtype=getattr(p, "dtype", type(p).__name__)))
+            raise TypeError(error_message(rule, dtype=getattr(p, "dtype", type(p).__name__)))
         if g.shape != p.shape:
             rule = f"The gradient of parameter {name!r} must have shape {p.shape}"
-            raise ValueError(complaint(rule, shape=g.shape))
+            raise ValueError(error_message(rule, shape=g.shape))
 
 
 _registry = Registry("optimizer", Optimizer)

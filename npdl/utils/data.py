@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from npdl._checks import check_int, complaint, label_array
+from npdl._checks import check_int, error_message, label_array
 from npdl.utils.random import get_dtype
 
 #: Below this many columns, or 100 per label, a large label is not taken for a mistake.
@@ -40,7 +40,7 @@ def one_hot(labels: ArrayLike, nb_classes: int | None = None) -> np.ndarray:
         nb_classes = int(numbers.max()) + 1
         if nb_classes > max(_MANY, 100 * numbers.size):
             rule = f"`nb_classes` must be given where a label is {_MANY} or more"
-            raise ValueError(complaint(rule, label=nb_classes - 1))
+            raise ValueError(error_message(rule, label=nb_classes - 1))
     rows = np.zeros((*numbers.shape, nb_classes), get_dtype())
     np.put_along_axis(rows, numbers[..., None], 1, -1)
     return rows
@@ -61,6 +61,6 @@ def unhot(one_hot_labels: ArrayLike) -> np.ndarray:
     rows = np.asarray(one_hot_labels)
     if rows.ndim < 2 or not rows.shape[-1]:
         raise ValueError(
-            complaint("`one_hot_labels` must have shape (N, K), K >= 1", shape=rows.shape)
+            error_message("`one_hot_labels` must have shape (N, K), K >= 1", shape=rows.shape)
         )
     return rows.argmax(axis=-1)
