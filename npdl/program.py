@@ -229,7 +229,8 @@ class Route:
             x = values[run[0].sources[0]]
             dtype = _dtype_of(run[0].owner)
             program = None
-            if isinstance(x, np.ndarray) and x.dtype.kind in "fiub":
+            one = len(run[0].sources) == 1 and isinstance(x, np.ndarray)
+            if one and x.dtype.kind in "fiub":
                 x = np.asarray(x, dtype, order="C")
                 program = Program.of([step.owner for step in run], x)
             part = _Part(run[: 1 if program is None else program.n_layers], program, dtype)
@@ -276,8 +277,13 @@ def _dtype_of(layer: Layer) -> Any:
 
 
 def _run_from(plan: Plan, first: int) -> list[Step]:
-    """The steps from one on, as long as each is the only reader of the one before it."""
+    """The steps from one on, as long as each has one input and is the only reader of the last one.
+
+    A first step with several inputs, such as a recurrent layer with a first state, is alone.
+    """
     run = [plan.steps[first]]
+    if len(run[0].sources) > 1:
+        return run
     for step in plan.steps[first + 1 :]:
         (before, *others) = run[-1].targets
         if others or step.sources != (before,) or before not in step.free:

@@ -296,6 +296,15 @@ def test_graphs():
     assert "one" in repr(predictor._model) and "(None, 6)" in repr(predictor)
 
 
+def test_a_first_state_is_an_input_too():
+    x, state = Input((4, 3)), Input((5,))
+    read = GRU(5, return_sequence=True)(x, initial_state=state)
+    model = Model([x, state], Dense(2)(read))
+    rng = np.random.default_rng(0)
+    inputs = [rng.standard_normal(shape).astype(np.float32) for shape in ((6, 4, 3), (6, 5))]
+    assert np.array_equal(model.predictor()(inputs), model.predict(inputs))
+
+
 def test_stateful_layers_go_on():
     model = Model([LSTM(6, n_in=5, stateful=True)])
     model.build((None, *STEPS))
