@@ -163,11 +163,11 @@ def _plot(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    return _converted(options, lambda: _onnx().export_onnx(_load(options), options.out))
+    return _converted(options, lambda: _onnx().export_onnx(_load(options), options.out), True)
 
 
 def _import(options: argparse.Namespace) -> int:
-    return _converted(options, lambda: _onnx().import_onnx(options.model).save(options.out))
+    return _converted(options, lambda: _onnx().import_onnx(options.model).save(options.out), False)
 
 
 def _onnx() -> Any:
@@ -175,14 +175,20 @@ def _onnx() -> Any:
     return importlib.import_module("npdl.onnx")
 
 
-def _converted(options: argparse.Namespace, convert: Callable[[], None]) -> int:
+def _converted(options: argparse.Namespace, convert: Callable[[], None], to_onnx: bool) -> int:
+    out = options.out
     try:
-        if options.out == options.model:
-            raise ValueError(f"The file must not be replaced. Received: {options.out}")
+        if out == options.model:
+            raise ValueError(f"The file must not be replaced. Received: {out}")
+        if to_onnx and out.suffix.lower() != ".onnx":
+            raise ValueError(f"The name of the ONNX file must end in .onnx. Received: {out}")
+        if not to_onnx and out.suffix.lower() in (".onnx", ".keras"):
+            rule = "The name of a file of npdl must not end in .onnx or .keras"
+            raise ValueError(f"{rule}. Received: {out}")
         convert()
     except (OSError, ValueError, TypeError, ImportError) as error:
         return _failure(error)
-    print(options.out)
+    print(out)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import runpy
 import subprocess
 import sys
 import zipfile
@@ -136,6 +137,16 @@ def test_step_by_step_is_the_same_as_all_at_once(talker):
         found.append(np.exp(log_p[0, number]))
         assert attention.shape == (1, 3) and abs(attention.sum() - 1) < 1e-5
     np.testing.assert_allclose(found, wanted, rtol=1e-4)
+
+
+def test_onnx_runtime_predicts_the_same(talker, tmp_path):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    compare = runpy.run_path(str(EXAMPLES.parent / "tools" / "compare_onnx.py"))["compare"]
+    asked = talker.questions.encode([words.question_words(question) for question, _ in PAIRS])
+    said = talker.answers.encode([words.answer_words(answer) for _, answer in PAIRS], bos=True)
+    x = [pad_sequences(rows, padding="post") for rows in (asked, said)]
+    assert compare(talker.model, x, tmp_path / "m.onnx").difference < 1e-5
 
 
 def test_best_answers_have_their_probabilities(talker):

@@ -59,7 +59,10 @@ def test_help_and_version(capsys):
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["dance"], ["demo", "--epochs", "many"], ["summary"], ["plot"], ["predict", "model"]],
+    [
+        *([], ["dance"], ["demo", "--epochs", "many"], ["summary"], ["plot"], ["predict", "model"]),
+        *(["export", "model"], ["import", "model.onnx"]),
+    ],
 )
 def test_wrong_usage_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -111,10 +114,20 @@ def test_export_and_import(saved, tmp_path, capsys):
     assert run("export", path, there) == 0 and run("import", there, back) == 0
     assert capsys.readouterr().out == f"{there}\n{back}\n"
     assert npdl.load_model(back).to_json()["layers"] == model.to_json()["layers"]
-    for command in ("export", "import"):
-        assert run(command, tmp_path / "nothing", tmp_path / "out") == 1
-        assert run(command, path, path) == 1
-    assert "must not be replaced" in capsys.readouterr().err
+    before = path.read_bytes()
+    for command, *files, message in (
+        ("export", "nothing", "out.onnx", "No such file"),
+        ("import", "nothing", "out", "No such file"),
+        ("export", path, path, "must not be replaced"),
+        ("import", path, path, "must not be replaced"),
+        ("export", there, path, "must end in .onnx"),  # in the wrong order
+        ("import", there, "back.onnx", "must not end in .onnx or .keras"),
+        ("import", path, "back", "no ONNX file"),
+        ("import", there, "no/folder", "Nothing was written"),
+    ):
+        assert run(command, *(tmp_path / file for file in files)) == 1
+        assert message in capsys.readouterr().err
+    assert path.read_bytes() == before
 
 
 def test_files_of_onnx_and_keras_are_looked_at(saved, tmp_path, capsys):
@@ -242,7 +255,7 @@ def test_a_wrong_model_fails_with_a_line(tmp_path, capsys, command):
         assert capsys.readouterr().err.startswith("npdl: error: ")
 
 
-def test_modules_with_layers_of_ones_own(tmp_path):
+def test_modules_with_layers_of_ones_own(tmp_path, capsys):
     (tmp_path / "mine.py").write_text(
         "import npdl\n"
         "@npdl.saving.register\n"
@@ -265,12 +278,11 @@ def test_modules_with_layers_of_ones_own(tmp_path):
         )
 
     assert python("mine.py").returncode == 0
-    failed = python("-m", "npdl", "summary", "model")
-    assert failed.returncode == 1 and "Own" in failed.stderr
+    assert run("summary", tmp_path / "model") == 1 and "Own" in capsys.readouterr().err
     shown = python("-m", "npdl", "summary", "model", "--import", "mine")
     assert shown.returncode == 0 and "Own" in shown.stdout
-    failed = python("-m", "npdl", "summary", "model", "--import", "nowhere")
-    assert failed.returncode == 1 and "nowhere" in failed.stderr
+    assert run("summary", tmp_path / "model", "--import", "nowhere") == 1
+    assert "nowhere" in capsys.readouterr().err
 
 
 def test_a_reader_that_has_enough_is_no_error(saved, tmp_path):

@@ -22,6 +22,8 @@ EXAMPLES, PAGES = ROOT / "examples", ROOT / "docs" / "examples"
 if not EXAMPLES.exists():
     pytest.skip("needs the source tree", allow_module_level=True)
 
+TOOL = runpy.run_path(str(ROOT / "tools" / "compare_onnx.py"))
+
 #: Script and options, how the figure is printed, and the least (or most) that it may be.
 FIGURES = [
     ("mnist.py --model mlp", r"reached: ([\d.]+)%", ">=", 95.5),
@@ -136,6 +138,60 @@ def test_five_grams_of_emma(example):
                 p = (after.get(text[i], 0) + len(after) * p) / (totals[history] + len(after))
         bits -= np.log2(p)
     assert bits / (len(text) - end) == pytest.approx(1.908, abs=0.002)
+
+
+# Their networks in ONNX Runtime
+
+
+def pictures(n=100):
+    rng = np.random.default_rng(0)
+    return rng.random((n, 1, 28, 28), np.float32), np.arange(n) % 11 % 10
+
+
+def words(n, letters, size):
+    rng = np.random.default_rng(0)
+    return ["".join(rng.choice(list(letters), size)) for _ in range(n)]
+
+
+#: Data in place of those that are fetched, as the function `load` of each script returns them.
+MADE_UP = {
+    "mnist": lambda: pictures(1100),
+    "fashion": lambda path: (pictures(), pictures()),
+    "anomalies": lambda: pictures(330),
+    "transfer": pictures,
+    "names": lambda task: (words(160, "abcde", 5), [*"12345678"] * 20),
+    "tweets": lambda: (words(120, "abc ", 40), [*"123"] * 40),
+    "emma": lambda: "Emma " + "".join(words(1, "Emma is.", 4000)),
+    "glucose": lambda: (np.arange(300) * 5.0, np.arange(300) % 50 + 100.0),
+}
+MORE = {"emma": "--units 16", "transfer": "--each 1"}
+
+
+@pytest.mark.parametrize("command", [c for c in TOOL["RUNS"] if c.split()[0] in MADE_UP])
+def test_network_in_onnx_runtime(command, example, monkeypatch, tmp_path, capsys):
+    """As npdl predicts; on data of the same shapes."""
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    script, *options = command.split()
+    names = example(script)["main"].__globals__
+    load = MADE_UP[script]
+    if script == "fashion":
+        monkeypatch.setattr(names["_data"], "debian_folder", lambda *names: None)
+        monkeypatch.setattr(npdl.datasets, "load_fashion_mnist", load)
+    elif script in ("anomalies", "transfer"):
+        monkeypatch.setattr(names["mnist"], "load", load)
+    else:
+        names["load"] = load
+    if script == "transfer":
+        with_head = names["with_head"]
+        names["with_head"] = lambda base, epochs, *data: with_head(base, 1, *data)
+    options = [*options, *TOOL["RUNS"][command].split(), *MORE.get(script, "").split()]
+    monkeypatch.setattr(sys, "argv", [script, *options])
+    with TOOL["watched"]() as trained:
+        names["main"]()
+    assert "reached: " in capsys.readouterr().out
+    for model, x in trained.values():
+        assert TOOL["compare"](model, x, tmp_path / "m.onnx").difference < 1e-5
 
 
 # Pages

@@ -110,6 +110,8 @@ def written(tmp_path, nodes, arrays=(), shape=("N", 3)):
     ("AveragePool", {"kernel_shape": [3, 2], "pads": [1, 1, 0, 1], "count_include_pad": 1}),
     ("MaxPool", {"kernel_shape": [3, 3], "auto_pad": "SAME_LOWER", "strides": [2, 2]}),
     ("MaxPool", {"kernel_shape": [2, 2], "strides": [4, 3], "ceil_mode": 1}),
+    ("HardSigmoid", {}), ("HardSigmoid", {"alpha": 0.3, "beta": 0.4}),
+    ("Selu", {}), ("Selu", {"alpha": 2.0, "gamma": 3.0}),
 ])  # fmt: skip
 def test_one_node(op, options, tmp_path):
     node = onnx.helper.make_node(op, ["x"], ["y"], **options)
@@ -131,6 +133,40 @@ def test_dense_in_its_forms(nodes, tmp_path):
     path = written(tmp_path, made, {"w": w, "t": w.T.copy(), "b": b})
     model = npdl.import_onnx(path)
     agrees(model, path, rng.normal(size=(5, 3)).astype(np.float32))
+
+
+@pytest.mark.parametrize("options", [
+    {"auto_pad": "SAME_UPPER", "strides": [2, 3]}, {"auto_pad": "SAME_LOWER", "strides": [2, 2]},
+    {"output_shape": [14, 20], "strides": [2, 3]}, {"output_shape": [11, 13], "strides": [2, 2]},
+    {"auto_pad": "SAME_UPPER", "dilations": [2, 1]},
+])  # fmt: skip
+def test_transposed_convolutions_for_a_size_of_output(options, tmp_path):
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=(3, 2, 3, 3)).astype(np.float32)
+    node = onnx.helper.make_node("ConvTranspose", ["x", "w"], ["y"], **options)
+    path = written(tmp_path, [node], {"w": w}, shape=("N", 3, 6, 7))
+    agrees(npdl.import_onnx(path), path, rng.normal(size=(2, 3, 6, 7)).astype(np.float32))
+
+
+def test_gaps_between_windows_are_refused_where_programs_differ(tmp_path):
+    options = {"auto_pad": "SAME_UPPER", "strides": [4, 4]}
+    node = onnx.helper.make_node("ConvTranspose", ["x", "w"], ["y"], **options)
+    path = written(tmp_path, [node], {"w": np.ones((3, 2, 3, 3), "f4")}, shape=("N", 3, 6, 7))
+    with pytest.raises(ValueError, match="must cover the stride"):
+        npdl.import_onnx(path)
+
+
+def test_a_product_of_two_values(tmp_path):
+    """Attention without weights, whose steps look at each other."""
+    make = onnx.helper.make_node
+    nodes = [make("Transpose", ["x"], ["t"], perm=[0, 2, 1]), make("MatMul", ["x", "t"], ["s"])]
+    nodes += [make("Softmax", ["s"], ["p"]), make("MatMul", ["p", "x"], ["y"])]
+    path = written(tmp_path, nodes, shape=("N", 5, 3))
+    model = npdl.import_onnx(path)
+    agrees(model, path, np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32))
+    path = written(tmp_path, [make("MatMul", ["x", "x"], ["y"])], shape=("N", 2, 3, 3))
+    with pytest.raises(ValueError, match="must be constant, of 2 axes"):
+        npdl.import_onnx(path)
 
 
 @pytest.mark.parametrize("op, options, message", [

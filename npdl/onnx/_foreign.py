@@ -22,6 +22,7 @@ from npdl.onnx._foreign_affine import (
     read_pad,
     read_prelu,
     read_sub,
+    scaled,
 )
 from npdl.onnx._foreign_recurrent import (
     concatenated,
@@ -33,6 +34,9 @@ from npdl.onnx._foreign_recurrent import (
 )
 from npdl.onnx._foreign_windows import read_conv, read_pool
 from npdl.onnx._reader import DIRECTION, Laid, Reader, call, laid
+
+#: The constants alpha and gamma of SELU.
+SELU = 1.67326319217681884765625, 1.05070102214813232421875
 
 
 def _layer(make: Callable[[Reader], Any]) -> Callable[..., Any]:
@@ -54,15 +58,17 @@ def _activation(name: str, **defaults: tuple[str, float]) -> Callable[..., Any]:
 
 
 def _selu(r: Reader, x: Any) -> Any:
-    for key, usual in (("alpha", 1.67326319217681884765625), ("gamma", 1.05070102214813232421875)):
-        if abs(r.take(key, usual) - usual) > 1e-6:
-            raise r.refusal("Not supported", **{key: r.attributes[key]})
-    return _activation("selu")(r, x)
+    alpha, gamma = r.take("alpha", SELU[0]), r.take("gamma", SELU[1])
+    if max(abs(alpha - SELU[0]), abs(gamma - SELU[1])) < 1e-6:
+        return _activation("selu")(r, x)
+    return scaled(r, _activation("elu", alpha=("alpha", alpha))(r, x), None, gamma, 0.0)
 
 
 def _hard_sigmoid(r: Reader, x: Any) -> Any:
-    if abs(r.take("alpha", 0.2) - 1 / 6) > 1e-6 or r.take("beta", 0.5) != 0.5:
-        raise r.refusal("Not supported", alpha=r.take("alpha", 0.2))
+    slope, middle = r.take("alpha", 0.2), r.take("beta", 0.5)
+    r.symbolic(x)
+    if abs(slope - 1 / 6) > 1e-6 or middle != 0.5:  # npdl's has these
+        x = scaled(r, x, None, 6 * slope, 6 * middle - 3)
     return _activation("hard_sigmoid")(r, x)
 
 
@@ -107,6 +113,8 @@ def _linear(r: Reader, x: Value, w: NDArray, b: Any) -> Any:
 
 def _matmul(r: Reader, x: Any, w: Any) -> Any:
     r.symbolic(x)
+    if isinstance(w, Value) and x.ndim == w.ndim == 3:
+        return L.Dot((2, 1))([x, w])
     w, name = r.array(w, 2), r.node.output[0]
     after = r.after.get(name, [])
     if r.uses[name] == 1 and len(after) == 1 and after[0].op_type == "Add":

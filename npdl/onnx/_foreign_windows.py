@@ -19,9 +19,9 @@ def read_conv(r: Reader, x: Any, w: Any, b: Any = None) -> Any:
     window = tuple(w.shape[2:])
     transposed, groups = r.node.op_type == "ConvTranspose", r.take("group", 1)
     stride, padding, dilation = _geometry(r, window, transposed)
+    extra = tuple(r.take("output_padding", [0] * len(window)))
     if transposed:
-        if "output_shape" in r.attributes or (isinstance(padding, str) and padding != "valid"):
-            raise r.refusal("Only `pads` are supported")
+        padding, extra = _cut(r, shape, window, stride, padding, dilation, extra)
     else:
         padding = _sides(r, shape, window, stride, padding, dilation)
     if x.ndim == 3:
@@ -37,7 +37,7 @@ def read_conv(r: Reader, x: Any, w: Any, b: Any = None) -> Any:
     weights = {"W": w} if b is None else {"W": w, "b": r.array(b, 1)}
     layer: Any
     if transposed:
-        options["output_padding"] = _pair(tuple(r.take("output_padding", [0] * len(window))), 0)
+        options["output_padding"] = _pair(extra, 0)
         layer = L.TransposedConvolution(w.shape[1] * groups, w.shape[2:], **options)
     else:
         layer = L.Convolution(len(w), w.shape[2:], **options)
@@ -118,6 +118,36 @@ def _sides(
         few, many = total // 2, total - total // 2
         sides.append((many, few) if padding == "lower" else (few, many))
     return tuple(sides)
+
+
+def _cut(
+    r: Reader,
+    shape: tuple[int | None, ...],
+    window: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: Any,
+    dilation: tuple[int, ...],
+    extra: tuple[int, ...],
+) -> tuple[Any, tuple[int, ...]]:
+    """What a transposed convolution cuts off, and adds behind, for an output of known size."""
+    wanted = r.take("output_shape", None)
+    if len(extra) != len(window) or (wanted and len(wanted) < len(window)):
+        raise r.refusal("There must be a number for each axis", output_padding=list(extra))
+    if wanted is None and padding not in ("same", "lower"):
+        return padding, extra
+    sides, more = [], []
+    wanted = wanted and wanted[-len(window) :]
+    for i, (size, k, s, d) in enumerate(zip(shape, window, stride, dilation)):
+        if size is None:
+            raise r.refusal("The sizes of the input must be known")
+        out = wanted[i] if wanted else size * s
+        total = s * (size - 1) + extra[i] + (k - 1) * d + 1 - out
+        if total < 0 and not wanted:  # ONNX Runtime's output is smaller than ONNX says
+            raise r.refusal("The window must cover the stride", stride=list(stride))
+        few, many = max(total, 0) // 2, -(-max(total, 0) // 2)
+        sides.append((few, many) if padding == "same" else (many, few))
+        more.append(extra[i] + max(-total, 0))
+    return tuple(sides), tuple(more)
 
 
 def _ceiled(

@@ -218,6 +218,8 @@ class Reader:
             return read(self, *xs)
         (order,) = orders if len(orders) == 1 else (None,)
         alike = all(isinstance(x, Laid | np.ndarray | None) for x in xs)
+        if self.node.op_type == "MatMul":  # of two values it would add up over the samples
+            alike = alike and not all(isinstance(x, Laid) for x in xs)
         if order is None or DIRECTION in order or order[-1] != len(order) - 1 or not alike:
             raise self.refusal("The samples must be on the same axis of all inputs")
         made = read(self, *(x.values[0] if isinstance(x, Laid) else x for x in xs))
