@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from npdl._checks import check_int, check_number, check_same_shape, error_message, float_array
+from npdl._elementary import exp
 from npdl._ext import activation_np as codes
 from npdl._ext import kernels
 from npdl._registry import Configurable, Registry, snake_case
@@ -422,7 +423,7 @@ class LogSoftmax(_AlongAxis):
         input : array_like, optional
             Shape (..., K) when the axis is the last; the input of the last `forward` if not given.
         """
-        p = np.exp(self._axis_last(self._value(self._recall(input))))
+        p = exp(self._axis_last(self._value(self._recall(input))))
         return np.eye(p.shape[-1], dtype=p.dtype) - p[..., None, :]
 
 

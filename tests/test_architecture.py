@@ -18,8 +18,8 @@ PACKAGE = Path(npdl.__file__).parent
 LEVELS = [
     ["_ext", "_version"],
     [
-        *("_autograd", "_busy", "_calls", "_checks", "_dtype", "_files", "_registry"),
-        *("_safetensors", "_tree", "_weights", "activations", "config", "data"),
+        *("_autograd", "_busy", "_calls", "_checks", "_dtype", "_elementary", "_files"),
+        *("_registry", "_safetensors", "_tree", "_weights", "activations", "config", "data"),
         *("initializations", "layers", "metrics", "objectives", "optimizers", "regularizers"),
         *("schedules", "utils"),
     ],

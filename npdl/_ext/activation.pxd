@@ -19,10 +19,12 @@ cdef enum:
     HARD_SIGMOID
     HARD_TANH
     EXPONENTIAL
-    # These are known to activation.pyx only, for their slope is no function of the output.
+    # These are known to activation.pyx only, since their slope is no function of the output.
     GELU
     SILU
     MISH
+    LOG
+    LOG1P
 
 ctypedef struct act_t:
     int code

@@ -1,7 +1,10 @@
-"""Elementwise activations. Contract: ``activation_np.py``."""
+"""Activations and logarithms, element by element. Contract: ``activation_np.py``."""
 
-from npdl._ext.activation cimport GELU, MISH, SILU, act_span, act_t, parse_act, pull_back_span
+from npdl._ext.activation cimport (
+    GELU, LOG, LOG1P, MISH, SILU, act_span, act_t, parse_act, pull_back_span,
+)
 from npdl._ext.arrays cimport OUT, REAL, array, array_t, call_t
+from npdl._ext.elementary cimport log, log1p
 from npdl._ext.simd cimport real
 from npdl._ext.smooth cimport gelu, gelu_slope, mish, mish_slope, silu, silu_slope
 from npdl._ext.steps cimport simple_step
@@ -32,9 +35,15 @@ cdef inline void _forward(job_t* j, Py_ssize_t at, real* _) noexcept nogil:
     elif j.act.code == SILU:
         for i in range(n):
             y[i] = silu(x[i])
-    else:
+    elif j.act.code == MISH:
         for i in range(n):
             y[i] = mish(x[i])
+    elif j.act.code == LOG:
+        for i in range(n):
+            y[i] = <real> log(<double> x[i])
+    else:
+        for i in range(n):
+            y[i] = <real> log1p(<double> x[i])
 
 
 cdef inline void _backward(job_t* j, Py_ssize_t at, real* _) noexcept nogil:
@@ -69,8 +78,8 @@ cdef void _task(void* context, Py_ssize_t task, int worker) noexcept nogil:
             _backward(j, task * CHUNK, <double*> NULL)
 
 
-cdef void _run(job_t* j, const array_t* x, act) except *:
-    j.single, j.act, j.n = x.single, parse_act(act, MISH), x.shape[0]
+cdef void _run(job_t* j, const array_t* x, act_t act) except *:
+    j.single, j.act, j.n = x.single, act, x.shape[0]
     with nogil:
         run(_task, j, (j.n + CHUNK - 1) // CHUNK, max_workers())
 
@@ -83,7 +92,7 @@ def activation_forward(x, y, act):
     if y_.shape[0] != x_.shape[0]:
         raise ValueError("activation_forward: x and y must be of one length.")
     j.x, j.dy, j.out = x_.data, NULL, y_.data
-    _run(&j, &x_, act)
+    _run(&j, &x_, parse_act(act, LOG1P))
 
 
 cdef void _run_ready(const void* job, const void* x, void* y, char* scratch) noexcept nogil:
@@ -97,7 +106,7 @@ def activation_ready(x, y, act):
     cdef call_t call = call_t("activation_forward", REAL)
     cdef array_t x_ = array(&call, x, "x", 1, REAL)
     cdef job_t j
-    j.single, j.act, j.n, j.dy = x_.single, parse_act(act, MISH), x_.shape[0], NULL
+    j.single, j.act, j.n, j.dy = x_.single, parse_act(act, LOG1P), x_.shape[0], NULL
     return simple_step(_run_ready, &j, sizeof(job_t), None)
 
 
@@ -110,4 +119,4 @@ def activation_backward(y, dy, dx, act):
     if not dy_.shape[0] == y_.shape[0] == dx_.shape[0]:
         raise ValueError("activation_backward: y, dy and dx must be of one length.")
     j.x, j.dy, j.out = y_.data, dy_.data, dx_.data
-    _run(&j, &y_, act)
+    _run(&j, &y_, parse_act(act, MISH))

@@ -45,6 +45,9 @@ import numpy as np
 
 LINEAR, RELU, TANH, SIGMOID, SOFT_PLUS, SOFT_SIGN, ELLIOT, SYMMETRIC_ELLIOT = range(8)
 LEAKY_RELU, ELU, SELU, HARD_SIGMOID, HARD_TANH, EXPONENTIAL, GELU, SILU, MISH = range(8, 17)
+#: The codes of log x and log(1 + x), for `activation_forward` only. Losses need them with the same
+#: bits on every CPU, and NumPy's own round differently from one instruction set to another.
+LOGARITHMS = (17, 18)
 
 #: The codes whose derivative needs the input.
 FROM_INPUT = (GELU, SILU, MISH)
@@ -118,6 +121,9 @@ def apply(act, x):
         return np.maximum(x, -_FAR) * _sigmoids(x)[0]
     if code == MISH:
         return np.maximum(x, -_FAR) * _mish(x)[0]
+    if code in LOGARITHMS:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.log(x) if code == LOGARITHMS[0] else np.log1p(x)
     raise ValueError(f"Unknown activation code {code!r}.")
 
 
@@ -221,6 +227,7 @@ def activation_forward(x, y, act):
     y : ndarray, shape (n,)
         Filled. May be `x` itself.
     act : tuple (code, steepness)
+        `LOGARITHMS` too.
     """
     y[...] = apply(act, x)
 

@@ -6,13 +6,13 @@ two more places on its left, one of β on its right, so that no loop asks where 
 can't be is LOW in place of -inf, so that no difference of two is NaN.
 """
 
-from libc.math cimport INFINITY, log
+from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memset
 from npdl._ext.arrays cimport (
     INT64, OR_NONE, OUT, REAL, UINT8, array, array_t, call_t, same_shape,
 )
-from npdl._ext.elementary cimport exp, log1p_unit
+from npdl._ext.elementary cimport exp, log, log1p_unit
 from npdl._ext.simd cimport real
 from npdl._ext.sums cimport total_of
 from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take

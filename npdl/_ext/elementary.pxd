@@ -1,4 +1,4 @@
-"""exp, tanh, sigmoid and log(1+x) in plain arithmetic: the C compiler vectorises loops over them.
+"""exp, tanh, sigmoid, log and log(1+x) in plain arithmetic: the C compiler vectorises loops over them.
 
     e^x = 2^n e^r,   n = x / log 2 rounded,   r = x - n log 2,   |r| <= log(2)/2
     e^r = 1 + r + r² P(r)
@@ -10,8 +10,13 @@ an integer, and leaves it in the low bits of the sum: shifted into the exponent 
 
 Greatest errors, in units of the last place (ulp) of the exact result, as tests/kernels holds them:
 3 for each function. Below 2^-125 (2^-1021) exp gives 0.
+
+    log x = k log 2 + log m,   x = 2^k m,   √½ <= m < √2
+
+The logarithms compute in float64, so those of float32 are rounded once.
 """
 
+from libc.math cimport INFINITY, NAN
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from npdl._ext.simd cimport bits_f32, bits_f64, fma, from_bits_f32, from_bits_f64, real
 
@@ -130,7 +135,7 @@ cdef inline real sigmoid(real x) noexcept nogil:
 
 
 cdef inline real log1p_unit(real x) noexcept nogil:
-    """log(1 + x) for 0 <= x <= 1: 2 atanh s = 2 s (1 + s² Q(s²)), s = x / (2 + x) <= 1/3."""
+    """log(1 + x) for -½ <= x <= 1: 2 atanh s = 2 s (1 + s² Q(s²)), s = x / (2 + x), |s| <= 1/3."""
     cdef real two = 2
     cdef real s = x / (two + x)
     cdef real z = s * s, q
@@ -152,3 +157,44 @@ cdef inline real log1p_unit(real x) noexcept nogil:
         q = fma(q, z, <real> 0.333333333333331547)
     s = s + s
     return fma(s * z, q, s)
+
+
+cdef enum:
+    EXPONENT = 52  # the place of the exponent in the bits of a float64
+
+
+cdef inline double log_of(double x, double rest) noexcept nogil:
+    """log x + rest, for 2^-1022 <= x < inf; 0 for x = 1 and no rest."""
+    cdef double high = 6.93147180369123816490e-1, low = 1.90821492927058770002e-10
+    cdef double one = 1
+    cdef int64_t bits = bits_f64(x)
+    cdef int64_t k = (bits - <int64_t> 0x3FE6A09E667F3BCD) >> EXPONENT  # the bits of √½
+    cdef double m = from_bits_f64(<int64_t> (<uint64_t> bits - (<uint64_t> k << EXPONENT)))
+    return fma(<double> k, high, log1p_unit(m - one) + fma(<double> k, low, rest))
+
+
+cdef inline double outside_log(double x) noexcept nogil:
+    """log x where x is 0, inf, nan or less than 0."""
+    cdef double zero = 0
+    return -INFINITY if x == zero else x if x > zero else <double> NAN
+
+
+cdef inline double log(double x) noexcept nogil:
+    """log x; -inf for 0, nan below it."""
+    cdef double tiny = 2.2250738585072014e-308, two54 = 18014398509481984.0, zero = 0
+    cdef bint small = x < tiny  # scaled into the normal numbers
+    cdef double y = log_of(x * two54 if small else x, zero)
+    y = y - <double> 37.42994775023704631 if small else y
+    return y if zero < x < INFINITY else outside_log(x)
+
+
+cdef inline double log1p(double x) noexcept nogil:
+    """log(1 + x); -inf for -1, nan below it."""
+    cdef double one = 1, zero = 0
+    cdef double u = one + x
+    # What the sum lost, to first order.
+    cdef double lost = one - (u - x) if x > one else x - (u - one)
+    cdef double y = log_of(u, lost / u)
+    y = log1p_unit(x) if <double> -0.25 < x < <double> 0.4 else y
+    y = x if <double> -1e-300 < x < <double> 1e-300 else y  # half of it may not be a number
+    return y if zero < u < INFINITY else outside_log(u)

@@ -3,9 +3,8 @@
 A task takes whole rows, and a row is summed by itself: its bits depend on no other row.
 """
 
-from libc.math cimport log
 from npdl._ext.arrays cimport OUT, REAL, array, array_t, call_t, same_shape
-from npdl._ext.elementary cimport exp
+from npdl._ext.elementary cimport exp, log
 from npdl._ext.simd cimport real
 from npdl._ext.sums cimport sum_of
 from npdl._ext.threads cimport max_workers, run

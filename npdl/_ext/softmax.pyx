@@ -1,10 +1,9 @@
 """Softmax, alone and fused with cross-entropy, and right answers. Contract: ``softmax_np.py``."""
 
-from libc.math cimport log
 from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memset
 from npdl._ext.arrays cimport ANY, INT64, OUT, REAL, UINT8, array, array_t, call_t, same_shape
-from npdl._ext.elementary cimport exp
+from npdl._ext.elementary cimport exp, log
 from npdl._ext.simd cimport real
 from npdl._ext.steps cimport simple_step
 from npdl._ext.sums cimport sum_of, sum_of_products

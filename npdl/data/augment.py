@@ -6,12 +6,14 @@ returns a new array of the same dtype; each image is changed independently of th
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from npdl._checks import check_number, check_pair, error_message
+from npdl._elementary import exp
 from npdl.utils.random import get_rng
 
 
@@ -230,7 +232,7 @@ class Zoom(_Warp):
         self.low, self.high = low, high
 
     def _matrices(self, n: int, rng: np.random.Generator) -> NDArray:
-        factors = np.exp(rng.uniform(np.log(self.low), np.log(self.high), n))
+        factors = exp(rng.uniform(math.log(self.low), math.log(self.high), n))
         return np.eye(2) / factors[:, None, None]
 
 

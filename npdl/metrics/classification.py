@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from npdl._checks import check_choice, check_int, check_number, error_message, label_array
 from npdl._dtype import FLOATS
+from npdl._elementary import exp, log
 from npdl._ext import kernels
 from npdl.metrics.base import MeanMetric, Metric, register, weights_like, what_counts
 from npdl.objectives.crossentropy import by_rows
@@ -196,14 +197,13 @@ class Perplexity(MeanMetric):
         truth, z = class_rows(y_true, y_pred)
         own = np.take_along_axis(z, truth[..., None], -1)[..., 0]
         if not self._logits:
-            return -np.log(np.maximum(own, np.finfo(z.dtype).tiny))
+            return -log(np.maximum(own, np.finfo(z.dtype).tiny))
         top = z.max(axis=-1)
-        return top + np.log(np.exp(z - top[..., None]).sum(axis=-1)) - own
+        return top + log(exp(z - top[..., None]).sum(axis=-1)) - own
 
     def result(self) -> float:
         """The perplexity, or nan if there were no items."""
-        with np.errstate(over="ignore"):
-            return float(np.exp(super().result()))
+        return float(exp(super().result()))
 
 
 def class_rows(y_true: NDArray, y_pred: NDArray) -> tuple[NDArray, NDArray]:

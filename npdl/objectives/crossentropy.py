@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from npdl import activations
 from npdl._checks import check_int, check_number, error_message
+from npdl._elementary import exp, log, log1p
 from npdl._ext import kernels
 from npdl.objectives.base import Counted, Objective, register
 from npdl.objectives.kinds import Clipped, Elementwise, Rowwise
@@ -181,7 +182,7 @@ class BinaryCrossEntropy(FusedLoss, Clipped, Elementwise):
         if self.from_logits:
             return _logit_values(p, t)
         p = np.clip(p, *self._ends(p))
-        return -(t * np.log(p) + (1 - t) * np.log1p(-p))
+        return -(t * log(p) + (1 - t) * log1p(-p))
 
     def gradient(self, p, t):
         """Return the gradient of each element's value; see `Objective.gradient`."""
@@ -203,13 +204,13 @@ class BinaryCrossEntropy(FusedLoss, Clipped, Elementwise):
 
 
 def _sigmoid(z: np.ndarray) -> np.ndarray:
-    e = np.exp(-np.abs(z))  # can't overflow
+    e = exp(-np.abs(z))  # can't overflow
     return np.where(z >= 0, 1, e) / (1 + e)
 
 
 def _logit_values(z: np.ndarray, t: np.ndarray) -> np.ndarray:
     """log(1 + e^z) - t z."""
-    return np.maximum(z, 0) - t * z + np.log1p(np.exp(-np.abs(z)))
+    return np.maximum(z, 0) - t * z + log1p(exp(-np.abs(z)))
 
 
 @register("SCCE", "categorical_cross_entropy", "sparse_categorical_cross_entropy", "cross_entropy")
@@ -283,8 +284,8 @@ class SoftmaxCategoricalCrossEntropy(FusedLoss, Clipped, Rowwise):
             return self._fused_values(p, t, np.empty_like(p))
         if t.ndim < p.ndim:
             chosen = np.take_along_axis(p, t[..., None], -1)[..., 0]
-            return -np.log(self._clip(chosen))
-        return -(t * np.log(self._clip(p))).sum(axis=-1)
+            return -log(self._clip(chosen))
+        return -(t * log(self._clip(p))).sum(axis=-1)
 
     def gradient(self, p, t):
         """Return the gradient of each row's value; see `Objective.gradient`."""

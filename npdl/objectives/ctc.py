@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from npdl import activations
 from npdl._checks import check_int, error_message
+from npdl._elementary import log
 from npdl._ext import kernels
 from npdl.objectives.base import register, step_mask
 from npdl.objectives.crossentropy import LogitsCache
@@ -102,12 +103,12 @@ class CTC(Clipped):
 
     def values(self, p, t, mask=None):
         """Return the value of each sample; see `Objective.values`."""
-        x = p if self.from_logits else np.log(self._clip(p))
+        x = p if self.from_logits else log(self._clip(p))
         return self._losses(x, t, mask, self.from_logits)
 
     def gradient(self, p, t, mask=None):
         """Return the gradient of each sample's value; see `Objective.gradient`."""
-        x = p if self.from_logits else np.log(self._clip(p))
+        x = p if self.from_logits else log(self._clip(p))
         dx = np.empty_like(x)
         ones = np.ones(len(x), x.dtype)
         self._fill_gradient(x, t, mask, self.from_logits, ones, dx)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from npdl._checks import error_message
+from npdl._elementary import log
 from npdl.objectives.base import register
 from npdl.objectives.kinds import Clipped, Rowwise
 
@@ -75,8 +76,8 @@ class KLDivergence(Clipped, Rowwise):
 
     def values(self, p, t):
         """Return the value of each item; see `Objective.values`."""
-        log_t = np.log(t, out=np.zeros_like(t), where=t > 0)
-        return (t * (log_t - np.log(self._clip(p)))).sum(axis=-1)
+        log_t = log(np.where(t > 0, t, 1))
+        return (t * (log_t - log(self._clip(p)))).sum(axis=-1)
 
     def gradient(self, p, t):
         """Return the gradient of each item's value; see `Objective.gradient`."""

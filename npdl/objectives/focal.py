@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from npdl import activations
 from npdl._checks import check_int, check_number, error_message
+from npdl._elementary import exp, log, log1p, power
 from npdl._ext import kernels
 from npdl.objectives.base import register
 from npdl.objectives.crossentropy import FusedLoss
@@ -84,7 +85,7 @@ class FocalCrossEntropy(FusedLoss, Clipped, Rowwise):
         if self.from_logits:
             return self._fused_values(p, t, np.empty_like(p))
         p = self._clip(p)
-        return -(self._weighed(p, t) * (1 - p) ** self.gamma * np.log(p)).sum(axis=-1)
+        return -(self._weighed(p, t) * power(1 - p, self.gamma) * log(p)).sum(axis=-1)
 
     def gradient(self, p, t):
         """Return the gradient of each row's value; see `Objective.gradient`."""
@@ -101,8 +102,8 @@ class FocalCrossEntropy(FusedLoss, Clipped, Rowwise):
     def _fused_values(self, z, t, p):
         kernels().softmax_forward(*(a.reshape(-1, z.shape[-1]) for a in (z, p)))
         top = z.max(axis=-1, keepdims=True)
-        log_p = z - (top + np.log(np.exp(z - top).sum(axis=-1, keepdims=True)))
-        weights = self._weighed(p, t) * _others(p) ** self.gamma
+        log_p = z - (top + log(exp(z - top).sum(axis=-1, keepdims=True)))
+        weights = self._weighed(p, t) * power(_others(p), self.gamma)
         # An impossible class has -inf, which does not count where its target is 0.
         return -np.multiply(weights, log_p, out=np.zeros_like(p), where=weights != 0).sum(axis=-1)
 
@@ -168,26 +169,26 @@ class BinaryFocalCrossEntropy(Clipped, Elementwise):
         """The factors of yes and no; p, 1 - p and their logarithms."""
         yes, no = (t, 1 - t) if self.alpha is None else (self.alpha * t, (1 - self.alpha) * (1 - t))
         if self.from_logits:
-            e = np.exp(-np.abs(p))  # can't overflow
-            high, low, log = 1 / (1 + e), e / (1 + e), np.log1p(e)
+            e = exp(-np.abs(p))  # can't overflow
+            high, low, rest = 1 / (1 + e), e / (1 + e), log1p(e)
             positive = p >= 0
             chances = np.where(positive, high, low), np.where(positive, low, high)
-            return yes, no, *chances, np.minimum(p, 0) - log, np.minimum(-p, 0) - log
+            return yes, no, *chances, np.minimum(p, 0) - rest, np.minimum(-p, 0) - rest
         end = max(self.epsilon, float(np.finfo(p.dtype).eps))
         p = np.clip(p, self.epsilon, 1 - end)
-        return yes, no, p, 1 - p, np.log(p), np.log1p(-p)
+        return yes, no, p, 1 - p, log(p), log1p(-p)
 
     def values(self, p, t):
         """Return the value of each element; see `Objective.values`."""
         yes, no, p, q, log_p, log_q = self._parts(p, t)
-        return -(yes * q**self.gamma * log_p + no * p**self.gamma * log_q)
+        return -(yes * power(q, self.gamma) * log_p + no * power(p, self.gamma) * log_q)
 
     def gradient(self, p, t):
         """Return the gradient of each element's value; see `Objective.gradient`."""
         yes, no, high, low, log_p, log_q = self._parts(p, t)
         # p ∂/∂p of the first part, q ∂/∂q of the second.
-        first = yes * low**self.gamma * (self.gamma * high * _ratio(log_p, low) - 1)
-        second = no * high**self.gamma * (self.gamma * low * _ratio(log_q, high) - 1)
+        first = yes * power(low, self.gamma) * (self.gamma * high * _ratio(log_p, low) - 1)
+        second = no * power(high, self.gamma) * (self.gamma * low * _ratio(log_q, high) - 1)
         if self.from_logits:
             return first * low - second * high
         grad = first / high - second / low
@@ -208,7 +209,10 @@ def _factors(alpha: ArrayLike) -> Any:
 
 def _others(p: np.ndarray) -> np.ndarray:
     """1 - p of probabilities that sum to 1, exact where p is almost 1 too."""
-    return p @ (1 - np.eye(p.shape[-1], dtype=p.dtype))
+    before, after = np.zeros_like(p), np.zeros_like(p)
+    np.cumsum(p[..., :-1], axis=-1, out=before[..., 1:])
+    np.cumsum(p[..., :0:-1], axis=-1, out=after[..., -2::-1])
+    return before + after
 
 
 def _ratio(log_p: np.ndarray, q: np.ndarray) -> np.ndarray:
@@ -219,5 +223,5 @@ def _ratio(log_p: np.ndarray, q: np.ndarray) -> np.ndarray:
 def _slope_times_p(p: np.ndarray, q: np.ndarray, gamma: float) -> np.ndarray:
     """p times the derivative of -q^γ log p, with q = 1 - p."""
     small = np.maximum(p, np.finfo(p.dtype).tiny)
-    log_p = np.where(q < 0.5, np.log1p(-np.minimum(q, 0.5)), np.log(small))
-    return q**gamma * (gamma * p * _ratio(log_p, q) - 1)
+    log_p = np.where(q < 0.5, log1p(-np.minimum(q, 0.5)), log(small))
+    return power(q, gamma) * (gamma * p * _ratio(log_p, q) - 1)

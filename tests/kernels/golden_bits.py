@@ -39,7 +39,7 @@ from npdl.layers import *
 def digest(kind):
     npdl.utils.set_seed(3)
     numbers = np.random.default_rng(5)
-    optimizer = npdl.optimizers.RMSprop()
+    loss, optimizer = "scce", npdl.optimizers.RMSprop()
     x = numbers.integers(1, 50, (71, 9))
     if kind == "mlp":
         x = numbers.random((203, 37), "f4")
@@ -60,6 +60,10 @@ def digest(kind):
             Dropout(0.2), Flatten(), Dense(11, activation="elu"), Softmax(5),
         ]
         optimizer = npdl.optimizers.AdamW(global_clipnorm=1.0)
+    elif kind == "focal":
+        x = numbers.random((203, 37), "f4")
+        layers = [Dense(21, n_in=37, activation="log_softmax"), Dense(5)]
+        loss = npdl.objectives.FocalCrossEntropy(gamma=1.7, from_logits=True)
     elif kind == "tagger":  # with masks
         cell = LSTM(n_out=7, return_sequence=True, recurrent_dropout=0.1)
         layers = [
@@ -71,14 +75,16 @@ def digest(kind):
         cell = {"lstm": LSTM, "gru": GRU, "rnn": SimpleRNN}[kind]
         layers = [Embedding(input_size=50, n_out=11), cell(n_out=21), Softmax(5)]
     model = npdl.Model(layers)
-    model.compile("scce", optimizer=optimizer)
-    model.fit(x, numbers.integers(0, 5, len(x)), epochs=2, batch_size=32, verbose=0)
+    model.compile(loss, optimizer=optimizer)
+    y = numbers.integers(0, 5, len(x))
+    history = model.fit(x, y, epochs=2, batch_size=32, verbose=0)
     found = hashlib.sha256(model.predict(x).tobytes())
+    found.update(repr(history.history["loss"]).encode())
     for weights in model.get_weights():
         found.update(weights.tobytes())
     return found.hexdigest()
 
-for kind in ("mlp", "winograd", "cnn", "tagger", "lstm", "gru", "rnn"):
+for kind in ("mlp", "winograd", "cnn", "focal", "tagger", "lstm", "gru", "rnn"):
     print(kind, digest(kind))
 """
 

@@ -25,6 +25,7 @@ from npdl._ext.activation_np import (
     HARD_TANH,
     LEAKY_RELU,
     LINEAR,
+    LOGARITHMS,
     MISH,
     RELU,
     SELU,
@@ -36,6 +37,7 @@ from npdl._ext.activation_np import (
     TANH,
 )
 
+LOG, LOG1P = LOGARITHMS
 BOUND = 3  # ulps, as elementary.pxd states
 #: As smooth.pxd and the docs state, for the functions made of several.
 BOUNDS = {ELU: 4, SELU: 4, EXPONENTIAL: 3, GELU: 7, SILU: 3, MISH: 5}
@@ -101,6 +103,42 @@ def test_error_of_the_later_activations_in_ulps(compiled, code, dtype, rng):
         assert (
             ulps(apply(compiled, x, code), twin.apply((code, 1.0), x.astype(wider))) <= BOUNDS[code]
         )
+
+
+@dtypes
+def test_error_of_logarithms_in_ulps(compiled, dtype, rng):
+    info = np.finfo(dtype)
+    powers = np.ldexp(1.0, np.arange(info.minexp - info.nmant, info.maxexp)).astype(dtype)
+    sizes = rng.uniform(info.minexp, info.maxexp, 100_000)
+    x = np.concatenate(
+        [
+            *(
+                powers,
+                np.nextafter(powers, 0, dtype=dtype)[1:],
+                np.nextafter(powers, np.inf, dtype=dtype),
+            ),
+            *((2.0**sizes).astype(dtype), rng.uniform(0.5, 2, 100_000).astype(dtype)),
+        ]
+    )
+    for code, exact in ((LOG, np.log), (LOG1P, np.log1p)):
+        assert ulps(apply(compiled, x, code), exact(x.astype(WIDER[dtype]))) <= BOUND
+    near = -np.concatenate([x[x < 1], rng.uniform(0, 1, 100_000).astype(dtype)])
+    near = near[near > -1]
+    assert ulps(apply(compiled, near, LOG1P), np.log1p(near.astype(WIDER[dtype]))) <= BOUND
+
+
+@dtypes
+def test_logarithms_at_the_extremes(implementation, dtype):
+    x = np.array(
+        [1, 0, -0.0, np.inf, np.nan, -1, -np.inf, np.finfo(dtype).smallest_subnormal], dtype
+    )
+    y = apply(implementation, x, LOG)
+    np.testing.assert_array_equal(y[:7], [0, -np.inf, -np.inf, np.inf, np.nan, np.nan, np.nan])
+    np.testing.assert_allclose(y[7], np.log(x[7]), rtol=1e-6)
+    x[:2] = 0, -2
+    y = apply(implementation, x, LOG1P)
+    np.testing.assert_array_equal(y[:7], [0, np.nan, 0, np.inf, np.nan, -np.inf, np.nan])
+    assert y[7] == x[7] and np.signbit(y[2])
 
 
 @dtypes
@@ -246,7 +284,7 @@ def test_results_stay_in_their_range(implementation, code, dtype, rng):
 def test_the_same_number_gives_the_same_bits_in_every_place(compiled, dtype, rng):
     """The rest of a loop that fills no vector uses the same arithmetic."""
     x = samples(dtype, -20, 20, rng, 50)
-    for act in ((code, 1.7) for code in range(MISH + 1)):
+    for act in ((code, 1.7) for code in range(LOG1P + 1)):
         whole = apply(compiled, x, *act)
         slopes = _slopes(compiled, x if act[0] in FROM_INPUT else whole, act)
         for start, stop in [(0, 1), (1, 2), (3, 8), (5, 22), (0, 33), (17, 50)]:
@@ -258,6 +296,8 @@ def test_the_same_number_gives_the_same_bits_in_every_place(compiled, dtype, rng
 
 
 def _slopes(kernels, source, act):
+    if act[0] in LOGARITHMS:  # they have none
+        return source[:0]
     dx = np.full_like(source, 7)
     kernels.activation_backward(source, np.cos(np.arange(len(dx), dtype=dx.dtype) * 0 + 1), dx, act)
     return dx
@@ -270,7 +310,7 @@ def test_v3_and_v4_give_the_same_bits(dtype, rng):
     v3, v4 = (
         SimpleNamespace(**{f: implementation_of(isa, f) for f in FUNCTIONS}) for isa in ("v3", "v4")
     )
-    for act in ((code, 1.7) for code in range(MISH + 1)):
+    for act in ((code, 1.7) for code in range(LOG1P + 1)):
         y = apply(v3, x, *act)
         assert y.tobytes() == apply(v4, x, *act).tobytes(), act
         source = x if act[0] in FROM_INPUT else y
