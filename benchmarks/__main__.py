@@ -128,7 +128,7 @@ def kernel_times(args: argparse.Namespace) -> None:
 
 
 def geometries(args: argparse.Namespace) -> None:
-    """Convolutions of every shape."""
+    """Layers of every shape."""
     peers = pythons(args, "train", ("npdl", "torch"))
     rows = geometry.times(peers, args.threads, args.rounds, args.seconds, args.only)
     finish(args, "geometry", rows, geometry.geometry_table(rows))
@@ -186,7 +186,7 @@ COMMANDS = {
     "train": ("training steps against the peers", train),
     "predict": ("prediction against the peers, one sample and a full batch", predict),
     "kernels": ("each Cython kernel against its NumPy twin", kernel_times),
-    "geometry": ("convolutions of every shape against PyTorch's", geometries),
+    "geometry": ("layers of every shape against PyTorch's", geometries),
     "import": ("import time over NumPy's", import_times),
     "memory": ("peak memory of a training process", peak_memory),
     "fit": ("what `fit` costs over the bare steps", fit),

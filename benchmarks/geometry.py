@@ -1,10 +1,10 @@
-"""Convolutions of every shape against PyTorch's: output, gradient of the filters, of the input.
+"""Layers of every shape against PyTorch's: convolutions here, the others in ``shapes.py``.
 
-The rate of a convolution should not depend on its geometry: the width of the output, the number of
-channels, the size of the filters.
+The rate of a layer should not depend on its sizes: the width of the output of a convolution, the
+number of channels, the size of the filters, of units, of steps, of classes.
 
 ``python -m benchmarks.geometry LIBRARY THREADS`` serves one library: it reads the number of a
-geometry and seconds, a line for each request, and answers with three times in ms.
+shape and seconds, a line for each request, and answers with a time in ms for each part.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ import numpy as np
 
 from benchmarks.envs import ROOT
 from benchmarks.report import ms, table
+from benchmarks.shapes import SHAPES, Shape
 from benchmarks.worker import measure, pin
-
-PARTS = ("forward", "dW", "dx")
 
 
 class Geometry(NamedTuple):
@@ -39,6 +38,8 @@ class Geometry(NamedTuple):
     groups: int = 1
     transposed: bool = False
 
+    parts = ("forward", "dW", "dx")
+
     @property
     def out(self) -> tuple[int, int]:
         """Height and width of the output."""
@@ -52,14 +53,24 @@ class Geometry(NamedTuple):
         n, c, *_ = self.x
         return 2 * n * c // self.groups * math.prod(self.w) * math.prod(self.out) / 1e9
 
+    def calls(self, library: str) -> list[Callable[[], Any]]:
+        """The parts in a library."""
+        return {"npdl": npdl_calls, "torch": torch_calls}[library](self)
+
 
 @dataclass
 class GeometryRow:
     """Times of the parts by library, ms."""
 
     name: str
+    parts: tuple[str, ...]
     gflop: float
     times: dict[str, list[float]]
+
+    @property
+    def speeds(self) -> list[float]:
+        """npdl's speed over PyTorch's, for each part."""
+        return [theirs / ours for ours, theirs in zip(self.times["npdl"], self.times["torch"])]
 
 
 GEOMETRIES = [
@@ -167,7 +178,7 @@ def torch_calls(g: Geometry) -> list[Callable[[], Any]]:
     return [forward, backward(False), backward(True)]
 
 
-CALLS = {"npdl": npdl_calls, "torch": torch_calls}
+CASES: list[Geometry | Shape] = [*GEOMETRIES, *SHAPES]
 
 
 def serve(library: str, threads: int) -> None:
@@ -179,8 +190,8 @@ def serve(library: str, threads: int) -> None:
         torch.set_num_threads(threads)
     for line in sys.stdin:
         number, seconds = json.loads(line)
-        calls = CALLS[library](GEOMETRIES[number])
-        times = [1e3 * measure(call, seconds / len(PARTS), 2)["min"] for call in calls]
+        calls = CASES[number].calls(library)
+        times = [1e3 * measure(call, seconds / len(calls), 2)["min"] for call in calls]
         print(json.dumps(times), flush=True)
 
 
@@ -202,8 +213,8 @@ def times(
         for library, python in pythons.items()
     }
     rows = []
-    for number, geometry in enumerate(GEOMETRIES):
-        if names and not any(name in geometry.name for name in names):
+    for number, case in enumerate(CASES):
+        if names and not any(name in case.name for name in names):
             continue
         found: dict[str, list[float]] = {}
         for _ in range(rounds):
@@ -214,9 +225,9 @@ def times(
                 line = worker.stdout.readline()
                 if not line:
                     raise RuntimeError(f"{library} ended with code {worker.wait()}.")
-                best = found.get(library, [math.inf] * len(PARTS))
+                best = found.get(library, [math.inf] * len(case.parts))
                 found[library] = list(map(min, best, json.loads(line)))
-        rows.append(GeometryRow(geometry.name, geometry.gflop, found))
+        rows.append(GeometryRow(case.name, case.parts, case.gflop, found))
     for worker in workers.values():
         assert worker.stdin
         worker.stdin.close()
@@ -225,25 +236,38 @@ def times(
 
 
 def geometry_table(rows: Sequence[GeometryRow]) -> str:
-    """Times and rates of npdl, and its speed over PyTorch's."""
-    head = ["images * filters", *(f"{part}, ms" for part in PARTS)]
-    head += [f"{part}, GFLOP/s" for part in PARTS]
+    """Times and rates of npdl, its speed over PyTorch's, and where that is below 1."""
+    texts = []
+    for parts in dict.fromkeys(row.parts for row in rows):
+        texts.append(_table_of([row for row in rows if row.parts == parts]))
+    if all("torch" in row.times for row in rows):
+        speeds = [
+            (speed, f"{row.name}: {part}")
+            for row in rows
+            for speed, part in zip(row.speeds, row.parts)
+        ]
+        slow = sum(speed < 0.8 for speed, _ in speeds)
+        fast = sum(speed > 1.3 for speed, _ in speeds)
+        texts.append(f"Of {len(speeds)} ratios, {slow} are below 0.8, {fast} above 1.3.")
+        slower = [f"- {name} {speed:.2f}" for speed, name in sorted(speeds) if speed < 1]
+        texts.append("\n".join(["Slower than PyTorch:", "", *(slower or ["- none"])]))
+    return "\n\n".join(texts)
+
+
+def _table_of(rows: Sequence[GeometryRow]) -> str:
+    """The table of rows with the same parts."""
+    parts = rows[0].parts
     both = all("torch" in row.times for row in rows)
-    head += [f"{part} over PyTorch" for part in PARTS] if both else []
-    lines, ratios = [], []
+    head = ["case", *(f"{part}, ms" for part in parts), *(f"{part}, GFLOP/s" for part in parts)]
+    head += [f"{part} over PyTorch" for part in parts] if both else []
+    lines = []
     for row in rows:
+        # A backward pass of a layer is two products, where the parts of a convolution are one each.
+        flops = [row.gflop * (2 if part == "backward" else 1) for part in parts]
         line = [row.name, *map(ms, row.times["npdl"])]
-        line += [f"{row.gflop / t * 1e3:.0f}" for t in row.times["npdl"]]
-        if both:
-            speed = [theirs / ours for ours, theirs in zip(row.times["npdl"], row.times["torch"])]
-            line += [f"{ratio:.2f}" for ratio in speed]
-            ratios += speed
-        lines.append(line)
-    text = table(head, lines)
-    if both:
-        slow, fast = (sum(map(test, ratios)) for test in (lambda r: r < 0.8, lambda r: r > 1.3))
-        text += f"\n\nOf {len(ratios)} ratios, {slow} are below 0.8, {fast} above 1.3."
-    return text
+        line += [f"{f / t * 1e3:.0f}" if f else "-" for f, t in zip(flops, row.times["npdl"])]
+        lines.append(line + ([f"{ratio:.2f}" for ratio in row.speeds] if both else []))
+    return table(head, lines)
 
 
 if __name__ == "__main__":
