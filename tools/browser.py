@@ -284,8 +284,9 @@ def build_numpy(python: str) -> Path:
         run(folder / "venv/bin/pip", "install", "-q", "Cython", "ninja")
     source = folder / f"numpy-{NUMPY}"
     if not source.exists():
-        pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary=numpy"]
-        run(*pip, f"numpy=={NUMPY}", "--dest", folder)
+        if not Path(f"{source}.tar.gz").exists():  # pip also builds it, for its metadata: minutes
+            pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary=numpy"]
+            run(*pip, f"numpy=={NUMPY}", "--dest", folder)
         with tarfile.open(f"{source}.tar.gz") as archive:
             archive.extractall(folder, filter="data")
     bin = folder / "venv" / "bin"

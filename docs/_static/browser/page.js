@@ -20,11 +20,12 @@ worker.onmessage = ({ data }) => {
     $("train").disabled = false;
   } else if (data.epoch) {
     history.push(data);
+    document.dispatchEvent(new CustomEvent("epoch", { detail: data })); // the tests listen
     drawCurves(Number($("epochs").value));
     $("state").textContent = `Epoch ${data.epoch} is done.`;
     $("figures").textContent =
-      `loss ${data.loss.toFixed(4)}, accuracy ${(100 * data.accuracy).toFixed(1)} %, ` +
-      `on the test digits ${(100 * data.test).toFixed(1)} %; ${data.seconds.toFixed(2)} s an epoch`;
+      `loss ${data.loss.toFixed(4)}, accuracy ${(100 * data.accuracy).toFixed(1)}\u00a0%, ` +
+      `on the test digits ${(100 * data.test).toFixed(1)}\u00a0%; ${data.seconds.toFixed(2)}\u00a0s an epoch`;
   } else if (data.done) {
     trained = true;
     $("train").disabled = $("sample").disabled = false;
@@ -182,7 +183,7 @@ function drawSmall(values) {
 
 function show(probabilities) {
   const best = probabilities.indexOf(Math.max(...probabilities));
-  $("answer").textContent = `This is a ${best}, to ${Math.round(100 * probabilities[best])} %.`;
+  $("answer").textContent = `This is a ${best}, with a probability of ${Math.round(100 * probabilities[best])}\u00a0%.`;
   $("bars").replaceChildren(
     ...probabilities.map((p, digit) => {
       const item = make("li");
