@@ -1,4 +1,4 @@
-"""exp, tanh, sigmoid, log and log(1+x) in plain arithmetic: the C compiler vectorises loops over them.
+"""exp, tanh, sigmoid, log, log(1+x) in plain arithmetic: the C compiler vectorises loops over them.
 
     e^x = 2^n e^r,   n = x / log 2 rounded,   r = x - n log 2,   |r| <= log(2)/2
     e^r = 1 + r + r² P(r)
