@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import envs, footprint, geometry, kernels, limits, race, report, scaling
+from benchmarks import cores, envs, footprint, geometry, kernels, limits, race, report, scaling
 from benchmarks.process import note
 from benchmarks.workloads import WORKLOADS
 
@@ -174,6 +174,12 @@ def scale(args: argparse.Namespace) -> None:
     finish(args, "scaling", points, scaling.tables(points))
 
 
+def more_cores(args: argparse.Namespace) -> None:
+    """A training step on 1 to 64 cores, simulated."""
+    rows = cores.simulate(args.workloads or WORKLOADS)
+    finish(args, "cores", rows, cores.cores_table(rows))
+
+
 def everything(args: argparse.Namespace) -> None:
     """All benchmarks, one after the other."""
     for name, (_, command) in COMMANDS.items():
@@ -192,6 +198,7 @@ COMMANDS = {
     "fit": ("what `fit` costs over the bare steps", fit),
     "neighbour": ("`np.matmul` between two steps: two pools of threads in turns", neighbour),
     "scaling": ("cost by threads, batch, sequence length and image size", scale),
+    "cores": ("a training step on 1 to 64 cores, simulated", more_cores),
     "all": ("all of these", everything),
 }
 

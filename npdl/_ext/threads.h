@@ -61,6 +61,9 @@ static SRWLOCK npdl_lock = SRWLOCK_INIT; /* guards the scratch blocks */
 #include <time.h>
 
 #include "placement.h"
+#if defined(NPDL_TRACE)
+#include "trace.h"
+#endif
 
 #if defined(__x86_64__)
 #define NPDL_PAUSE() __builtin_ia32_pause()
@@ -227,6 +230,10 @@ static void npdl_wait(void) {
 static void npdl_run(npdl_task fn, void *context, ptrdiff_t n, int workers) {
     int threads = atomic_load(&npdl_pool.threads); /* once: it may change at any moment */
     if (threads > workers) threads = workers;
+#if defined(NPDL_TRACE)
+    npdl_trace(fn, context, n, threads);
+    return;
+#endif
     if (n <= 1 || threads <= 1 || atomic_flag_test_and_set(&npdl_pool.busy)) {
         for (ptrdiff_t i = 0; i < n; i++) fn(context, i, 0);
         return;
