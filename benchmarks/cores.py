@@ -111,7 +111,7 @@ def makespan(tasks: Sequence[float], workers: int) -> float:
                 heapq.heappush(free, (done, worker, turn))
                 break
             turn += 1
-    return last + HAND_OVER + PER_WORKER * workers
+    return last + HAND_OVER + PER_WORKER * min(workers, n)
 
 
 def simulate(workloads: Sequence[str]) -> list[CoresRow]:

@@ -89,7 +89,7 @@ static struct {
     npdl_task fn;
     void *context;
     ptrdiff_t n;
-    int helpers; /* workers with a higher number stay out */
+    atomic_int helpers; /* workers with a higher number stay out */
     int core; /* of the caller */
     atomic_size_t state;
     atomic_int active;
@@ -172,7 +172,10 @@ static void *npdl_worker(void *arg) {
     npdl_settle(&npdl_workers[me].place);
     for (;;) {
         size_t now = atomic_load(&npdl_pool.state);
-        if ((now & 1) && now != seen) {
+        if ((now & 1) && now != seen && me > atomic_load(&npdl_pool.helpers)) {
+            seen = now; /* not needed: `active` would go through the caches of all cores */
+            since = npdl_now();
+        } else if ((now & 1) && now != seen) {
             atomic_fetch_add(&npdl_pool.active, 1);
             now = atomic_load(&npdl_pool.state);
             if (now & 1) { /* open: its fields stay until we leave */
@@ -230,6 +233,7 @@ static void npdl_wait(void) {
 static void npdl_run(npdl_task fn, void *context, ptrdiff_t n, int workers) {
     int threads = atomic_load(&npdl_pool.threads); /* once: it may change at any moment */
     if (threads > workers) threads = workers;
+    if (threads > n) threads = n < 1 ? 1 : (int)n;
 #if defined(NPDL_TRACE)
     npdl_trace(fn, context, n, threads);
     return;
