@@ -1,10 +1,11 @@
 """Images, or some rows of them, with the channels of a pixel side by side and zeros all round."""
 
 from libc.string cimport memset
-from npdl._ext.simd cimport transpose4
+from npdl._ext.simd cimport LANES_F32, transpose, transpose4
 
 cdef enum:
     CHANNELS = 16  # laid out together
+    TOGETHER = 16  # numbers of a channel that are
 
 # Where an image, or some rows of it, lies in its padded pixels.
 ctypedef struct area_t:
@@ -53,6 +54,9 @@ cdef inline void lay_out(
     cdef Py_ssize_t _, j, c, l, ld = a.ld, last = min(<Py_ssize_t> CHANNELS, ld - channel)
     cdef float* row = pixels + (a.top * a.wide + a.left) * ld + channel
     cdef float* to
+    if count >= last and a.cols == w and a.rows * w >= TOGETHER:
+        _lay_out_whole(a, x, step, last, row)
+        return
     for _ in range(a.rows):
         c = 0
         while c + 4 <= min(count, last) and a.cols >= 4:
@@ -68,3 +72,33 @@ cdef inline void lay_out(
                 row[j * ld + l] = x[l * step + j] if l < count else 0
         x += w
         row += a.wide * ld
+
+
+cdef inline void _lay_out_whole(
+    const area_t* a, const float* x, Py_ssize_t step, Py_ssize_t channels, float* pixels
+) noexcept nogil:
+    """The same of whole rows, which follow each other in x, and whole vectors of channels.
+
+    TOGETHER numbers at once: a line of the cache, which may not be there any more later.
+    """
+    cdef Py_ssize_t x_at[LANES_F32]
+    cdef Py_ssize_t to_at[TOGETHER]
+    cdef Py_ssize_t count = a.rows * a.cols, at = 0, row, col, l, c
+    for l in range(LANES_F32):
+        x_at[l] = l * step
+    while at < count:
+        at = min(at, count - TOGETHER)
+        row, col = at // a.cols, at % a.cols
+        for l in range(TOGETHER):
+            to_at[l] = (row * a.wide + col) * a.ld
+            col += 1
+            if col == a.cols:
+                row, col = row + 1, 0
+        c = 0
+        while c < channels:
+            l = 0
+            while l < TOGETHER:
+                transpose(x + c * step + at + l, x_at, pixels + c, to_at + l)
+                l += LANES_F32
+            c += LANES_F32
+        at += TOGETHER

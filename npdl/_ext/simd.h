@@ -118,11 +118,8 @@ typedef int32_t npdl_i32q __attribute__((vector_size(16)));
 #  define NPDL_MIX(a, b, ...) __builtin_shuffle(a, b, (npdl_i32q){__VA_ARGS__})
 #endif
 
-/* Four rows of four numbers, `step` apart: their columns to c0 ... c3. */
-static inline void npdl_transpose4(const float *rows, ptrdiff_t step, float *c0, float *c1,
-                                   float *c2, float *c3) {
-    npdl_f32q r[4], t[4];
-    for (int i = 0; i < 4; i++) memcpy(&r[i], rows + i * step, sizeof(r[i]));
+static inline void npdl_turn4(npdl_f32q *r) {
+    npdl_f32q t[4];
     t[0] = NPDL_MIX(r[0], r[1], 0, 4, 1, 5);
     t[1] = NPDL_MIX(r[0], r[1], 2, 6, 3, 7);
     t[2] = NPDL_MIX(r[2], r[3], 0, 4, 1, 5);
@@ -131,11 +128,72 @@ static inline void npdl_transpose4(const float *rows, ptrdiff_t step, float *c0,
     r[1] = NPDL_MIX(t[0], t[2], 2, 3, 6, 7);
     r[2] = NPDL_MIX(t[1], t[3], 0, 1, 4, 5);
     r[3] = NPDL_MIX(t[1], t[3], 2, 3, 6, 7);
+}
+
+/* Four rows of four numbers, `step` apart: their columns to c0 ... c3. */
+static inline void npdl_transpose4(const float *rows, ptrdiff_t step, float *c0, float *c1,
+                                   float *c2, float *c3) {
+    npdl_f32q r[4];
+    for (int i = 0; i < 4; i++) memcpy(&r[i], rows + i * step, sizeof(r[i]));
+    npdl_turn4(r);
     memcpy(c0, &r[0], sizeof(r[0]));
     memcpy(c1, &r[1], sizeof(r[1]));
     memcpy(c2, &r[2], sizeof(r[2]));
     memcpy(c3, &r[3], sizeof(r[3]));
 }
+
+/* A block of as many rows of as many numbers as a vector has: row i is read at from_at[i], column j
+ * goes to to_at[j]. */
+static inline void npdl_transpose(const float *from, const ptrdiff_t *from_at, float *to,
+                                  const ptrdiff_t *to_at) {
+#if defined(__AVX512F__)
+    __m512 r[16], t[16]; /* blocks of four by four, and then these among themselves */
+    for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_ps(from + from_at[i]);
+    for (int i = 0; i < 16; i += 4) {
+        const __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(r[i], r[i + 1]));
+        const __m512d b = _mm512_castps_pd(_mm512_unpackhi_ps(r[i], r[i + 1]));
+        const __m512d c = _mm512_castps_pd(_mm512_unpacklo_ps(r[i + 2], r[i + 3]));
+        const __m512d d = _mm512_castps_pd(_mm512_unpackhi_ps(r[i + 2], r[i + 3]));
+        t[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
+        t[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
+        t[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
+        t[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
+    }
+    for (int j = 0; j < 4; j++) {
+        const __m512 a = _mm512_shuffle_f32x4(t[j], t[j + 4], 0x88);
+        const __m512 b = _mm512_shuffle_f32x4(t[j], t[j + 4], 0xdd);
+        const __m512 c = _mm512_shuffle_f32x4(t[j + 8], t[j + 12], 0x88);
+        const __m512 d = _mm512_shuffle_f32x4(t[j + 8], t[j + 12], 0xdd);
+        _mm512_storeu_ps(to + to_at[j], _mm512_shuffle_f32x4(a, c, 0x88));
+        _mm512_storeu_ps(to + to_at[j + 4], _mm512_shuffle_f32x4(b, d, 0x88));
+        _mm512_storeu_ps(to + to_at[j + 8], _mm512_shuffle_f32x4(a, c, 0xdd));
+        _mm512_storeu_ps(to + to_at[j + 12], _mm512_shuffle_f32x4(b, d, 0xdd));
+    }
+#elif defined(__AVX2__)
+    __m256 r[8], t[8];
+    for (int i = 0; i < 8; i++) r[i] = _mm256_loadu_ps(from + from_at[i]);
+    for (int i = 0; i < 8; i += 4) {
+        const __m256d a = _mm256_castps_pd(_mm256_unpacklo_ps(r[i], r[i + 1]));
+        const __m256d b = _mm256_castps_pd(_mm256_unpackhi_ps(r[i], r[i + 1]));
+        const __m256d c = _mm256_castps_pd(_mm256_unpacklo_ps(r[i + 2], r[i + 3]));
+        const __m256d d = _mm256_castps_pd(_mm256_unpackhi_ps(r[i + 2], r[i + 3]));
+        t[i] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, c));
+        t[i + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, c));
+        t[i + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(b, d));
+        t[i + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(b, d));
+    }
+    for (int j = 0; j < 4; j++) {
+        _mm256_storeu_ps(to + to_at[j], _mm256_permute2f128_ps(t[j], t[j + 4], 0x20));
+        _mm256_storeu_ps(to + to_at[j + 4], _mm256_permute2f128_ps(t[j], t[j + 4], 0x31));
+    }
+#else
+    npdl_f32q r[4]; /* four by four */
+    for (int i = 0; i < 4; i++) memcpy(&r[i], from + from_at[i], sizeof(r[i]));
+    npdl_turn4(r);
+    for (int i = 0; i < 4; i++) memcpy(to + to_at[i], &r[i], sizeof(r[i]));
+#endif
+}
+
 #else /* a compiler without vector types: "vectors" of one number, and a tile of plain loops */
 #  define NPDL_VB 8
 #  define NPDL_MR 4
@@ -159,6 +217,10 @@ static inline void npdl_transpose4(const float *rows, ptrdiff_t step, float *c0,
         c2[i] = rows[i * step + 2];
         c3[i] = rows[i * step + 3];
     }
+}
+static inline void npdl_transpose(const float *from, const ptrdiff_t *from_at, float *to,
+                                  const ptrdiff_t *to_at) {
+    to[to_at[0]] = from[from_at[0]];
 }
 #endif
 

@@ -25,6 +25,10 @@ cdef extern from "simd.h":
     void transpose4 "npdl_transpose4"(
         const float* rows, Py_ssize_t step, float* c0, float* c1, float* c2, float* c3
     ) noexcept nogil
+    # a block of LANES_F32 rows and columns: row i from from_at[i], column j to to_at[j]
+    void transpose "npdl_transpose"(
+        const float* from_, const Py_ssize_t* from_at, float* to, const Py_ssize_t* to_at
+    ) noexcept nogil
     int32_t bits_f32 "npdl_bits_f32"(float x) noexcept nogil
     int64_t bits_f64 "npdl_bits_f64"(double x) noexcept nogil
     float from_bits_f32 "npdl_from_bits_f32"(int32_t i) noexcept nogil

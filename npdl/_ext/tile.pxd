@@ -12,7 +12,7 @@ A tile computes MR x NR numbers, each a sum over k, and keeps them in registers:
 `panel_tiles` reads b from a *packed panel*, in which row k follows row k-1. Where row k of b
 starts, and vector j of it, `tile` reads from two short tables; so it serves the shifted pixels of
 an image. `tall_tiles` has tiles of TALL rows and two vectors, which numbers of columns like 16, 32
-and 64 fill better.
+and 64 fill better; `short_tiles` has SHORT rows, for numbers of rows like these.
 """
 
 from libc.string cimport memset
@@ -44,14 +44,22 @@ ctypedef struct panel_t:
     char _
 ctypedef struct tall_panel_t:
     char _
+ctypedef struct short_panel_t:
+    char _
+ctypedef fused panels_t:
+    panel_t
+    tall_panel_t
+    short_panel_t
 ctypedef fused form_t:
     shifted_t
     tall_shifted_t
     panel_t
     tall_panel_t
+    short_panel_t
 
 cdef enum:
     MAX_NR = 64  # bound of NR over all builds
+    SHORT = 2 * TALL // 3  # rows of a lower tile of two vectors
 
 
 cdef inline Py_ssize_t tile_cols(const real* _) noexcept nogil:
@@ -109,10 +117,12 @@ cdef inline void _sums(
     cdef Py_ssize_t i, j, k, _t, rows = MR, wide = NV
     if form_t is tall_shifted_t or form_t is tall_panel_t:
         rows, wide = TALL, 2
+    elif form_t is short_panel_t:
+        rows, wide = SHORT, 2
     for _t in range(tiles):
         memset(&zero, 0, sizeof(zero))
         for i in range(rows):
-            if form_t is panel_t or form_t is tall_panel_t:  # c is far away, more often than not
+            if form_t in panels_t:  # c is far away, more often than not
                 prefetch_w(c + i * ldc)
                 prefetch_w(c + i * ldc + wide * lanes(a) - 1)
             for j in range(wide):
@@ -120,7 +130,7 @@ cdef inline void _sums(
         a_k, b_k = a, b
         for k in range(depth):
             for j in range(wide):
-                if form_t is panel_t or form_t is tall_panel_t:
+                if form_t in panels_t:
                     row[j] = (<const vec*> (b_k + j * lanes(a)))[0]
                 else:
                     row[j] = (<const vec*> (b + b_row[k] + b_at[j]))[0]
@@ -136,7 +146,7 @@ cdef inline void _sums(
         if start != NULL:
             for i in range(rows):
                 for j in range(wide):
-                    if form_t is panel_t or form_t is tall_panel_t:
+                    if form_t in panels_t:
                         acc[i][j] = (<const vec*> (start + i * start_row))[j] + acc[i][j]
                     elif (real is float and vec is f32v) or (real is double and vec is f64v):
                         acc[i][j] = acc[i][j] + start[i]  # a number for each row
@@ -215,6 +225,26 @@ cdef inline void _tall_tiles(
     _sums(
         tiles, depth, a, a_at, a_step, a_tile, b, NULL, NULL, c, ldc, start, start_row, _,
         <tall_panel_t*> NULL,
+    )
+
+
+cdef inline void _short_tiles(
+    Py_ssize_t tiles,
+    Py_ssize_t depth,
+    const real* a,
+    const Py_ssize_t* a_at,
+    Py_ssize_t a_step,
+    Py_ssize_t a_tile,
+    const real* b,
+    real* c,
+    Py_ssize_t ldc,
+    const real* start,
+    Py_ssize_t start_row,
+    vec* _,
+) noexcept nogil:
+    _sums(
+        tiles, depth, a, a_at, a_step, a_tile, b, NULL, NULL, c, ldc, start, start_row, _,
+        <short_panel_t*> NULL,
     )
 
 
@@ -331,6 +361,30 @@ cdef inline void tall_tiles(
         )
     else:
         (<panel_f64> opaque(<void*> &_tall_tiles[double, f64v]))(
+            tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, NULL
+        )
+
+
+cdef inline void short_tiles(
+    Py_ssize_t tiles,
+    Py_ssize_t depth,
+    const real* a,
+    const Py_ssize_t* a_at,
+    Py_ssize_t a_step,
+    Py_ssize_t a_tile,
+    const real* b,
+    real* c,
+    Py_ssize_t ldc,
+    const real* start,
+    Py_ssize_t start_row,
+) noexcept nogil:
+    """As `panel_tiles`, for tiles of SHORT x 2 vectors and panels as wide."""
+    if real is float:
+        (<panel_f32> opaque(<void*> &_short_tiles[float, f32v]))(
+            tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, NULL
+        )
+    else:
+        (<panel_f64> opaque(<void*> &_short_tiles[double, f64v]))(
             tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, NULL
         )
 

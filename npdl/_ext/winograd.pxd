@@ -20,9 +20,9 @@ ten times that of the direct sum.
 
 from libc.string cimport memcpy, memset
 from npdl._ext.activation cimport act_span, act_t
-from npdl._ext.pixels cimport area_of, area_size, area_t
-from npdl._ext.simd cimport LANES_F32, TALL, f32v, scaled_f32, transpose4
-from npdl._ext.tile cimport ceil_div, round_up, tall_tiles
+from npdl._ext.pixels cimport TOGETHER, area_of, area_size, area_t
+from npdl._ext.simd cimport LANES_F32, TALL, f32v, prefetch_w, scaled_f32, transpose, transpose4
+from npdl._ext.tile cimport SHORT, ceil_div, round_up, short_tiles, tall_tiles
 
 cdef enum:
     PLACES = 36
@@ -40,6 +40,7 @@ ctypedef struct winograd_t:
     Py_ssize_t images, rows  # of a chunk: images, rows of tiles
     Py_ssize_t strips, chunks  # of an image; of all
     Py_ssize_t tiles  # of a chunk, in whole register tiles
+    Py_ssize_t high  # rows of these: TALL or SHORT
     Py_ssize_t panels  # of output channels
     const float* filters  # U, [panel][36][k][WIDE]
     const float* bias  # [m] or NULL
@@ -73,8 +74,35 @@ cdef inline winograd_t winograd_plan(
             if best < 0 or cost <= best:
                 best, p.images = cost, images
     p.chunks = ceil_div(n, p.images) * p.strips
-    p.tiles = round_up(p.images * p.rows * p.tiles_w, TALL)
+    p.high = rows_of_tile(p.images * p.rows * p.tiles_w)
+    p.tiles = round_up(p.images * p.rows * p.tiles_w, p.high)
     return p
+
+
+cdef inline Py_ssize_t rows_of_tile(Py_ssize_t count) noexcept nogil:
+    """Of the register tiles that compute less beside `count` rows."""
+    return SHORT if 33 * round_up(count, SHORT) < 32 * round_up(count, TALL) else TALL
+
+
+cdef inline void products_of(
+    Py_ssize_t high, Py_ssize_t rows, Py_ssize_t depth, const float* a, Py_ssize_t a_row,
+    Py_ssize_t a_step, const float* b, float* c, Py_ssize_t ldc, bint add,
+) noexcept nogil:
+    """c[i*ldc + j] (+)= Σ_k a[i*a_row + k*a_step] b[k*WIDE + j]  for i < rows, rounded up."""
+    cdef Py_ssize_t a_at[TALL]
+    cdef Py_ssize_t i
+    for i in range(high):
+        a_at[i] = i * a_row
+    if high == TALL:
+        tall_tiles(
+            ceil_div(rows, TALL), depth, a, a_at, a_step, TALL * a_row, b, c, ldc,
+            c if add else NULL, ldc,
+        )
+    else:
+        short_tiles(
+            ceil_div(rows, SHORT), depth, a, a_at, a_step, SHORT * a_row, b, c, ldc,
+            c if add else NULL, ldc,
+        )
 
 
 cdef inline Py_ssize_t tiles_for(Py_ssize_t k) noexcept nogil:
@@ -169,21 +197,34 @@ cdef inline void transform_filters(
                 )
 
 
-cdef inline void _input_line(
-    const f32v* d, Py_ssize_t step, f32v* t, Py_ssize_t to
+cdef inline Py_ssize_t row_of(Py_ssize_t turn, Py_ssize_t second) noexcept nogil:
+    """Of the six rows of places, those that are computed together in one of three turns."""
+    return 5 * second if turn == 0 else 2 * turn - 1 + second
+
+
+cdef inline void _input_pair(
+    const f32v* d, Py_ssize_t step, Py_ssize_t turn, f32v* first, f32v* second
 ) noexcept nogil:
-    # t = Bᵀ d
+    # two rows of t = Bᵀ d
     cdef float two = 2, four = 4, minus_four = -4, minus_five = -5
-    cdef f32v d0 = d[0], d1 = d[step], d2 = d[2 * step]
-    cdef f32v d3 = d[3 * step], d4 = d[4 * step], d5 = d[5 * step], a, b
-    t[0] = scaled_f32(minus_five, d2, scaled_f32(four, d0, d4))
-    t[5 * to] = scaled_f32(minus_five, d3, scaled_f32(four, d1, d5))
-    a, b = scaled_f32(minus_four, d2, d4), scaled_f32(minus_four, d1, d3)
-    t[to] = a + b
-    t[2 * to] = a - b
-    a, b = d4 - d2, two * (d3 - d1)
-    t[3 * to] = a + b
-    t[4 * to] = a - b
+    cdef f32v d1 = d[step], d2 = d[2 * step], d3 = d[3 * step], d4 = d[4 * step], a, b
+    if turn == 0:
+        first[0] = scaled_f32(minus_five, d2, scaled_f32(four, d[0], d4))
+        second[0] = scaled_f32(minus_five, d3, scaled_f32(four, d1, d[5 * step]))
+        return
+    if turn == 1:
+        a, b = scaled_f32(minus_four, d2, d4), scaled_f32(minus_four, d1, d3)
+    else:
+        a, b = d4 - d2, two * (d3 - d1)
+    first[0] = a + b
+    second[0] = a - b
+
+
+cdef inline void _input_line(const f32v* d, f32v* t, Py_ssize_t to) noexcept nogil:
+    # t = Bᵀ d
+    cdef Py_ssize_t turn
+    for turn in range(3):
+        _input_pair(d, 1, turn, t + row_of(turn, 0) * to, t + row_of(turn, 1) * to)
 
 
 cdef inline void transform_input(
@@ -195,7 +236,7 @@ cdef inline void transform_input(
     v[e, k, t] stands at e*place + t*row + k//WIDE*panel + k%WIDE.
     """
     cdef f32v half[PLACES]
-    cdef Py_ssize_t across = a.ld // LANES_F32, down = a.wide * across, _, r, s, l, e
+    cdef Py_ssize_t across = a.ld // LANES_F32, down = a.wide * across, _, r, s, l, e, turn
     cdef const f32v* d
     cdef float* to
     for _ in range(c.images):
@@ -205,12 +246,41 @@ cdef inline void transform_input(
                     d = <const f32v*> pixels + 4 * (r * down + s * across) + l
                     to = v + l // 2 * panel + l % 2 * LANES_F32
                     for e in range(6):  # columns, then rows
-                        _input_line(d + e * across, down, half + e, 6)
+                        for turn in range(3):
+                            _input_pair(
+                                d + e * across, down, turn, half + 6 * row_of(turn, 0) + e,
+                                half + 6 * row_of(turn, 1) + e,
+                            )
                     for e in range(6):
                         _input_line(
-                            half + 6 * e, 1, <f32v*> (to + 6 * e * place), place // LANES_F32
+                            half + 6 * e, <f32v*> (to + 6 * e * place), place // LANES_F32
                         )
                 v += row
+        pixels += area_size(a)
+
+
+cdef inline void transform_input_rows(
+    winograd_t* p, chunk_t* c, const area_t* a, const float* pixels, float* v, Py_ssize_t panel,
+    Py_ssize_t place, Py_ssize_t turn,
+) noexcept nogil:
+    """The same for two of the six rows of places, in panels of WIDE channels."""
+    cdef f32v half[12]
+    cdef Py_ssize_t across = a.ld // LANES_F32, down = a.wide * across, _, r, s, l, e
+    cdef const f32v* d
+    cdef float* to
+    for _ in range(c.images):
+        for r in range(c.rows):
+            for s in range(p.tiles_w):
+                for l in range(across):
+                    d = <const f32v*> pixels + 4 * (r * down + s * across) + l
+                    to = v + l // 2 * panel + l % 2 * LANES_F32
+                    for e in range(6):
+                        _input_pair(d + e * across, down, turn, half + e, half + 6 + e)
+                    for e in range(2):
+                        _input_line(
+                            half + 6 * e, <f32v*> (to + 6 * e * place), place // LANES_F32
+                        )
+                v += WIDE
         pixels += area_size(a)
 
 
@@ -231,29 +301,69 @@ cdef inline void _store_row(
     winograd_t* p, const float* y, Py_ssize_t channels, Py_ssize_t rows, float* out
 ) noexcept nogil:
     """A row of tiles, y[tile, i, j, channel], to the output, as far as they lie inside it."""
+    cdef Py_ssize_t y_at[TOGETHER]  # of numbers side by side in the output
+    cdef Py_ssize_t out_at[LANES_F32]  # of channels
+    cdef Py_ssize_t area = p.oh * p.ow, whole = p.ow // 4 * 4, c, i, j, l, at
+    cdef Py_ssize_t most = channels // LANES_F32 * LANES_F32
+    cdef bint one = whole == p.ow  # the rows follow each other
+    for l in range(LANES_F32):
+        out_at[l] = l * area
+    for i in range(1 if one else rows):
+        at, j = i * p.ow, 0
+        while j + TOGETHER <= (rows * whole if one else whole):
+            for l in range(TOGETHER):
+                y_at[l] = _in_tiles(i + (j + l) // whole, (j + l) % whole)
+            c = 0
+            while c < most:
+                l = 0
+                while l < TOGETHER:
+                    transpose(y + c, y_at + l, out + c * area + at + j + l, out_at)
+                    l += LANES_F32
+                c += LANES_F32
+            j += TOGETHER
+        if one:
+            _store_rest(p, y, 0, most, j // whole, j % whole, rows, out)
+        else:
+            _store_rest(p, y, 0, most, i, j, i + 1, out)
+    _store_rest(p, y, most, channels, 0, 0, rows, out)
+
+
+cdef inline Py_ssize_t _in_tiles(Py_ssize_t i, Py_ssize_t j) noexcept nogil:
+    """Where a pixel of a row of tiles is."""
+    return (j // 4 * 16 + 4 * i + j % 4) * WIDE
+
+
+cdef inline void _store_rest(
+    winograd_t* p, const float* y, Py_ssize_t first, Py_ssize_t last, Py_ssize_t i, Py_ssize_t j,
+    Py_ssize_t rows, float* out,
+) noexcept nogil:
+    """Of some channels what follows pixel (i, j), which is the first of a tile."""
     cdef float four[16]
-    cdef const float* tile
     cdef float* to
-    cdef Py_ssize_t area = p.oh * p.ow, i, j, c, l, _
-    c = 0
-    while c + 4 <= channels:
-        for i in range(rows):
-            tile, to = y + 4 * i * WIDE + c, out + c * area + i * p.ow
-            for _ in range(p.ow // 4):
-                transpose4(tile, WIDE, to, to + area, to + 2 * area, to + 3 * area)
-                tile += 16 * WIDE
-                to += 4
-            if p.ow % 4:
-                transpose4(tile, WIDE, four, four + 4, four + 8, four + 12)
-                for l in range(4):
-                    for j in range(p.ow % 4):
-                        to[l * area + j] = four[4 * l + j]
-        c += 4
-    while c < channels:
-        for i in range(rows):
-            for j in range(p.ow):
-                out[c * area + i * p.ow + j] = y[(j // 4 * 16 + 4 * i + j % 4) * WIDE + c]
-        c += 1
+    cdef Py_ssize_t area = p.oh * p.ow, c, l, k
+    while i < rows:
+        while j < p.ow:
+            c = first
+            while c + 4 <= last:
+                to = out + c * area + i * p.ow + j
+                if j + 4 <= p.ow:
+                    transpose4(
+                        y + _in_tiles(i, j) + c, WIDE, to, to + area, to + 2 * area, to + 3 * area
+                    )
+                else:
+                    transpose4(
+                        y + _in_tiles(i, j) + c, WIDE, four, four + 4, four + 8, four + 12
+                    )
+                    for l in range(4):
+                        for k in range(p.ow - j):
+                            to[l * area + k] = four[4 * l + k]
+                c += 4
+            while c < last:
+                for k in range(min(<Py_ssize_t> 4, p.ow - j)):
+                    out[c * area + i * p.ow + j + k] = y[_in_tiles(i, j + k) + c]
+                c += 1
+            j += 4
+        i, j = i + 1, 0
 
 
 cdef inline void _transform_output(
@@ -265,15 +375,23 @@ cdef inline void _transform_output(
     cdef f32v shift[2]
     cdef const f32v* m
     cdef f32v* y
+    cdef float* to
     cdef Py_ssize_t m0 = panel * WIDE, channels = min(<Py_ssize_t> WIDE, p.m - m0)
-    cdef Py_ssize_t area = p.oh * p.ow, step = place // LANES_F32, i, r, _, l, e
+    cdef Py_ssize_t area = p.oh * p.ow, step = place // LANES_F32, i, r, s, l, e, rows
     memset(shift, 0, sizeof(shift))
     if p.bias != NULL:
         memcpy(shift, p.bias + m0, channels * sizeof(float))
     for i in range(c.images):
         for r in range(c.row, c.row + c.rows):
             y = <f32v*> room
-            for _ in range(p.tiles_w):
+            to = out + ((c.n + i) * p.m + m0) * area + 4 * r * p.ow
+            rows = min(<Py_ssize_t> 4, p.oh - 4 * r)
+            for s in range(p.tiles_w):
+                for l in range(s * channels // p.tiles_w, (s + 1) * channels // p.tiles_w):
+                    e = 0
+                    while e < rows * p.ow:
+                        prefetch_w(to + l * area + e)
+                        e += 16
                 for l in range(2):
                     m = <const f32v*> products + l
                     for e in range(6):
@@ -285,10 +403,7 @@ cdef inline void _transform_output(
                 products += WIDE
                 y += 32
             act_span(p.act, room, room, p.tiles_w * 16 * WIDE)
-            _store_row(
-                p, room, channels, min(<Py_ssize_t> 4, p.oh - 4 * r),
-                out + ((c.n + i) * p.m + m0) * area + 4 * r * p.ow,
-            )
+            _store_row(p, room, channels, rows, to)
 
 
 cdef inline Py_ssize_t v_step(winograd_t* p) noexcept nogil:
@@ -309,17 +424,14 @@ cdef inline void correlate_3x3(
 
     From the pixels of its first tile on. `v` is scratch.
     """
-    cdef Py_ssize_t a_at[TALL]
-    cdef Py_ssize_t tiles = ceil_div(c.images * c.rows * p.tiles_w, TALL), e, panel
+    cdef Py_ssize_t tiles = c.images * c.rows * p.tiles_w, e, panel
     cdef Py_ssize_t place = place_step(p.tiles * WIDE), u_place = place_step(p.k * WIDE)
     cdef float* products = v + PLACES * v_step(p)
     transform_input(p, c, a, pixels, v, p.ld, WIDE, v_step(p))
-    for e in range(TALL):
-        a_at[e] = e * p.ld
     for panel in range(first, last):
         for e in range(PLACES):
-            tall_tiles(
-                tiles, p.k, v + e * v_step(p), a_at, 1, TALL * p.ld,
-                p.filters + (panel * PLACES + e) * u_place, products + e * place, WIDE, NULL, 0,
+            products_of(
+                p.high, tiles, p.k, v + e * v_step(p), p.ld, 1,
+                p.filters + (panel * PLACES + e) * u_place, products + e * place, WIDE, False,
             )
         _transform_output(p, c, products, place, panel, out, products + PLACES * place)

@@ -9,13 +9,16 @@ so each of the 36 places is again a matrix product, dU[m, k] = Σ_t Z[t, m] V[t,
 
 from npdl._ext.pixels cimport area_size, area_t
 from npdl._ext.simd cimport LANES_F32, TALL, f32v, scaled_f32
-from npdl._ext.tile cimport ceil_div, round_up, tall_tiles
+from npdl._ext.tile cimport round_up
 from npdl._ext.winograd cimport (
     PLACES,
     WIDE,
     chunk_t,
     place_step,
-    transform_input,
+    products_of,
+    row_of,
+    rows_of_tile,
+    transform_input_rows,
     winograd_t,
 )
 
@@ -26,7 +29,7 @@ cdef enum:
 
 
 cdef inline Py_ssize_t _rows(winograd_t* p) noexcept nogil:
-    return round_up(p.m, TALL)
+    return round_up(p.m, rows_of_tile(p.m))
 
 
 cdef inline Py_ssize_t _cols(winograd_t* p) noexcept nogil:
@@ -61,33 +64,37 @@ cdef inline Py_ssize_t _z_step(winograd_t* p) noexcept nogil:
 
 
 cdef inline Py_ssize_t weights_scratch(winograd_t* p) noexcept nogil:
-    """Numbers in V and Z of a chunk."""
-    return PLACES * (_v_step(p) + _z_step(p))
+    """Numbers in V and Z of a chunk, of two rows of places."""
+    return 12 * (_v_step(p) + _z_step(p))
 
 
-cdef inline void _gradient_line(
-    const f32v* y, Py_ssize_t step, f32v* z, Py_ssize_t to
+cdef inline void _gradient_pair(
+    const f32v* y, Py_ssize_t step, Py_ssize_t turn, f32v* first, f32v* second
 ) noexcept nogil:
-    # z = A y
+    # two rows of z = A y
     cdef float two = 2, four = 4, eight = 8
     cdef f32v y0 = y[0], y1 = y[step], y2 = y[2 * step], y3 = y[3 * step], a, b
-    z[0] = y0
-    a, b = y0 + y2, y1 + y3
-    z[to] = a + b
-    z[2 * to] = a - b
-    a, b = scaled_f32(four, y2, y0), scaled_f32(eight, y3, two * y1)
-    z[3 * to] = a + b
-    z[4 * to] = a - b
-    z[5 * to] = y3
+    if turn == 0:
+        first[0], second[0] = y0, y3
+        return
+    if turn == 1:
+        a, b = y0 + y2, y1 + y3
+    else:
+        a, b = scaled_f32(four, y2, y0), scaled_f32(eight, y3, two * y1)
+    first[0] = a + b
+    second[0] = a - b
 
 
-cdef inline void _transform_gradient(
-    winograd_t* p, chunk_t* c, const area_t* a, const float* pixels, float* z
+cdef inline void _transform_gradient_rows(
+    winograd_t* p, chunk_t* c, const area_t* a, const float* pixels, float* z, Py_ssize_t turn
 ) noexcept nogil:
-    """z[e, t, m] = A dy Aᵀ of a chunk, every channel, from the pixels of its first tile on."""
-    cdef f32v half[24]
+    """z[e, t, m] = A dy Aᵀ of a chunk, every channel, of two of the six rows of places e.
+
+    From the pixels of its first tile on.
+    """
+    cdef f32v half[8]
     cdef Py_ssize_t across = a.ld // LANES_F32, down = a.wide * across
-    cdef Py_ssize_t place = _z_step(p) // LANES_F32, _, r, s, l, e
+    cdef Py_ssize_t place = _z_step(p) // LANES_F32, _, r, s, l, e, t
     cdef const f32v* y
     cdef f32v* to = <f32v*> z
     for _ in range(c.images):
@@ -96,9 +103,13 @@ cdef inline void _transform_gradient(
                 for l in range(across):
                     y = <const f32v*> pixels + 4 * (r * down + s * across) + l
                     for e in range(4):  # columns, then rows
-                        _gradient_line(y + e * across, down, half + e, 4)
-                    for e in range(6):
-                        _gradient_line(half + 4 * e, 1, to + 6 * e * place, place)
+                        _gradient_pair(y + e * across, down, turn, half + e, half + 4 + e)
+                    for e in range(2):
+                        for t in range(3):
+                            _gradient_pair(
+                                half + 4 * e, 1, t, to + (6 * e + row_of(t, 0)) * place,
+                                to + (6 * e + row_of(t, 1)) * place,
+                            )
                     to += 1
         pixels += area_size(a)
 
@@ -109,24 +120,23 @@ cdef inline void add_products(
 ) noexcept nogil:
     """sums[e, m, k] (+)= Σ_t Z[e, t, m] V[e, t, k] of a chunk.
 
-    From the pixels of x and dz of its first tile on. `v` is scratch.
+    From the pixels of x and dz of its first tile on. `v` is scratch. Of the 36 places, twelve are
+    computed at once, so that V and Z stay in the level-2 cache.
     """
-    cdef Py_ssize_t a_at[TALL]
-    cdef Py_ssize_t tiles = c.images * c.rows * p.tiles_w, panel = p.tiles * WIDE, e, k
+    cdef Py_ssize_t tiles = c.images * c.rows * p.tiles_w, panel = p.tiles * WIDE, turn, e, k
     cdef Py_ssize_t rows = _rows(p), cols = _cols(p)
-    cdef float* z = v + PLACES * _v_step(p)
+    cdef float* z = v + 12 * _v_step(p)
     cdef float* to
-    transform_input(p, c, x, pixels, v, WIDE, panel, _v_step(p))
-    _transform_gradient(p, c, dz, gradients, z)
-    for e in range(TALL):
-        a_at[e] = e
-    for e in range(PLACES):
-        for k in range(cols // WIDE):
-            to = sums + e * rows * cols + k * WIDE
-            tall_tiles(
-                rows // TALL, tiles, z + e * _z_step(p), a_at, dz.ld, TALL,
-                v + e * _v_step(p) + k * panel, to, cols, to if add else NULL, cols,
-            )
+    for turn in range(3):
+        transform_input_rows(p, c, x, pixels, v, panel, _v_step(p), turn)
+        _transform_gradient_rows(p, c, dz, gradients, z, turn)
+        for e in range(12):
+            to = sums + (6 * row_of(turn, e // 6) + e % 6) * rows * cols
+            for k in range(cols // WIDE):
+                products_of(
+                    rows_of_tile(p.m), rows, tiles, z + e * _z_step(p), 1, dz.ld,
+                    v + e * _v_step(p) + k * panel, to + k * WIDE, cols, add,
+                )
 
 
 cdef inline void _weight_line(
