@@ -48,8 +48,8 @@ def _compute(what: str, worker: Worker, case: dict[str, Any], folder: Path) -> A
             return None
         return [np.array(worker.ask("losses", steps=STEPS)["losses"])]
     if what == "outputs":
-        worker.ask("open", mode="predict", reference=True, **case)
-        return worker.arrays("outputs", folder)
+        answer = worker.ask("open", mode="predict", reference=True, **case)
+        return None if "skip" in answer else worker.arrays("outputs", folder)
     worker.ask("open", mode="train", reference=True, smooth=what.startswith("smooth"), **case)
     return worker.arrays("gradients", folder)
 

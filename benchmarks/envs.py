@@ -60,18 +60,12 @@ PEERS = {
         "npdl", "npdl_adapter", env=(("NPDL_BACKEND", "numpy"),), label="npdl on NumPy"
     ),
     "torch": Peer("torch", "torch_adapter", label="PyTorch"),
-    "torch-compile": Peer(
-        "torch", "torch_adapter", (("compile", "1"),), label="torch.compile", modes=("train",)
-    ),
+    "torch-compile": Peer("torch", "torch_adapter", (("compile", "1"),), label="torch.compile"),
     "torch-channels-last": Peer(
-        "torch",
-        "torch_adapter",
-        (("channels_last", "1"),),
-        label="PyTorch channels_last",
-        modes=("train",),
+        "torch", "torch_adapter", (("channels_last", "1"),), label="PyTorch channels_last"
     ),
-    "jax": Peer("jax", "jax_adapter", label="JAX", modes=("train",)),
-    "keras": Peer("keras", "keras_adapter", label="Keras", modes=("train",)),
+    "jax": Peer("jax", "jax_adapter", label="JAX"),
+    "keras": Peer("keras", "keras_adapter", label="Keras"),
     "onnx": Peer("onnx", "onnx_adapter", label="ONNX Runtime", modes=("predict",)),
 }
 

@@ -1,169 +1,147 @@
 """The workloads, each defined once: layers, input shape, batch. Adapters build them.
 
-Weights and data are drawn here, from a fixed seed, in npdl's layout, so that every library starts
-from the same numbers:
-
-    dense   w (D, U), b (U,)
-    conv    w (F, C, K, K), b (F,)                     images N C H W
-    rnn     w (1 + D + U, G*U): bias, input, state     gates  LSTM i f o g, GRU z r h
+Weights and data are drawn here, from a fixed seed, in npdl's layout (see `layers`), so that every
+library starts from the same numbers.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-
-@dataclass(frozen=True)
-class Dense:
-    """act(x w + b) on the last axis."""
-
-    units: int
-    act: str
-
-
-@dataclass(frozen=True)
-class Conv:
-    """Square window, stride 1, bias, activation."""
-
-    filters: int
-    size: int
-    act: str
-    same: bool = False
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Square window that moves by its own size; `kind` is "max" or "mean"."""
-
-    kind: str
-    size: int = 2
-
-
-@dataclass(frozen=True)
-class Flatten:
-    """Everything but the samples on one axis."""
-
-
-@dataclass(frozen=True)
-class Rnn:
-    """`kind` is "lstm", "gru" or "rnn"; the output of every step, or of the last one."""
-
-    kind: str
-    units: int
-    every: bool
-
-
-Layer = Dense | Conv | Pool | Flatten | Rnn
-GATES = {"rnn": 1, "gru": 3, "lstm": 4}
+from benchmarks.layers import (
+    BatchNorm,
+    BiLstm,
+    Conv,
+    Conv1,
+    Deconv,
+    Dense,
+    Embedding,
+    Flatten,
+    GlobalPool,
+    Layer,
+    LayerNorm,
+    Parallel,
+    Pool,
+    Position,
+    Residual,
+    Rnn,
+    SelfAttention,
+    Shape,
+    Translator,
+    draw,
+    leaves,
+    macs,
+    out_shape,
+    smooth,
+)
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One network with the shape of its input (without the samples) and its batch."""
+    """One network with the shape of its input (without the samples) and its batch.
+
+    The input is a batch of normal numbers times `scale`, or of tokens below `tokens`; where there
+    are masks, sequences of different lengths end in zeros. The targets are labels, one for each row
+    of the output; an `autoencoder`, with an input in [0, 1), has its input as the target.
+    """
 
     name: str
     title: str
     batch: int
-    input_shape: tuple[int, ...]
+    input_shape: Shape
     layers: tuple[Layer, ...]
     predicts: bool = False
+    scale: float = 1
+    tokens: int = 0
+    autoencoder: bool = False
 
-    def shapes(self) -> Iterator[tuple[Layer, tuple[int, ...], tuple[int, ...]]]:
-        """Yield (layer, input shape, output shape) for each layer, without the samples."""
-        shape = self.input_shape
-        for layer in self.layers:
-            out = _out_shape(layer, shape)
-            yield layer, shape, out
-            shape = out
+    def leaves(self) -> Iterator[tuple[Layer, Shape, Shape, bool]]:
+        """Yield (layer, input shape, output shape, whether it takes the input) of each leaf."""
+        return leaves(self.layers, self.input_shape)
 
     @property
-    def per_step(self) -> bool:
-        """Whether there is a label for every time step."""
-        return any(isinstance(layer, Rnn) and layer.every for layer in self.layers)
+    def out_shape(self) -> Shape:
+        """The shape of the output, without the samples."""
+        return out_shape(Residual(self.layers), self.input_shape)
 
     @property
     def kinds(self) -> set[str]:
         """The kinds of recurrent layers in it."""
         return {layer.kind for layer in self.layers if isinstance(layer, Rnn)}
 
+    @property
+    def convolves_steps(self) -> bool:
+        """Whether there are convolutions of sequences."""
+        return any(isinstance(layer, Conv1) for layer, *_ in self.leaves())
+
+    @property
+    def masks(self) -> bool:
+        """Whether some steps are padding."""
+        return any(isinstance(layer, Embedding) and layer.masks for layer in self.layers)
+
     def weights(self, seed: int = 0) -> list[tuple[np.ndarray, ...]]:
-        """The arrays of each layer, () for one without any."""
+        """The arrays of each leaf, () for one without any."""
         rng = np.random.default_rng(seed)
-        return [_draw(rng, layer, shape) for layer, shape, _ in self.shapes()]
+        return [draw(rng, layer, shape) for layer, shape, *_ in self.leaves()]
 
     def data(self, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """Input, float32, and labels, int64 of shape (N,) or (N, T)."""
+        """Input, float32 or int64 tokens, and the targets; labels int64 of shape (N,) or (N, T)."""
         rng = np.random.default_rng(seed)
-        *_, (_, _, out) = self.shapes()
-        x = rng.standard_normal((self.batch, *self.input_shape), dtype=np.float32)
+        shape, out = (self.batch, *self.input_shape), self.out_shape
+        if self.autoencoder:
+            x = rng.random(shape, dtype=np.float32)
+            return x, x
+        if self.tokens:
+            x = rng.integers(1, self.tokens, shape)
+        else:
+            x = rng.standard_normal(shape, dtype=np.float32) * np.float32(self.scale)
+        if self.masks:
+            steps = shape[1]
+            lengths = rng.integers(steps // 3, steps + 1, self.batch)
+            lengths[0] = steps
+            x[np.arange(steps) >= lengths[:, None]] = 0
         return x, rng.integers(0, out[-1], (self.batch, *out[:-1]))
 
     def flops(self, training: bool = True) -> float:
         """Multiplications and additions of the products: forward, and twice that backward.
 
-        The gradient in the input of the first layer is not counted: it is not needed.
+        The gradient in the input of the network is not counted: it is not needed.
         """
         total = 0.0
-        for i, (layer, shape, out) in enumerate(self.shapes()):
-            x_part, h_part = _macs(layer, shape, out)
-            total += 2 * (x_part * (3 if i else 2) + h_part * 3 if training else x_part + h_part)
+        for layer, shape, out, first in self.leaves():
+            x_part, h_part = macs(layer, shape, out)
+            total += 2 * (
+                x_part * (2 if first else 3) + h_part * 3 if training else x_part + h_part
+            )
         return total * self.batch
-
-
-def _out_shape(layer: Layer, shape: tuple[int, ...]) -> tuple[int, ...]:
-    match layer:
-        case Dense(units):
-            return (*shape[:-1], units)
-        case Conv(filters, size, _, same):
-            return (filters, *((n if same else n - size + 1) for n in shape[1:]))
-        case Pool(_, size):
-            return (shape[0], *(n // size for n in shape[1:]))
-        case Rnn(_, units, every):
-            return (shape[0], units) if every else (units,)
-    return (math.prod(shape),)
-
-
-def _macs(layer: Layer, shape: tuple[int, ...], out: tuple[int, ...]) -> tuple[int, int]:
-    """Multiply-adds for one sample: those with the input, those with the recurrent state."""
-    match layer:
-        case Dense(units):
-            return math.prod(shape) * units, 0
-        case Conv(_, size):
-            return math.prod(out) * shape[0] * size * size, 0
-        case Rnn(kind, units):
-            columns = GATES[kind] * units
-            return math.prod(shape) * columns, shape[0] * units * columns
-    return 0, 0
-
-
-def _draw(rng, layer: Layer, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
-    """Glorot's uniform weights, and biases that are small but not zero."""
-
-    def uniform(limit: float, *dims: int) -> np.ndarray:
-        return rng.uniform(-limit, limit, dims).astype(np.float32)
-
-    match layer:
-        case Dense(units):
-            return uniform(math.sqrt(6 / (shape[-1] + units)), shape[-1], units), uniform(
-                0.1, units
-            )
-        case Conv(filters, size):
-            fans = (shape[0] + filters) * size * size
-            return uniform(math.sqrt(6 / fans), filters, shape[0], size, size), uniform(
-                0.1, filters
-            )
-        case Rnn(kind, units):
-            rows, columns = 1 + shape[-1] + units, GATES[kind] * units
-            return (uniform(math.sqrt(3 / rows), rows, columns),)
-    return ()
 
 
 def _conv3(*filters: int) -> tuple[Conv, ...]:
     return tuple(Conv(f, 3, "relu", same=True) for f in filters)
+
+
+def _batch_normalized(filters: int, size: int, stride: int = 1, act: str = "relu", groups: int = 1):
+    """A convolution without a bias and its normalization."""
+    return Conv(filters, size, "linear", True, stride, groups, bias=False), BatchNorm(act)
+
+
+def _residual(filters: int, stride: int) -> Residual:
+    """A block of two convolutions, with one of 1 x 1 around it where the shape changes."""
+    body = *_batch_normalized(filters, 3, stride), *_batch_normalized(filters, 3, act="linear")
+    shortcut = _batch_normalized(filters, 1, stride, "linear") if stride > 1 else ()
+    return Residual(body, shortcut, "relu")
+
+
+def _separable(channels: int, filters: int, stride: int) -> tuple[Layer, ...]:
+    return *_batch_normalized(channels, 3, stride, groups=channels), *_batch_normalized(filters, 1)
+
+
+def _encoder_block(width: int, heads: int) -> tuple[Layer, ...]:
+    feed_forward = LayerNorm(), Dense(4 * width, "relu"), Dense(width, "linear")
+    return Residual((LayerNorm(), SelfAttention(heads))), Residual(feed_forward)
 
 
 def _sequence(kind: str, units: int, steps: int, every: bool, batch: int, predicts=False):
@@ -239,6 +217,112 @@ _ALL = (
     _sequence("lstm", 512, 64, every=True, batch=64),
     _sequence("gru", 128, 50, every=False, batch=32, predicts=True),
     _sequence("rnn", 128, 50, every=True, batch=32),
+    Workload(
+        "textcnn",
+        "text CNN 56x300: widths 3, 4, 5, 100 filters each",
+        50,
+        (56, 300),
+        (
+            Parallel(tuple((Conv1(100, size, "relu"), GlobalPool("max")) for size in (3, 4, 5))),
+            Dense(2, "softmax"),
+        ),
+        predicts=True,
+        scale=0.1,
+    ),
+    Workload(
+        "tcn",
+        "TCN 64, 8 causal layers, dilated to 128, T 400",
+        16,
+        (400, 16),
+        (
+            Conv1(64, 3, "relu", causal=True),
+            *(Residual((Conv1(64, 3, "relu", causal=True, dilation=2**i),)) for i in range(1, 8)),
+            Dense(10, "softmax"),
+        ),
+        predicts=True,
+        scale=0.1,
+    ),
+    Workload(
+        "resnet8",
+        "ResNet-8 3x32x32: 16, 16, 32, 64, batch norm.",
+        64,
+        (3, 32, 32),
+        (
+            *_batch_normalized(16, 3),
+            _residual(16, 1),
+            _residual(32, 2),
+            _residual(64, 2),
+            GlobalPool("mean"),
+            Dense(10, "softmax"),
+        ),
+        predicts=True,
+    ),
+    Workload(
+        "mobilenet",
+        "MobileNet-like 3x32x32: 32, 64, 128, 128, 256, 256",
+        64,
+        (3, 32, 32),
+        (
+            *_batch_normalized(32, 3),
+            *_separable(32, 64, 1),
+            *_separable(64, 128, 2),
+            *_separable(128, 128, 1),
+            *_separable(128, 256, 2),
+            *_separable(256, 256, 1),
+            GlobalPool("mean"),
+            Dense(10, "softmax"),
+        ),
+        predicts=True,
+    ),
+    Workload(
+        "autoencoder",
+        "autoencoder 28x28: conv 32, 64, transposed 32, 1",
+        64,
+        (1, 28, 28),
+        (
+            Conv(32, 4, "relu", same=True, stride=2),
+            Conv(64, 4, "relu", same=True, stride=2),
+            Deconv(32, 4, "relu", stride=2),
+            Deconv(1, 4, "sigmoid", stride=2),
+        ),
+        predicts=True,
+        autoencoder=True,
+    ),
+    Workload(
+        "tagger",
+        "tagger: embedding 100, two bidirectional LSTM 128, T 60, masks",
+        32,
+        (60,),
+        (Embedding(2000, 100, masks=True), BiLstm(128, depth=2), Dense(20, "softmax")),
+        predicts=True,
+        tokens=2000,
+    ),
+    Workload(
+        "translator",
+        "GRU 256 encoder-decoder, additive attention, T 20",
+        64,
+        (2, 20),
+        (Translator(1000, width=128, units=256), Dense(1000, "softmax")),
+        predicts=True,
+        tokens=1000,
+    ),
+    Workload(
+        "transformer",
+        "transformer encoder: two blocks, 128, 4 heads, T 64",
+        32,
+        (64,),
+        (
+            Embedding(1000, 128),
+            Position(),
+            *_encoder_block(128, heads=4),
+            *_encoder_block(128, heads=4),
+            LayerNorm(),
+            GlobalPool("mean"),
+            Dense(10, "softmax"),
+        ),
+        predicts=True,
+        tokens=1000,
+    ),
 )
 
 WORKLOADS = {workload.name: workload for workload in _ALL}
@@ -248,32 +332,23 @@ def variant(
     name: str,
     batch: int | None = None,
     shape: Sequence[int] | None = None,
-    smooth: bool = False,
+    smoothed: bool = False,
 ) -> Workload:
     """A workload by name, with another batch or input shape where one is given.
 
-    A `smooth` one has tanh for ReLU and the mean for max pooling. At a kink, a difference in the
+    A `smoothed` one has tanh for ReLU and the mean for max pooling. At a kink, a difference in the
     last bit may send a whole gradient elsewhere, so only smooth networks can be compared closely.
     """
     workload = WORKLOADS[name]
     layers = workload.layers
-    if smooth:
-        layers = tuple(map(_smooth, layers))
+    if smoothed:
+        layers = tuple(map(smooth, layers))
     return replace(
         workload,
         batch=batch or workload.batch,
         input_shape=tuple(shape or workload.input_shape),
         layers=layers,
     )
-
-
-def _smooth(layer: Layer) -> Layer:
-    match layer:
-        case Pool("max", size):
-            return Pool("mean", size)
-        case Dense(act="relu") | Conv(act="relu"):
-            return replace(layer, act="tanh")
-    return layer
 
 
 #: Learning rate of the plain SGD step at the end of every training step.

@@ -9,7 +9,9 @@ import numpy as np
 
 from benchmarks.workloads import Workload
 
-Weights = list[tuple[np.ndarray, ...]]
+#: The arrays of one leaf, and of all.
+Arrays = tuple[np.ndarray, ...]
+Weights = list[Arrays]
 
 #: For each library that orders the gates otherwise: the position of each of its gates in ours, see
 #: ``workloads``. All of these are their own inverse.
