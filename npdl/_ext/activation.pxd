@@ -23,8 +23,8 @@ cdef enum:
     GELU
     SILU
     MISH
-    LOG
-    LOG1P
+    LOG = 64
+    LOG1P = 65
 
 ctypedef struct act_t:
     int code

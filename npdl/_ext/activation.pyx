@@ -84,6 +84,11 @@ cdef void _run(job_t* j, const array_t* x, act_t act) except *:
         run(_task, j, (j.n + CHUNK - 1) // CHUNK, max_workers())
 
 
+cdef inline act_t _parse(act) except *:
+    """An activation, or a logarithm."""
+    return parse_act(act, LOG1P if act[0] in (LOG, LOG1P) else MISH)
+
+
 def activation_forward(x, y, act):
     """y = f(x), element by element."""
     cdef call_t call = call_t("activation_forward", REAL)
@@ -92,7 +97,7 @@ def activation_forward(x, y, act):
     if y_.shape[0] != x_.shape[0]:
         raise ValueError("activation_forward: x and y must be of one length.")
     j.x, j.dy, j.out = x_.data, NULL, y_.data
-    _run(&j, &x_, parse_act(act, LOG1P))
+    _run(&j, &x_, _parse(act))
 
 
 cdef void _run_ready(const void* job, const void* x, void* y, char* scratch) noexcept nogil:
@@ -106,7 +111,7 @@ def activation_ready(x, y, act):
     cdef call_t call = call_t("activation_forward", REAL)
     cdef array_t x_ = array(&call, x, "x", 1, REAL)
     cdef job_t j
-    j.single, j.act, j.n, j.dy = x_.single, parse_act(act, LOG1P), x_.shape[0], NULL
+    j.single, j.act, j.n, j.dy = x_.single, parse_act(act, MISH), x_.shape[0], NULL
     return simple_step(_run_ready, &j, sizeof(job_t), None)
 
 

@@ -47,7 +47,7 @@ LINEAR, RELU, TANH, SIGMOID, SOFT_PLUS, SOFT_SIGN, ELLIOT, SYMMETRIC_ELLIOT = ra
 LEAKY_RELU, ELU, SELU, HARD_SIGMOID, HARD_TANH, EXPONENTIAL, GELU, SILU, MISH = range(8, 17)
 #: The codes of log x and log(1 + x), for `activation_forward` only. Losses need them with the same
 #: bits on every CPU, and NumPy's own round differently from one instruction set to another.
-LOGARITHMS = (17, 18)
+LOGARITHMS = (64, 65)
 
 #: The codes whose derivative needs the input.
 FROM_INPUT = (GELU, SILU, MISH)
