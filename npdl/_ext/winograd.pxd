@@ -300,31 +300,35 @@ cdef inline void _output_line(
 cdef inline void _store_row(
     winograd_t* p, const float* y, Py_ssize_t channels, Py_ssize_t rows, float* out
 ) noexcept nogil:
-    """A row of tiles, y[tile, i, j, channel], to the output, as far as they lie inside it."""
+    """A row of tiles, y[tile, i, j, channel], to the output, as far as they lie inside it.
+
+    Some channels after the others: their planes may share the sets of a cache.
+    """
     cdef Py_ssize_t y_at[TOGETHER]  # of numbers side by side in the output
     cdef Py_ssize_t out_at[LANES_F32]  # of channels
-    cdef Py_ssize_t area = p.oh * p.ow, whole = p.ow // 4 * 4, c, i, j, l, at
-    cdef Py_ssize_t most = channels // LANES_F32 * LANES_F32
+    cdef Py_ssize_t area = p.oh * p.ow, whole = p.ow // 4 * 4, c = 0, i, j, l, row, col
+    cdef Py_ssize_t most = channels // LANES_F32 * LANES_F32, lines = rows
     cdef bint one = whole == p.ow  # the rows follow each other
+    if one:
+        lines, whole = 1, rows * whole
     for l in range(LANES_F32):
         out_at[l] = l * area
-    for i in range(1 if one else rows):
-        at, j = i * p.ow, 0
-        while j + TOGETHER <= (rows * whole if one else whole):
-            for l in range(TOGETHER):
-                y_at[l] = _in_tiles(i + (j + l) // whole, (j + l) % whole)
-            c = 0
-            while c < most:
+    while c < most:
+        for i in range(lines):
+            j, row, col = 0, i, 0
+            while j + TOGETHER <= whole:
+                for l in range(TOGETHER):
+                    y_at[l] = (4 * (col - col % 4 + row) + col % 4) * WIDE
+                    col += 1
+                    if col == p.ow:
+                        row, col = row + 1, 0
                 l = 0
                 while l < TOGETHER:
-                    transpose(y + c, y_at + l, out + c * area + at + j + l, out_at)
+                    transpose(y + c, y_at + l, out + c * area + i * p.ow + j + l, out_at)
                     l += LANES_F32
-                c += LANES_F32
-            j += TOGETHER
-        if one:
-            _store_rest(p, y, 0, most, j // whole, j % whole, rows, out)
-        else:
-            _store_rest(p, y, 0, most, i, j, i + 1, out)
+                j += TOGETHER
+            _store_rest(p, y, c, c + LANES_F32, row, col, rows if one else i + 1, out)
+        c += LANES_F32
     _store_rest(p, y, most, channels, 0, 0, rows, out)
 
 
