@@ -9,7 +9,7 @@ The model leaves out what one core cannot show: cores that share caches and the 
 memory, and clocks that sink when all cores work. So it is the most that the partition allows. The
 bytes that a step moves at least tell where the memory is the limit.
 
-``python -m benchmarks.cores WORKLOAD THREADS`` runs steps of one workload, for the trace.
+``python -m benchmarks.cores WORKLOAD`` runs steps of one workload, for the trace.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def jobs_of_a_step(folder: str, workload: str, cores: int) -> tuple[list[np.ndar
         "PYTHONPATH": folder,
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-m", "benchmarks.cores", workload, str(cores)]
+    command = [sys.executable, "-m", "benchmarks.cores", workload]
     done = subprocess.run(command, cwd=folder, env=env, check=True, capture_output=True, text=True)
     first, n_bytes = map(int, done.stdout.split())
     numbers = np.fromfile(trace, np.int64)[first // 8 :]

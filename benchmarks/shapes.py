@@ -17,7 +17,7 @@ class Shape(NamedTuple):
     Attributes
     ----------
     kind : str
-        A key of `NPDL` and of `TORCH`.
+        A layer, a pooling, or the cross-entropy of a softmax.
     x : tuple of int
         The shape of the input.
     size : int

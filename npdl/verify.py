@@ -13,7 +13,16 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 
 from npdl._ext import available_backends, kernels, use_backend
-from npdl._ext.activation_np import FROM_INPUT, LINEAR, MISH, RELU, SIGMOID, SOFT_PLUS, TANH
+from npdl._ext.activation_np import (
+    FROM_INPUT,
+    LINEAR,
+    LOGARITHMS,
+    MISH,
+    RELU,
+    SIGMOID,
+    SOFT_PLUS,
+    TANH,
+)
 
 #: Seconds after which NumPy's threads, which spin for a while, have gone to sleep.
 QUIET = 0.3
@@ -293,6 +302,9 @@ def cases(dtype: str, size: str) -> Iterator[Case]:
     for length in (1, 37):
         for code in range(LINEAR, MISH + 1):
             yield from _activation(make, length, code)
+        for code in LOGARITHMS:
+            x = make.random(length) ** 2 + 0.1
+            yield Case("activation_forward", (x, make.blank(length), (code, 1.0)))
     for additive in (False, True):
         yield from _attention(make, 1, 1, 1, 1, additive=additive)
         yield from _attention(make, 3, 53, 2, 7, masked=True, additive=additive)
