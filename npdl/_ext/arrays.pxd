@@ -1,27 +1,27 @@
-"""The arrays that a kernel is called with (see arrays.pyx)."""
+"""The array arguments of a kernel (see arrays.pyx)."""
 
 from libc.string cimport memset
 
-cdef enum:  # what is said of an array: what it may hold, and more
+cdef enum:  # flags of an array: the dtypes it may have, and more
     FLOAT32 = 1
     FLOAT64 = 2
-    REAL = 3  # one of these, the same in all arrays of a call
+    REAL = 3  # float32 or float64, the same for all arrays of a call
     UINT8 = 4
     INT32 = 8
     INT64 = 16
-    OUT = 32  # it is written
+    OUT = 32  # the kernel writes it
     OR_NONE = 64
 
 cdef enum:
-    AXES = 4  # at most
-    ANY = -1  # number of them
+    AXES = 4  # the most axes
+    ANY = -1  # any number of axes
 
 ctypedef struct call_t:
     const char* kernel
-    int real  # REAL, then what the first such array held
+    int real  # REAL, then the dtype of the first such array
 
 ctypedef struct array_t:
-    bint given  # else it was None, and all below is 0
+    bint given  # False for None; all fields below are then 0
     bint single  # float32
     int holds
     int ndim
@@ -29,8 +29,8 @@ ctypedef struct array_t:
     size_t bytes
     Py_ssize_t shape[AXES]
 
-# What there is to know of x, an array of `ndim` axes and of the given kind. For all else a
-# TypeError or ValueError, which calls it `name`.
+# Describe x, an array of `ndim` axes and of the given kind. Anything else is a TypeError or
+# ValueError, which calls it `name`.
 cdef array_t array(call_t* call, x, const char* name, int ndim, int kind) except *
 
 
@@ -43,6 +43,6 @@ cdef inline bint same_shape(const array_t* a, const array_t* b) noexcept nogil:
 
 
 cdef inline void clear(const array_t* a) noexcept nogil:
-    """a[...] = 0, where there is such an array."""
+    """a[...] = 0; nothing if the array is None."""
     if a.bytes:
         memset(a.data, 0, a.bytes)

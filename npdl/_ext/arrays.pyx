@@ -1,9 +1,9 @@
-"""The arrays that a kernel is called with, read through the buffer protocol.
+"""The array arguments of a kernel, read through the buffer protocol.
 
-It does what Cython's typed memoryviews do, in a quarter of the time; a call on small arrays takes
-little else. A buffer is given back as soon as it is read: its memory belongs to the very object
-that came (others are refused), and the caller holds that one. Who shares an array among threads
-must not resize it while a kernel works on it.
+This does the work of Cython's typed memoryviews in a quarter of the time, which matters for calls
+on small arrays. A buffer is released as soon as it is read: its memory belongs to the argument
+itself (other exporters are refused), and the caller holds a reference to that. Do not resize an
+array while a kernel in another thread uses it.
 """
 
 from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_WRITABLE, PyBuffer_Release
@@ -11,17 +11,17 @@ from cpython.exc cimport PyErr_Clear
 from libc.string cimport memset
 
 cdef extern from "Python.h":
-    int PyObject_GetBuffer(object x, Py_buffer* view, int flags)  # its error is replaced by ours
+    int PyObject_GetBuffer(object x, Py_buffer* view, int flags)  # its error is replaced
 
 NAMES = {FLOAT32: "float32", FLOAT64: "float64", UINT8: "uint8", INT32: "int32", INT64: "int64"}
 
 
 cdef int _holds(const Py_buffer* view) noexcept nogil:
-    """What the format says, or 0 for what no kernel knows."""
+    """The dtype of a format string, or 0 for one that no kernel supports."""
     cdef const char* code = view.format
     if code == NULL:
         return 0
-    if code[0] in (c"@", c"="):  # the order of bytes is this machine's
+    if code[0] in (c"@", c"="):  # native byte order
         code += 1
     if code[0] == 0 or code[1] != 0:
         return 0
@@ -65,7 +65,7 @@ cdef array_t array(call_t* call, x, const char* name, int ndim, int kind) except
 
 
 cdef int _refuse(call_t* call, x, const char* name, int ndim, int kind) except -1:
-    """Say what was wanted, and what came."""
+    """Raise an error that says what was expected and what was received."""
     wanted = " or ".join(what for bit, what in NAMES.items() if kind & bit)
     axes = "" if ndim == ANY else f" with {ndim} {'axis' if ndim == 1 else 'axes'}"
     rule = (

@@ -1,12 +1,12 @@
 """Attention of queries to keys and values. Contract: ``attention_np.py``.
 
-A task is some queries of one head of one sample; in the backward pass, all queries of the head,
-some after the other. Keys, values and queries that are not masked are gathered side by side in
-scratch memory, so that the products are of dense matrices and never see a masked step. Of the
-scores, only those of the queries at hand are in memory: the backward pass computes them again.
+A task is a block of queries of one head of one sample; in the backward pass, all queries of the
+head, block by block. Keys, values and queries that are not masked are gathered side by side in
+scratch memory, so that the products are of dense matrices and never read a masked step. Only the
+scores of the current block of queries are in memory; the backward pass computes them again.
 
-What a head gets to sum depends on its own real steps only: not on the batch, nor on padding behind
-them, nor on the threads.
+The sums of a head depend on its own real steps only: not on the batch, on padding behind the steps,
+or on the number of threads.
 """
 
 from libc.stdint cimport uint8_t
@@ -20,16 +20,16 @@ from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
 
 cdef enum:
     ROWS = 48  # queries whose scores are in memory at a time: whole tiles of every build
-    LANES = 16  # numbers that are compared side by side
-    DEPTH = 512  # of the blocks of `product`, at most
-    BESIDE = 256  # rows and columns by which what it packs may be larger than a matrix
+    LANES = 16  # numbers compared side by side
+    DEPTH = 512  # the largest depth of a block of `product`
+    BESIDE = 256  # rows and columns that packing may add to a matrix
 
 
 ctypedef struct heads_t:
     bint single, causal, backward
     double scale
     Py_ssize_t n, h, d, e, tq, tk
-    Py_ssize_t parts  # tasks of a head
+    Py_ssize_t parts  # tasks per head
     const void* q
     const void* k
     const void* v
@@ -38,17 +38,17 @@ ctypedef struct heads_t:
     const uint8_t* k_mask
     void* y
     const void* dy
-    void* dq  # or NULL, as those that follow
+    void* dq  # or NULL, as are the next ones
     void* dk
     void* dv
-    void* dws  # the gradient of w by sample, N x H x D
+    void* dws  # the gradient of w for each sample, N x H x D
     char* scratch
     size_t per_worker
 
 
-ctypedef struct head_t:  # what a task works on
-    Py_ssize_t rows, keys  # of all that are real
-    Py_ssize_t* row_at  # their places among all steps
+ctypedef struct head_t:  # the data of a task
+    Py_ssize_t rows, keys  # number of real queries and keys
+    Py_ssize_t* row_at  # their positions among all steps
     Py_ssize_t* key_at
     void* q
     void* k
@@ -64,14 +64,14 @@ ctypedef struct head_t:  # what a task works on
 
 
 cdef inline size_t _space(size_t* used, size_t numbers, size_t size) noexcept nogil:
-    """The place of so many numbers in a worker's scratch."""
+    """Reserve `numbers` elements of a worker's scratch memory; return their position."""
     cdef size_t at = used[0]
     used[0] += aligned(numbers * size)
     return at
 
 
 cdef inline size_t _lay_out(heads_t* r, head_t* a, char* start) noexcept nogil:
-    """Lay out a worker's scratch from `start`; return its size."""
+    """Set the pointers into a worker's scratch memory from `start` on; return its size."""
     cdef size_t size = sizeof(float) if r.single else sizeof(double), used = 0
     cdef size_t sides = ROWS + r.tk + r.d + r.e + BESIDE
     a.row_at = <Py_ssize_t*> (start + _space(&used, r.tq, sizeof(Py_ssize_t)))
@@ -97,7 +97,7 @@ cdef inline size_t _lay_out(heads_t* r, head_t* a, char* start) noexcept nogil:
 cdef inline Py_ssize_t _real_steps(
     const uint8_t* mask, Py_ssize_t steps, Py_ssize_t* at
 ) noexcept nogil:
-    """at = the places of the steps that are not masked; returns their number."""
+    """Fill `at` with the positions of the steps that are not masked; return their number."""
     cdef Py_ssize_t i, n = 0
     for i in range(steps):
         if mask == NULL or mask[i]:
@@ -109,7 +109,7 @@ cdef inline Py_ssize_t _real_steps(
 cdef inline void _gather(
     const real* x, Py_ssize_t step, const Py_ssize_t* at, Py_ssize_t n, Py_ssize_t w, real* out
 ) noexcept nogil:
-    """out[i] = x[at[i]], rows of w numbers, which are `step` apart in x."""
+    """out[i] = x[at[i]], rows of w elements that are `step` apart in x."""
     cdef Py_ssize_t i
     for i in range(n):
         memcpy(out + i * w, x + at[i] * step, w * sizeof(real))
@@ -135,7 +135,7 @@ cdef inline void _times(
     const real* b, Py_ssize_t b_row, Py_ssize_t b_col, real* c, Py_ssize_t ldc, bint add,
     char* packed,
 ) noexcept nogil:
-    """c (+)= a b, by this thread."""
+    """c (+)= a b, on this thread."""
     cdef product_t p = product_of(m, n, k, a, a_row, a_col, b, b_row, b_col, c, ldc, add)
     product(&p, packed, 1)
 
@@ -164,7 +164,7 @@ cdef inline void _tanh_row(const real* q, const real* k, Py_ssize_t d, real* t) 
 
 
 cdef inline Py_ssize_t _reach(heads_t* r, head_t* a, Py_ssize_t i, Py_ssize_t least) noexcept nogil:
-    """How many of the keys query i may attend to, if `least` of them are sure."""
+    """How many keys query i may attend to; at least `least`."""
     if not r.causal:
         return a.keys
     while least < a.keys and a.key_at[least] <= a.row_at[i]:
@@ -177,7 +177,7 @@ cdef inline Py_ssize_t _probabilities(
 ) noexcept nogil:
     """Fill q and p for the queries i0 to i1; return how many keys the last one attends to.
 
-    The rows of p are as long.
+    This is also the length of the rows of p.
     """
     cdef Py_ssize_t keys = _reach(r, a, i1 - 1, 0), own = 0, i, j, d = r.d
     cdef const real* w = <const real*> r.w + head * d
@@ -214,7 +214,7 @@ cdef inline Py_ssize_t _probabilities(
 cdef inline void _head(
     heads_t* r, Py_ssize_t task, head_t* a, const real* _
 ) noexcept nogil:
-    """Gather the keys and values of a task, and note the places of its real steps."""
+    """Gather the keys and values of a task, and the positions of its real steps."""
     cdef Py_ssize_t n = task // r.h, head = task % r.h
     a.rows = _real_steps(NULL if r.q_mask == NULL else r.q_mask + n * r.tq, r.tq, a.row_at)
     a.keys = _real_steps(NULL if r.k_mask == NULL else r.k_mask + n * r.tk, r.tk, a.key_at)
@@ -254,7 +254,7 @@ cdef inline void _forward(
 
 
 cdef inline Py_ssize_t _first_from(head_t* a, Py_ssize_t step) noexcept nogil:
-    """The first real query that is not before a step."""
+    """The first real query at or after a step."""
     cdef Py_ssize_t i = min(a.rows, step)
     while i and a.row_at[i - 1] >= step:
         i -= 1
@@ -265,7 +265,7 @@ cdef inline void _additive_back(
     heads_t* r, head_t* a, Py_ssize_t n, Py_ssize_t head, Py_ssize_t rows, Py_ssize_t keys,
     const real* _,
 ) noexcept nogil:
-    """dq of the queries at hand; dk and dw grow."""
+    """Compute dq of the current queries; add their share to dk and dw."""
     cdef Py_ssize_t d = r.d, i, j, c
     cdef const real* w = <const real*> r.w + head * d
     cdef const real* q
@@ -295,7 +295,7 @@ cdef inline void _back_rows(
     heads_t* r, head_t* a, Py_ssize_t n, Py_ssize_t head, Py_ssize_t i0, Py_ssize_t i1,
     const real* _,
 ) noexcept nogil:
-    """The gradients through the queries i0 to i1."""
+    """The gradients that pass through the queries i0 to i1."""
     cdef Py_ssize_t d = r.d, e = r.e, rows = i1 - i0, keys, i, j
     cdef const real* p = <const real*> a.p
     cdef real* ds = <real*> a.ds

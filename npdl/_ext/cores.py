@@ -27,10 +27,10 @@ def _group_quota(group: str) -> float:
 
 
 def _own_groups(membership: str | os.PathLike[str]) -> list[tuple[str, str]]:
-    """The folder of a hierarchy and the path of this process's group in it, and those above it.
+    """Yield the folder of a hierarchy with the path of this process's group, then its parents.
 
-    Without a namespace of control groups (systemd's CPUQuota, Slurm), a group's limit is below the
-    root, and so may be limits of the groups around it.
+    Without a cgroup namespace (systemd's CPUQuota, Slurm), the group is below the root, and its
+    parents may have limits too.
     """
     groups = [("", ""), ("cpu", "")]
     try:
@@ -44,7 +44,7 @@ def _own_groups(membership: str | os.PathLike[str]) -> list[tuple[str, str]]:
         if controllers and "cpu" not in controllers.split(","):
             continue
         parts = [part for part in path.split("/") if part]
-        if ".." not in parts:  # a group outside of this namespace, which can't be read
+        if ".." not in parts:  # a group outside this namespace, which can't be read
             folder = "cpu" if controllers else ""
             groups += [(folder, "/".join(parts[: i + 1])) for i in range(len(parts))]
     return groups
@@ -61,7 +61,7 @@ def _cgroup_quota(
 
 
 def usable_cores() -> int:
-    """Cores of the machine, as far as affinity and control group let this process use them."""
+    """Cores of the machine that affinity and control groups let this process use."""
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # not on this platform

@@ -1,7 +1,7 @@
 /* Which of the builds for x86-64 this CPU and operating system can run: 0 base, 1 v3, 2 v4.
  *
- * Levels as in the x86-64 psABI. Bits from Intel's manual, volume 2, CPUID; XCR0 says which registers
- * the operating system saves.
+ * Levels as in the x86-64 psABI. The CPUID bits are from Intel's manual, volume 2. XCR0 says which
+ * registers the operating system saves.
  */
 #ifndef NPDL_CPU_H
 #define NPDL_CPU_H

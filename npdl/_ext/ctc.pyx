@@ -1,9 +1,10 @@
 """Connectionist temporal classification. Contract and formulas: ``ctc_np.py``.
 
-A sample is a task. It works in double, on scratch memory of its thread: the states' classes, a row
-of α for each real step (two rows for the loss by itself), and a few rows of its own. A row of α has
-two more places on its left, one of β on its right, so that no loop asks where a row ends. What
-can't be is LOW in place of -inf, so that no difference of two is NaN.
+A task is one sample. It computes in double, in scratch memory of its thread: the classes of the
+states, a row of α for each real step (two rows if only the loss is needed), and a few more rows. A
+row of α is padded by two elements on the left, a row of β by two on the right, so that no loop
+tests for the end of a row. Impossible states hold LOW rather than -inf, so that no difference is
+NaN.
 """
 
 from libc.math cimport INFINITY
@@ -18,8 +19,8 @@ from npdl._ext.sums cimport total_of
 from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
 
 cdef enum:
-    EDGE = 2  # places beside a row
-    LANES = 8  # numbers that are compared side by side
+    EDGE = 2  # padding of a row
+    LANES = 8  # numbers compared side by side
 
 cdef double LOW = -1e30
 cdef double LOG2 = 0.693147180559945309
@@ -32,7 +33,7 @@ ctypedef struct ctc_t:
     const int64_t* labels
     const uint8_t* mask
     const void* dloss
-    void* loss  # NULL: backward
+    void* loss  # NULL in the backward pass
     void* dx
     char* scratch
     size_t per_worker
@@ -42,7 +43,7 @@ ctypedef struct room_t:
     Py_ssize_t width  # of a row of α or β
     Py_ssize_t* classes  # of the states
     Py_ssize_t* step  # the real steps
-    double* skip  # 0 where a state may be reached from the last but one, else LOW
+    double* skip  # 0 where a state can be reached from two states before it, else LOW
     double* emission
     double* row
     double* classes_row  # K numbers
@@ -78,7 +79,7 @@ cdef inline room_t _room(const ctc_t* j, int worker) noexcept nogil:
 
 
 cdef inline double _maximum(const double* x, Py_ssize_t n) noexcept nogil:
-    """The maximum; any of the numbers, or NaN, where there is a NaN."""
+    """The maximum. If there is a NaN: any of the numbers, or NaN."""
     cdef double s[LANES]
     cdef Py_ssize_t i, k = LANES
     cdef double top = x[0]
@@ -89,7 +90,7 @@ cdef inline double _maximum(const double* x, Py_ssize_t n) noexcept nogil:
     for i in range(LANES):
         s[i] = x[i]
     while k < n:
-        k = min(k, n - LANES)  # the last ones overlap those before
+        k = min(k, n - LANES)  # the last ones overlap the previous ones
         for i in range(LANES):
             s[i] = x[k + i] if x[k + i] > s[i] else s[i]
         k += LANES
@@ -111,12 +112,12 @@ cdef inline double _log_sum_of_three(double a, double b, double c) noexcept nogi
     cdef double top = a if a > b else b
     cdef double one = 1, half = 0.5
     top = c if c > top else top
-    # The sum lies in [1, 3], half of it less 1 in [-½, ½], where log1p_unit holds too.
+    # The sum lies in [1, 3]; half of it, minus 1, lies in [-½, ½], the range of log1p_unit.
     return top + (LOG2 + log1p_unit(half * (exp(a - top) + exp(b - top) + exp(c - top)) - one))
 
 
 cdef inline void _set_states(const ctc_t* j, Py_ssize_t i, room_t* r) noexcept nogil:
-    """Find the classes of the states, where a blank may be skipped, and the real steps."""
+    """Set the classes of the states, where a blank may be skipped, and the real steps."""
     cdef const int64_t* labels = j.labels + i * j.l
     cdef Py_ssize_t before = -1, k, s = 0
     r.classes[0], r.skip[0] = j.blank, LOW
@@ -166,7 +167,7 @@ cdef inline void _step_on(const double* a, double* b, const room_t* r) noexcept 
 
 
 cdef inline void _step_back(const double* a, double* b, const room_t* r) noexcept nogil:
-    """One step of β, from `a`, to which the emission was added, to row `b`."""
+    """One step of β, to row `b` from `a`, which includes the emission."""
     cdef const double* skip = r.skip
     cdef Py_ssize_t n = r.states, s
     for s in range(n):
@@ -174,7 +175,7 @@ cdef inline void _step_back(const double* a, double* b, const room_t* r) noexcep
 
 
 cdef inline double _take_out_maximum(double* x, Py_ssize_t n) noexcept nogil:
-    """x less its maximum, which is returned; a row without anything possible stays."""
+    """Subtract the maximum from x and return it; a row of impossible states stays as it is."""
     cdef double top = _maximum(x, n)
     cdef Py_ssize_t i
     if top < 0.5 * LOW:
@@ -185,7 +186,7 @@ cdef inline double _take_out_maximum(double* x, Py_ssize_t n) noexcept nogil:
 
 
 cdef inline double _run_on(const ctc_t* j, Py_ssize_t i, room_t* r, const real* _) noexcept nogil:
-    """Fill α and the logarithms of the totals; returns the loss."""
+    """Fill α and the logarithms of the totals; return the loss."""
     cdef const real* x
     cdef double* a = r.alpha
     cdef double* b
@@ -205,7 +206,7 @@ cdef inline double _run_on(const ctc_t* j, Py_ssize_t i, room_t* r, const real* 
         total += _take_out_maximum(b + EDGE, r.states)
         a = b
     s = EDGE + r.states - 1
-    total += _log_sum(a[s], a[s - 1])  # with a single state, that on its left is LOW
+    total += _log_sum(a[s], a[s - 1])  # with a single state, its left neighbour is LOW
     return INFINITY if total < 0.5 * LOW else -total
 
 

@@ -3,12 +3,12 @@
     e^x = 2^n e^r,   n = x / log 2 rounded,   r = x - n log 2,   |r| <= log(2)/2
     e^r = 1 + r + r² P(r)
 
-P is a polynomial fitted to the least greatest relative error (Lawson's iteration): 3.1e-9 of e^r
-with five coefficients (float32), 3.7e-18 with ten (float64). log 2 is split in two, the first part
+P is the minimax polynomial for the relative error (Lawson's iteration): 3.1e-9 of e^r with five
+coefficients (float32), 3.7e-18 with ten (float64). log 2 is split in two parts, the first of them
 short enough for n log 2 to be exact (Cody and Waite 1980). Adding 1.5·2^23 (or 1.5·2^52) rounds to
-an integer, and leaves it in the low bits of the sum: shifted into the exponent they make 2^n.
+an integer, which is then in the low bits of the sum; shifted into the exponent they give 2^n.
 
-Greatest errors, in units of the last place (ulp) of the exact result, as tests/kernels holds them:
+Largest errors, in units of the last place (ulp) of the exact result, as checked by tests/kernels:
 3 for each function. Below 2^-125 (2^-1021) exp gives 0.
 
     log x = k log 2 + log m,   x = 2^k m,   √½ <= m < √2
@@ -34,7 +34,7 @@ cdef inline real magnitude(real x) noexcept nogil:
 
 
 cdef inline real with_sign(real y, real x) noexcept nogil:
-    """y, which has no sign, with that of x."""
+    """|y| with the sign of x, for y >= 0."""
     if real is float:
         return from_bits_f32(
             <int32_t> (<uint32_t> bits_f32(y) | (<uint32_t> bits_f32(x) & <uint32_t> 0x80000000))
@@ -89,12 +89,12 @@ cdef inline real expm1_poly(real r) noexcept nogil:
 
 
 cdef inline real exp_low(const real* _) noexcept nogil:
-    """The least x of which e^x is computed."""
+    """The smallest x for which e^x is computed."""
     return <real> -86.6 if real is float else <real> -707.7
 
 
 cdef inline real exp_above(real x) noexcept nogil:
-    """e^x; inf above the range, NaN for NaN, and below it the least that is computed."""
+    """e^x; inf above the range, NaN for NaN, and below it the smallest computed value."""
     cdef real low = exp_low(&x)
     cdef real high = <real> 89 if real is float else <real> 710  # where the last sum overflows
     cdef real clipped = low if x < low else high if x > high else x
@@ -112,7 +112,7 @@ cdef inline real exp(real x) noexcept nogil:
 
 
 cdef inline real one_minus_exp(real x) noexcept nogil:
-    """1 - e^x for x <= 0, exact to the last places near 0 too."""
+    """1 - e^x for x <= 0, accurate near 0 too."""
     cdef real clipped = <real> -40 if x < <real> -40 else x
     cdef real t = fma(clipped, <real> 1.4426950408889634, round_magic(&x))
     cdef real p = expm1_poly(reduce(clipped, t - round_magic(&x)))
@@ -160,11 +160,11 @@ cdef inline real log1p_unit(real x) noexcept nogil:
 
 
 cdef enum:
-    EXPONENT = 52  # the place of the exponent in the bits of a float64
+    EXPONENT = 52  # position of the exponent in the bits of a float64
 
 
 cdef inline double log_of(double x, double rest) noexcept nogil:
-    """log x + rest, for 2^-1022 <= x < inf; 0 for x = 1 and no rest."""
+    """log x + rest, for 2^-1022 <= x < inf; 0 for x = 1 and rest = 0."""
     cdef double high = 6.93147180369123816490e-1, low = 1.90821492927058770002e-10
     cdef double one = 1
     cdef int64_t bits = bits_f64(x)
@@ -174,13 +174,13 @@ cdef inline double log_of(double x, double rest) noexcept nogil:
 
 
 cdef inline double outside_log(double x) noexcept nogil:
-    """log x where x is 0, inf, nan or less than 0."""
+    """log x where x is 0, inf, nan or negative."""
     cdef double zero = 0
     return -INFINITY if x == zero else x if x > zero else <double> NAN
 
 
 cdef inline double log(double x) noexcept nogil:
-    """log x; -inf for 0, nan below it."""
+    """log x; -inf for 0, nan for negative x."""
     cdef double tiny = 2.2250738585072014e-308, two54 = 18014398509481984.0, zero = 0
     cdef bint small = x < tiny  # scaled into the normal numbers
     cdef double y = log_of(x * two54 if small else x, zero)
@@ -192,9 +192,9 @@ cdef inline double log1p(double x) noexcept nogil:
     """log(1 + x); -inf for -1, nan below it."""
     cdef double one = 1, zero = 0
     cdef double u = one + x
-    # What the sum lost, to first order.
+    # The rounding error of the sum, to first order.
     cdef double lost = one - (u - x) if x > one else x - (u - one)
     cdef double y = log_of(u, lost / u)
     y = log1p_unit(x) if <double> -0.25 < x < <double> 0.4 else y
-    y = x if <double> -1e-300 < x < <double> 1e-300 else y  # half of it may not be a number
+    y = x if <double> -1e-300 < x < <double> 1e-300 else y  # half of x may underflow
     return y if zero < u < INFINITY else outside_log(u)

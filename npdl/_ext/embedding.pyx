@@ -1,8 +1,8 @@
 """Gradient of a table whose rows were looked up. Contract: ``embedding_np.py``.
 
-The gradient of each row is summed where it lies and written once: the places are first sorted by
-the row that they lead to, by counting, so that a task has its own rows and the places of each in
-order.
+The gradient of each row is summed in its place and written once. For this, the positions are first
+sorted by their row (a counting sort), so that each task has its own rows, and the positions of each
+row in order.
 """
 
 from libc.stdint cimport int64_t
@@ -12,8 +12,8 @@ from npdl._ext.simd cimport real
 from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
 
 cdef enum:
-    CHUNK = 16384  # numbers to a task
-    ROWS = 32  # that are added in their own format; the sums of so many are added in double
+    CHUNK = 16384  # elements per task
+    ROWS = 32  # summed in the dtype of dy; these sums are added in double
 
 
 ctypedef struct table_t:
@@ -22,9 +22,9 @@ ctypedef struct table_t:
     const int64_t* index
     const void* dy
     void* dtable
-    Py_ssize_t* first  # of each row in `places`, and of the row behind the last
+    Py_ssize_t* first  # where each row begins in `places`, and the end of the last one
     Py_ssize_t* places
-    char* sums  # of each worker
+    char* sums  # for each worker
     size_t sums_step
 
 
@@ -45,7 +45,7 @@ cdef inline void _sort(table_t* t) noexcept nogil:
 cdef inline void _sum_places(
     table_t* t, Py_ssize_t k, Py_ssize_t end, real* row
 ) noexcept nogil:
-    """Σ dy[places[k:end]], in this order; there is one at least."""
+    """Σ dy[places[k:end]], in this order; k < end."""
     cdef Py_ssize_t d = t.width, i
     cdef const real* a
     cdef const real* b

@@ -1,6 +1,6 @@
 """Gradient of a table whose rows were looked up: the NumPy twin of ``embedding.pyx``.
 
-The look-up itself is `numpy.take`: no faster kernel was found.
+The look-up itself is `numpy.take`: no kernel was faster.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ import numpy as np
 
 
 def embedding_backward(index, dy, dtable):
-    """dtable[v] = Σ dy[n] over all n with index[n] = v, exact to rounding however many there are.
+    """dtable[v] = Σ dy[n] over all n with index[n] = v, accurate however many there are.
 
     Parameters
     ----------
     index : ndarray of int64, shape (N,)
-        Read only, as is `dy`. Row numbers in [0, V).
+        Row numbers in [0, V). Read only, as is `dy`.
     dy : ndarray, shape (N, D)
     dtable : ndarray, shape (V, D)
         Filled, not added to: 0 for rows without an index.

@@ -1,8 +1,8 @@
 """Layer, group and RMS normalisation. Contract: ``layernorm_np.py``.
 
-A task takes whole rows, each through all passes while it is in a near cache: the statistics of a
-row depend on no other row. What the rows of a task give to dgamma and dbeta is summed in double in
-an array of the task's own; a second loop adds these up in the order of the tasks. The cut depends
+A task takes whole rows, each through all passes while it is in the cache: the statistics of a row
+depend on no other row. The share of a task in dgamma and dbeta is summed in double in an array of
+its own; a second loop adds these arrays in the order of the tasks. The division into tasks depends
 on the shapes only.
 
     I = 1      the channels of a row lie side by side: gamma and beta are read along the row
@@ -18,9 +18,9 @@ from npdl._ext.sums cimport LANES, fold, sum_of, sum_of_products
 from npdl._ext.threads cimport give, max_workers, run, scratch_t, take
 
 cdef enum:
-    CHUNK = 8192  # numbers to a task, at least
-    TASKS = 64  # at most, where gamma and beta have gradients
-    COLUMNS = 1024  # of the sums of the tasks, that are added up at a time
+    CHUNK = 8192  # minimum of elements per task
+    TASKS = 64  # maximum if gamma and beta need gradients
+    COLUMNS = 1024  # columns of the tasks' sums that are added at a time
 
 
 ctypedef struct rows_t:
@@ -39,7 +39,7 @@ ctypedef struct rows_t:
     void* dx
     void* dgamma
     void* dbeta
-    double* sums  # for each task: of dgamma, then of dbeta
+    double* sums  # for each task: sums of dgamma, then of dbeta
 
 
 cdef inline void _forward_row(rows_t* j, Py_ssize_t r, const real* _) noexcept nogil:
@@ -182,7 +182,7 @@ cdef void _rows_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
 cdef inline void _add_up(
     rows_t* j, Py_ssize_t c0, Py_ssize_t c1, real* out, int which
 ) noexcept nogil:
-    """Add up what the tasks have for channels c0 to c1."""
+    """Add up the sums of all tasks for channels c0 to c1."""
     cdef double total[COLUMNS]
     cdef const double* sums = j.sums + which * j.channels + c0
     cdef Py_ssize_t _task, k
@@ -213,7 +213,7 @@ cdef void _sum_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
 cdef bint _plan(
     rows_t* j, const array_t* x, const array_t* gamma, const array_t* mean, const array_t* scale
 ) except -1:
-    """Set what both passes have; False where there are no rows."""
+    """Set the fields that both passes have; return False if there are no rows."""
     cdef Py_ssize_t per_group
     memset(j, 0, sizeof(rows_t))
     j.single, j.centred = x.single, mean.given

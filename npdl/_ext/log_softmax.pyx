@@ -1,6 +1,6 @@
 """The logarithm of softmax. Contract: ``log_softmax_np.py``.
 
-A task takes whole rows, and a row is summed by itself: its bits depend on no other row.
+A task takes whole rows, and each row is summed separately: its bits depend on no other row.
 """
 
 from npdl._ext.arrays cimport OUT, REAL, array, array_t, call_t, same_shape
@@ -10,8 +10,8 @@ from npdl._ext.sums cimport sum_of
 from npdl._ext.threads cimport max_workers, run
 
 cdef enum:
-    CHUNK = 4096  # numbers to a task
-    PIECE = 256  # exponentials that are summed at a time
+    CHUNK = 4096  # elements per task
+    PIECE = 256  # exponentials summed at a time
 
 
 ctypedef struct job_t:

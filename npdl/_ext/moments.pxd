@@ -1,11 +1,11 @@
-"""Mean and squared distances from it, exact to the last places.
+"""Mean and sum of squared deviations, accurate to the last digits.
 
-Of a part of the numbers, c is the mean as a number of their own format, and then
+For each part of the numbers, c is their mean rounded to their dtype. Then
 
     r = Σ (x - c),   q = Σ (x - c)²,   mean = c + r / n,   m2 = Σ (x - mean)² = q - r² / n
 
-so that the rounding of c does not count: where all numbers are equal, the mean is that number and
-m2 is 0. Parts are put together in double (Chan, Golub and LeVeque 1979).
+do not depend on the rounding of c: if all numbers are equal, the mean is that number and m2 is 0.
+Parts are combined in double (Chan, Golub and LeVeque 1979).
 """
 
 from libc.string cimport memset
@@ -13,7 +13,7 @@ from npdl._ext.simd cimport fma, real
 from npdl._ext.sums cimport LANES, fold, sum_of
 
 cdef enum:
-    PIECE = 1024  # numbers of a span that are summed in their own format
+    PIECE = 1024  # elements of a span that are summed in their own dtype
 
 ctypedef struct moments_t:
     double count
@@ -24,7 +24,7 @@ ctypedef struct moments_t:
 cdef inline void add_part(
     moments_t* m, double n, double c, double r, double q
 ) noexcept nogil:
-    """Put n numbers to those that `m` holds already."""
+    """Combine the moments of n numbers with those in `m`."""
     cdef double total = m.count + n
     cdef double delta = c + r / n - m.mean
     cdef double own = q - r * r / n
@@ -34,7 +34,7 @@ cdef inline void add_part(
 
 
 cdef inline void add_span(moments_t* m, const real* x, Py_ssize_t n) noexcept nogil:
-    """Put n numbers that lie side by side to those that `m` holds already."""
+    """Combine n contiguous numbers with those in `m`."""
     cdef real s[LANES]
     cdef real t[LANES]
     cdef real zero = 0, c, d
@@ -65,7 +65,7 @@ cdef inline void add_span(moments_t* m, const real* x, Py_ssize_t n) noexcept no
 cdef inline void residual_rows(
     const real* x, Py_ssize_t n, Py_ssize_t step, Py_ssize_t w, const real* c, real* r, real* q
 ) noexcept nogil:
-    """r = Σ (x - c) and q = Σ (x - c)² over n rows of w numbers, `step` apart."""
+    """r = Σ (x - c) and q = Σ (x - c)² over n rows of w elements, `step` apart."""
     cdef const real* b
     cdef real d, e
     cdef Py_ssize_t _, k

@@ -1,24 +1,24 @@
-"""Images, or some rows of them, with the channels of a pixel side by side and zeros all round."""
+"""Images, or some rows of them, with the channels of a pixel side by side and zeros around them."""
 
 from libc.string cimport memset
 from npdl._ext.simd cimport LANES_F32, transpose, transpose4
 
 cdef enum:
-    CHANNELS = 16  # laid out together
-    TOGETHER = 16  # numbers of a channel that are
+    CHANNELS = 16  # channels laid out together
+    TOGETHER = 16  # pixels of a channel laid out together
 
 # Where an image, or some rows of it, lies in its padded pixels.
 ctypedef struct area_t:
-    Py_ssize_t high, wide, ld  # of the padded pixels: rows, columns, numbers of a pixel
-    Py_ssize_t top, left  # zeros
-    Py_ssize_t first, rows, cols  # first row of the image, how many of its rows and columns
+    Py_ssize_t high, wide, ld  # padded pixels: rows, columns, elements per pixel
+    Py_ssize_t top, left  # rows and columns of zeros
+    Py_ssize_t first, rows, cols  # first row of the image, number of its rows and columns
 
 
 cdef inline area_t area_of(
     Py_ssize_t h, Py_ssize_t w, Py_ssize_t top, Py_ssize_t left, Py_ssize_t high, Py_ssize_t wide,
     Py_ssize_t ld,
 ) noexcept nogil:
-    """An image of h x w in pixels of high x wide, its first row at `top`, which may be negative."""
+    """An image of h x w in high x wide pixels, its first row at `top`, which may be negative."""
     cdef area_t a
     a.high, a.wide, a.ld = high, wide, ld
     a.top, a.left, a.first = max(<Py_ssize_t> 0, top), left, max(<Py_ssize_t> 0, -top)
@@ -28,7 +28,7 @@ cdef inline area_t area_of(
 
 
 cdef inline Py_ssize_t area_size(const area_t* a) noexcept nogil:
-    """Numbers in the padded pixels."""
+    """Number of elements in the padded pixels."""
     return a.high * a.wide * a.ld
 
 
@@ -46,10 +46,10 @@ cdef inline void lay_out(
     const area_t* a, const float* x, Py_ssize_t count, Py_ssize_t step, Py_ssize_t w,
     Py_ssize_t channel, float* pixels,
 ) noexcept nogil:
-    """Copy a block of CHANNELS, from `channel` on, to the pixels; zeros where x has fewer.
+    """Copy a block of CHANNELS, from `channel` on, to the pixels; zeros if x has fewer.
 
-    x has `count` channels, rows of w numbers, and `step` numbers from one channel to the next. It
-    is copied row by row, so that a line of the cache is full before it is left.
+    x has `count` channels, with rows of w elements and `step` elements from one channel to the
+    next. Copying row by row fills each cache line before the next one.
     """
     cdef Py_ssize_t _, j, c, l, ld = a.ld, last = min(<Py_ssize_t> CHANNELS, ld - channel)
     cdef float* row = pixels + (a.top * a.wide + a.left) * ld + channel
@@ -77,9 +77,9 @@ cdef inline void lay_out(
 cdef inline void _lay_out_whole(
     const area_t* a, const float* x, Py_ssize_t step, Py_ssize_t channels, float* pixels
 ) noexcept nogil:
-    """The same of whole rows, which follow each other in x, and whole vectors of channels.
+    """The same for contiguous whole rows of x and whole vectors of channels.
 
-    TOGETHER numbers at once: a line of the cache, which may not be there any more later.
+    TOGETHER elements at once: a whole cache line, which might be evicted later.
     """
     cdef Py_ssize_t x_at[LANES_F32]
     cdef Py_ssize_t to_at[TOGETHER]

@@ -1,8 +1,7 @@
 """Max and mean pooling. Contract: ``pool_np.py``.
 
-The rows of the output are independent and shared among the threads; backward, the N*C images are.
-The usual windows, 2x2 side by side, have loops of their own; all others stand in
-``pool_windows.pxd``.
+The threads share the rows of the output; in the backward pass, the N*C images. The usual windows,
+2x2 side by side, have their own loops; all others are in ``pool_windows.pxd``.
 """
 
 from libc.math cimport NAN
@@ -29,8 +28,8 @@ from npdl._ext.threads cimport max_workers, run
 from npdl._ext.tile cimport lanes
 
 cdef enum:
-    CHUNK = 4096  # pixels to a task
-    MOST = 16  # lanes
+    CHUNK = 4096  # pixels per task
+    MOST = 16  # the most lanes
 
 
 cdef enum:
@@ -41,15 +40,15 @@ cdef enum:
 
 
 # ------------------------------------------------- the usual windows: 2x2, side by side
-# Some at a time, `count` being a constant: loops over arrays of a constant length, which the C
-# compiler turns into vectors. The last ones of a row overlap those before them.
+# Several windows at a time. `count` is a constant: loops over arrays of constant length, which the
+# C compiler turns into vectors. The last windows of a row overlap those before them.
 
 cdef inline real _larger(real a, real b) noexcept nogil:
     return a if a > b else b
 
 
 cdef inline bint _is(real value, real best) noexcept nogil:
-    """Whether a value is the largest, or a NaN, as the largest then is."""
+    """Whether a value is the largest, or both are NaN."""
     return (value == best) | (value != value)
 
 
@@ -108,7 +107,7 @@ cdef inline void _rows_2x2(
     const pool_t* p, int kind, Py_ssize_t width, Py_ssize_t first, Py_ssize_t last, real* x,
     real* y, int32_t* argmax,
 ) noexcept nogil:
-    """Rows [first, last) of all outputs, `width` windows at a time; x is what they lie in."""
+    """Rows [first, last) of all outputs, `width` windows at a time, in the images x."""
     cdef Py_ssize_t i = first % p.oh, j, w = p.w, _
     cdef real* row
     x += first // p.oh * p.h * w
@@ -138,7 +137,7 @@ cdef inline void _rows_2x2(
 cdef inline void _pool_2x2(
     const pool_t* p, int kind, Py_ssize_t first, Py_ssize_t last, real* x, real* y, int32_t* argmax
 ) noexcept nogil:
-    """As many windows at a time as the vectors hold, or as there are in a row of a narrow image."""
+    """Windows at a time: as many as fit the vectors, or a row of a narrow image."""
     if p.ow >= 16 and lanes(x) >= 16:
         _rows_2x2(p, kind, 16, first, last, x, y, argmax)
     elif p.ow >= 8 and lanes(x) >= 8:
@@ -272,7 +271,7 @@ cdef void _task(void* context, Py_ssize_t task, int worker) noexcept nogil:
 
 
 cdef pool_t _plan(const array_t* image, const array_t* pooled) except *:
-    """The sizes of a pooling, checked; `images` is 0 where there is nothing to do."""
+    """The checked sizes of a pooling; `images` is 0 if there is nothing to do."""
     cdef pool_t p
     memset(&p, 0, sizeof(p))
     if image.shape[0] != pooled.shape[0] or image.shape[1] != pooled.shape[1]:
@@ -307,7 +306,7 @@ cdef void _set_windows(
 ) except *:
     _side(p.images > 0, p.h, p.oh, kh, stride_h, pad_h)
     _side(p.images > 0, p.w, p.ow, kw, stride_w, pad_w)
-    # No further than some window reaches.
+    # Only as far as a window reaches.
     kh, kw = min(kh, p.h + pad_h), min(kw, p.w + pad_w)
     p.kh, p.kw, p.sh, p.sw, p.ph, p.pw = kh, kw, stride_h, stride_w, pad_h, pad_w
     if kh * p.w > 0x7FFFFFFF:
@@ -316,8 +315,8 @@ cdef void _set_windows(
         kh == 2 and kw == 2 and stride_h == 2 and stride_w == 2 and pad_h == 0 and pad_w == 0
         and 2 * p.oh <= p.h and 2 * p.ow <= p.w
     )
-    # All that a window holds of a row is one run; other loops are better where the runs are short,
-    # or where many windows share the pixels of a row.
+    # A span is the part of a row inside a window. Other loops are faster if spans are short, or if
+    # many windows share the pixels of a row.
     p.spans = (p.ow == 1 and pad_w == 0 and kw >= p.w and kh * p.w >= WIDE) or (
         kw >= WIDE and (p.ow < WIDE or stride_w > 2)
     )
@@ -351,7 +350,7 @@ def maxpool_forward(
 
 
 def maxpool_backward(dy, argmax, dx):
-    """Send each gradient to the pixel that won."""
+    """Add each gradient to the largest pixel of its window."""
     cdef call_t call = call_t("maxpool_backward", REAL)
     cdef array_t dy_ = array(&call, dy, "dy", 4, REAL), dx_ = array(&call, dx, "dx", 4, REAL | OUT)
     cdef array_t argmax_ = array(&call, argmax, "argmax", 4, INT32)
@@ -388,7 +387,7 @@ cdef void _run_ready(const void* job, const void* x, void* y, char* scratch) noe
 
 
 def pool_ready(x, y, *rest):
-    """`maxpool_forward`, or `meanpool_forward`, made ready for arrays like x and y."""
+    """`maxpool_forward`, or `meanpool_forward`, prepared for arrays like x and y."""
     cdef call_t call = call_t("pool_ready", REAL)
     cdef array_t x_ = array(&call, x, "x", 4, REAL), y_ = array(&call, y, "y", 4, REAL | OUT)
     cdef pool_t p = _plan(&x_, &y_)

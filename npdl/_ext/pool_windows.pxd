@@ -1,9 +1,9 @@
 """The windows of pooling: how an image is read and written, for any size, stride and padding.
 
-Outputs are made in blocks of some hundreds, one row of them or several short ones. For each pixel
-(u, v) of the windows the block's pixels are gathered in a row, which is then compared with, or
-added to, what the block has so far: loops that the C compiler vectorises for any width of the
-image. Windows that are much wider than their distance are read one by one instead, as spans.
+Outputs are computed in blocks of some hundreds: one row, or several short ones. For each pixel
+(u, v) of the windows, the pixels of the block are gathered in a row, which is then compared with or
+added to the block's results so far. The C compiler vectorises these loops for any width of the
+image. Windows that are much wider than their stride are read one by one instead, as spans.
 """
 
 from libc.math cimport INFINITY
@@ -14,7 +14,7 @@ from npdl._ext.simd cimport real
 cdef enum:
     BLOCK = 256  # outputs, or pixels of a row, at a time
     LANES = 16  # of a span
-    WIDE = 16  # columns from which on a window may be read as spans
+    WIDE = 16  # the least columns of a window that may be read as spans
 
 ctypedef struct pool_t:
     bint single
@@ -33,7 +33,7 @@ ctypedef struct block_t:  # outputs [first, first + n) of some rows
 
 
 cdef inline Py_ssize_t span_from(Py_ssize_t start) noexcept nogil:
-    """The first pixel inside the image of a window's side that begins at `start`."""
+    """The first pixel inside the image, of a window's side that begins at `start`."""
     return max(start, 0)
 
 
@@ -45,7 +45,7 @@ cdef inline const real* _gather(
     const pool_t* p, const block_t* b, const real* x, Py_ssize_t u, Py_ssize_t v, real outside,
     real* value,
 ) noexcept nogil:
-    """The pixels (u, v) of the block's windows, in place or in `value`."""
+    """The pixels (u, v) of the block's windows: in the image itself, or copied to `value`."""
     cdef Py_ssize_t low = 0, high = b.n, start = b.first * p.sw + v - p.pw
     cdef Py_ssize_t i = b.row % p.oh, j, at, _
     cdef const real* image = x + b.row // p.oh * p.h * p.w
@@ -96,7 +96,7 @@ cdef inline void max_block(
     cdef int32_t place, l, n = <int32_t> size
     cdef bint better
     i = b.row % p.oh
-    for k in range(b.rows):  # where all pixels are -inf, the first one wins
+    for k in range(b.rows):  # if all pixels are -inf, the first one counts
         top = i * p.sh - p.ph
         for j in range(b.n):
             best[k * b.n + j] = <real> -INFINITY
@@ -125,7 +125,7 @@ cdef inline void max_block(
 
 
 cdef inline void _add(real value, double* total, double* lost) noexcept nogil:
-    """total += value; of doubles, `lost` collects what rounding takes."""
+    """total += value; for doubles, `lost` collects the rounding errors."""
     cdef double old = total[0], there
     total[0] = old + <double> value
     if real is double:
@@ -134,7 +134,7 @@ cdef inline void _add(real value, double* total, double* lost) noexcept nogil:
 
 
 cdef inline double _mean_of(double total, double lost, Py_ssize_t count) noexcept nogil:
-    # What was lost of an infinite sum is not a number.
+    # The rounding error of an infinite sum is NaN.
     return (total + lost if lost - lost == 0 else total) / <double> count
 
 
@@ -170,11 +170,11 @@ cdef inline void mean_block(
 # ----------------------------------------------------------------------- one window at a time
 
 ctypedef struct window_t:
-    Py_ssize_t at, spans, length, step  # pixels: `spans` runs of `length`, `step` apart
+    Py_ssize_t at, spans, length, step  # `spans` runs of `length` pixels, `step` apart
 
 
 cdef inline window_t window_of(const pool_t* p, Py_ssize_t i, Py_ssize_t j) noexcept nogil:
-    """The pixels of a window that lie inside the image; whole rows are one run."""
+    """The pixels of a window inside the image; whole rows are one run."""
     cdef window_t window
     cdef Py_ssize_t top = i * p.sh - p.ph, left = j * p.sw - p.pw
     window.at = span_from(top) * p.w + span_from(left)
@@ -218,7 +218,7 @@ cdef inline real mean_window(const real* x, const window_t* window) noexcept nog
 cdef inline bint _beats(
     real value, Py_ssize_t place, real best, Py_ssize_t winner
 ) noexcept nogil:
-    """Whether a pixel wins over another one: larger, NaN, or as large and before it."""
+    """Whether a pixel takes precedence: larger, NaN, or equal and first."""
     cdef bint nan = value != value, other = best != best
     return value > best or nan and not other or (value == best or nan and other) and place < winner
 
@@ -270,7 +270,7 @@ cdef inline void unmean_row(
     const pool_t* p, Py_ssize_t i, const real* dy, real* dx
 ) noexcept nogil:
     """Add the gradient of output row i to the rows of its windows, some columns at a time."""
-    cdef real sums[BLOCK]  # of a row: all rows of the windows get the same
+    cdef real sums[BLOCK]  # of a row: the same for all rows of the windows
     cdef real share
     cdef Py_ssize_t top = i * p.sh - p.ph, u0 = span_from(top), u1 = span_to(top, p.kh, p.h)
     cdef Py_ssize_t first, end, j, k, u, start, left, right
@@ -282,7 +282,7 @@ cdef inline void unmean_row(
                 sums[k - first] = dy[k] / <real> (u1 - u0)
         else:
             memset(sums, 0, (end - first) * sizeof(real))
-            # From the first window that ends behind `first` to the last that begins before `end`.
+            # From the first window that ends after `first` to the last that begins before `end`.
             j = max(0, first + p.pw - p.kw) // p.sw
             while j < p.ow and j * p.sw - p.pw < end:
                 start = j * p.sw - p.pw

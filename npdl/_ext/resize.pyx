@@ -1,8 +1,8 @@
-"""Images made larger by whole factors. Contract: ``resize_np.py``.
+"""Upsampling of images by integer factors. Contract: ``resize_np.py``.
 
-The rows of the small images are independent and shared among the threads. Of each row some hundred
-pixels are worked on at a time: first what comes of them between the rows, then between the columns.
-Nearest is linear with weight 0 for the neighbours.
+The threads share the rows of the small images. A few hundred pixels of a row are processed at a
+time: first interpolated between the rows, then between the columns. Nearest is linear
+interpolation with weight 0 for the neighbours.
 """
 
 from libc.math cimport fabs
@@ -13,7 +13,7 @@ from npdl._ext.threads cimport give, max_workers, run, scratch_t, take
 
 cdef enum:
     BLOCK = 256  # pixels of a row at a time
-    CHUNK = 8192  # numbers of the large images to a task
+    CHUNK = 8192  # elements of the large images per task
 
 
 ctypedef struct resize_t:
@@ -21,12 +21,12 @@ ctypedef struct resize_t:
     Py_ssize_t rows, per_task, h, w, sh, sw
     const void* x  # or dy
     void* y  # or dx
-    double* down  # where output k of a pixel lies from its centre, below it and on the right
+    double* down  # how far output k of a pixel is below its centre; `right`: right of it
     double* right
 
 
 cdef inline Py_ssize_t _beside(Py_ssize_t i, double place, Py_ssize_t size) noexcept nogil:
-    """The neighbour of pixel i on that side; at an edge the pixel itself."""
+    """The neighbour of pixel i on the side of `place`; at an edge the pixel itself."""
     return min(max(i + (1 if place > 0 else -1), 0), size - 1)
 
 
@@ -35,7 +35,7 @@ cdef inline Py_ssize_t _beside(Py_ssize_t i, double place, Py_ssize_t size) noex
 cdef inline void _mix(
     const real* a, const real* b, double weight, Py_ssize_t n, real* out, Py_ssize_t step
 ) noexcept nogil:
-    """out = (1 - weight) a + weight b, every `step`."""
+    """out[::step] = (1 - weight) a + weight b."""
     cdef Py_ssize_t j
     cdef real own = <real> (1 - weight), other = <real> weight
     if weight == 0:
@@ -50,8 +50,8 @@ cdef inline void _mix(
 
 
 cdef inline void _enlarge_row(resize_t* p, Py_ssize_t r, const real* x, real* y) noexcept nogil:
-    """All that comes of row r of the small images; x and y are the whole arrays."""
-    cdef real mixed[BLOCK + 2]  # of the rows, with the pixels before and after the block
+    """All outputs of row r of the small images; x and y are the whole arrays."""
+    cdef real mixed[BLOCK + 2]  # mixed rows, with the pixels before and after the block
     cdef Py_ssize_t i = r % p.h, k, v, first, n, left, right, wide = p.w * p.sw
     cdef const real* row = x + r * p.w
     cdef const real* other
@@ -101,7 +101,7 @@ cdef inline void _add_row(
 
 cdef inline void _reduce_row(resize_t* p, Py_ssize_t r, const real* dy, real* dx) noexcept nogil:
     """The gradient in row r of the small images; dy and dx are the whole arrays."""
-    cdef real sums[BLOCK + 2]  # over the rows, for one v: with the pixels beside the block
+    cdef real sums[BLOCK + 2]  # sums over the rows, for one v, with the pixels beside the block
     cdef Py_ssize_t i = r % p.h, k, v, s, first, n, left, right, at, wide = p.w * p.sw
     cdef const real* image = dy + (r - i) * p.sh * wide
     cdef real* out = dx + r * p.w
@@ -119,7 +119,7 @@ cdef inline void _reduce_row(resize_t* p, Py_ssize_t r, const real* dy, real* dx
         left, right = max(first - 1, 0), min(first + n + 1, p.w)
         for v in range(p.sw):
             memset(sums, 0, (right - left) * sizeof(real))
-            for s in range(max(i - 1, 0), min(i + 2, p.h)):  # the pixels that may look at row i
+            for s in range(max(i - 1, 0), min(i + 2, p.h)):  # the rows that may read row i
                 for k in range(p.sh):
                     place = p.down[k]
                     weight = 1 - fabs(place) if s == i else 0
@@ -133,7 +133,7 @@ cdef inline void _reduce_row(resize_t* p, Py_ssize_t r, const real* dy, real* dx
             at = first - left
             for k in range(n):
                 out[first + k] += sums[at + k] * own
-            if place > 0:  # the pixel before looks here, and the last one at itself
+            if place > 0:  # the pixel before reads this one, and the last one reads itself
                 for k in range(1 if first == 0 else 0, n):
                     out[first + k] += sums[at + k - 1] * other
                 if first + n == p.w:
@@ -196,14 +196,14 @@ cdef void _resize(const array_t* small, const array_t* large, bint back, bint li
 
 
 def enlarge_forward(x, y, bint linear):
-    """Make images larger."""
+    """Upsample images."""
     cdef call_t call = call_t("enlarge_forward", REAL)
     cdef array_t x_ = array(&call, x, "x", 4, REAL), y_ = array(&call, y, "y", 4, REAL | OUT)
     _resize(&x_, &y_, False, linear)
 
 
 def enlarge_backward(dy, dx, bint linear):
-    """Gradient in the images."""
+    """Gradient of the small images."""
     cdef call_t call = call_t("enlarge_backward", REAL)
     cdef array_t dy_ = array(&call, dy, "dy", 4, REAL), dx_ = array(&call, dx, "dx", 4, REAL | OUT)
     _resize(&dx_, &dy_, True, linear)

@@ -1,4 +1,4 @@
-"""Images made larger by whole factors: the NumPy twin of ``resize.pyx``.
+"""Upsampling of images by integer factors: the NumPy twin of ``resize.pyx``.
 
 Along each axis, output k of pixel i, k = 0 ... S-1, lies at f = (k + 1/2)/S - 1/2 from the centre
 of the pixel. Nearest takes the pixel; linear interpolates between it and the neighbour there:
@@ -20,7 +20,7 @@ def _taps(size, linear):
 
 
 def _enlarge(x, size, linear):
-    """Axis 0 of x made `size` times as long."""
+    """x with axis 0 `size` times as long."""
     y = np.empty((len(x) * size, *x.shape[1:]), x.dtype)
     for k, (side, weight) in enumerate(_taps(size, linear)):
         y[k::size] = x
@@ -46,7 +46,7 @@ def _enlarge_back(dy, size, linear):
 
 
 def enlarge_forward(x, y, linear):
-    """Make images larger.
+    """Upsample images.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def enlarge_forward(x, y, linear):
     y : ndarray, shape (N, C, SH*H, SW*W)
         Filled. Its shape gives the factors.
     linear : bool
-        Whether to interpolate; else each pixel is repeated.
+        Whether to interpolate. If false, each pixel is repeated.
     """
     down, right = (large // small for large, small in zip(y.shape[2:], x.shape[2:]))
     rows = _enlarge(np.moveaxis(x, 2, 0), down, linear)
@@ -63,7 +63,7 @@ def enlarge_forward(x, y, linear):
 
 
 def enlarge_backward(dy, dx, linear):
-    """Gradient in the images.
+    """Gradient of the small images.
 
     Parameters
     ----------

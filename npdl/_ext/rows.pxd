@@ -1,6 +1,6 @@
-"""A row by itself, times columns of B: as many sums at once as registers hold.
+"""A single row times columns of B: as many sums at once as registers hold.
 
-With so few products to a number of B, it is read where it is; the tile would have to pack it.
+Each element of B is used once, so B is read in place; a tile would have to pack it first.
 """
 
 from libc.string cimport memcpy, memset
@@ -17,7 +17,7 @@ from npdl._ext.simd cimport (
 from npdl._ext.tile cimport MAX_NR, ceil_div, lanes, tile_cols, vec
 
 cdef enum:
-    MOST = 9 // NV * NV  # vectors at once: whole panels
+    MOST = 9 // NV * NV  # the most vectors at once: whole panels
 
 
 cdef inline void _row_sums(
@@ -65,7 +65,7 @@ cdef inline void row_sums(
     const real* start,
     real* c,
 ) noexcept nogil:
-    """c[j] = s + Σ_k a[k] b[k, j] for `wide` vectors, a constant: they are kept in registers.
+    """c[j] = s + Σ_k a[k] b[k, j] for `wide` vectors, a constant, so they stay in registers.
 
     The sums begin with `start`, or with 0 if it is NULL.
     """
@@ -120,8 +120,8 @@ cdef inline void row_times_columns(
 ) noexcept nogil:
     """c[j:j1] (+)= Σ_k a[k] b[k, j:j1], one row; j is the first column of a panel.
 
-    b[k, j] stands at k*b_row + j//NR*b_panel + j%NR, and has n columns. The sums begin with what
-    they are added to, as if its own terms were among those of this call.
+    b[k, j] is at k*b_row + j//NR*b_panel + j%NR, and b has n columns. The sums start from the old
+    values of c, so that the result is one unbroken sum.
     """
     cdef real out[MAX_NR]
     cdef Py_ssize_t nr = tile_cols(c), width, whole, at, i, k
@@ -135,13 +135,13 @@ cdef inline void row_times_columns(
         at, whole = j, (j1 - j) // lanes(c)
         first = b + j // nr * b_panel + j % nr
         start = c + j if add else NULL
-        # all that are left, since few vectors would wait for each other's sums
+        # all that are left: with few vectors, each sum would wait for the one before
         if whole:
             width = min(whole, <Py_ssize_t> MOST) * lanes(c)
             some_row_sums(width // lanes(c), depth, a, first, b_row, b_panel, start, c + j)
         elif n >= lanes(c):
             width = min(lanes(c), j1 - j)
-            if b_panel == nr and at + lanes(c) > n:  # not beyond the row: some columns once more
+            if b_panel == nr and at + lanes(c) > n:  # to stay inside the row, repeat some columns
                 at = n - lanes(c)
                 first = b + at
             if start != NULL:
@@ -150,7 +150,7 @@ cdef inline void row_times_columns(
                 start = out
             row_sums(1, depth, a, first, b_row, b_panel, start, out)
             memcpy(c + j, out + j - at, width * sizeof(real))
-        else:  # a vector reads some numbers of the row below, while there is one
+        else:  # a vector reads into the next row, if there is one
             width = j1 - j
             memset(out, 0, lanes(c) * sizeof(real))
             if start != NULL:

@@ -1,10 +1,10 @@
 /* Vector types and the size of the register tile, by instruction set.
  *
- * Cython takes npdl_f32v for a float and npdl_f64v for a double, so a kernel is written once, in
+ * Cython treats npdl_f32v as a float and npdl_f64v as a double, so a kernel is written once, in
  * scalar arithmetic, and the C compiler turns it into the widest registers of the build.
  * NPDL_MR x NPDL_NV vectors of accumulators, a row of NV and one broadcast have to fit the register
- * file: 32 registers with AVX-512 and NEON, 16 with AVX2 and SSE2. NPDL_TALL rows of two vectors are
- * as many accumulators.
+ * file: 32 registers with AVX-512 and NEON, 16 with AVX2 and SSE2. NPDL_TALL rows of two vectors
+ * are as many accumulators.
  */
 #ifndef NPDL_SIMD_H
 #define NPDL_SIMD_H
@@ -18,8 +18,8 @@
 #  include <arm_neon.h>
 #endif
 
-/* a * b + c, rounded once. Compilers may not fuse anything by themselves (setup.py), so that all of
- * them give the same bits; the baseline x86-64, which has no such instruction, rounds twice. */
+/* a * b + c, rounded once. setup.py forbids compilers to fuse products and sums by themselves, so
+ * that all of them give the same bits. Baseline x86-64 has no such instruction and rounds twice. */
 #if defined(__FMA__) || defined(__aarch64__)
 static inline float npdl_fma_f32(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 static inline double npdl_fma_f64(double a, double b, double c) { return __builtin_fma(a, b, c); }
@@ -98,8 +98,8 @@ static inline npdl_f32v npdl_scaled_f32(float a, npdl_f32v b, npdl_f32v c) {
     return npdl_fma_f32v(a - (npdl_f32v){0}, b, c);
 }
 
-/* c + a * b, in the register of c. The accumulators of a tile leave no register free, and to copy one
- * at every step costs percents of all products. */
+/* c + a * b, in the register of c. The accumulators of a tile leave no register free, and copying
+ * one at every step costs several percent of the time of a product. */
 static inline npdl_f32v npdl_add_product_f32(npdl_f32v c, float a, npdl_f32v b) {
     c = npdl_fma_f32v(a - (npdl_f32v){0}, b, c);
     NPDL_STAY(c);
@@ -130,7 +130,7 @@ static inline void npdl_turn4(npdl_f32q *r) {
     r[3] = NPDL_MIX(t[1], t[3], 2, 3, 6, 7);
 }
 
-/* Four rows of four numbers, `step` apart: their columns to c0 ... c3. */
+/* Load four rows of four numbers, `step` apart, and return their columns in c0 ... c3. */
 static inline void npdl_transpose4(const float *rows, ptrdiff_t step, float *c0, float *c1,
                                    float *c2, float *c3) {
     npdl_f32q r[4];
@@ -142,12 +142,12 @@ static inline void npdl_transpose4(const float *rows, ptrdiff_t step, float *c0,
     memcpy(c3, &r[3], sizeof(r[3]));
 }
 
-/* A block of as many rows of as many numbers as a vector has: row i is read at from_at[i], column j
- * goes to to_at[j]. */
+/* Transpose a square block whose side is the length of a vector: row i is read at from_at[i],
+ * column j is written to to_at[j]. */
 static inline void npdl_transpose(const float *from, const ptrdiff_t *from_at, float *to,
                                   const ptrdiff_t *to_at) {
 #if defined(__AVX512F__)
-    __m512 r[16], t[16]; /* blocks of four by four, and then these among themselves */
+    __m512 r[16], t[16]; /* 4x4 blocks first, then the blocks themselves */
     for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_ps(from + from_at[i]);
     for (int i = 0; i < 16; i += 4) {
         const __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(r[i], r[i + 1]));
@@ -187,7 +187,7 @@ static inline void npdl_transpose(const float *from, const ptrdiff_t *from_at, f
         _mm256_storeu_ps(to + to_at[j + 4], _mm256_permute2f128_ps(t[j], t[j + 4], 0x31));
     }
 #else
-    npdl_f32q r[4]; /* four by four */
+    npdl_f32q r[4]; /* 4x4 blocks */
     for (int i = 0; i < 4; i++) memcpy(&r[i], from + from_at[i], sizeof(r[i]));
     npdl_turn4(r);
     for (int i = 0; i < 4; i++) memcpy(to + to_at[i], &r[i], sizeof(r[i]));
@@ -228,7 +228,7 @@ static inline void npdl_transpose(const float *from, const ptrdiff_t *from_at, f
 #define NPDL_LANES_F32 ((int)(sizeof(npdl_f32v) / sizeof(float)))
 #define NPDL_LANES_F64 ((int)(sizeof(npdl_f64v) / sizeof(double)))
 
-/* Fetch a line of the cache that will be written, from wherever it is. */
+/* Prefetch a cache line that will be written. */
 static inline void npdl_prefetch_w(const void *p) {
 #if defined(__GNUC__) && defined(__AVX2__)
     __asm__ volatile("prefetchw %0" : : "m"(*(const char *)p));

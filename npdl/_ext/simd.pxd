@@ -1,9 +1,9 @@
-"""Numbers, vectors of numbers, and elementary functions that the C compiler can vectorise."""
+"""Numbers, vectors, and elementary functions that the C compiler can vectorise."""
 
 from libc.stdint cimport int32_t, int64_t
 
 cdef extern from "simd.h":
-    # Cython believes these are numbers; simd.h makes them vectors.
+    # To Cython these are numbers; simd.h makes them vectors.
     ctypedef float f32v "npdl_f32v"
     ctypedef double f64v "npdl_f64v"
     enum:
@@ -21,11 +21,11 @@ cdef extern from "simd.h":
     f32v fma_f32v "npdl_fma_f32v"(f32v a, f32v b, f32v c) noexcept nogil
     f32v scaled_f32 "npdl_scaled_f32"(float a, f32v b, f32v c) noexcept nogil  # a b + c
     f64v fma_f64v "npdl_fma_f64v"(f64v a, f64v b, f64v c) noexcept nogil
-    # four rows of four, `step` apart: their columns
+    # loads four rows of four, `step` apart, and returns their columns
     void transpose4 "npdl_transpose4"(
         const float* rows, Py_ssize_t step, float* c0, float* c1, float* c2, float* c3
     ) noexcept nogil
-    # a block of LANES_F32 rows and columns: row i from from_at[i], column j to to_at[j]
+    # transposes a block of LANES_F32 rows and columns: row i from from_at[i], column j to to_at[j]
     void transpose "npdl_transpose"(
         const float* from_, const Py_ssize_t* from_at, float* to, const Py_ssize_t* to_at
     ) noexcept nogil

@@ -1,16 +1,17 @@
-"""GELU, SiLU and Mish, and their slopes: the activations whose slope is no function of the output.
+"""GELU, SiLU and Mish, and their slopes: the activations whose slope needs the input.
 
-Φ is the distribution function of the normal distribution, x Φ(x) is GELU. For t = |x|::
+Φ is the distribution function of the normal distribution, and GELU is x Φ(x). For t = |x|::
 
     Φ(-t) = e^(-t²/2) P(u) / (t + 4),   u = (t - 4) / (t + 4)
 
-P is a polynomial, the Chebyshev expansion of (t + 4) e^(t²/2) Φ(-t): 2e-9 off for t <= 13.3 in
-eleven coefficients (float32), 3e-18 for t <= 37.7 in twenty-four (float64). Beyond, Φ(-t) counts
-as 0. t² is split in two, the first part exact, so that the exponential keeps its last places.
+P is a polynomial, the Chebyshev expansion of (t + 4) e^(t²/2) Φ(-t). Its error is 2e-9 for t <=
+13.3 with eleven coefficients (float32), 3e-18 for t <= 37.7 with twenty-four (float64). Beyond
+these, Φ(-t) is 0. t² is split in two parts, the first one exact, so that the exponential stays
+accurate.
 
-Largest errors, in units of the last place (ulp) of the exact result, as tests/kernels holds them:
-7 for GELU, 3 for SiLU and 5 for Mish. The slopes, which lie between -0.2 and 1.2, are exact to 3
-units of the last place of 1. What comes from an exponential below 2^-125 (2^-1021) counts as 0.
+Largest errors, in units of the last place (ulp) of the exact result, as checked by tests/kernels:
+7 for GELU, 3 for SiLU and 5 for Mish. The slopes, which lie between -0.2 and 1.2, are accurate to 3
+ulp of 1. Terms with an exponential below 2^-125 (2^-1021) count as 0.
 """
 
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
@@ -24,12 +25,12 @@ cdef enum:
 
 
 cdef inline real between(real low, real x, real high) noexcept nogil:
-    """x, but no less than `low` and no more than `high`; NaN for NaN."""
+    """x, clipped to [low, high]; NaN for NaN."""
     return low if x < low else high if x > high else x
 
 
 cdef inline real first_half(real x) noexcept nogil:
-    """x without the lower half of its digits, so that the square is exact."""
+    """x without the lower half of its bits, so that its square is exact."""
     if real is float:
         return from_bits_f32(<int32_t> (<uint32_t> bits_f32(x) & <uint32_t> 0xFFFFF000))
     else:
@@ -37,7 +38,7 @@ cdef inline real first_half(real x) noexcept nogil:
 
 
 cdef inline real normal_limit(const real* _) noexcept nogil:
-    """From here on Φ(-t) counts as 0."""
+    """The t from which Φ(-t) counts as 0."""
     return <real> 13.25 if real is float else <real> 37.65
 
 
@@ -121,7 +122,7 @@ cdef inline real gelu_slope(real x) noexcept nogil:
 
 
 cdef inline real silu(real x) noexcept nogil:
-    """x / (1 + e^-x), in numbers that never grow: e^-|x|."""
+    """x / (1 + e^-x), computed from e^-|x|, which can't overflow."""
     cdef real far = FAR, one = 1, zero = 0
     cdef real e = exp(-magnitude(x))
     return (-far if x < -far else x) * ((e if x < zero else one) / (one + e))
@@ -140,7 +141,7 @@ cdef inline real silu_slope(real x) noexcept nogil:
 cdef inline real mish(real x) noexcept nogil:
     """x tanh(log(1 + e^x)) = x w / (w + 2), w = e^x (e^x + 2)."""
     cdef real far = FAR, high = 40, two = 2
-    cdef real e = exp(high if x > high else x)  # from there on the quotient is 1
+    cdef real e = exp(high if x > high else x)  # above this the quotient is 1
     cdef real w = e * (e + two)
     return (-far if x < -far else x) * (w / (w + two))
 

@@ -1,9 +1,9 @@
-"""Calls of kernels that are made ready once, and chains of them that one call does.
+"""Kernel calls that are prepared once, and chains of them that run as one call.
 
-What a kernel finds out from shapes and weights, it finds out once: sizes, tables, packed weights
-(``*_ready`` of its module). A chain of such steps then runs without Python: each step reads what
-the one before it wrote, in a block of scratch memory of the call. Nothing of a step changes, so any
-number of threads may run one chain at once.
+Everything that depends only on shapes and weights (sizes, tables, packed weights) is computed once,
+by the ``*_ready`` functions of a kernel's module. A chain of such steps then runs without Python:
+each step reads the output of the previous one, in a block of scratch memory of the call. Running a
+step does not change it, so any number of threads may run one chain at once.
 """
 
 from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_WRITABLE, PyBuffer_Release
@@ -17,7 +17,7 @@ cdef extern from "Python.h":
     int PyObject_GetBuffer(object x, Py_buffer* view, int flags)
 
 cdef class Step:
-    """One call of a kernel, made ready."""
+    """One prepared kernel call."""
 
     cdef step_t run
     cdef void* start
@@ -63,7 +63,7 @@ cdef void _take_rows(const void* job, const void* x, void* y, char* scratch) noe
 
 
 def rows_ready(Py_ssize_t rows, Py_ssize_t n_bytes, Py_ssize_t first, Py_ssize_t step):
-    """A step that copies rows, `step` bytes apart in x, of which the first begins at `first`."""
+    """A step that copies rows, `step` bytes apart in x; the first one begins at byte `first`."""
     cdef rows_t r
     r.rows, r.bytes, r.first, r.step = rows, n_bytes, first, step
     return simple_step(_take_rows, &r, sizeof(rows_t), None)
@@ -81,16 +81,16 @@ ctypedef struct place_t:
 
 
 cdef class Chain:
-    """Steps, one after the other.
+    """A sequence of steps.
 
     Parameters
     ----------
     steps : list of (Step, int, int)
-        With the places, in a block of memory, that it reads and fills; -1 is x, and -2 is y.
+        Each with the positions, in a block of memory, that it reads and fills; -1 is x, -2 is y.
     block : int
-        Bytes of the block.
+        Size of the block in bytes.
     x, y : array
-        Like those that the chain will be called with.
+        Examples of the arrays that the chain will be called with.
     """
 
     cdef place_t* places
@@ -115,7 +115,7 @@ cdef class Chain:
         free(self.places)
 
     def fill(self, x, y):
-        """Fill y, and return True; or return False for an x of another kind."""
+        """Fill y and return True, or return False for an x of another kind."""
         cdef Py_buffer view
         cdef const char* source
         cdef char* target
@@ -143,7 +143,7 @@ cdef class Chain:
         return True
 
     cdef bint _holds(self, const Py_buffer* view) noexcept:
-        """Whether it holds floats of the size of the chain's, in this machine's order of bytes."""
+        """Whether a buffer holds floats of the chain's size, in native byte order."""
         return (
             view.itemsize == self.itemsize and view.format != NULL
             and view.format[0] == (c"f" if self.itemsize == 4 else c"d") and view.format[1] == 0

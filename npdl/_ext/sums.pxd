@@ -1,16 +1,16 @@
-"""Sums of many numbers, exact to the last places.
+"""Sums of many numbers, accurate to the last digits.
 
-Numbers are added in their own format, in several sums side by side, which the compiler vectorises;
-the sums are then added in double. `sum_rows` and `product_rows` do the first half
-alone: they are for a few rows.
+Numbers are added in their own dtype, in several sums side by side, which the compiler vectorises;
+these sums are then added in double. `sum_rows` and `product_rows` do only the first half: they are
+for a few rows.
 """
 
 from libc.string cimport memset
 from npdl._ext.simd cimport fma, real
 
 cdef enum:
-    LANES = 32  # sums of a span
-    ROWS = 32  # that are added in their own format
+    LANES = 32  # sums per span
+    ROWS = 32  # rows added in their own dtype
 
 
 cdef inline double fold(real* s) noexcept nogil:
@@ -72,7 +72,7 @@ cdef inline double sum_of_products(
 cdef inline void sum_rows(
     const real* x, Py_ssize_t n, Py_ssize_t step, Py_ssize_t w, real* s
 ) noexcept nogil:
-    """s = Σ of n rows of w numbers, `step` apart."""
+    """s = Σ of n rows of w elements, `step` apart."""
     cdef const real* b
     cdef const real* c
     cdef const real* d
@@ -92,7 +92,7 @@ cdef inline void sum_rows(
 cdef inline void sum_many_rows(
     const real* x, Py_ssize_t n, Py_ssize_t w, double* totals, real* s
 ) noexcept nogil:
-    """s = Σ of n rows of w numbers, however many: ROWS of them in their format, these in double."""
+    """s = Σ of n rows of w elements, n large: ROWS of them in their dtype, these sums in double."""
     cdef Py_ssize_t i = 0, j
     memset(totals, 0, w * sizeof(double))
     while i < n:

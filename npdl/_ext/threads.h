@@ -1,24 +1,25 @@
 /* One pool of threads for every kernel, and the scratch memory that kernels borrow.
  *
  * A job is n tasks; npdl_run() returns when all are done. At most `workers` threads take part, and
- * each task is told the number of its own, below `workers`. The caller works too, and the workers that
- * are awake help: a sleeping worker takes 30-100 us to wake, so nobody waits for one. Each begins with
- * a part of the tasks that is its own: in the next job, or the next step of a training, it meets much
- * of the same memory again, and finds it in its caches. Tasks write disjoint memory and none depends on
- * which thread runs it, so results have the same bits for any number of threads.
+ * each task receives the number of its thread, below `workers`. The caller works too, and the
+ * workers that are awake help. A sleeping worker takes 30-100 us to wake, so no job waits for one.
+ * Each thread starts with its own part of the tasks: in the next job, or the next training step, it
+ * works on much of the same memory again, which is then in its caches. Tasks write disjoint memory
+ * and none depends on which thread runs it, so results have the same bits for any number of
+ * threads.
  *
  * `state` is the number of the current job, odd while it is open. A worker that sees an open job
- * announces itself in `active` and looks again; the caller closes the job and then waits for `active`
- * to reach 0. So a worker either is seen and waited for, or sees the job closed. Both are
- * sequentially consistent.
+ * increments `active` and reads `state` again; the caller closes the job and then waits for
+ * `active` to reach 0. So either the caller sees the worker and waits for it, or the worker sees
+ * that the job is closed. Both variables are sequentially consistent.
  *
- * An idle worker spins for a short while, then sleeps; for a longer while if no other thread waits for
- * its core. It finds that out by yielding it, which it can't do often: to a thread that spins for long,
- * as the idle ones of other libraries do, it loses it for a whole turn, of milliseconds, while one that
- * sleeps and is woken mostly gets it sooner. One that ends a job on the core of the caller sleeps at
- * once. Where the cores are shared, placement.h sees to it that both get something of them.
- * A call from within a task, or while another thread uses the pool, runs its tasks by itself.
- * After fork() the child starts with no workers and makes its own.
+ * An idle worker spins for a short time, then sleeps. It spins longer if no other thread waits for
+ * its core. The only test for that is to yield the core, and this must be rare: if a thread that
+ * spins for long (the idle threads of other libraries do) is waiting, the worker loses the core for
+ * a whole time slice of milliseconds, while a thread that sleeps and is woken usually gets it back
+ * sooner. A worker that ends a job on the core of the caller sleeps at once. placement.h handles
+ * shared cores. A call from within a task, or while another thread uses the pool, runs on the
+ * calling thread only. After fork() the child starts without workers and creates its own.
  */
 #ifndef NPDL_THREADS_H
 #define NPDL_THREADS_H
@@ -72,32 +73,32 @@ static SRWLOCK npdl_lock = SRWLOCK_INIT; /* guards the scratch blocks */
 #else
 #define NPDL_PAUSE()
 #endif
-#define NPDL_IDLE_NS 60000 /* before a worker sleeps, or asks whether it is alone on its core */
-#define NPDL_IDLE_ALONE_NS 300000 /* before it sleeps if it is */
-#define NPDL_SHARED_NS 100000000 /* for which the cores are taken to be shared, once one was */
-#define NPDL_SPINS 1000 /* of a caller who waits, before it yields its core */
-#define NPDL_PATIENCE 1200 /* the same and its yields, before it gets a worker onto its core */
+#define NPDL_IDLE_NS 60000 /* before a worker sleeps, or tests if it is alone on its core */
+#define NPDL_IDLE_ALONE_NS 300000 /* before it sleeps if it is alone */
+#define NPDL_SHARED_NS 100000000 /* once a core was shared, all count as shared for this time */
+#define NPDL_SPINS 1000 /* of a waiting caller, before it yields its core */
+#define NPDL_PATIENCE 1200 /* spins and yields before it moves a worker to its own core */
 
 static struct {
     pthread_mutex_t lock; /* guards started, the condition and the scratch blocks */
     pthread_cond_t wake;
-    atomic_int threads; /* that a job may use, the caller's included */
-    int started; /* workers that exist */
+    atomic_int threads; /* limit for a job, including the caller */
+    int started; /* number of workers that exist */
     atomic_int sleeping;
-    atomic_flag busy; /* some thread has the pool */
+    atomic_flag busy; /* a thread is using the pool */
     /* the job */
     npdl_task fn;
     void *context;
     ptrdiff_t n;
-    atomic_int helpers; /* workers with a higher number stay out */
+    atomic_int helpers; /* workers with a higher number do not take part */
     int core; /* of the caller */
     atomic_size_t state;
     atomic_int active;
-    atomic_llong shared_until; /* by npdl_now(): other threads want the cores */
+    atomic_llong shared_until; /* time of npdl_now(): until then the cores count as shared */
 } npdl_pool = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 1, 0, 0, ATOMIC_FLAG_INIT,
                NULL, NULL, 0, 0, 0, 0, 0, 0};
 
-/* The next task of each part of the job, each in a line of the cache by itself. */
+/* The next task of each part of the job, each in its own cache line. */
 static struct {
     _Alignas(NPDL_ALIGN) atomic_ptrdiff_t next;
 } npdl_parts[NPDL_MAX_THREADS];
@@ -116,12 +117,12 @@ static int64_t npdl_now(void) { /* ns */
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-/* The first task of a part of the job; the part before it ends there. */
+/* The first task of a part of the job, and the end of the part before it. */
 static ptrdiff_t npdl_first(int part) {
     return npdl_pool.n * part / (npdl_pool.helpers + 1);
 }
 
-/* A worker's own part first, then what is left of the others'. */
+/* Run the worker's own part first, then the remaining tasks of the other parts. */
 static void npdl_work(int worker) {
     const int parts = npdl_pool.helpers + 1;
     for (int turn = 0; turn < parts; turn++) {
@@ -138,7 +139,7 @@ static void npdl_share_cores(void) {
 }
 static int npdl_cores_shared(void) { return npdl_now() < atomic_load(&npdl_pool.shared_until); }
 
-/* Whether no other thread waits for this core: it would have its turn first. */
+/* Whether no other thread waits for this core. If one does, it runs first. */
 static int npdl_alone(void) {
     const int64_t before = npdl_now();
     sched_yield();
@@ -152,7 +153,7 @@ static int npdl_on_callers_core(void) {
     return core >= 0 && core == npdl_pool.core;
 }
 
-/* A worker's share of the job that is open. */
+/* Run a worker's share of the open job. */
 static void npdl_help(int me) {
     if (me > npdl_pool.helpers) return;
     if (npdl_on_callers_core()) {
@@ -167,18 +168,18 @@ static void npdl_help(int me) {
 static void *npdl_worker(void *arg) {
     const int me = (int)(ptrdiff_t)arg;
     size_t seen = 0;
-    int64_t since = npdl_now(); /* when it became idle; 0 if it shall not spin */
-    int alone = 0; /* on its core, as far as it knows */
+    int64_t since = npdl_now(); /* when it became idle; 0 if it must not spin */
+    int alone = 0; /* on its core, by the last test */
     npdl_settle(&npdl_workers[me].place);
     for (;;) {
         size_t now = atomic_load(&npdl_pool.state);
         if ((now & 1) && now != seen && me > atomic_load(&npdl_pool.helpers)) {
-            seen = now; /* not needed: `active` would go through the caches of all cores */
+            seen = now; /* not needed; touching `active` would cost all cores a cache miss */
             since = npdl_now();
         } else if ((now & 1) && now != seen) {
             atomic_fetch_add(&npdl_pool.active, 1);
             now = atomic_load(&npdl_pool.state);
-            if (now & 1) { /* open: its fields stay until we leave */
+            if (now & 1) { /* open: its fields do not change until this worker is done */
                 npdl_help(me);
                 seen = now;
                 since = npdl_on_callers_core() ? 0 : npdl_now();
@@ -203,7 +204,7 @@ static void *npdl_worker(void *arg) {
     return NULL;
 }
 
-/* Start the workers that are missing; fewer if the system refuses. */
+/* Start the missing workers; fewer if the system refuses. */
 static void npdl_start_workers(void) {
     NPDL_LOCK();
     while (npdl_pool.started < atomic_load(&npdl_pool.threads) - 1) {
@@ -216,9 +217,9 @@ static void npdl_start_workers(void) {
     NPDL_UNLOCK();
 }
 
-/* Wait until no worker has a task of the job any more. */
+/* Wait until no worker is running a task of the job. */
 static void npdl_wait(void) {
-    int worker = 1; /* the next to be fetched, if need be */
+    int worker = 1; /* the next one to move to this core, if needed */
     for (int turns = 1; atomic_load(&npdl_pool.active); turns++) {
         NPDL_PAUSE();
         if (turns > NPDL_SPINS) sched_yield(); /* a worker may be waiting for this very core */
@@ -231,7 +232,7 @@ static void npdl_wait(void) {
 }
 
 static void npdl_run(npdl_task fn, void *context, ptrdiff_t n, int workers) {
-    int threads = atomic_load(&npdl_pool.threads); /* once: it may change at any moment */
+    int threads = atomic_load(&npdl_pool.threads); /* read once: it may change at any moment */
     if (threads > workers) threads = workers;
     if (threads > n) threads = n < 1 ? 1 : (int)n;
 #if defined(NPDL_TRACE)
@@ -285,9 +286,9 @@ static int npdl_threads_init(void) {
 
 #endif
 
-/* Scratch: a kernel takes one block at its start and gives it back at its end. Blocks are kept, the
- * last one given first, so that a kernel that is called again allocates nothing; but no more bytes
- * than `npdl_keep`, and none after npdl_release(). */
+/* Scratch memory: a kernel takes one block at its start and gives it back at its end. Returned
+ * blocks are kept, up to `npdl_keep` bytes, and the last one returned is reused first, so that a
+ * kernel that is called again allocates nothing. npdl_release() frees them. */
 static struct {
     void *start; /* what malloc returned */
     size_t size;
@@ -296,7 +297,7 @@ static int npdl_n_blocks = 0;
 static size_t npdl_kept = 0; /* bytes in them */
 static size_t npdl_keep = (size_t)256 << 20;
 
-/* The aligned block, and what npdl_give() wants back; NULL when memory ran out. */
+/* The aligned block, and the pointer to pass to npdl_give(); NULL if out of memory. */
 static char *npdl_take(size_t size, void **start, size_t *got) {
     *start = NULL;
     *got = 0;
@@ -330,7 +331,7 @@ static void npdl_give(void *start, size_t size) {
     free(start);
 }
 
-/* Free all blocks that no kernel has now; returns their bytes. */
+/* Free all blocks that no kernel is using, and return their number of bytes. */
 static size_t npdl_release(void) {
     void *starts[NPDL_MAX_BLOCKS];
     NPDL_LOCK();

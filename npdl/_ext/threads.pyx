@@ -35,7 +35,7 @@ cdef void give(scratch_t block) noexcept nogil:
 
 
 def set_num_threads(int n):
-    """Let each kernel use up to `n` threads, the calling one included."""
+    """Let each kernel use up to `n` threads, including the calling one."""
     npdl_set_threads(n)
 
 
@@ -45,10 +45,10 @@ def get_num_threads():
 
 
 def release_memory():
-    """Free the scratch memory that no kernel is using now, and return how many bytes that was."""
+    """Free the scratch memory that no kernel is using, and return its number of bytes."""
     return npdl_release()
 
 
 def keep_at_most(size_t n_bytes):
-    """Keep scratch memory of up to this size between calls."""
+    """Keep up to this many bytes of scratch memory between calls."""
     npdl_keep_at_most(n_bytes)

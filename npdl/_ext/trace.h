@@ -1,8 +1,8 @@
-/* For `python -m benchmarks cores`, with -DNPDL_TRACE: the tasks of each job, one after the other, and
- * how long each takes, as if there were as many cores as threads were asked for.
+/* For `python -m benchmarks cores`, with -DNPDL_TRACE: runs the tasks of each job one after another
+ * and measures the time of each, divided as if there were one core for each requested thread.
  *
- * To the file that the variable NPDL_TRACE names, a record for each job, of int64: number of tasks,
- * threads, ns since the job before, ns of each task.
+ * Appends a record for each job to the file named by the variable NPDL_TRACE, all int64: number of
+ * tasks, threads, ns since the previous job, ns of each task.
  */
 #ifndef NPDL_TRACE_H
 #define NPDL_TRACE_H
@@ -13,7 +13,7 @@ static int64_t npdl_now(void);
 
 static void npdl_trace(npdl_task fn, void *context, ptrdiff_t n, int threads) {
     static FILE *file;
-    static int within; /* a job */
+    static int within; /* inside a job */
     static int64_t before;
     int64_t *record = within ? NULL : malloc((3 + n) * sizeof *record);
     if (!record) {

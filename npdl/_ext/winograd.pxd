@@ -1,20 +1,20 @@
 """Winograd's minimal filtering F(4x4, 3x3): a 3x3 correlation with a quarter of the products.
 
-The output is cut into tiles of 4x4, each of which needs 6x6 pixels of the input. With the matrices
-Bᵀ (6x6), G (6x3) and Aᵀ (4x6) of Lavin and Gray, "Fast Algorithms for Convolutional Neural
+The output is divided into tiles of 4x4, each of which needs 6x6 pixels of the input. With the
+matrices Bᵀ (6x6), G (6x3) and Aᵀ (4x6) of Lavin and Gray, "Fast Algorithms for Convolutional Neural
 Networks" (2015), section 4.3, one tile of one pair of channels is
 
-    y = Aᵀ [ (G g Gᵀ) ∘ (Bᵀ d B) ] A                      36 products in the place of 144
+    y = Aᵀ [ (G g Gᵀ) ∘ (Bᵀ d B) ] A                      36 products instead of 144
 
-and the sum over the channels stands inside the bracket: for each of its 36 places, a matrix product
-of the tiles with the filters,
+and the sum over the channels is inside the bracket: for each of its 36 places, a matrix product of
+the tiles with the filters,
 
     M[t, m] = Σ_k V[t, k] U[k, m],   V = Bᵀ d B,   U = G g Gᵀ
 
 The channels are the lanes of all vectors: the image is first copied with the channels of a pixel
 side by side (``pixels.pxd``), so that a transform of one tile is arithmetic on vectors. The tiles
-that are worked on at once, a *chunk*, are some images, or some rows of tiles of one: as many as
-keep V in the level-2 cache. float32 alone; the greatest error is about 1e-5 of the largest output,
+that are processed together, a *chunk*, are some images, or some rows of tiles of one image: as many
+as keep V in the level-2 cache. float32 only; the largest error is about 1e-5 of the largest output,
 ten times that of the direct sum.
 """
 
@@ -26,37 +26,37 @@ from npdl._ext.tile cimport SHORT, ceil_div, round_up, short_tiles, tall_tiles
 
 cdef enum:
     PLACES = 36
-    CUT = 12  # rows of the tallest tiles of all builds, whose chunks dW is summed over in each
+    CUT = 12  # rows of the tallest tile of any build; fixes the chunks over which dW is summed
     WIDE = 2 * LANES_F32  # channels in a panel
-    V_BYTES = 384 * 1024  # of a chunk: they stay in the level-2 cache
+    V_BYTES = 384 * 1024  # V of a chunk, which stays in the level-2 cache
 
 ctypedef struct winograd_t:
-    Py_ssize_t n, m, k  # images; channels out, in
-    Py_ssize_t h, w  # of the input
-    Py_ssize_t oh, ow  # of the output
+    Py_ssize_t n, m, k  # images; output channels, input channels
+    Py_ssize_t h, w  # size of the input
+    Py_ssize_t oh, ow  # size of the output
     Py_ssize_t ph, pw  # zeros above and to the left of the input
     Py_ssize_t tiles_h, tiles_w
-    Py_ssize_t ld  # numbers of a pixel
-    Py_ssize_t images, rows  # of a chunk: images, rows of tiles
-    Py_ssize_t strips, chunks  # of an image; of all
-    Py_ssize_t tiles  # of a chunk, in whole register tiles
-    Py_ssize_t high  # rows of these: TALL or SHORT
-    Py_ssize_t panels  # of output channels
+    Py_ssize_t ld  # elements per pixel
+    Py_ssize_t images, rows  # images and rows of tiles per chunk
+    Py_ssize_t strips, chunks  # chunks per image; of all images
+    Py_ssize_t tiles  # tiles per chunk, in whole register tiles
+    Py_ssize_t high  # rows of a register tile: TALL or SHORT
+    Py_ssize_t panels  # panels of output channels
     const float* filters  # U, [panel][36][k][WIDE]
     const float* bias  # [m] or NULL
     act_t act
 
-# The tiles that are worked on at once.
+# The tiles that are processed together.
 ctypedef struct chunk_t:
     Py_ssize_t n, images  # first image, how many
-    Py_ssize_t row, rows  # of tiles, in each
+    Py_ssize_t row, rows  # first row of tiles in each, how many
 
 
 cdef inline winograd_t winograd_plan(
     Py_ssize_t n, Py_ssize_t m, Py_ssize_t k, Py_ssize_t h, Py_ssize_t w, Py_ssize_t oh,
     Py_ssize_t ow, Py_ssize_t ph, Py_ssize_t pw, Py_ssize_t most,
 ) noexcept nogil:
-    """Sizes, and chunks of about `most` tiles at most that fill the register tiles best."""
+    """Sizes, and chunks of at most about `most` tiles that fill the register tiles best."""
     cdef winograd_t p
     cdef Py_ssize_t tiles, images, cost, best = -1
     memset(&p, 0, sizeof(p))
@@ -80,7 +80,7 @@ cdef inline winograd_t winograd_plan(
 
 
 cdef inline Py_ssize_t rows_of_tile(Py_ssize_t count) noexcept nogil:
-    """Of the register tiles that compute less beside `count` rows."""
+    """The height of register tiles that wastes fewer rows on `count` rows."""
     return SHORT if 33 * round_up(count, SHORT) < 32 * round_up(count, TALL) else TALL
 
 
@@ -106,7 +106,7 @@ cdef inline void products_of(
 
 
 cdef inline Py_ssize_t tiles_for(Py_ssize_t k) noexcept nogil:
-    """Tiles of which V is as large as the level-2 cache takes."""
+    """Number of tiles whose V fits the level-2 cache."""
     cdef Py_ssize_t bytes_of_one = PLACES * round_up(k, LANES_F32) * sizeof(float)
     return max(<Py_ssize_t> (2 * TALL), V_BYTES // bytes_of_one)
 
@@ -119,10 +119,10 @@ cdef inline chunk_t chunk_of(winograd_t* p, Py_ssize_t number) noexcept nogil:
 
 
 cdef inline Py_ssize_t place_step(Py_ssize_t numbers) noexcept nogil:
-    """So many numbers, and some more: from one of the 36 places to the next.
+    """The distance between two of the 36 places, each of `numbers` elements.
 
-    A transform writes to all of them in turn, so they must not share the sets of a cache: an odd
-    number of lines of 64 bytes.
+    A transform writes to all of them in turn, so they must not share the sets of a cache: the
+    distance is an odd number of 64-byte lines.
     """
     return (numbers // 16 | 1) * 16 + (32 if numbers % 16 else 0)
 
@@ -149,7 +149,7 @@ cdef inline void _filter_line(
 
 
 cdef inline Py_ssize_t filters_size(winograd_t* p) noexcept nogil:
-    """Numbers in U."""
+    """Number of elements in U."""
     return p.panels * PLACES * place_step(p.k * WIDE)
 
 
@@ -198,7 +198,7 @@ cdef inline void transform_filters(
 
 
 cdef inline Py_ssize_t row_of(Py_ssize_t turn, Py_ssize_t second) noexcept nogil:
-    """Of the six rows of places, those that are computed together in one of three turns."""
+    """One of the two rows of places (of six) that are computed together in one of three turns."""
     return 5 * second if turn == 0 else 2 * turn - 1 + second
 
 
@@ -231,9 +231,9 @@ cdef inline void transform_input(
     winograd_t* p, chunk_t* c, const area_t* a, const float* pixels, float* v, Py_ssize_t row,
     Py_ssize_t panel, Py_ssize_t place,
 ) noexcept nogil:
-    """V = Bᵀ d B of a chunk, every channel, from the pixels of its first tile on.
+    """V = Bᵀ d B of a chunk, for all channels; `pixels` are those from its first tile on.
 
-    v[e, k, t] stands at e*place + t*row + k//WIDE*panel + k%WIDE.
+    v[e, k, t] is at e*place + t*row + k//WIDE*panel + k%WIDE.
     """
     cdef f32v half[PLACES]
     cdef Py_ssize_t across = a.ld // LANES_F32, down = a.wide * across, _, r, s, l, e, turn
@@ -263,7 +263,7 @@ cdef inline void transform_input_rows(
     winograd_t* p, chunk_t* c, const area_t* a, const float* pixels, float* v, Py_ssize_t panel,
     Py_ssize_t place, Py_ssize_t turn,
 ) noexcept nogil:
-    """The same for two of the six rows of places, in panels of WIDE channels."""
+    """As `transform_input`, for two of the six rows of places, in panels of WIDE channels."""
     cdef f32v half[12]
     cdef Py_ssize_t across = a.ld // LANES_F32, down = a.wide * across, _, r, s, l, e
     cdef const f32v* d
@@ -300,15 +300,15 @@ cdef inline void _output_line(
 cdef inline void _store_row(
     winograd_t* p, const float* y, Py_ssize_t channels, Py_ssize_t rows, float* out
 ) noexcept nogil:
-    """A row of tiles, y[tile, i, j, channel], to the output, as far as they lie inside it.
+    """Write a row of tiles, y[tile, i, j, channel], to the output, cropped to its size.
 
-    Some channels after the others: their planes may share the sets of a cache.
+    Only some channels at a time, because their planes may share the sets of a cache.
     """
-    cdef Py_ssize_t y_at[TOGETHER]  # of numbers side by side in the output
-    cdef Py_ssize_t out_at[LANES_F32]  # of channels
+    cdef Py_ssize_t y_at[TOGETHER]  # positions of elements that are adjacent in the output
+    cdef Py_ssize_t out_at[LANES_F32]  # positions of the channels
     cdef Py_ssize_t area = p.oh * p.ow, whole = p.ow // 4 * 4, c = 0, i, j, l, row, col
     cdef Py_ssize_t most = channels // LANES_F32 * LANES_F32, lines = rows
-    cdef bint one = whole == p.ow  # the rows follow each other
+    cdef bint one = whole == p.ow  # the rows are contiguous
     if one:
         lines, whole = 1, rows * whole
     for l in range(LANES_F32):
@@ -333,7 +333,7 @@ cdef inline void _store_row(
 
 
 cdef inline Py_ssize_t _in_tiles(Py_ssize_t i, Py_ssize_t j) noexcept nogil:
-    """Where a pixel of a row of tiles is."""
+    """Position of a pixel in a row of tiles."""
     return (j // 4 * 16 + 4 * i + j % 4) * WIDE
 
 
@@ -341,7 +341,7 @@ cdef inline void _store_rest(
     winograd_t* p, const float* y, Py_ssize_t first, Py_ssize_t last, Py_ssize_t i, Py_ssize_t j,
     Py_ssize_t rows, float* out,
 ) noexcept nogil:
-    """Of some channels what follows pixel (i, j), which is the first of a tile."""
+    """Write some channels from pixel (i, j) on, which is the first of a tile."""
     cdef float four[16]
     cdef float* to
     cdef Py_ssize_t area = p.oh * p.ow, c, l, k
@@ -411,12 +411,12 @@ cdef inline void _transform_output(
 
 
 cdef inline Py_ssize_t v_step(winograd_t* p) noexcept nogil:
-    """Numbers in one place of V, of a chunk."""
+    """Number of elements in one place of V, for a chunk."""
     return place_step(p.tiles * p.ld)
 
 
 cdef inline Py_ssize_t correlate_scratch(winograd_t* p) noexcept nogil:
-    """Numbers in V, in M of one panel, and in a row of tiles of the output."""
+    """Number of elements in V, in M of one panel, and in a row of tiles of the output."""
     return PLACES * (v_step(p) + place_step(p.tiles * WIDE)) + p.tiles_w * 16 * WIDE
 
 
@@ -426,7 +426,7 @@ cdef inline void correlate_3x3(
 ) noexcept nogil:
     """out = f(bias + filters * image), the panels from `first` to `last` of one chunk.
 
-    From the pixels of its first tile on. `v` is scratch.
+    `pixels` are those from its first tile on; `v` is scratch memory.
     """
     cdef Py_ssize_t tiles = c.images * c.rows * p.tiles_w, e, panel
     cdef Py_ssize_t place = place_step(p.tiles * WIDE), u_place = place_step(p.k * WIDE)

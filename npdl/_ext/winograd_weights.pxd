@@ -23,9 +23,9 @@ from npdl._ext.winograd cimport (
 )
 
 cdef enum:
-    TILES = 128  # of a chunk: terms enough to make up for reading and writing dU
-    MOST_BYTES = 64 * 1024 * 1024  # for dU of all groups
-    MOST_CHUNKS = 256  # whose sums are added in float32
+    TILES = 128  # per chunk: enough terms to outweigh reading and writing dU
+    MOST_BYTES = 64 * 1024 * 1024  # the most memory for dU of all groups
+    MOST_CHUNKS = 256  # the most chunks whose sums are added in float32
 
 
 cdef inline Py_ssize_t _rows(winograd_t* p) noexcept nogil:
@@ -37,12 +37,12 @@ cdef inline Py_ssize_t _cols(winograd_t* p) noexcept nogil:
 
 
 cdef inline Py_ssize_t sums_size(winograd_t* p) noexcept nogil:
-    """Numbers in dU, in whole tiles."""
+    """Number of elements in dU, in whole tiles."""
     return PLACES * _rows(p) * _cols(p)
 
 
 cdef inline Py_ssize_t weights_groups(winograd_t* p, Py_ssize_t most) noexcept nogil:
-    """Into how many groups to cut the images: as many in every build, for dW is their sum."""
+    """Number of groups of images. The same in every build, because dW is the sum over them."""
     cdef Py_ssize_t tiles = p.tiles_h * p.tiles_w, groups
     groups = max(most, p.n * tiles // (TILES * MOST_CHUNKS))
     while groups > 2 and (
@@ -54,17 +54,17 @@ cdef inline Py_ssize_t weights_groups(winograd_t* p, Py_ssize_t most) noexcept n
 
 
 cdef inline Py_ssize_t _v_step(winograd_t* p) noexcept nogil:
-    """Numbers in one place of V, in panels."""
+    """Number of elements in one place of V, in panels."""
     return place_step(p.tiles * _cols(p))
 
 
 cdef inline Py_ssize_t _z_step(winograd_t* p) noexcept nogil:
-    """Numbers in one place of Z, and those that the last tile reads beyond."""
+    """Number of elements in one place of Z, and those beyond it that the last tile reads."""
     return place_step(p.tiles * round_up(p.m, LANES_F32) + TALL)
 
 
 cdef inline Py_ssize_t weights_scratch(winograd_t* p) noexcept nogil:
-    """Numbers in V and Z of a chunk, of two rows of places."""
+    """Number of elements in V and Z of a chunk, for two rows of places."""
     return 12 * (_v_step(p) + _z_step(p))
 
 
@@ -88,9 +88,9 @@ cdef inline void _gradient_pair(
 cdef inline void _transform_gradient_rows(
     winograd_t* p, chunk_t* c, const area_t* a, const float* pixels, float* z, Py_ssize_t turn
 ) noexcept nogil:
-    """z[e, t, m] = A dy Aᵀ of a chunk, every channel, of two of the six rows of places e.
+    """z[e, t, m] = A dy Aᵀ of a chunk, for all channels and two of the six rows of places e.
 
-    From the pixels of its first tile on.
+    `pixels` are those from its first tile on.
     """
     cdef f32v half[8]
     cdef Py_ssize_t across = a.ld // LANES_F32, down = a.wide * across
@@ -120,8 +120,8 @@ cdef inline void add_products(
 ) noexcept nogil:
     """sums[e, m, k] (+)= Σ_t Z[e, t, m] V[e, t, k] of a chunk.
 
-    From the pixels of x and dz of its first tile on. `v` is scratch. Of the 36 places, twelve are
-    computed at once, so that V and Z stay in the level-2 cache.
+    The pixels of x and dz are those from its first tile on; `v` is scratch memory. Twelve of the 36
+    places are computed at once, so that V and Z stay in the level-2 cache.
     """
     cdef Py_ssize_t tiles = c.images * c.rows * p.tiles_w, panel = p.tiles * WIDE, turn, e, k
     cdef Py_ssize_t rows = _rows(p), cols = _cols(p)
@@ -153,7 +153,7 @@ cdef inline void _weight_line(
 cdef inline void weight_gradients(
     winograd_t* p, const float* sums, Py_ssize_t groups, Py_ssize_t m, float* dw
 ) noexcept nogil:
-    """dw[m] = Gᵀ dU G, dU being the sum over the groups; the lanes are input channels."""
+    """dw[m] = Gᵀ dU G, where dU is the sum over the groups; the lanes are input channels."""
     cdef f32v full[PLACES]
     cdef f32v half[18]
     cdef f32v whole[9]
