@@ -19,7 +19,7 @@ cdef enum:
     HARD_SIGMOID
     HARD_TANH
     EXPONENTIAL
-    # These are known to activation.pyx only, since their slope is no function of the output.
+    # Only activation.pyx knows these, because their slope is not a function of the output.
     GELU
     SILU
     MISH
@@ -32,7 +32,7 @@ ctypedef struct act_t:
 
 
 cdef inline act_t parse_act(act, int last=EXPONENTIAL) except *:
-    """The pair (code, steepness) that a kernel was called with; it knows the codes up to `last`."""
+    """Read the pair (code, steepness) of a call; the kernel knows the codes up to `last`."""
     cdef act_t a
     a.code, a.steepness = act
     if not LINEAR <= a.code <= last:
@@ -41,7 +41,7 @@ cdef inline act_t parse_act(act, int last=EXPONENTIAL) except *:
 
 
 cdef inline void later_span(act_t act, const real* x, real* y, Py_ssize_t n) noexcept nogil:
-    """`act_span` for the codes from LEAKY_RELU on; a function of its own, to be compiled once."""
+    """`act_span` for the codes from LEAKY_RELU on; a separate function, so it is compiled once."""
     cdef real s = <real> act.steepness, zero = 0, one = 1, three = 3, six = 6
     cdef real scale = <real> 1.0507009873554804934
     cdef real depth = <real> 1.7580993408473768600
@@ -99,7 +99,7 @@ cdef inline void later_pull_back(
 
 cdef inline void act_span(act_t act, const real* x, real* y, Py_ssize_t n) noexcept nogil:
     """y[:n] = f(x[:n]). y may be x."""
-    # Typed, for a literal would make double arithmetic of all that it touches.
+    # Typed: a literal would turn the arithmetic into double.
     cdef real s = <real> act.steepness, zero = 0, half = 0.5, one = 1
     cdef Py_ssize_t i
     if act.code == LINEAR:
@@ -108,7 +108,7 @@ cdef inline void act_span(act_t act, const real* x, real* y, Py_ssize_t n) noexc
                 y[i] = x[i]
     elif act.code == RELU:
         for i in range(n):
-            y[i] = zero if x[i] < 0 else x[i]  # this way round a NaN stays one
+            y[i] = zero if x[i] < 0 else x[i]  # in this order, NaN stays NaN
     elif act.code == TANH:
         for i in range(n):
             y[i] = tanh(x[i])

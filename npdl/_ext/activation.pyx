@@ -11,7 +11,7 @@ from npdl._ext.steps cimport simple_step
 from npdl._ext.threads cimport max_workers, run
 
 cdef enum:
-    CHUNK = 16384  # numbers to a task
+    CHUNK = 16384  # elements per task
 
 
 ctypedef struct job_t:
@@ -19,7 +19,7 @@ ctypedef struct job_t:
     act_t act
     Py_ssize_t n
     const void* x  # forward: x; backward: y, or x
-    const void* dy  # backward alone
+    const void* dy  # backward only
     void* out
 
 
@@ -107,7 +107,7 @@ cdef void _run_ready(const void* job, const void* x, void* y, char* scratch) noe
 
 
 def activation_ready(x, y, act):
-    """`activation_forward`, made ready for arrays like x and y."""
+    """`activation_forward`, prepared for arrays like x and y."""
     cdef call_t call = call_t("activation_forward", REAL)
     cdef array_t x_ = array(&call, x, "x", 1, REAL)
     cdef job_t j

@@ -1,11 +1,11 @@
 """Two-dimensional convolution. Contract: ``conv_np.py``.
 
-The form is chosen by the shapes of one image and of the filters. The output is computed in
+The algorithm depends on the shapes of one image and of the filters. The output is computed in
 Winograd's form (``conv_winograd.pxd``) where that is faster and allowed, by direct sums over planes
 (``conv_direct.pxd``) if it is wide and the channels are few, else as a product of matrices
 (``conv_products.pxd``, ``conv_gradients.pxd``); the gradients in Winograd's form or as products.
-One window that is the whole image needs no more than three products (``conv_dense.pxd``); where
-there are as many groups as channels, there is nothing to multiply (``conv_depthwise.pxd``).
+One window that is the whole image needs only three products (``conv_dense.pxd``). With as many
+groups as channels, there are no matrix products at all (``conv_depthwise.pxd``).
 """
 
 from libc.string cimport memset
@@ -37,16 +37,16 @@ from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
 from npdl._ext.tile cimport round_up
 
 cdef enum:
-    WIDE = 12  # columns of the output, from which on direct sums beat the product,
-    NARROW = 6  # or from here on
-    FEW = 16  # for so few filters
-    SPAN = 2048  # numbers of an elementwise task
+    WIDE = 12  # columns of the output from which direct sums are faster than the product,
+    NARROW = 6  # or from which they are with
+    FEW = 16  # at most this many filters
+    SPAN = 2048  # elements per elementwise task
 
 cdef bint winograd_allowed = True
 
 
 def set_winograd(bint allowed):
-    """Whether 3x3 convolutions of float32 may run in Winograd's form."""
+    """Allow or forbid Winograd's form for 3x3 convolutions of float32."""
     global winograd_allowed
     winograd_allowed = allowed
 
@@ -56,7 +56,7 @@ cdef conv_t _plan(
     Py_ssize_t stride_h, Py_ssize_t stride_w, Py_ssize_t pad_h, Py_ssize_t pad_w,
     Py_ssize_t dilation_h, Py_ssize_t dilation_w, Py_ssize_t groups, Py_ssize_t last,
 ) except *:
-    """The sizes of a convolution of x that gives y, checked."""
+    """The checked sizes of a convolution of x that gives y."""
     cdef conv_t j
     cdef Py_ssize_t ax = 3 if last else 1, rows = 1 if last else 2
     memset(&j, 0, sizeof(j))
@@ -78,11 +78,11 @@ cdef conv_t _plan(
     j.n, j.groups, j.c, j.f = x.shape[0], groups, w.shape[1], w.shape[0] // groups
     j.h, j.w, j.oh, j.ow = x.shape[rows], x.shape[rows + 1], y.shape[rows], y.shape[rows + 1]
     j.kh, j.kw, j.sh, j.sw, j.ph, j.pw = w.shape[2], w.shape[3], stride_h, stride_w, pad_h, pad_w
-    # what stands between the taps of one row or column has no say
+    # with a single tap along an axis, its dilation does not matter
     j.dil_h, j.dil_w = 1 if j.kh == 1 else dilation_h, 1 if j.kw == 1 else dilation_w
     if max((j.kh - 1) * j.dil_h, (j.kw - 1) * j.dil_w) > 0x7FFFFFFF:
         raise ValueError("conv2d: filters must reach over less than 2^31 pixels.")
-    if j.w == j.ow == j.kw == 1 and j.pw == 0 and j.groups > 1:  # a column lies as a row does
+    if j.w == j.ow == j.kw == 1 and j.pw == 0 and j.groups > 1:  # a column is a row
         j.w, j.h, j.ow, j.oh, j.kw, j.kh = j.h, 1, j.oh, 1, j.kh, 1
         j.sw, j.sh, j.pw, j.ph, j.dil_w, j.dil_h = j.sh, 1, j.ph, 0, j.dil_h, 1
     j.depth = j.c * j.kh * j.kw
@@ -109,7 +109,7 @@ cdef enum:
     DIRECT
     PRODUCTS
 
-# A forward pass: what is made ready once, and kept where weights are, and what each call needs.
+# A forward pass: what is prepared once, and kept with the weights, and what each call needs.
 ctypedef struct made_t:
     conv_t j
     products_t p
@@ -118,7 +118,7 @@ ctypedef struct made_t:
 
 
 cdef void _set_form(made_t* m, conv_t* j) noexcept nogil:
-    """The form of a convolution, and its sizes."""
+    """Choose the algorithm of a convolution, and set its sizes."""
     cdef Py_ssize_t size = sizeof(float) if j.single else sizeof(double)
     m.j, m.workers = j[0], max_workers()
     j = &m.j
@@ -149,7 +149,7 @@ cdef void _set_form(made_t* m, conv_t* j) noexcept nogil:
 
 
 cdef void _pack(made_t* m, char* at) noexcept nogil:
-    """What is kept: packed filters and tables, from `at` on."""
+    """Fill the memory from `at` on with what is kept: packed filters and tables."""
     m.p.j = m.p.w.j = &m.j
     if m.form == WINOGRAD:
         winograd_pack(&m.j, at, m.workers)
@@ -187,12 +187,12 @@ cdef void _form_forward(conv_t* j) except *:
 
 
 cdef inline bint _is_formless(conv_t* j) noexcept nogil:
-    """Whether each channel by itself is convolved in a way of its own."""
+    """Whether the depthwise kernel serves this convolution."""
     return is_depthwise(j) and not _winograd(j) and not _direct(j)
 
 
 cdef inline void _forward(conv_t* j, const real* _) except *:
-    """y = f(b + w * x); f is linear where the task is another's."""
+    """y = f(b + w * x); f is linear if the task is part of another kernel."""
     if is_dense(j):
         dense_forward(j, j.bias, j.act, _)
     elif _is_formless(j):
@@ -202,7 +202,7 @@ cdef inline void _forward(conv_t* j, const real* _) except *:
 
 
 cdef inline void _backward(conv_t* j, const real* _) except *:
-    """What is asked for of dx, dw and db."""
+    """Those of dx, dw and db that are not NULL."""
     cdef act_t linear
     linear.code, linear.steepness = LINEAR, 1
     if is_dense(j):
@@ -269,7 +269,7 @@ def conv2d_ready(
     x, w, b, y, Py_ssize_t stride_h, Py_ssize_t stride_w, Py_ssize_t pad_h, Py_ssize_t pad_w,
     Py_ssize_t dilation_h, Py_ssize_t dilation_w, Py_ssize_t groups, Py_ssize_t channels_last, act,
 ):
-    """`conv2d_forward`, made ready for arrays like x and y; None for a form that can't be."""
+    """`conv2d_forward`, prepared for arrays like x and y; None if its form can't be prepared."""
     cdef conv_t j = _plan_forward(
         x, w, b, y, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups,
         channels_last, act,
@@ -325,7 +325,7 @@ def conv2d_backward(
 
 # -------------------------------------------------------------------------- transposed convolution
 
-# What the gradient is pulled back through, and the sums of its channels.
+# The activation through which the gradient passes, and the sums of its channels.
 ctypedef struct pulled_t:
     conv_t* j
     act_t act

@@ -1,4 +1,4 @@
-"""Convolution with one window, which is all of the image: a product of matrices.
+"""Convolution with one window, which is the whole image: a product of matrices.
 
     forward   y = f(b + x wᵀ)        weights   dw = dzᵀ x        input   dx = dz w
 """
@@ -13,13 +13,13 @@ from npdl._ext.threads cimport aligned, give, max_workers, scratch_t, take
 ctypedef struct dense_t:
     conv_t* j
     act_t act
-    const void* bias  # of each pixel; or NULL
+    const void* bias  # for each pixel; or NULL
     void* y
     Py_ssize_t ldc
 
 
 cdef inline bint is_dense(const conv_t* j) noexcept nogil:
-    """Whether there is one window, whose numbers lie as those of the filters do."""
+    """Whether there is one window, with the memory layout of a filter."""
     return (
         j.oh == 1 and j.ow == 1 and j.kh == j.h and j.kw == j.w and j.ph == 0 and j.pw == 0
         and j.dil_h == 1 and j.dil_w == 1 and j.groups == 1
@@ -35,7 +35,7 @@ cdef inline void _activate_part(
     cdef real* y
     for i in range(i0, i1):
         y = <real*> r.y + i * r.ldc
-        if bias != NULL:  # of the channels of x
+        if bias != NULL:  # for the channels of x
             for k in range(j0, j1):
                 y[k] += bias[k % channels if r.j.last else k // plane]
         act_span(r.act, y + j0, y + j0, j1 - j0)
@@ -44,7 +44,7 @@ cdef inline void _activate_part(
 cdef inline void _activate(
     void* context, Py_ssize_t i0, Py_ssize_t i1, Py_ssize_t j0, Py_ssize_t j1
 ) noexcept nogil:
-    """y = f(y), in a part of y that was just summed."""
+    """y = f(y), for a part of y that was just summed."""
     cdef dense_t* r = <dense_t*> context
     if r.j.single:
         _activate_part(r, i0, i1, j0, j1, <float*> NULL)
@@ -90,7 +90,7 @@ cdef inline void dense_input(
 cdef inline void bias_gradient(
     const real* dz, Py_ssize_t n, Py_ssize_t w, real* db
 ) except *:
-    """db = Σ of n rows of w numbers, however many."""
+    """db = Σ of n rows of w elements, accurate for large n."""
     cdef scratch_t s = take(aligned(w * sizeof(double)))
     sum_many_rows(dz, n, w, <double*> s.data, db)
     give(s)
@@ -108,7 +108,7 @@ cdef inline void dense_weights(conv_t* j, const void* dz, const real* _) except 
 
 
 cdef inline void dense_backward(conv_t* j, const void* bias, act_t act, const real* _) except *:
-    """All gradients that are asked for; or dx as the output f(b + dx) of the transposed one."""
+    """All gradients that are needed; or dx as the output f(b + dx) of the transposed one."""
     cdef const void* dz = j.dy
     cdef scratch_t s
     cdef bint own = j.act.code != LINEAR

@@ -1,13 +1,14 @@
-"""Convolution of each channel by itself: as many groups as there are channels.
+"""Depthwise convolution: as many groups as there are channels.
 
 Every channel is copied into *planes*, padded, and split by the phases of the stride, as in
-``conv_direct.pxd``. Windows stand at q = i*WP + j, and what lies beyond OW in a row is dropped:
+``conv_direct.pxd``. Windows are at q = i*WP + j, and results beyond OW in a row are dropped:
 
     forward   y[m, q]              = b[m] + Σ_k w[m, k] · plane[offset[k] + q]
     input     plane[offset[k] + q] += w[m, k] · dz[m, q]
     weights   dw[m, k]             = Σ_q dz[m, q] · plane[offset[k] + q]
 
-A task is some channels of an image; for the gradients, of all images in turn, so no sum is shared.
+A task is some channels of an image; for the gradients, of all images in turn, so that no sum
+crosses tasks.
 """
 
 from libc.string cimport memcpy, memset
@@ -28,25 +29,25 @@ from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take,
 from npdl._ext.tile cimport ceil_div, lanes, round_up, vec
 
 cdef enum:
-    AT_ONCE = 4  # vectors of windows
-    QUARTER = 4  # numbers of a row that are copied at once
-    LANES = 32  # sums of a tap, for builds of all vectors
-    FOLD = 64  # numbers of each, before they are added up
-    NEIGHBOURS = 16  # channels of a task, at most
-    ROOM = 16384  # numbers of their planes
+    AT_ONCE = 4  # vectors of windows computed at once
+    QUARTER = 4  # elements of a row copied at once
+    LANES = 32  # partial sums per tap, the same in all builds
+    FOLD = 64  # terms of a partial sum, before it is added to the total
+    NEIGHBOURS = 16  # the most channels per task
+    ROOM = 16384  # the most elements in their planes
     PHASES = 4  # the largest stride
 
 ctypedef struct depthwise_t:
     conv_t* j
-    act_t act  # of what is written
+    act_t act  # activation of the output
     const void* bias
-    Py_ssize_t channels  # of a task
-    Py_ssize_t parts  # tasks to an image
-    Py_ssize_t high, wide  # of a plane
-    Py_ssize_t plane, planes  # numbers of a plane, and of those of a channel
-    Py_ssize_t span  # windows, and what stands between them
-    Py_ssize_t room  # for them, in whole blocks of vectors
-    Py_ssize_t* offset  # of each tap
+    Py_ssize_t channels  # channels per task
+    Py_ssize_t parts  # tasks per image
+    Py_ssize_t high, wide  # size of a plane
+    Py_ssize_t plane, planes  # elements of a plane, and of all planes of a channel
+    Py_ssize_t span  # positions from the first window to the last
+    Py_ssize_t room  # the same, rounded up to whole blocks of vectors
+    Py_ssize_t* offset  # offset of each tap
     char* scratch
     size_t scratch_step
 
@@ -64,9 +65,9 @@ cdef inline depthwise_t _plan(conv_t* j, const real* _) noexcept nogil:
     p.plane = p.high * p.wide
     p.span = (j.oh - 1) * p.wide + j.ow
     p.room = round_up(p.span, max(<Py_ssize_t> LANES, AT_ONCE * lanes(_)))
-    p.planes = round_up(j.sh * j.sw * p.plane + p.room - p.span, 16)  # and beyond the last
+    p.planes = round_up(j.sh * j.sw * p.plane + p.room - p.span, 16)  # with slack after the last
     p.channels = NEIGHBOURS
-    if not j.last:  # all planes are copied before they are read: loads don't wait for stores then
+    if not j.last:  # copy several planes before reading any, so that loads don't wait for stores
         p.channels = max(<Py_ssize_t> 1, min(p.channels, ROOM // p.planes))
     p.channels = min(p.channels, j.groups)
     p.parts = ceil_div(j.groups, p.channels)
@@ -85,7 +86,7 @@ cdef inline void _set_offsets(depthwise_t* p) noexcept nogil:
 
 
 cdef inline void _copy(const real* x, Py_ssize_t step, real* to, Py_ssize_t n) noexcept nogil:
-    """to[k] = x[k*step]: rows are short, so that a call of memcpy would take longer."""
+    """to[k] = x[k*step]. Rows are short, so one call of memcpy would take longer."""
     cdef Py_ssize_t k = 0
     if step == 1:
         while k + QUARTER <= n:
@@ -94,7 +95,7 @@ cdef inline void _copy(const real* x, Py_ssize_t step, real* to, Py_ssize_t n) n
         while k < n:
             to[k] = x[k]
             k += 1
-    elif step == 2:  # as a constant
+    elif step == 2:  # a constant, for the compiler
         for k in range(n):
             to[k] = x[2 * k]
     else:
@@ -105,7 +106,7 @@ cdef inline void _copy(const real* x, Py_ssize_t step, real* to, Py_ssize_t n) n
 cdef inline void _exchange(
     const depthwise_t* p, real* x, Py_ssize_t count, real* planes, bint back
 ) noexcept nogil:
-    """Copy `count` channels of an image, from x on, into their planes; or back."""
+    """Copy `count` channels of an image, from x on, into their planes, or back."""
     cdef conv_t* j = p.j
     cdef Py_ssize_t step = 1 if j.last else j.h * j.w, pixel = j.groups if j.last else 1
     cdef Py_ssize_t i, pv, c, k, k0, k1, phase, at
@@ -420,6 +421,6 @@ cdef inline void depthwise_input(conv_t* j, const void* bias, act_t act, const r
 
 
 cdef inline void depthwise_weights(conv_t* j, const real* _) except *:
-    """dw and db, each where it is asked for."""
+    """dw and db, each if needed."""
     cdef depthwise_t p = _plan(j, _)
     _compute(&p, _weights_task, p.parts, _)

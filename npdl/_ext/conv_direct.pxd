@@ -1,18 +1,18 @@
-"""Convolution by direct sums, with no im2col matrix.
+"""Convolution by direct sums, without an im2col matrix.
 
-The columns of im2col are shifted copies of the image, so the tile can read them where they are.
+The columns of im2col are shifted copies of the image, so the tile can read them in the image.
 Each image is first copied into *planes*: padded, and split by the phase of the stride, so that the
 pixel (u, v) of all windows is one plane, shifted:
 
     plane[c, u % SH, v % SW][i + u//SH, j + v//SW] = x[c, i*SH + u - PH, j*SW + v - PW]
 
-In a plane of width WP the window (i, j) stands at q = i*WP + j, and the pixel (c, u, v) of NR
-windows in a row at ``offset[c,u,v] + q``: NR consecutive numbers, row k of a panel of B. Positions
-at which no window stands (j >= OW) are computed for nothing and dropped; they are few.
+In a plane of width WP the window (i, j) is at q = i*WP + j, and the pixel (c, u, v) of NR windows
+in a row at ``offset[c,u,v] + q``: NR consecutive elements, row k of a panel of B. Positions without
+a window (j >= OW) are computed and dropped; there are few.
 
     y[f, q] = b[f] + Σ_k w[f, k] · plane[offset[k] + q]        A: filters, B: the image
 
-where k stands for (c, u, v). It serves wide outputs of few channels; for all others, and for the
+where k stands for (c, u, v). This serves wide outputs of few channels; for all others, and for the
 gradients, see ``conv_products.pxd``.
 """
 
@@ -22,12 +22,12 @@ from npdl._ext.conv cimport COPIES, FEW, SLACK, conv_t
 from npdl._ext.simd cimport MR, NV, TALL, real
 from npdl._ext.tile cimport MAX_NR, ceil_div, lanes, round_up, tall_tile, tile
 
-# Where the results of positions go: those with i0 <= i < i1, j0 <= j < j1, to
+# Where results are written: those at positions i0 <= i < i1, j0 <= j < j1 go to
 # out[m*plane + i*row + j].
 ctypedef struct window_t:
     Py_ssize_t width, i0, i1, j0, j1, plane, row
 
-# Results of a tile that lie side by side in one row of the output.
+# Results of a tile that are adjacent in one row of the output.
 ctypedef struct segment_t:
     Py_ssize_t source, to, length
 
@@ -36,7 +36,7 @@ cdef inline Py_ssize_t _segments(
     window_t* win, Py_ssize_t source, Py_ssize_t i, Py_ssize_t j, Py_ssize_t count,
     segment_t* out,
 ) noexcept nogil:
-    """Cut `count` positions from (i, j) on where a row of the window ends; how many pieces."""
+    """Split `count` positions from (i, j) on at the ends of rows; return the number of pieces."""
     cdef Py_ssize_t pieces = 0, length, lo, hi
     while count > 0 and i < win.i1:
         length = min(count, win.width - j)
@@ -54,13 +54,13 @@ cdef inline Py_ssize_t _segments(
 cdef inline bint _lengthen(
     window_t* win, segment_t* piece, Py_ssize_t pieces, Py_ssize_t width
 ) noexcept nogil:
-    """Make whole vectors of the pieces, if what they write beside them is written again later.
+    """Extend the pieces to whole vectors, if what they overwrite is written again later.
 
-    Returns whether all of them are whole vectors, side by side in the output.
+    Returns whether all of them are whole vectors that are adjacent in the output.
     """
     cdef Py_ssize_t p, end = (win.i1 - 1) * win.row + win.j1
     cdef bint side_by_side = True
-    if win.j1 - win.j0 == win.row:  # one row of the output follows the other
+    if win.j1 - win.j0 == win.row:  # the rows of the output are contiguous
         for p in range(pieces):
             if piece[p].to + width <= end:
                 piece[p].length = width
@@ -84,7 +84,7 @@ cdef inline void _store(
     for _m in range(rows):
         for p in range(pieces):
             source, to = block + piece[p].source, out + piece[p].to
-            if piece[p].length == lanes(out):  # the usual case, as a constant
+            if piece[p].length == lanes(out):  # the usual case, with a constant length
                 memcpy(to, source, lanes(out) * sizeof(real))
             else:
                 for s in range(piece[p].length):
@@ -105,8 +105,8 @@ cdef inline void _correlate(
 ) noexcept nogil:
     """out[m, q] = bias[m] + Σ_k packed[m, k] planes[offset[k] + q]  for all positions of `win`.
 
-    The vectors of a tile go along the rows, or straight through the positions between two rows;
-    whichever takes fewer. The tile is the one that leaves fewer of its rows unused.
+    The vectors of a tile either follow the rows or run through the positions between two rows too,
+    whichever needs fewer. The tile is the one with fewer unused rows.
     """
     cdef real block[TALL * MAX_NR]
     cdef segment_t piece[MAX_NR]
@@ -118,7 +118,7 @@ cdef inline void _correlate(
     cdef Py_ssize_t total = ceil_div((rows - 1) * win.width + cols, width)
     cdef bint by_row = per_row * rows <= total, tall = round_up(m, TALL) < round_up(m, MR), whole
     cdef Py_ssize_t high = TALL if tall else MR, wide = 2 if tall else NV
-    cdef Py_ssize_t row = win.i0, col = win.j0  # of the next vector
+    cdef Py_ssize_t row = win.i0, col = win.j0  # position of the next vector
     cdef real* c
     cdef Py_ssize_t ldc
     if by_row:
@@ -133,7 +133,7 @@ cdef inline void _correlate(
                     win, j * width, row, col, min(width, win.j1 - col) if by_row else width,
                     piece + pieces,
                 )
-            if v + j < total - 1:  # else the last one once more
+            if v + j < total - 1:  # else repeat the last one
                 col += width
                 if by_row and col >= win.j1:
                     row, col = row + 1, win.j0
@@ -166,7 +166,7 @@ cdef inline void _split_image(
     """Copy the channels c0 to c1 of an image into their planes, zeros around them."""
     cdef Py_ssize_t c, pu, pv, i, k, row, size = j.plane_h * j.plane_w
     cdef Py_ssize_t per_channel = j.phases_h * j.phases_w * size, used = j.c * per_channel
-    cdef Py_ssize_t k0, k1  # columns of the plane that lie in the image
+    cdef Py_ssize_t k0, k1  # columns of the plane that are inside the image
     cdef real* to = planes + c0 * per_channel
     cdef const real* source
     memset(to, 0, (c1 - c0) * per_channel * sizeof(real))

@@ -31,19 +31,19 @@ from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
 from npdl._ext.tile cimport MAX_NR, ceil_div, lanes, round_up, tall_tile, tile
 
 cdef enum:
-    FEWEST = 96  # windows of a block, for the gradient of the weights
-    SPAN = 512  # windows in one sum
-    SPANS = 256  # sums that are added up one by one, in a group of blocks
-    OF_INPUT = 32768  # numbers of windows whose gradient is spread at once
-    CHANNELS = 32  # of dx, about, that are worked on together
+    FEWEST = 96  # the fewest windows per block, for the gradient of the weights
+    SPAN = 512  # windows per sum
+    SPANS = 256  # sums added one by one, in a group of blocks
+    OF_INPUT = 32768  # elements of windows whose gradient is added to dx at once
+    CHANNELS = 32  # about as many channels of dx are computed together
 
 
 cdef inline void _take_gradient(
     conv_t* j, Py_ssize_t g, Py_ssize_t q, Py_ssize_t count, real* dz, Py_ssize_t ldq, real* room
 ) noexcept nogil:
-    """dz[f, 0:count] = f'(z) dy of windows from number q on, all images in a row.
+    """dz[f, 0:count] = f'(z) dy of the windows from number q on, counted over all images.
 
-    `room` holds the filters of an image, where these are the last axis.
+    `room` holds the filters of an image if these are the last axis.
     """
     cdef Py_ssize_t plane = j.oh * j.ow, filters = j.groups * j.f, n, i, f, s, at, length
     cdef const real* y = <const real*> j.y
@@ -133,7 +133,7 @@ cdef inline void _weights_task(void* context, Py_ssize_t task, int worker) noexc
 
 
 cdef inline void _add_groups(products_t* p, Py_ssize_t filter, const real* _) noexcept nogil:
-    """dw and db of one filter, from what all groups of blocks found."""
+    """dw and db of one filter: the sum over all groups of blocks."""
     cdef conv_t* j = p.j
     cdef windows_t* w = &p.w
     cdef Py_ssize_t g = filter // j.f, f = filter % j.f, i, r, k
@@ -171,7 +171,7 @@ cdef inline void _add_groups_task(void* context, Py_ssize_t task, int worker) no
 
 
 cdef inline void products_weights(conv_t* j, const real* _) except *:
-    """dw and db, each where it is asked for."""
+    """dw and db, each if needed."""
     cdef products_t p
     cdef windows_t* w = &p.w
     cdef int workers = max_workers()
@@ -182,7 +182,7 @@ cdef inline void products_weights(conv_t* j, const real* _) except *:
     p.j = j
     p.w = windows_of(j, j.c, False)
     set_block(w, j.f, FEWEST, GROUPS)
-    # the form that fills its vectors better; the sums are the same
+    # the form with fewer unused lanes; the sums are the same
     of_run = ceil_div(w.run, lanes(_))
     w.whole = w.runs > 1 and 4 * ceil_div(w.k, lanes(_)) < 3 * of_run * w.runs
     if w.whole:
@@ -222,7 +222,7 @@ cdef inline void products_weights(conv_t* j, const real* _) except *:
 # -------------------------------------------------------------------------------------- dx
 
 cdef inline void _pack_turned(products_t* p, Py_ssize_t task, const real* _) noexcept nogil:
-    """The filters of a section of channels, as panels [F][nr] of the numbers of a window."""
+    """The filters of a section of channels, as panels [F][nr] of the elements of a window."""
     cdef conv_t* j = p.j
     cdef windows_t* w = &p.w
     cdef Py_ssize_t g = task // p.sections, section = task % p.sections, f, k, ldk
@@ -332,7 +332,7 @@ cdef inline void products_input(conv_t* j, const void* bias, act_t act, const re
     p.sections = ceil_div(j.c, CHANNELS)
     p.w = windows_of(j, ceil_div(j.c, p.sections), False)
     w.whole = False
-    # whole images, of which the windows are worked on strip by strip
+    # whole images, whose windows are computed strip by strip
     w.rows, w.strips, w.images = j.oh, 1, min(j.n, ceil_div(ROWS, j.oh * j.ow))
     w.blocks = ceil_div(j.n, w.images)
     p.parts = min(p.sections, ceil_div(4 * workers, w.blocks * j.groups))

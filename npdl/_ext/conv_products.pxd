@@ -1,17 +1,17 @@
-"""Convolution as products of matrices, one row of which is a window (``conv_windows.pxd``).
+"""Convolution as products of matrices, whose rows are windows (``conv_windows.pxd``).
 
     forward   y[q, f]       = b[f] + Σ_k window[q, k] · w[f, k]   A: windows, B: filters, packed
-    weights   dw[f, k]      = Σ_q dz[f, q] · window[q, k]         A: dz, B: windows as they lie
+    weights   dw[f, k]      = Σ_q dz[f, q] · window[q, k]         A: dz, B: windows in place
     input     dwindow[q, k] = Σ_f dz[f, q] · w[f, k]              A: dz, B: filters, packed
 
-and dx adds up what the windows hold of each pixel. All three serve the transposed convolution too,
-whose output is `input`, and whose gradient of the input is `forward`. The gradients stand in
+and dx adds up each pixel's share in all windows. All three serve the transposed convolution too,
+whose output is `input`, and whose gradient of the input is `forward`. The gradients are in
 ``conv_gradients.pxd``.
 
-No sum depends on the form of the tile, on the number of threads, or on what else is in the batch,
-but that of the weights on the batch: forward adds up run by run of a window, in pieces of at most
-DEPTH numbers; a pixel of dx takes its windows in order; the weights' gradient is added up block by
-block, in at most GROUPS groups of blocks, which the shapes alone decide.
+No sum depends on the form of the tile or on the number of threads, and only the gradient of the
+weights depends on the rest of the batch. The forward pass adds up a window run by run, in pieces of
+at most DEPTH elements; a pixel of dx adds its windows in order; the gradient of the weights is
+summed block by block, in groups of blocks that depend only on the shapes.
 """
 
 from libc.string cimport memset
@@ -35,28 +35,28 @@ from npdl._ext.threads cimport aligned, run
 from npdl._ext.tile cimport ceil_div, lanes, panel_tiles, round_up, tall_tiles, tile_cols
 
 cdef enum:
-    DEPTH = 512  # numbers of a window that are summed at once
-    FEWEST = 24  # windows of a block
-    PACKED = 64  # numbers of each filter of a panel
+    DEPTH = 512  # elements of a window summed at once
+    FEWEST = 24  # the fewest windows per block
+    PACKED = 64  # elements of each filter of a panel that are packed at a time
 
 ctypedef struct products_t:
     windows_t w
     conv_t* j
-    act_t act  # of what is written
+    act_t act  # activation of the output
     const void* bias
     bint tall
     Py_ssize_t mr, nr, panels
-    Py_ssize_t pieces  # of the depth of a sum
-    Py_ssize_t* piece  # [pieces][3]: where in a window, or in dz, and in the filter; how long
-    Py_ssize_t parts  # of the panels of a block, or of the filters
+    Py_ssize_t pieces  # pieces into which a sum is divided
+    Py_ssize_t* piece  # [pieces][3]: start in a window or in dz, start in the filter, length
+    Py_ssize_t parts  # parts of the panels of a block, or of the filters
     # gradients
-    Py_ssize_t groups  # of blocks
-    Py_ssize_t ldq  # numbers of a row of dz
-    Py_ssize_t vectors, ldw  # of a row of dw
-    Py_ssize_t* vector_at  # where in a window each stands
+    Py_ssize_t groups  # groups of blocks
+    Py_ssize_t ldq  # elements of a row of dz
+    Py_ssize_t vectors, ldw  # vectors and elements of a row of dw
+    Py_ssize_t* vector_at  # position of each vector in a window
     Py_ssize_t* index  # 0, 1, 2, ...: rows of dz
-    Py_ssize_t high  # windows of dx at once
-    Py_ssize_t sections  # of the channels
+    Py_ssize_t high  # windows of dx computed at once
+    Py_ssize_t sections  # sections of the channels
     char* packed
     char* sums
     char* scratch
@@ -71,14 +71,14 @@ cdef inline Py_ssize_t channel_step(const conv_t* j, Py_ssize_t plane) noexcept 
 cdef inline Py_ssize_t start_of(
     const conv_t* j, Py_ssize_t n, Py_ssize_t channels, Py_ssize_t channel, Py_ssize_t plane
 ) noexcept nogil:
-    """Where image n of an array begins that has so many channels; at one of these."""
+    """Position of a channel of image n, in an array with this number of channels."""
     return n * channels * plane + channel * channel_step(j, plane)
 
 
 cdef inline void choose_tile(
     products_t* p, Py_ssize_t m, Py_ssize_t n, const real* _
 ) noexcept nogil:
-    """The form of tiles that computes less beside m rows and n columns."""
+    """Choose the form of tiles that wastes less on m rows and n columns."""
     cdef Py_ssize_t square = round_up(m, MR) * round_up(n, tile_cols(_))
     p.mr, p.nr = MR, tile_cols(_)
     p.tall = round_up(m, TALL) * round_up(n, 2 * lanes(_)) < square - square // 32
@@ -88,7 +88,7 @@ cdef inline void choose_tile(
 
 
 cdef inline Py_ssize_t cut(Py_ssize_t length, Py_ssize_t runs) noexcept nogil:
-    """Pieces of at most DEPTH numbers of so many runs."""
+    """Number of pieces of at most DEPTH elements, for `runs` runs of this length."""
     return runs * ceil_div(length, DEPTH)
 
 
@@ -111,7 +111,7 @@ cdef inline void sum_tiles(
     const real* panel, real* c, Py_ssize_t ldc, const real* start,
 ) noexcept nogil:
     """c[q, :nr] = start + Σ a[a_at[q] + k*a_step] panel[k], for `count` rows, rounded up."""
-    cdef Py_ssize_t rows[TALL]  # of a tile that is cut short, the last one again
+    cdef Py_ssize_t rows[TALL]  # the rows of a short tile; the last one is repeated
     cdef Py_ssize_t s, i, r, row
     cdef const Py_ssize_t* piece = p.piece
     cdef const Py_ssize_t* at
@@ -141,7 +141,7 @@ cdef inline void sum_tiles(
 cdef inline const real* windows_in(
     const windows_t* w, const block_t* b, Py_ssize_t g, const real* x, real* room
 ) noexcept nogil:
-    """The windows of a block, of group g: in x, laid out, or copied whole."""
+    """The windows of a block, for group g: in x itself, laid out, or copied whole."""
     cdef conv_t* j = w.j
     cdef Py_ssize_t i, plane = j.h * j.w, channels = j.groups * j.c
     cdef Py_ssize_t step = channel_step(j, plane)
@@ -162,9 +162,10 @@ cdef inline const real* windows_in(
 # ------------------------------------------------------------------------------------------ forward
 
 cdef inline void _pack_filters(products_t* p, Py_ssize_t task, const real* _) noexcept nogil:
-    """A panel of the filters of a group: numbers in the order of the windows, filters side by side.
+    """Pack a panel of the filters of a group: elements in the order of windows, filters side by
+    side.
 
-    Behind the panels of the group stands its bias, or zeros.
+    The panels of a group are followed by its bias, or by zeros.
     """
     cdef conv_t* j = p.j
     cdef windows_t* w = &p.w
@@ -179,7 +180,7 @@ cdef inline void _pack_filters(products_t* p, Py_ssize_t task, const real* _) no
         shift[i] = bias[g * j.f + f0 + i] if bias != NULL and i < cols else 0
     if cols < p.nr:
         memset(out, 0, p.nr * w.k * sizeof(real))
-    while k0 < w.k:  # so many that the lines that are written stay in the level-1 cache
+    while k0 < w.k:  # in steps that keep the written lines in the level-1 cache
         k1 = min(w.k, k0 + PACKED)
         for i in range(cols):
             for k in range(k0, k1):
@@ -243,7 +244,7 @@ cdef inline void _forward_task(void* context, Py_ssize_t task, int worker) noexc
 cdef inline void products_plan(
     products_t* p, conv_t* j, const void* bias, act_t act, int workers, const real* _
 ) noexcept nogil:
-    """The sizes of everything, for so many threads."""
+    """Set all sizes, for this number of threads."""
     cdef windows_t* w = &p.w
     cdef Py_ssize_t sums
     memset(p, 0, sizeof(products_t))
@@ -262,7 +263,7 @@ cdef inline void products_plan(
 
 
 cdef inline void products_pack(products_t* p, char* at, int workers) noexcept nogil:
-    """Packed filters and tables, from `at` on."""
+    """Fill the memory from `at` on with packed filters and tables."""
     cdef windows_t* w = &p.w
     cdef Py_ssize_t* tables = <Py_ssize_t*> (at + p.packed_bytes)
     cdef Py_ssize_t i

@@ -1,18 +1,18 @@
-"""The windows of a convolution as rows of a matrix, which tiles read where they are.
+"""The windows of a convolution as rows of a matrix, which tiles read in place.
 
 Images are laid out with the channels of a pixel side by side and zeros around them. One row of a
-window is then one run of numbers, and the windows need not be copied, wherever they stand and
-however few of them stand side by side:
+window is then one contiguous run, and windows need not be copied, wherever they are and however
+few of them are in a row:
 
     pixels[i, j, c] = x[c, i - PH, j - PW]
-    window (i, j), its row u:  KW*C numbers from  pixels[i*SH + u*DH, j*SW, 0] on
+    window (i, j), its row u:  KW*C elements from  pixels[i*SH + u*DH, j*SW, 0] on
 
 If the filters are as wide as the image, or there is a single column, all rows of a window are one
-run. Where columns are dilated, each pixel is a run of its own. Short runs are copied to whole
-windows after all. Pixels between windows, where the stride leaves gaps, are left out.
+run. If columns are dilated, each pixel is a separate run. If runs are short, windows are copied
+after all. Pixels in gaps between windows (large strides) are left out.
 
-A block is as many windows as a thread works on at once: whole images or some rows of one. The
-numbers of a window are always in the order (u, v, c).
+A block is the windows that a thread processes at once: whole images, or some rows of one. The
+elements of a window are always in the order (u, v, c).
 """
 
 from libc.string cimport memcpy, memset
@@ -21,36 +21,36 @@ from npdl._ext.simd cimport real, transpose4
 from npdl._ext.tile cimport ceil_div, round_up
 
 cdef enum:
-    ROOM = 65536  # numbers of a block, which stay in the level-2 cache
-    SHORT = 40  # runs of fewer numbers are copied to whole windows
-    MOST = 512  # windows of a block of several images
-    CHUNK = 16  # numbers that are copied at once, beyond the end of a run if need be
+    ROOM = 65536  # elements of a block, which stay in the level-2 cache
+    SHORT = 40  # runs of fewer elements are copied to whole windows
+    MOST = 512  # the most windows in a block of several images
+    CHUNK = 16  # elements copied at once, beyond the end of a run if necessary
     ROWS = 48  # a multiple of the rows of every tile
 
 ctypedef struct windows_t:
     conv_t* j
-    Py_ssize_t c  # channels that are laid out
+    Py_ssize_t c  # channels laid out
     Py_ssize_t reach_h, reach_w  # rows and columns from the first of a window to its last
     Py_ssize_t step_h, step_w  # from one window to the next
-    Py_ssize_t wide, ld  # a row of pixels, and its numbers
-    Py_ssize_t across, runs, run, k  # runs to a row of a window and to all of it; numbers
-    bint in_place  # x itself is laid out like that
+    Py_ssize_t wide, ld  # pixels in a row, and its elements
+    Py_ssize_t across, runs, run, k  # runs per row and per window; elements per run and per window
+    bint in_place  # x itself has this layout
     bint whole  # windows are copied
-    Py_ssize_t images, rows, strips, blocks  # of a block; strips of an image
-    Py_ssize_t image_step  # numbers from one image of a block to the next
-    Py_ssize_t pixels, windows  # numbers of a block, with room to read beyond the last
-    Py_ssize_t* at  # of each window of a block
-    Py_ssize_t* run_at  # of each run in a window
-    Py_ssize_t* order  # [k], the place in a filter
+    Py_ssize_t images, rows, strips, blocks  # images and rows per block; strips per image; blocks
+    Py_ssize_t image_step  # elements from one image of a block to the next
+    Py_ssize_t pixels, windows  # elements of a block, with slack to read beyond the last
+    Py_ssize_t* at  # position of each window of a block
+    Py_ssize_t* run_at  # position of each run in a window
+    Py_ssize_t* order  # [k], position of each element in a filter
 
 
 cdef inline Py_ssize_t pixel_rows(const windows_t* w, Py_ssize_t rows) noexcept nogil:
-    """Rows of pixels that some rows of windows see."""
+    """Rows of pixels that these rows of windows cover."""
     return (rows - 1) * w.step_h + w.reach_h
 
 
 cdef inline windows_t windows_of(conv_t* j, Py_ssize_t c, bint in_place) noexcept nogil:
-    """The windows over `c` channels; where x may be read in place and can be, so they are."""
+    """The windows over `c` channels; `in_place` allows reading them in x itself."""
     cdef windows_t w
     memset(&w, 0, sizeof(w))
     w.j, w.c = j, c
@@ -67,7 +67,7 @@ cdef inline windows_t windows_of(conv_t* j, Py_ssize_t c, bint in_place) noexcep
         w.step_h, w.step_w, w.wide = j.sh, j.sw, j.w
     _set_runs(&w)
     w.whole = w.runs > 1 and w.run < SHORT
-    if w.whole and w.in_place:  # no number beyond x may be read
+    if w.whole and w.in_place:  # nothing beyond x may be read
         return windows_of(j, c, False)
     return w
 
@@ -85,10 +85,10 @@ cdef inline void _set_runs(windows_t* w) noexcept nogil:
 cdef inline void set_block(
     windows_t* w, Py_ssize_t beside, Py_ssize_t few, Py_ssize_t parts
 ) noexcept nogil:
-    """Cut the images into blocks.
+    """Divide the images into blocks.
 
-    `beside` are the numbers that a block holds for each window. There are at least `parts` blocks,
-    unless they had fewer than `few` windows.
+    `beside` is the number of further elements that a block holds for each window. There are at
+    least `parts` blocks, unless blocks would then have fewer than `few` windows.
     """
     cdef conv_t* j = w.j
     cdef Py_ssize_t of_row = j.ow * (beside + (w.k if w.whole else 0)), first = 0, rows, fewest
@@ -118,7 +118,7 @@ cdef inline void set_block(
 
 
 cdef inline Py_ssize_t positions(const windows_t* w) noexcept nogil:
-    """Windows of a block, at most."""
+    """The most windows of a block."""
     return w.images * w.rows * w.j.ow
 
 
@@ -154,7 +154,7 @@ cdef inline void set_tables(windows_t* w, Py_ssize_t* table) noexcept nogil:
 ctypedef struct block_t:
     Py_ssize_t n, images, row, rows
     Py_ssize_t count  # windows
-    Py_ssize_t first  # of all windows of all images, in order
+    Py_ssize_t first  # number of the first one, counted over all images
 
 
 cdef inline block_t block_of(const windows_t* w, Py_ssize_t number) noexcept nogil:
@@ -217,7 +217,7 @@ cdef inline void part(
     const real* pixels, Py_ssize_t ld, Py_ssize_t c, Py_ssize_t count, real* to,
     Py_ssize_t channel_step, Py_ssize_t pixel_step,
 ) noexcept nogil:
-    """to[l*channel_step + j*pixel_step] = pixels[j*ld + l]: the way back."""
+    """to[l*channel_step + j*pixel_step] = pixels[j*ld + l]: the inverse."""
     if channel_step == 1:
         interleave(pixels, 1, ld, c, count, to, pixel_step)
     else:  # the same transposition, its axes exchanged
@@ -225,7 +225,7 @@ cdef inline void part(
 
 
 cdef inline Py_ssize_t _source(Py_ssize_t at, Py_ssize_t stride, Py_ssize_t reach) noexcept nogil:
-    """The row that is laid out in row `at`, from the first window on."""
+    """The row of the image in row `at` of the pixels, counted from the first window."""
     return at if stride <= reach else at // reach * stride + at % reach
 
 
@@ -233,7 +233,7 @@ cdef inline void lay_out(
     const windows_t* w, const real* x, Py_ssize_t channel_step, Py_ssize_t pixel_step,
     Py_ssize_t row, Py_ssize_t rows, real* pixels,
 ) noexcept nogil:
-    """The pixels that some rows of windows of one image see, from its channels at `x`."""
+    """Lay out the pixels under some rows of windows of one image, from its channels at `x`."""
     cdef conv_t* j = w.j
     cdef Py_ssize_t r, i, s, high = pixel_rows(w, rows), pieces = 1, length = w.wide, lo, hi, first
     cdef real* to
@@ -241,7 +241,7 @@ cdef inline void lay_out(
         pieces, length = j.ow, w.reach_w
     first = row * j.sh - j.ph
     if w.wide == j.w and j.pw == 0 and pieces == 1 and j.sh <= w.reach_h:
-        # no zeros between the rows: all of them are one
+        # no zeros between the rows: treat all of them as one
         lo = min(max(<Py_ssize_t> 0, -first), high)
         hi = max(lo, min(high, j.h - first))
         memset(pixels, 0, lo * w.ld * sizeof(real))
@@ -275,7 +275,7 @@ cdef inline void take_pixels(
     const windows_t* w, const real* pixels, real* x, Py_ssize_t c, Py_ssize_t channel_step,
     Py_ssize_t pixel_step,
 ) noexcept nogil:
-    """The way back for c channels of a whole image: x, with zeros where no window reaches."""
+    """The inverse for c channels of a whole image: fill x, with zeros where no window reaches."""
     cdef conv_t* j = w.j
     cdef Py_ssize_t i, k, r, l, high = pixel_rows(w, j.oh), lo, hi
     cdef bint gaps = j.sw > w.reach_w
@@ -311,14 +311,14 @@ cdef inline void take_pixels(
 cdef inline void copy_windows(
     const windows_t* w, const real* pixels, Py_ssize_t count, real* out
 ) noexcept nogil:
-    """Whole windows, one after the other. Writes up to CHUNK numbers beyond the last."""
+    """Copy windows one after another. Writes up to CHUNK elements beyond the last."""
     cdef Py_ssize_t q, r, s
     cdef const real* source
     for q in range(count):
         for r in range(w.runs):
             source = pixels + w.at[q] + w.run_at[r]
             s = 0
-            while s < w.run:  # the next run overwrites what was too much
+            while s < w.run:  # the next run overwrites the excess
                 memcpy(out + s, source + s, CHUNK * sizeof(real))
                 s += CHUNK
             out += w.run

@@ -29,16 +29,16 @@ from npdl._ext.winograd_weights cimport (
 )
 
 cdef enum:
-    LEAST = 12  # tiles of a chunk
-    WINOGRAD_CHANNELS = 16  # in and out; with fewer the transforms cost more than they save
+    LEAST = 12  # the fewest tiles per chunk
+    WINOGRAD_CHANNELS = 16  # in and out; with fewer, the transforms cost more than they save
 
 
 cdef inline bint winograd_pays(conv_t* j) noexcept nogil:
-    """Whether this convolution can run in Winograd's form, and gains by it.
+    """Whether Winograd's form can compute this convolution, and is faster.
 
-    The batch has no say, since the other form rounds otherwise: a sample's result must not depend
-    on the samples beside it. (A few small images don't make up for the transform of the filters; in
-    batches, such images gain most.)
+    This must not depend on the size of the batch: the other form rounds differently, and the result
+    of a sample must not depend on the samples beside it. (A few small images are not worth the
+    transform of the filters; large batches of them gain most.)
     """
     return (
         j.single and j.kh == 3 and j.kw == 3 and j.sh == 1 and j.sw == 1
@@ -50,7 +50,7 @@ cdef inline bint winograd_pays(conv_t* j) noexcept nogil:
 cdef inline void _lay_out_image(
     conv_t* j, const area_t* a, Py_ssize_t n, float* pixels
 ) noexcept nogil:
-    """The pixels of a chunk, of one image of x."""
+    """Lay out the pixels of a chunk, for one image of x."""
     cdef Py_ssize_t size = j.h * j.w, c = 0
     clear_border(a, pixels)
     while c < a.ld:
@@ -65,7 +65,7 @@ cdef inline void _lay_out_gradient(
     conv_t* j, const area_t* a, const chunk_t* k, Py_ssize_t n, float* pixels, float* room,
     double* db,
 ) noexcept nogil:
-    """The pixels of dz of a chunk, of one image; add its own rows to db."""
+    """Lay out the pixels of dz of a chunk, for one image; add its own rows to db."""
     cdef Py_ssize_t size = j.oh * j.ow, step = a.rows * j.ow, c = 0, l, at
     cdef Py_ssize_t before = max(<Py_ssize_t> 0, 4 * k.row - a.first)
     cdef Py_ssize_t own = min(a.rows, 4 * (k.row + k.rows) - a.first) - before
@@ -82,12 +82,12 @@ cdef inline void _lay_out_gradient(
 
 
 cdef inline Py_ssize_t _room(conv_t* j) noexcept nogil:
-    """Numbers in the channels of dz that are laid out together."""
+    """Number of elements in the channels of dz that are laid out together."""
     return CHANNELS * j.oh * j.ow
 
 
 cdef inline void _filters_task(void* context, Py_ssize_t panel, int worker) noexcept nogil:
-    """U of one panel; for the gradient of x, of the filters turned round."""
+    """U of one panel; for the gradient of x, of the filters turned by 180°."""
     cdef conv_t* j = <conv_t*> context
     cdef const float* w = <const float*> j.filters
     if j.dx == NULL:
@@ -116,31 +116,31 @@ cdef inline void _forward_task(void* context, Py_ssize_t task, int worker) noexc
 
 
 cdef inline void winograd_sizes(conv_t* j, int workers) noexcept nogil:
-    """The plan, for so many threads, and what each needs of scratch memory."""
+    """Set the plan for this number of threads, and the scratch memory of each."""
     cdef winograd_t* p = &j.winograd
     cdef chunk_t c
     cdef area_t a
     p[0] = winograd_plan(j.n, j.f, j.c, j.h, j.w, j.oh, j.ow, j.ph, j.pw, tiles_for(j.c))
-    if p.chunks * p.panels < workers:  # rows of tiles, so that all have something to do
+    if p.chunks * p.panels < workers:  # divide images by rows of tiles, to occupy all threads
         p[0] = winograd_plan(
             j.n, j.f, j.c, j.h, j.w, j.oh, j.ow, j.ph, j.pw,
             max(ceil_div(p.tiles_h, workers) * p.tiles_w, LEAST),
         )
     c = chunk_of(p, 0)
     a = input_area(p, &c)
-    # where the chunks don't go round, their output channels are shared
+    # with fewer chunks than threads, threads share the output channels of a chunk
     j.filter_parts = min(p.panels, ceil_div(2 * workers, p.chunks)) if p.chunks < 2 * workers else 1
     p.bias, p.act = <const float*> j.bias, j.act
     j.scratch_step = aligned((correlate_scratch(p) + p.images * area_size(&a)) * sizeof(float))
 
 
 cdef inline size_t winograd_kept(conv_t* j) noexcept nogil:
-    """Bytes of the transformed filters."""
+    """Size of the transformed filters in bytes."""
     return aligned(filters_size(&j.winograd) * sizeof(float))
 
 
 cdef inline void winograd_pack(conv_t* j, char* at, int workers) noexcept nogil:
-    """The transformed filters, at `at`."""
+    """Store the transformed filters at `at`."""
     j.packed, j.winograd.filters = at, <const float*> at
     run(_filters_task, j, j.winograd.panels, workers)
 
@@ -153,7 +153,7 @@ cdef inline void winograd_multiply(conv_t* j, char* scratch, int workers) noexce
 # ----------------------------------------------------------------------------------------- backward
 
 cdef inline area_t _gradient_area(conv_t* j, chunk_t* c) noexcept nogil:
-    """The pixels of dz that both gradients need of a chunk."""
+    """The pixels of dz that both gradients need for a chunk."""
     cdef winograd_t* p = &j.winograd
     cdef winograd_t* q = &j.of_input
     return area_of(
@@ -163,7 +163,7 @@ cdef inline area_t _gradient_area(conv_t* j, chunk_t* c) noexcept nogil:
 
 
 cdef inline Py_ssize_t _rows_of_input(conv_t* j, chunk_t* c) noexcept nogil:
-    """Rows of tiles of dx in a chunk of dz; the last one has those that dx has more."""
+    """Rows of tiles of dx in a chunk of dz; the last chunk includes the additional rows of dx."""
     cdef Py_ssize_t last = c.row + c.rows, tiles_h = j.of_input.tiles_h
     if last == j.winograd.tiles_h:
         last = tiles_h
@@ -173,7 +173,7 @@ cdef inline Py_ssize_t _rows_of_input(conv_t* j, chunk_t* c) noexcept nogil:
 cdef inline void _input_gradient(
     conv_t* j, chunk_t* c, const area_t* a, const float* pixels, float* v
 ) noexcept nogil:
-    """dx of a chunk: the correlation of dz with the filters turned round."""
+    """dx of a chunk: the correlation of dz with the filters turned by 180°."""
     cdef winograd_t* q = &j.of_input
     cdef chunk_t part
     cdef Py_ssize_t rows = _rows_of_input(j, c), i = 0, r
@@ -191,7 +191,7 @@ cdef inline void _input_gradient(
 
 
 cdef inline void _backward_task(void* context, Py_ssize_t group, int worker) noexcept nogil:
-    """What is asked for of dx, dU and db, of one group of images."""
+    """Those of dx, dU and db that are needed, for one group of images."""
     cdef conv_t* j = <conv_t*> context
     cdef winograd_t p = j.winograd
     cdef winograd_t* q = &j.of_input
@@ -227,7 +227,7 @@ cdef inline void _backward_task(void* context, Py_ssize_t group, int worker) noe
 
 
 cdef inline Py_ssize_t _backward_scratch(conv_t* j) noexcept nogil:
-    """Numbers of scratch for one gradient, then the other."""
+    """Scratch elements for the two gradients, which are computed one after the other."""
     return max(
         correlate_scratch(&j.of_input) if j.dx != NULL else 0, weights_scratch(&j.winograd)
     )
@@ -247,7 +247,7 @@ cdef inline void _finish_task(void* context, Py_ssize_t f, int worker) noexcept 
 
 
 cdef inline void winograd_backward(conv_t* j) except *:
-    """What is asked for of j.dx, j.dw and j.db."""
+    """Those of j.dx, j.dw and j.db that are needed."""
     cdef void* dw = j.dw
     cdef void* db = j.db
     cdef winograd_t* p = &j.winograd
@@ -265,7 +265,7 @@ cdef inline void winograd_backward(conv_t* j) except *:
     q[0] = winograd_plan(
         p.images, j.c, j.f, j.oh, j.ow, j.h, j.w, 2 - j.ph, 2 - j.pw, tiles_for(j.f)
     )
-    c = chunk_of(p, p.strips - 1)  # which has the rows that dx has more
+    c = chunk_of(p, p.strips - 1)  # it has the additional rows of dx
     dz = _gradient_area(j, &c)
     c = chunk_of(p, 0)
     x, dz.high = input_area(p, &c), max(dz.high, 4 * c.rows + 2)

@@ -19,7 +19,7 @@ from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
 from npdl._ext.tile cimport ceil_div
 
 cdef enum:
-    ROWS = 16  # of an elementwise task
+    ROWS = 16  # rows per elementwise task
 
 
 ctypedef struct dense_t:
@@ -51,7 +51,7 @@ cdef inline void _activate_part(
 cdef void _activate(
     void* context, Py_ssize_t i0, Py_ssize_t i1, Py_ssize_t j0, Py_ssize_t j1
 ) noexcept nogil:
-    """y = f(y), in a part of y that was just summed."""
+    """y = f(y), for a part of y that was just summed."""
     cdef dense_t* r = <dense_t*> context
     if r.single:
         _activate_part(r, i0, i1, j0, j1, <float*> NULL)
@@ -78,7 +78,7 @@ cdef void _pull_back_task(void* context, Py_ssize_t task, int worker) noexcept n
 
 
 cdef void _multiply(product_t* p, char* scratch, int workers) noexcept nogil:
-    """`product`, in one copy for all callers."""
+    """`product`, compiled once for all callers."""
     product(p, scratch, workers)
 
 
@@ -169,13 +169,13 @@ def dense_forward(x, w, b, y, act):
 
 # ------------------------------------------------------------------------------------- made ready
 
-# A few rows of float32, with weights that are packed block by block of k. The sums of a block are a
-# task by themselves; they are added up in the order in which `product` adds them.
+# A few rows of float32, with weights packed in blocks of k. The sums of each block are separate
+# tasks; they are added in the same order as in `product`.
 ctypedef struct few_t:
     dense_t r
     product_t p
     int workers
-    Py_ssize_t blocks, across, wide  # tasks of a block, and columns to each
+    Py_ssize_t blocks, across, wide  # blocks of k, tasks per block, columns per task
     void* sums  # [blocks][n][panels * nr]
 
 
@@ -218,7 +218,7 @@ cdef void _run_many(const void* job, const void* x, void* y, char* scratch) noex
 
 
 def dense_ready(x, w, b, y, act):
-    """`dense_forward`, made ready for arrays like x and y."""
+    """`dense_forward`, prepared for arrays like x and y."""
     cdef few_t f
     cdef ready_t ready
     cdef Py_ssize_t k0 = 0, ld, depth

@@ -1,4 +1,4 @@
-"""Dropout, with random numbers of its own. Contract, and how they are made: ``dropout_np.py``."""
+"""Dropout, with its own random numbers. Contract and generator: ``dropout_np.py``."""
 
 from cpython.number cimport PyNumber_Index
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -7,8 +7,8 @@ from npdl._ext.simd cimport real
 from npdl._ext.threads cimport max_workers, run
 
 cdef enum:
-    CHUNK = 16384  # numbers to a task, and to a pair of keys
-    BLOCK = 2048  # whose mask is read again while it is near
+    CHUNK = 16384  # elements per task, and per pair of keys
+    BLOCK = 2048  # elements whose mask is still in the cache when it is read again
 
 
 ctypedef struct drop_t:
@@ -89,7 +89,7 @@ cdef void _run(
 
 
 def dropout_forward(x, seed, double p, y, mask):
-    """y = x / (1 - p) where a number is kept, else 0 x."""
+    """y = x / (1 - p) where an element is kept, else 0 x."""
     cdef call_t call = call_t("dropout_forward", REAL)
     cdef array_t x_ = array(&call, x, "x", 1, REAL), y_ = array(&call, y, "y", 1, REAL | OUT)
     cdef array_t mask_ = array(&call, mask, "mask", 1, UINT8 | OUT)
@@ -99,7 +99,7 @@ def dropout_forward(x, seed, double p, y, mask):
 
 
 def dropout_backward(dy, mask, double p, dx):
-    """dx = dy / (1 - p) where a number was kept, else 0 dy."""
+    """dx = dy / (1 - p) where an element was kept, else 0 dy."""
     cdef call_t call = call_t("dropout_backward", REAL)
     cdef array_t dy_ = array(&call, dy, "dy", 1, REAL), dx_ = array(&call, dx, "dx", 1, REAL | OUT)
     cdef array_t mask_ = array(&call, mask, "mask", 1, UINT8)

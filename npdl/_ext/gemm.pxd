@@ -1,15 +1,16 @@
-"""C (M x N) (+)= A (M x K) · B (K x N), of register tiles (see ``tile.pxd``).
+"""C (M x N) (+)= A (M x K) · B (K x N), computed in register tiles (see ``tile.pxd``).
 
-B is *packed* into panels, as wide as a tile, which reads them in the order in which they lie,
-K_BLOCK values of k at a time. The form of the tiles is the one that computes less beside C. The
-rows of A are read where they are, if the values of k lie side by side; else A is packed too, the
-rows of a tile side by side. A task is a block of rows by some panels. Where one block holds all
-rows, a panel has one reader: the task packs it by itself, and all is one job. (The last panels, too
-few to go round, are shared by their rows; each part packs them anew.) Otherwise the packing is a
-job of its own, for all tasks. A row or three read B where it is.
+B is *packed* into panels as wide as a tile, in the order in which the tile reads them, K_BLOCK
+values of k at a time. The form of the tiles is the one that wastes fewer elements outside C. Rows
+of A are read in place if they are contiguous along k; otherwise A is packed too, with the rows of a
+tile side by side. A task is a block of rows times some panels. If one block holds all rows, each
+panel is read by one task only, which packs it itself, and everything is one job. (If the last
+panels are fewer than the threads, threads divide their rows, and each packs the panel again.)
+Otherwise, packing is a separate job before all tasks. Products of one to three rows read B in
+place.
 
-Every element of C is summed in the order of k, in blocks that only K decides: neither the number
-of threads nor that of rows changes a bit of the result. Where K is very long, the sums over LONG
+Every element of C is summed in the order of k, in blocks that depend only on K: neither the number
+of threads nor the number of rows changes a bit of the result. For very large K, the sums over LONG
 values of k are added in double.
 
 After Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", ACM TOMS 34, 2008.
@@ -24,18 +25,18 @@ from npdl._ext.tile cimport ceil_div, lanes, round_up, tile_cols, times_panel
 
 cdef enum:
     K_BLOCK = 512  # a panel of B (48 kB) stays in the level-2 cache
-    LONG = 32768  # values of k, 64 blocks, whose sums are added in the format of C
-    A_ROWS = 96  # of a task: 192 kB of A, which stay there too
-    A_BYTES = 262144  # of A, that stay there while a thread goes from panel to panel
-    GRAIN = 100000  # multiply-adds that a task has at least, of several panels if need be
-    PACKED = 4  # panels of B to a task that packs
-    TOGETHER = 2  # panels of B that are packed in one go where a task packs its own
-    A_COLUMN = 512  # numbers; columns of A so short are read in place
-    COLUMNS = 128  # if they are no more than these
-    FEW_DEPTH = 256  # values of k, over which few rows pass some columns: these
-    FEW_COLUMNS = 576  # whole panels of each build
-    FEW_SMALL = 40000  # numbers of B below which they run by themselves
-    SMALL = 300000  # multiply-adds below which a second thread doesn't pay
+    LONG = 32768  # values of k (64 blocks) whose sums are added in the dtype of C
+    A_ROWS = 96  # rows per task: 192 kB of A, which stay there too
+    A_BYTES = 262144  # bytes of A that stay there while a thread goes from panel to panel
+    GRAIN = 100000  # the fewest multiply-adds per task, of several panels if necessary
+    PACKED = 4  # panels of B per packing task
+    TOGETHER = 2  # panels of B packed at once by a task that packs its own
+    A_COLUMN = 512  # columns of A of at most this length are read in place,
+    COLUMNS = 128  # if there are at most this many
+    FEW_DEPTH = 256  # for few rows: values of k per block,
+    FEW_COLUMNS = 576  # columns per block: whole panels in each build,
+    FEW_SMALL = 40000  # and elements of B below which one thread computes them
+    SMALL = 300000  # multiply-adds below which a second thread is not worth it
 
 # Called when the elements C[i0:i1, j0:j1] are complete.
 ctypedef void (*finish_t)(
@@ -45,34 +46,34 @@ ctypedef void (*finish_t)(
 ctypedef struct product_t:
     bint single  # float32
     bint add
-    bint chain  # one sum over all of K, which starts from C; only few rows can add so
+    bint chain  # one sum over all of K, which starts from C; only for few rows
     Py_ssize_t m, n, k
     const void* a  # a[i*a_row + k*a_col]
     Py_ssize_t a_row, a_col
     const void* b
     Py_ssize_t b_row, b_col
-    Py_ssize_t b_panel  # if few: from NR columns of b to the next; more than NR if it is packed
+    Py_ssize_t b_panel  # if few: from NR columns of b to the next NR; more than NR if b is packed
     void* c  # c[i*ldc + j]
     Py_ssize_t ldc
-    const void* bias  # of each column, where the sums begin unless C is added to; or NULL
+    const void* bias  # of each column; the sums start from it, unless they add to C; or NULL
     finish_t finish  # or NULL
     void* context
-    # how it is done
-    bint few  # rows: so few that to pack b would cost more than the product
-    bint alone  # one block of rows: tasks pack their panels
+    # the plan
+    bint few  # so few rows that packing b would cost more than the product
+    bint alone  # one block of rows: tasks pack their own panels
     bint in_place  # A is not packed
     bint tall  # tiles of TALL x 2 vectors
     Py_ssize_t mr, nr  # rows and columns of a tile
-    Py_ssize_t a_tasks, panels, group  # group: panels to a task (columns, if few)
-    Py_ssize_t whole  # tasks of all rows of their block; of the others, `parts` share them
+    Py_ssize_t a_tasks, panels, group  # group: panels per task (columns, if few)
+    Py_ssize_t whole  # tasks with all rows of a block; in the others, `parts` tasks share the rows
     Py_ssize_t parts, part_rows
-    Py_ssize_t k0, k1, depth  # the values of k that are worked on, and those of a block
+    Py_ssize_t k0, k1, depth  # the current values of k, and how many a block has
     void* packed_a
     void* packed_b
-    # of a long one
+    # for large K
     double* totals
     const void* sums  # over the last of the parts
-    bint first, last  # whether it is the first, the last one
+    bint first, last  # whether this is the first, the last part
 
 
 cdef inline product_t product_of(
@@ -118,12 +119,12 @@ cdef inline product_t product_of(
 
 
 cdef inline Py_ssize_t block_depth(Py_ssize_t k) noexcept nogil:
-    """Depth of a block when K is cut into about equal ones of at most K_BLOCK."""
+    """Depth of a block, if K is divided into about equal blocks of at most K_BLOCK."""
     return ceil_div(k, ceil_div(k, K_BLOCK))
 
 
 cdef inline Py_ssize_t long_part(Py_ssize_t k) noexcept nogil:
-    """Values of k whose sums are added in the format of C."""
+    """Number of values of k whose sums are added in the dtype of C."""
     return ceil_div(k, ceil_div(k, LONG))
 
 
@@ -132,7 +133,7 @@ cdef inline bint is_long(product_t* p) noexcept nogil:
 
 
 cdef inline void make_chain(product_t* p) noexcept nogil:
-    """Sum over all of K without a cut. (Deep sums are less exact so; blocks are the usual way.)"""
+    """Sum over all of K in one chain. (Blocks, the default, are more accurate for large K.)"""
     p.chain, p.depth = True, p.k
 
 
@@ -143,7 +144,7 @@ cdef inline int threads_for(product_t* p, int workers) noexcept nogil:
 
 
 cdef inline size_t product_scratch(product_t* p, int workers) noexcept nogil:
-    """Bytes of scratch that `product` needs."""
+    """Bytes of scratch memory that `product` needs."""
     cdef size_t size = sizeof(float) if p.single else sizeof(double)
     if not is_long(p):
         return _scratch(p, workers)
@@ -162,7 +163,7 @@ cdef inline size_t _scratch(product_t* p, int workers) noexcept nogil:
 
 
 cdef inline void product(product_t* p, char* scratch, int workers) noexcept nogil:
-    """Compute it, on up to `workers` threads."""
+    """Compute the product on up to `workers` threads."""
     if is_long(p):
         _long_product(p, scratch, workers)
     else:
@@ -170,7 +171,7 @@ cdef inline void product(product_t* p, char* scratch, int workers) noexcept nogi
 
 
 cdef inline void _long_product(product_t* p, char* scratch, int workers) noexcept nogil:
-    """C from parts of K, each a product by itself, whose sums are added in double."""
+    """C from parts of K, each a separate product, whose sums are added in double."""
     cdef Py_ssize_t size = sizeof(float) if p.single else sizeof(double)
     cdef Py_ssize_t k = 0, most = long_part(p.k), tasks = ceil_div(p.m, long_rows(p))
     cdef product_t part = p[0]
@@ -190,12 +191,12 @@ cdef inline void _long_product(product_t* p, char* scratch, int workers) noexcep
 
 
 cdef inline Py_ssize_t long_rows(product_t* p) noexcept nogil:
-    """Rows to a task of `_long_task`."""
+    """Rows per task of `_long_task`."""
     return ceil_div(GRAIN, p.n)
 
 
 cdef inline void _add_part(product_t* p, Py_ssize_t task, const real* _) noexcept nogil:
-    """totals += sums; after the last of them C = (start +) totals."""
+    """totals += sums; after the last part C = (start +) totals."""
     cdef Py_ssize_t i0 = task * long_rows(p), i1 = min(p.m, i0 + long_rows(p)), i, j
     cdef double* total
     cdef const real* sums
@@ -230,11 +231,11 @@ cdef inline void _product(product_t* p, char* scratch, int workers) noexcept nog
         p.group = round_up(ceil_div(p.n, workers), p.nr)
         run(_few_task, p, ceil_div(p.n, p.group), workers)
         return
-    if p.alone and p.m * p.k * size > A_BYTES:  # to be read as seldom as can be
+    if p.alone and p.m * p.k * size > A_BYTES:  # to read A as few times as possible
         p.group = ceil_div(p.panels, workers)
     p.whole = tasks = p.a_tasks * ceil_div(p.panels, p.group)
     p.parts = workers
-    if p.alone:  # the last panels, when there are too few for all threads, by their rows
+    if p.alone:  # the last panels, if fewer than the threads, are divided by rows
         p.whole -= tasks % workers
         tasks += tasks % workers * (workers - 1)
         p.part_rows = round_up(ceil_div(p.m, workers), p.mr)
@@ -261,7 +262,7 @@ cdef inline void pack_all(
     real* out,
     int workers,
 ) noexcept nogil:
-    """Panels of the whole of B, b[k*b_row + j*b_col], for products that share it."""
+    """Pack all of B, b[k*b_row + j*b_col], for products that share it."""
     cdef product_t p = product_of(1, n, k, b, 0, 1, b, b_row, b_col, out, 0, False)
     p.packed_b = out
     p.k0, p.k1 = 0, k
@@ -271,12 +272,12 @@ cdef inline void pack_all(
 # ----------------------------------------------------------------------------------------- packing
 
 cdef inline Py_ssize_t pack_tasks(product_t* p) noexcept nogil:
-    """Tasks of `_pack_task` that pack B."""
+    """Number of tasks of `_pack_task` that pack B."""
     return ceil_div(p.panels, PACKED)
 
 
 cdef inline void _pack(product_t* p, Py_ssize_t task, const real* _) noexcept nogil:
-    """Tasks: the panels of B, PACKED at a time, then the rows of A, A_ROWS at a time."""
+    """Pack the panels of B, PACKED per task, then the rows of A, A_ROWS per task."""
     cdef Py_ssize_t wide = PACKED * p.nr, depth = p.k1 - p.k0, at = task * wide
     if task < pack_tasks(p):
         pack_panels(
@@ -366,7 +367,7 @@ cdef inline void _few_sums(
     product_t* p, Py_ssize_t j, Py_ssize_t j1, Py_ssize_t k0, Py_ssize_t depth, real* c,
     Py_ssize_t ldc,
 ) noexcept nogil:
-    """c[:, j:j1] = Σ_k a b[:, j:j1] over one block of k; or +=, if a chain goes on from C."""
+    """c[:, j:j1] = Σ_k a b[:, j:j1] over one block of k; or +=, if a chain continues from C."""
     cdef Py_ssize_t i, k = 0
     while k < depth:
         for i in range(p.m):
@@ -390,7 +391,7 @@ cdef inline void few_sums(
     product_t* p, Py_ssize_t j, Py_ssize_t j1, Py_ssize_t k0, Py_ssize_t depth, real* c,
     Py_ssize_t ldc,
 ) noexcept nogil:
-    """`_few_sums`, in one copy for all callers."""
+    """`_few_sums`, compiled once for all callers."""
     if real is float:
         (<few_f32> opaque(<void*> &_few_sums[float]))(p, j, j1, k0, depth, c, ldc)
     else:

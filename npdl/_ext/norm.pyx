@@ -1,16 +1,15 @@
 """Batch normalisation. Contract: ``norm_np.py``.
 
-A task takes one channel, or some that lie side by side, through all passes, so that no sum crosses
-tasks and the later passes find the numbers in a near cache:
+A task takes one channel, or several adjacent ones, through all passes, so that no sum crosses
+tasks and the later passes find the data in the cache:
 
-    long channels, I >= LONG      one channel: O spans of I numbers, summed along the span
+    long channels, I >= LONG      one channel: O spans of I elements, summed along the span
     short ones                    a block of columns of the matrix (O, C I), summed downwards; then
-                                  the I columns of a channel are put together
+                                  the I columns of a channel are combined
 
-Numbers are summed in their own format over PIECE numbers of a span or ROWS rows of a column
-(``sums.pxd``); these sums are then added in double. The mean and the squared distances from it
-are those of such a part first, read twice while it is near, and then of parts put together
-(``moments.pxd``).
+Sums over PIECE elements of a span or ROWS rows of a column are in the dtype of x (``sums.pxd``);
+these sums are then added in double. Mean and squared deviations are computed for such a part first,
+which is read twice while it is in the cache; the parts are then combined (``moments.pxd``).
 """
 
 from libc.math cimport sqrt
@@ -23,9 +22,9 @@ from npdl._ext.sums cimport product_rows, sum_of, sum_of_products, sum_rows, tot
 from npdl._ext.threads cimport max_workers, run
 
 cdef enum:
-    LONG = 512  # also the most columns that a task may have
+    LONG = 512  # also the most columns of a task
     ROWS = 32
-    WIDTH = 64  # columns to a task, or one channel
+    WIDTH = 64  # columns per task, or one channel
 
 cdef enum:
     FORWARD
@@ -42,7 +41,7 @@ ctypedef struct norm_t:
     const void* dy
     const void* gamma
     const void* beta
-    void* mean  # read only, as is var, but in a forward pass that finds them
+    void* mean  # read only, as is var, except in a forward pass that computes them
     void* var
     void* out  # y or dx
     void* dgamma
@@ -62,13 +61,13 @@ ctypedef struct affine_t:
     double mean, scale, shift, slope
 
 
-# ------------------------------------------------------------ a span of numbers
+# ------------------------------------------------------------ a span of elements
 
 
 cdef inline void _sum_spans(
     norm_t* j, Py_ssize_t c, double mean, channel_t* sums, const real* _
 ) noexcept nogil:
-    """What is asked for of channel c: its mean and m2, or sums of dy, piece by piece."""
+    """Mean and m2 of channel c, or the sums of dy, piece by piece."""
     cdef const real* x
     cdef const real* dy
     cdef Py_ssize_t o, k, n
@@ -168,7 +167,7 @@ cdef inline void _column_sums(
 cdef inline void _join_moments(
     Py_ssize_t n, Py_ssize_t rows, double* mean, double* m2, channel_t* sums
 ) noexcept nogil:
-    """Mean and m2 of a channel, of those of its n columns of so many rows. Spoils m2."""
+    """Combine mean and m2 of the n columns of a channel. Overwrites m2."""
     cdef Py_ssize_t k
     sums.mean = total_of(mean, n) / n
     for k in range(n):
@@ -201,7 +200,7 @@ cdef inline void _map_columns(
 cdef inline void _finish(
     norm_t* j, Py_ssize_t c, const channel_t* sums, affine_t* a, const real* _
 ) noexcept nogil:
-    """Write what is known of channel c, and set how its numbers are mapped."""
+    """Write the results for channel c, and set how its elements are mapped."""
     cdef double count = <double> j.outer * j.inner, inverse
     if j.kind == FORWARD:
         (<real*> j.mean)[c] = <real> sums.mean
@@ -289,7 +288,7 @@ cdef bint _plan(
     norm_t* j, int kind, const array_t* x, const array_t* gamma, const array_t* mean,
     const array_t* var, double epsilon,
 ) except -1:
-    """Set what all passes have; False where there is no number to normalise."""
+    """Set the fields that all passes have; return False if there is nothing to normalise."""
     memset(j, 0, sizeof(norm_t))
     if not gamma.shape[0] == x.shape[1] == mean.shape[0] == var.shape[0]:
         raise ValueError("norm: there must be one number for each channel.")
@@ -341,7 +340,7 @@ cdef bint _plan_fixed(norm_t* j, x, gamma, beta, mean, var, double epsilon, y) e
 
 
 def norm_fixed_forward(x, gamma, beta, mean, var, double epsilon, y):
-    """y = gamma (x - mean) / √(var + ε) + beta, with statistics that are given."""
+    """y = gamma (x - mean) / √(var + ε) + beta, with given statistics."""
     cdef norm_t j
     if _plan_fixed(&j, x, gamma, beta, mean, var, epsilon, y):
         with nogil:
@@ -356,7 +355,7 @@ cdef void _run_ready(const void* job, const void* x, void* y, char* scratch) noe
 
 
 def norm_fixed_ready(x, gamma, beta, mean, var, double epsilon, y):
-    """`norm_fixed_forward`, made ready for arrays like x and y."""
+    """`norm_fixed_forward`, prepared for arrays like x and y."""
     cdef norm_t j
     _plan_fixed(&j, x, gamma, beta, mean, var, epsilon, y)
     return simple_step(_run_ready, &j, sizeof(norm_t), (gamma, beta, mean, var))

@@ -1,7 +1,7 @@
 """Batch normalisation: the NumPy twin of ``norm.pyx``.
 
-An input of any shape comes as (O, C, I): C channels, each of which is normalised over the M = O I
-numbers that it has along the axes before and behind it.
+An input of any shape is passed as (O, C, I): C channels, each of which is normalised over its
+M = O I elements along the axes before and after it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def _totals(x):
-    """The sum of each channel. NumPy adds pairwise, and so exactly, along the last axis only."""
+    """The sum of each channel. NumPy adds pairwise, and so accurately, only along the last axis."""
     rows = np.ascontiguousarray(np.moveaxis(x, 1, 0))
     return rows.reshape(len(rows), -1).sum(axis=1)
 
@@ -27,7 +27,7 @@ def norm_forward(x, gamma, beta, epsilon, y, mean, var):
     y : ndarray, shape (O, C, I)
         Filled, as are `mean` and `var`.
     mean, var : ndarray, shape (C,)
-        Mean of each channel, and the mean of the squared distances from it.
+        Mean of each channel, and the mean of the squared deviations.
     """
     if x.size == 0:
         mean[...] = 0
@@ -44,12 +44,12 @@ def norm_forward(x, gamma, beta, epsilon, y, mean, var):
 
 
 def norm_fixed_forward(x, gamma, beta, mean, var, epsilon, y):
-    """y = gamma (x - mean) / √(var + ε) + beta, with statistics that are given.
+    """y = gamma (x - mean) / √(var + ε) + beta, with given statistics.
 
     Parameters
     ----------
     x : ndarray, shape (O, C, I)
-        Read only, as is all else but `y`.
+        Read only, as are all arrays except `y`.
     gamma, beta, mean, var : ndarray, shape (C,)
     epsilon : float
     y : ndarray, shape (O, C, I)

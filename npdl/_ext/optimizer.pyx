@@ -1,4 +1,4 @@
-"""The steps of the optimizers, each one pass over its arrays. Contract: ``optimizer_np.py``."""
+"""Optimizer steps, each in one pass over its arrays. Contract: ``optimizer_np.py``."""
 
 from libc.math cimport sqrt, sqrtf
 from npdl._ext.arrays cimport OUT, REAL, array, array_t, call_t
@@ -6,7 +6,7 @@ from npdl._ext.simd cimport fma, real
 from npdl._ext.threads cimport max_workers, run
 
 cdef enum:
-    CHUNK = 16384  # numbers to a task
+    CHUNK = 16384  # elements per task
 
 cdef enum:
     SGD
@@ -26,7 +26,7 @@ ctypedef struct step_t:
     Py_ssize_t n
     void* p
     const void* g
-    void* r  # what the optimizer remembers: the first array, and the second
+    void* r  # the optimizer's state: first and second array
     void* s
     double lr, keep1, keep2, epsilon, unbias1, unbias2
 
@@ -83,7 +83,7 @@ cdef inline void _step(step_t* j, Py_ssize_t at, Py_ssize_t n, const real* _) no
             r[i] = fma(new1, g[i], keep1 * r[i])
             u = -g[i] if g[i] < zero else g[i]
             most = keep2 * s[i]
-            most = u if u > most else most  # two choices, that vectors can make
+            most = u if u > most else most  # two selections, which can be vectorised
             s[i] = u if u != u else most
             p[i] -= rate * r[i] / (s[i] + epsilon)
 
@@ -98,7 +98,7 @@ cdef void _task(void* context, Py_ssize_t task, int worker) noexcept nogil:
 
 
 cdef step_t _plan(const char* kernel, int kind, p, g, double lr) except *:
-    """What all steps have. Where there is less to remember, p takes its place."""
+    """The fields of all steps. Unused state arrays point to p."""
     cdef step_t j
     cdef array_t p_, g_
     j.call = call_t(kernel, REAL)
@@ -113,7 +113,7 @@ cdef step_t _plan(const char* kernel, int kind, p, g, double lr) except *:
 
 
 cdef void* _slot(step_t* j, x, const char* name) except *:
-    """What the optimizer remembers of p."""
+    """A state array of the optimizer for p."""
     cdef array_t x_ = array(&j.call, x, name, 1, REAL | OUT)
     if x_.shape[0] != j.n:
         raise ValueError("optimizer: all arrays must be of one length.")

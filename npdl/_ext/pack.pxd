@@ -1,17 +1,17 @@
-"""Packing: numbers of a matrix in the order in which the register tiles read them."""
+"""Packing: the elements of a matrix in the order in which the register tiles read them."""
 
 from libc.string cimport memcpy, memset
 from npdl._ext.simd cimport MR, TALL, real, transpose4
 from npdl._ext.tile cimport ceil_div, lanes, tile_cols
 
 cdef enum:
-    LINE = 4  # tiles of A that are packed together
+    LINE = 4  # tiles of A packed together
 
 
 cdef inline void _pack_columns(
     const float* b, Py_ssize_t b_col, Py_ssize_t depth, Py_ssize_t nr, float* out
 ) noexcept nogil:
-    """Four columns, the numbers of each side by side."""
+    """Pack four columns, each contiguous."""
     cdef Py_ssize_t k = 0, j
     cdef float* to
     while k + 4 <= depth:
@@ -40,9 +40,10 @@ cdef inline void pack_panels(
     Py_ssize_t nr,
     real* out,
 ) noexcept nogil:
-    """b[k*b_row + j*b_col] for k < depth, j < cols, as panels one after the other.
+    """b[k*b_row + j*b_col] for k < depth, j < cols, as panels one after another.
 
-    A panel is depth x nr numbers. Beside the last column stands whatever follows it in b, or zeros.
+    A panel has depth x nr elements. The last column is followed by whatever follows it in b, or
+    zeros.
     """
     cdef Py_ssize_t whole = cols // nr, rest = cols % nr, s, j, k, inside
     cdef const real* row
@@ -61,7 +62,7 @@ cdef inline void pack_panels(
                     to[k * nr] = b[k * b_row + j * b_col]
                 j += 1
         return
-    inside = depth - ceil_div(nr - rest, b_row)  # rows that nr numbers can be read of
+    inside = depth - ceil_div(nr - rest, b_row)  # rows of which nr elements can be read
     for k in range(depth):
         row, to = b + k * b_row, out + k * nr
         for s in range(whole):
@@ -77,7 +78,7 @@ cdef inline void pack_rows(
     const real* a, Py_ssize_t a_row, Py_ssize_t a_col, Py_ssize_t rows, Py_ssize_t depth,
     Py_ssize_t mr, real* out,
 ) noexcept nogil:
-    """a[i*a_row + k*a_col], mr rows after the other, the numbers of one k side by side."""
+    """Pack a[i*a_row + k*a_col], mr rows at a time, with the elements of one k side by side."""
     cdef Py_ssize_t i, k, i0 = 0
     while a_row == 1 and i0 + LINE * mr <= rows:  # a cache line of A at a time
         for k in range(depth):

@@ -1,17 +1,18 @@
-"""What the three recurrent loops share: a job, products with packed weights, the weights' gradient.
+"""Shared by the three recurrent loops: the job, products with packed weights, the weights'
+gradient.
 
-A sequence depends on no other, so the batch is split into blocks of rows, and each block walks
-through all time steps by itself: no step waits for another thread. A step forward is one product of
-the rows [1, x, h] with all the weights, which are packed once for a whole call; what it makes is
-still in the cache when its activations follow. (To take the product with x out of the loop, for all
-steps at once, was slower: its result had to come back from memory. For a row or three it is done,
-since then it is the weights that come from memory.)
+Sequences are independent, so the batch is divided into blocks of rows, and each block runs through
+all time steps: no step waits for another thread. A forward step is one product of the rows
+[1, x, h] with all the weights, which are packed once per call; its result is still in the cache
+when the activations are applied. (Moving the product with x out of the loop, for all steps at once,
+was slower, because its result had to be read back from memory. For one to three rows it is faster,
+because then reading the weights dominates.)
 
-Both ways give the same bits: every number of z is one unbroken sum over [1, x, h], in this order. A
-sample's result does not depend on the batch that it is in.
+Both ways give the same bits: every element of z is one unbroken sum over [1, x, h], in this order.
+The result of a sample does not depend on its batch.
 
-A GRU whose reset gate acts after the product has a second bias. It works on a copy of the weights
-with that row in front of those of the state, and its rows are [1, x, 1, h].
+A GRU whose reset gate acts after the product has a second bias. It uses a copy of the weights with
+that row in front of those of the state, and its rows are [1, x, 1, h].
 """
 
 from libc.stdint cimport uint8_t
@@ -24,17 +25,17 @@ from npdl._ext.tile cimport round_up, tile_cols, times_panel
 
 ctypedef struct rnn_t:
     bint single
-    int loop  # which of the six
-    bint few  # so few rows that the columns are shared
+    int loop  # which of the six loops
+    bint few  # so few rows that threads share the columns
     bint whole  # z of all steps is kept, in `gates` or h
-    bint reverse  # the walk begins at the last step
+    bint reverse  # start at the last step
     bint after  # GRU: the reset gate acts after the product
-    bint ready  # the weights are packed already
+    bint ready  # the weights are already packed
     act_t act, gate_act
     Py_ssize_t n, t, d, u
     Py_ssize_t width, length  # gates * u, and 1 + d + u (+ 1 if after): the columns and rows of w
-    Py_ssize_t wide  # columns of `gates` and dz: those of w, and u for q
-    Py_ssize_t block  # rows to a task
+    Py_ssize_t wide  # columns of `gates` and dz: those of w, and u more for q
+    Py_ssize_t block  # rows per task
     const uint8_t* mask
     const void* drop_x  # [n][d] and [n][u]: factors, or NULL
     const void* drop_h
@@ -59,16 +60,16 @@ ctypedef struct rnn_t:
     void* packed_hat  # GRU: the columns of ĥ; if after, those of q
     void* packed_x  # if after: the columns of ĥ, rows of bias and input
     void* packed_in  # if few and ready: the rows of bias and input
-    void* swapped  # if after: the weights in the order of its rows, and on the way back dw
+    void* swapped  # if after: the weights with reordered rows; in the backward pass, dw
     void* design  # the rows [1, x, h] of all steps
-    Py_ssize_t gate  # which gate the state is multiplied by in it, or -1
+    Py_ssize_t gate  # the gate by which the state is multiplied in `design`, or -1
     char* work  # for `product`
-    char* rows  # of a step, for each worker
+    char* rows  # rows of a step, for each worker
     size_t rows_step
 
 
 cdef inline size_t panels_size(Py_ssize_t depth, Py_ssize_t n, const real* _) noexcept nogil:
-    """Bytes of a packed matrix of depth x n, rounded up to whole cache lines."""
+    """Size of a packed depth x n matrix in bytes, rounded up to whole cache lines."""
     return aligned(depth * round_up(n, tile_cols(_)) * sizeof(real))
 
 
@@ -96,14 +97,14 @@ cdef inline void times_panels(
 cdef inline const real* state_before(
     const real* state, const real* first, Py_ssize_t n, Py_ssize_t t, rnn_t* r
 ) noexcept nogil:
-    """Row n of a state before step t, of the walk."""
+    """Row n of the state before step t, in the order of the loop."""
     if t == (r.t - 1 if r.reverse else 0):
         return first + n * r.u
     return state + (n * r.t + t + (1 if r.reverse else -1)) * r.u
 
 
 cdef inline Py_ssize_t step_at(rnn_t* r, Py_ssize_t k) noexcept nogil:
-    """Where the step is that the walk comes to as number k."""
+    """Position of the step that the loop visits as number k."""
     return r.t - 1 - k if r.reverse else k
 
 
@@ -118,14 +119,14 @@ cdef inline void add_to(const real* x, real* y, Py_ssize_t n) noexcept nogil:
 
 
 cdef inline void multiply(const real* a, const real* b, real* y, Py_ssize_t n) noexcept nogil:
-    """y = a∘b. y may be a. (A loop over more arrays than a few isn't vectorised.)"""
+    """y = a∘b. y may be a. (A loop over more than a few arrays isn't vectorised.)"""
     cdef Py_ssize_t j
     for j in range(n):
         y[j] = a[j] * b[j]
 
 
 cdef inline void _row(rnn_t* r, Py_ssize_t n, Py_ssize_t t, real* row) noexcept nogil:
-    """[1, x, h] of one step of one sequence, h being the state before the step."""
+    """[1, x, h] of one step of one sequence; h is the state before the step."""
     cdef real* state = row + r.length - r.u
     row[0] = 1
     row[1 + r.d] = 1  # the second bias, if any
@@ -159,7 +160,7 @@ cdef inline void state_product(
     Py_ssize_t z_step,
     bint add,
 ) noexcept nogil:
-    """z (+)= h w_h[:, col : col+cols], after a second bias if there is one."""
+    """z (+)= h w_h[:, col : col+cols], plus the second bias if there is one."""
     cdef Py_ssize_t depth = r.length - 1 - r.d
     cdef product_t p
     if r.few:
@@ -188,7 +189,7 @@ cdef inline void step_product(
     Py_ssize_t z_step,
 ) noexcept nogil:
     """z[:, col : col+cols] = b + x w_x + h w_h, for the rows of a step."""
-    if r.few:  # b + x w_x is there already, and the sums go on from it
+    if r.few:  # z already holds b + x w_x, and the sums continue from it
         state_product(r, m, col, cols, rows, packed, z + col, z_step, True)
     else:
         times_panels(
@@ -197,7 +198,7 @@ cdef inline void step_product(
 
 
 cdef inline product_t input_product(rnn_t* r, real* z) noexcept nogil:
-    """z = b + x w_x, over the rows [1, x] of all steps, which `input_rows` lays out."""
+    """z = b + x w_x, over the rows [1, x] of all steps, which `input_rows` fills."""
     cdef product_t p = product_of(
         r.n * r.t, r.width, 1 + r.d, <const real*> r.design, 1 + r.d, 1, <const real*> r.w, r.width,
         1, z, r.wide, False,
@@ -290,7 +291,7 @@ cdef inline void drop_gradient(rnn_t* r, int workers) noexcept nogil:
 cdef inline void swap_bias(
     rnn_t* r, const real* source, real* target, bint back
 ) noexcept nogil:
-    """The rows of the weights with the second bias in front of those of the state; or back."""
+    """Move the second bias in front of the weights of the state, or back."""
     cdef Py_ssize_t one = r.width, inputs = r.d * r.width, i, j
     i, j = (one + inputs, one) if back else (one, one + inputs)
     memcpy(target, source, one * sizeof(real))

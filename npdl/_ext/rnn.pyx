@@ -31,7 +31,7 @@ cdef rnn_t _plan(
     call_t* call, int loop, Py_ssize_t n_gates, x, w, h0, mask, h, act, gate_act, reverse, drop_x,
     drop_h,
 ) except *:
-    """Sizes and inputs of a loop, checked."""
+    """The checked sizes and inputs of a loop."""
     cdef bint forward = loop in (RNN_FORWARD, LSTM_FORWARD, GRU_FORWARD)
     cdef array_t x_ = array(call, x, "x", 3, REAL), w_ = array(call, w, "w", 2, REAL)
     cdef array_t h0_ = array(call, h0, "h0", 2, REAL)
@@ -93,7 +93,7 @@ cdef void _set_cell(call_t* call, rnn_t* r, c0, c, int kind) except *:
 
 
 cdef void _set_gradients(call_t* call, rnn_t* r, dh, dhn, dx, dw, dh0) except *:
-    """The gradients that every backward pass has, checked."""
+    """The checked gradients of every backward pass."""
     cdef array_t dh_ = array(call, dh, "dh", 3, REAL | OR_NONE)
     cdef array_t dhn_ = array(call, dhn, "dhn", 2, REAL | OR_NONE)
     cdef array_t dx_ = array(call, dx, "dx", 3, REAL | OUT | OR_NONE)
@@ -115,7 +115,7 @@ cdef void _set_gradients(call_t* call, rnn_t* r, dh, dhn, dx, dw, dh0) except *:
 
 
 cdef size_t _sizes(jobs_t* jobs, size_t* scratch) noexcept nogil:
-    """Bytes of all packed weights, and of scratch memory."""
+    """Sizes of all packed weights and of the scratch memory, in bytes."""
     cdef size_t kept = 0
     cdef int i
     cdef rnn_t plan
@@ -134,7 +134,7 @@ cdef size_t _sizes(jobs_t* jobs, size_t* scratch) noexcept nogil:
 
 
 cdef void _pack(jobs_t* jobs, char* at) noexcept nogil:
-    """The weights of all jobs, from `at` on."""
+    """Pack the weights of all jobs into the memory from `at` on."""
     cdef int i
     cdef rnn_t* r
     for i in range(jobs.count):
@@ -148,7 +148,7 @@ cdef void _pack(jobs_t* jobs, char* at) noexcept nogil:
 
 
 cdef void _steps(jobs_t* jobs, char* at) noexcept nogil:
-    """The loops over time, in scratch memory from `at` on."""
+    """Run the loops over time, in scratch memory from `at` on."""
     if jobs.job[0].single:
         forward_steps(jobs, at, <float*> NULL)
     else:
@@ -168,7 +168,7 @@ cdef void _forward(jobs_t* jobs) except *:
 
 
 cdef void _run(jobs_t* jobs, bint forward) except *:
-    """Do the jobs; an empty one needs nothing."""
+    """Run the jobs; an empty one needs nothing."""
     if jobs.count == 2 and not jobs.job[1].n:
         jobs.count = 1
     elif jobs.count == 2 and not jobs.job[0].n:
@@ -412,9 +412,9 @@ cdef rnn_t _job(function, args) except *:
 
 
 def recurrent_ready(function, *args):
-    """One call of a forward function, made ready for arrays like x and h.
+    """One call of a forward function, prepared for arrays like x and h.
 
-    None where it is to leave the states or gates of its way, or leaves steps or numbers out.
+    None if the call has to keep cell states or gates, or has a mask or dropout.
     """
     cdef rnn_t r = _job(function, args)
     if (
@@ -428,7 +428,7 @@ def recurrent_ready(function, *args):
 
 
 def recurrent_pair(function, one, other):
-    """Two calls of one of the functions above, done at once."""
+    """Two calls of one of the functions above, run at once."""
     cdef jobs_t jobs
     jobs.count = 2
     jobs.job[0] = _job(function, one)

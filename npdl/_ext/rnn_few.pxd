@@ -1,11 +1,11 @@
-"""An LSTM over a few sequences of float32, made ready: the threads share the units.
+"""A prepared LSTM over a few sequences of float32: the threads share the units.
 
-With few rows, a step is bound by reading the weights of the state. So each thread has some units,
-the columns of their four gates packed side by side, and finds them in its cache again at every
-step. It sums the columns, and goes on with the gates and states of its units::
+With few rows, the time of a step is the time to read the weights of the state. So each thread has
+some of the units, with the columns of their four gates packed side by side, which stay in its cache
+from step to step. It sums these columns, then computes the gates and states of its units::
 
     z      [n][t][part]: i, f, o, g of the units of a part, and zeros up to whole panels
-    h'     one sum over h for each column, which goes on from b + x w_x, as in ``rnn.pxd``
+    h'     one sum over h for each column, which continues from b + x w_x, as in ``rnn.pxd``
 """
 
 from libc.string cimport memcpy
@@ -16,13 +16,13 @@ from npdl._ext.threads cimport aligned, run
 from npdl._ext.tile cimport ceil_div, tile_cols
 
 cdef enum:
-    ALONE = 40000  # numbers of the weights of the state, below which a second thread doesn't pay
-    PANELS = 4  # of the weights of the input, to a task
+    ALONE = 40000  # weights of the state below which a second thread is not worth it
+    PANELS = 4  # panels of the weights of the input per task
 
 ctypedef struct few_t:
     rnn_t r
     int workers
-    Py_ssize_t parts, panels, ld  # panels of a part, numbers of z to a step
+    Py_ssize_t parts, panels, ld  # number of parts, panels of a part, elements of z per step
     const void* packed_in  # rows of bias and input
     const void* packed  # rows of the state
     void* z
@@ -44,7 +44,7 @@ cdef inline void few_sizes(few_t* f, int workers) noexcept nogil:
 
 
 cdef inline void arrange(const few_t* f, const float* w, float* out) noexcept nogil:
-    """The weights, all rows, with their columns in the order of z. `out` holds zeros."""
+    """Copy all rows of the weights, with their columns in the order of z. `out` holds zeros."""
     cdef Py_ssize_t u = f.r.u, row, part, gate, u0, units
     cdef float* to
     for row in range(f.r.length):
@@ -59,7 +59,7 @@ cdef inline void arrange(const few_t* f, const float* w, float* out) noexcept no
 
 
 cdef inline size_t few_scratch(const few_t* f) noexcept nogil:
-    """Bytes of the rows [1, x], of z and of the cells."""
+    """Size of the rows [1, x], of z and of the cells, in bytes."""
     cdef Py_ssize_t steps = f.r.n * f.r.t
     return (
         aligned(steps * (1 + f.r.d) * sizeof(float)) + aligned(steps * f.ld * sizeof(float))
@@ -68,7 +68,7 @@ cdef inline size_t few_scratch(const few_t* f) noexcept nogil:
 
 
 cdef inline void _input_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
-    """z = b + x w_x, some panels of it."""
+    """z = b + x w_x, for some panels."""
     cdef few_t* f = <few_t*> context
     cdef Py_ssize_t wide = PANELS * tile_cols(<float*> NULL), j = task * wide, depth = 1 + f.r.d
     times_panels(
@@ -94,7 +94,7 @@ cdef inline void _step_task(void* context, Py_ssize_t part, int worker) noexcept
     p.b_panel = u * nr
     while s < f.panels:
         count = min(<Py_ssize_t> 3, f.panels - s)
-        if f.panels - s == 4:  # no panel by itself, whose few vectors would wait for their sums
+        if f.panels - s == 4:  # avoid a last single panel, with few vectors
             count = 2
         few_sums(&p, s * nr, (s + count) * nr, 0, u, z, r.t * f.ld)
         s += count
@@ -107,7 +107,7 @@ cdef inline void _step_task(void* context, Py_ssize_t part, int worker) noexcept
 
 
 cdef inline void few_steps(few_t* f, char* at) noexcept nogil:
-    """All steps, in the scratch memory from `at` on."""
+    """Run all steps, in the scratch memory from `at` on."""
     cdef Py_ssize_t steps = f.r.n * f.r.t
     f.r.design = at
     at += aligned(steps * (1 + f.r.d) * sizeof(float))

@@ -1,8 +1,8 @@
-"""One or two jobs of the recurrent kernels: scratch memory, tasks, and what comes around the loops.
+"""One or two jobs of the recurrent kernels: scratch memory, tasks, work before and after the loops.
 
-Two jobs, such as the directions of a layer, walk at once: their blocks of rows are tasks of one
-run, and each job gets half of the threads. What comes before and after the walk is done for one job
-after the other, on all threads.
+Two jobs, such as the directions of a layer, run at once: their blocks of rows are tasks of one run,
+and each job gets half of the threads. The work before and after the loops is done for one job after
+the other, on all threads.
 """
 
 from npdl._ext.gemm cimport pack_all, product, product_scratch, product_t
@@ -31,8 +31,8 @@ from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
 from npdl._ext.tile cimport ceil_div, round_up, tile_cols
 
 cdef enum:
-    FEW_STEPS = 4  # with fewer it doesn't pay to pack the weights for a few rows
-    PANELS = 4  # of the weights of the input, to a task
+    FEW_STEPS = 4  # with fewer steps, packing the weights for a few rows is not worth it
+    PANELS = 4  # panels of the weights of the input per task
 
 cdef enum:
     RNN_FORWARD
@@ -42,7 +42,7 @@ cdef enum:
     GRU_FORWARD
     GRU_BACKWARD
 
-ctypedef struct jobs_t:  # that are done at once
+ctypedef struct jobs_t:  # jobs that run at once
     int count
     int workers
     rnn_t job[2]
@@ -50,7 +50,7 @@ ctypedef struct jobs_t:  # that are done at once
 
 
 cdef inline void _block(rnn_t* r, Py_ssize_t task, int worker, real* _) noexcept nogil:
-    """One block of rows through one of the six loops."""
+    """Run one of the six loops over one block of rows."""
     cdef Py_ssize_t n0 = task * r.block, n1 = min(r.n, n0 + r.block)
     cdef real* rows = <real*> (r.rows + worker * r.rows_step)
     if r.loop == RNN_FORWARD:
@@ -80,21 +80,21 @@ cdef inline void _task(void* context, Py_ssize_t task, int worker) noexcept nogi
 
 
 cdef inline char* _cut(char** at, size_t bytes) noexcept nogil:
-    """The next part of the scratch memory."""
+    """Reserve the next part of the scratch memory."""
     cdef char* part = at[0]
     at[0] += bytes
     return part
 
 
 cdef inline Py_ssize_t _share(jobs_t* jobs, rnn_t* r, int workers) noexcept nogil:
-    """Rows to a task, so that all jobs together have one for each worker."""
+    """Rows per task, so that all jobs together have one task for each worker."""
     return min(
         round_up(r.n, MR), round_up(ceil_div(r.n * jobs.count, workers), MR)
     )
 
 
 cdef inline size_t weights_scratch(rnn_t* r, char* at, const real* _) noexcept nogil:
-    """Hand out the memory of the packed weights from `at` on; how much there must be."""
+    """Assign the memory of the packed weights from `at` on; return its size."""
     cdef char* start = at
     cdef Py_ssize_t u = r.u, hat = u if r.loop == GRU_FORWARD else 0
     cdef Py_ssize_t depth = r.length - 1 - r.d if r.few else r.length
@@ -114,17 +114,17 @@ cdef inline size_t weights_scratch(rnn_t* r, char* at, const real* _) noexcept n
 
 
 cdef inline void set_form(jobs_t* jobs, rnn_t* r) noexcept nogil:
-    """How the rows are shared."""
+    """Divide the rows among tasks."""
     r.few = r.n < MR
     r.whole = r.gates != NULL or r.few
     r.block = _share(jobs, r, jobs.workers)
 
 
 cdef inline size_t forward_scratch(jobs_t* jobs, rnn_t* r, char* at, const real* _) noexcept nogil:
-    """Hand out the scratch memory of one job from `at` on; how much there must be."""
+    """Assign the scratch memory of one job from `at` on; return its size."""
     cdef char* start = at
     cdef product_t inputs
-    r.rows_step = panels_size(r.block, r.length + r.wide + r.u, _)  # rows, z and c of a step
+    r.rows_step = panels_size(r.block, r.length + r.wide + r.u, _)  # the rows, z and c of a step
     if r.few:
         r.design = _cut(&at, aligned(r.n * r.t * (1 + r.d) * sizeof(real)))
         if not r.ready:
@@ -159,7 +159,7 @@ cdef inline void pack_weights(rnn_t* r, int workers, const real* _) noexcept nog
 
 
 cdef inline void _input_panels(rnn_t* r, Py_ssize_t task, const real* _) noexcept nogil:
-    """z = b + x w_x, some panels of it."""
+    """z = b + x w_x, for some panels."""
     cdef Py_ssize_t wide = PANELS * tile_cols(_), j = task * wide, depth = 1 + r.d
     cdef real* z = <real*> (r.h if r.loop == RNN_FORWARD else r.gates)
     times_panels(
@@ -177,7 +177,7 @@ cdef inline void _input_task(void* context, Py_ssize_t task, int worker) noexcep
 
 
 cdef inline void _prepare(rnn_t* r, int workers, const real* _) noexcept nogil:
-    """If few, the product with x, which comes before the loop."""
+    """If few, compute the product with x before the loop."""
     cdef product_t inputs
     if r.few:
         input_rows(r, <real*> r.design)
@@ -189,20 +189,20 @@ cdef inline void _prepare(rnn_t* r, int workers, const real* _) noexcept nogil:
 
 
 cdef inline void _walk(jobs_t* jobs, int workers) noexcept nogil:
-    """The loops over time of all jobs."""
+    """Run the loops over time of all jobs."""
     cdef int i
     cdef Py_ssize_t tasks = 0
     for i in range(jobs.count):
         jobs.tasks[i] = ceil_div(jobs.job[i].n, jobs.job[i].block)
         tasks += jobs.tasks[i]
-    if tasks == 1:  # so that its products have the threads
+    if tasks == 1:  # so that its products can use the threads
         _task(jobs, 0, 0)
     else:
         run(_task, jobs, tasks, workers)
 
 
 cdef inline void forward_steps(jobs_t* jobs, char* at, const real* _) noexcept nogil:
-    """The loops over time, in the scratch memory from `at` on."""
+    """Run the loops over time, in the scratch memory from `at` on."""
     cdef int i
     for i in range(jobs.count):
         at += forward_scratch(jobs, &jobs.job[i], at, _)
@@ -225,7 +225,7 @@ cdef inline size_t all_scratch(jobs_t* jobs, const real* _) noexcept nogil:
 cdef inline size_t _backward_scratch(
     jobs_t* jobs, rnn_t* r, char* at, const real* _
 ) noexcept nogil:
-    """Hand out the scratch memory of one job, but for what one job after the other uses."""
+    """Assign the scratch memory of one job, except the part that the jobs use in turn."""
     cdef char* start = at
     cdef Py_ssize_t u = r.u, hat = u if r.loop == GRU_BACKWARD else 0
     r.block = _share(jobs, r, max_workers())
@@ -244,7 +244,7 @@ cdef inline size_t _weight_block(
     rnn_t* r, bint plan, Py_ssize_t row, Py_ssize_t rows, Py_ssize_t col, Py_ssize_t cols,
     Py_ssize_t dz_col, int workers, const real* _,
 ) noexcept nogil:
-    """Compute a block of dw, unless this is the plan; bytes of scratch that it needs."""
+    """Compute a block of dw, unless only planning; return the scratch bytes that it needs."""
     cdef product_t p = weight_product(r, row, rows, col, cols, dz_col, _)
     if not plan:
         product(&p, r.work, workers)
@@ -252,7 +252,7 @@ cdef inline size_t _weight_block(
 
 
 cdef inline size_t _weight_gradient(rnn_t* r, bint plan, int workers, const real* _) noexcept nogil:
-    """dw, from dz of all steps; or the plan for it: bytes of scratch."""
+    """Compute dw from dz of all steps, unless only planning; return the scratch bytes."""
     cdef Py_ssize_t u = r.u
     cdef void* dw = r.dw
     cdef size_t size
@@ -271,13 +271,13 @@ cdef inline size_t _weight_gradient(rnn_t* r, bint plan, int workers, const real
         r.dw = dw
     else:
         if not plan:
-            design_matrix(r, 1, workers)  # the columns of ĥ saw h∘r
+            design_matrix(r, 1, workers)  # the columns of ĥ had the input h∘r
         size = max(size, _weight_block(r, plan, 0, r.length, 2 * u, u, 2 * u, workers, _))
     return size
 
 
 cdef inline void run_backward(jobs_t* jobs, const real* _) except *:
-    """The loops back through time, which leave dz; then dw and dx from all of it."""
+    """Run the loops back through time, which fill dz; then compute dw and dx from it."""
     cdef int workers = max_workers(), i
     cdef size_t size = 0, work = 0, design = 0
     cdef Py_ssize_t u, hat

@@ -42,7 +42,7 @@ cdef inline void rnn_loop(
 cdef inline void _start_gradient(
     rnn_t* r, const void* last, Py_ssize_t n0, Py_ssize_t n1, real* state
 ) noexcept nogil:
-    """The gradient of the last state, where one was given."""
+    """The gradient of the last state, if one was given."""
     if last == NULL:
         memset(state, 0, (n1 - n0) * r.u * sizeof(real))
     else:
@@ -83,7 +83,7 @@ cdef inline void rnn_loop_back(
             if active(r, n, t):
                 pull_back_span(r.act, <const real*> r.h + at, d, dz + at, u)
                 memset(d, 0, u * sizeof(real))
-            else:  # what passes the step by stays in d
+            else:  # the part that bypasses the step stays in d
                 memset(dz + at, 0, u * sizeof(real))
         _into_state(
             r, n0, n1, u, dz + (n0 * r.t + t) * u, r.packed, dstate + r.block * u, dstate
@@ -96,7 +96,7 @@ cdef inline void rnn_loop_back(
 cdef inline void _lstm_cell(
     const rnn_t* r, Py_ssize_t u, real* z, const real* c_before, real* c, real* h
 ) noexcept nogil:
-    """The states after a step of some units of one sequence, from z: i, f, o, g."""
+    """The states of some units of one sequence after a step, from z: i, f, o, g."""
     cdef Py_ssize_t j
     # i, f, o = σ(z), g = act(z)
     act_span(r.gate_act, z, z, 3 * u)
@@ -120,7 +120,7 @@ ctypedef void (*cell_f64)(
 cdef inline void lstm_cell(
     const rnn_t* r, Py_ssize_t u, real* z, const real* c_before, real* c, real* h
 ) noexcept nogil:
-    """`_lstm_cell`, compiled once: in few copies gcc sees that an activation works in place."""
+    """`_lstm_cell`, compiled once: with many copies gcc misses that activations work in place."""
     if real is float:
         (<cell_f32> opaque(<void*> &_lstm_cell[float]))(r, u, z, c_before, c, h)
     else:
@@ -233,7 +233,7 @@ cdef inline void gru_loop(
             first = <real*> r.gates + (n0 * r.t + t) * r.wide
         # z, r = σ(b + x w_x + h w_zr)
         step_product(r, n1 - n0, 0, 2 * u, rows, r.packed, first, z_step)
-        if r.after:  # b + x w_x, if it is not there already, and q = b_h + h w_hat
+        if r.after:  # b + x w_x, if not yet computed, and q = b_h + h w_hat
             if not r.few:
                 times_panels(
                     n1 - n0, u, 1 + r.d, rows, r.length, <const real*> r.packed_x, first + 2 * u,
@@ -294,7 +294,7 @@ cdef inline void gru_loop_back(
             if not active(r, n, t):
                 memset(dz, 0, wide * sizeof(real))
                 continue
-            # h' = (1-z)∘ĥ + z∘h, in short loops, as `multiply` tells
+            # h' = (1-z)∘ĥ + z∘h, in short loops (see `multiply`)
             for j in range(u):
                 dz[j] = d[j] * (before[j] - g[2 * u + j])
             for j in range(u):

@@ -18,12 +18,12 @@ gate acts after that product (as in cuDNN, PyTorch, and Keras by default):
 
     GRU         z, r = σ(b + x w_x + b_h + h w_h)    ĥ = act(b + x w_x + r∘q),  q = b_h + h w_h
 
-σ stands for the gate activation. With `reverse` the steps are walked from the last to the first;
-the state "before" a step is then that of the step to its right. `drop_x` (N, D) and `drop_h` (N, U)
-are factors of x and of h wherever these are multiplied by weights, the same in every step (Gal and
+σ stands for the gate activation. With `reverse` the loop runs from the last step to the first; the
+state "before" a step is then that of the step to its right. `drop_x` (N, D) and `drop_h` (N, U) are
+factors of x and of h wherever these are multiplied by weights, the same in every step (Gal and
 Ghahramani 2016).
 
-A step whose mask is 0 keeps the state as it was, and its output is the kept state. Nothing else
+A step whose mask is 0 leaves the state unchanged, and its output is that state. Nothing else
 depends on such a step: x may hold anything there, even NaN, and its gates are filled with 0.
 
 The input product x w_x does not depend on the order of steps: here it is one product over all N*T
@@ -54,7 +54,7 @@ def _gates(a, n_gates):
 
 
 def _walk(reverse, *arrays):
-    """Views of the arrays (N, T, ...) with their steps in the order of the walk."""
+    """Views of the arrays (N, T, ...) with their steps in the order of the loop."""
     return [a if a is None or not reverse else a[:, ::-1] for a in arrays]
 
 
@@ -78,7 +78,7 @@ def _keep(mask, t, new, old):
 
 
 def _blank(mask, t, grad):
-    """Split a gradient of the state after step t: (part for the step, part that passes it by)."""
+    """Split a gradient of the state after step t: (part for the step, part that bypasses it)."""
     if mask is None:
         return grad, 0
     active = mask[:, t, None] != 0
@@ -91,7 +91,7 @@ def _previous(state, first):
 
 
 def _input_of(acts, z):
-    """The pre-activations `z()`, computed only if one of the activations has to see them."""
+    """The pre-activations `z()`, computed only if one of the activations needs them."""
     return None if all(isinstance(a, tuple) for a in acts) else z()
 
 
@@ -105,7 +105,7 @@ def _rows(a):
 
 
 def _total(rows):
-    """The sum of the rows, in float64 at least."""
+    """The sum of the rows, in at least float64."""
     return rows.sum(axis=0, dtype=np.result_type(rows, np.float64))
 
 
@@ -164,7 +164,7 @@ def rnn_backward(
     dh : ndarray, shape (N, T, U), or None
         Gradient of the loss in every state; None for zero.
     dhn : ndarray, shape (N, U), or None
-        A further gradient in the last state of the walk; None for zero.
+        A further gradient in the last state of the loop; None for zero.
     dx : ndarray, shape (N, T, D), or None
         Filled; None if not needed.
     dw : ndarray, shape of `w`, or None

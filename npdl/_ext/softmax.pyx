@@ -1,4 +1,4 @@
-"""Softmax, alone and fused with cross-entropy, and right answers. Contract: ``softmax_np.py``."""
+"""Softmax, with and without cross-entropy, and right answers. Contract: ``softmax_np.py``."""
 
 from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memset
@@ -10,10 +10,10 @@ from npdl._ext.sums cimport sum_of, sum_of_products
 from npdl._ext.threads cimport max_workers, run, task_t
 
 cdef enum:
-    SHORT = 64  # products that are added one after the other
-    CHUNK = 4096  # numbers to a task
-    LANES = 16  # numbers that are compared side by side
-    SPAN = 32  # numbers that are looked through for the place of the greatest, if it is there
+    SHORT = 64  # products added one after another
+    CHUNK = 4096  # elements per task
+    LANES = 16  # numbers compared side by side
+    SPAN = 32  # numbers searched for the position of the largest, if they contain it
 
 
 ctypedef struct rows_t:
@@ -21,7 +21,7 @@ ctypedef struct rows_t:
     bint backward
     Py_ssize_t n, k, per_task
     const void* z  # backward: p
-    const void* t  # targets; backward of softmax alone: dp
+    const void* t  # targets; backward of plain softmax: dp
     const int64_t* labels
     const void* dloss
     void* p  # backward: dz
@@ -30,7 +30,7 @@ ctypedef struct rows_t:
 
 
 cdef inline real _top(const real* x, Py_ssize_t n) noexcept nogil:
-    """The greatest of n numbers; any of them, or nan, where there is a nan."""
+    """The largest of n numbers. If there is a nan: any of the numbers, or nan."""
     cdef real s[LANES]
     cdef real top = x[0]
     cdef Py_ssize_t i, k = LANES
@@ -41,7 +41,7 @@ cdef inline real _top(const real* x, Py_ssize_t n) noexcept nogil:
     for i in range(LANES):
         s[i] = x[i]
     while k < n:
-        k = min(k, n - LANES)  # the last ones overlap those before
+        k = min(k, n - LANES)  # the last ones overlap the previous ones
         for i in range(LANES):
             s[i] = x[k + i] if x[k + i] > s[i] else s[i]
         k += LANES
@@ -55,7 +55,7 @@ cdef inline real _top(const real* x, Py_ssize_t n) noexcept nogil:
 
 
 cdef inline real _dot(const real* x, const real* y, Py_ssize_t n, real shift) noexcept nogil:
-    """Σ x (y - shift). A loop that adds products would be vectorised, and rounded, in part."""
+    """Σ x (y - shift). Compilers vectorise a loop that adds products only in part."""
     cdef real products[SHORT]
     cdef real total = 0
     cdef Py_ssize_t j
@@ -80,7 +80,7 @@ cdef inline real _loss(rows_t* r, Py_ssize_t i, real log_total) noexcept nogil:
 cdef inline void _forward_rows(
     rows_t* r, Py_ssize_t first, Py_ssize_t last, const real* _
 ) noexcept nogil:
-    """p = softmax(z), and the losses; p may be z where these are not asked for."""
+    """p = softmax(z), and the losses; p may be z if no losses are wanted."""
     cdef const real* z = <const real*> r.z
     cdef real* p = <real*> r.p
     cdef real* loss = <real*> r.loss
@@ -92,7 +92,7 @@ cdef inline void _forward_rows(
             p[j] = z[j] - m
         if loss != NULL:
             loss[i] = m
-    for j in range(first * k, last * k):  # of all rows: vectors that no row cuts off
+    for j in range(first * k, last * k):  # all rows in one loop, so that vectors may cross rows
         p[j] = exp(p[j])
     for i in range(first, last):
         total = <real> sum_of(p + i * k, k)
@@ -109,7 +109,7 @@ cdef inline void _backward_row(rows_t* r, Py_ssize_t i, const real* _) noexcept 
     cdef real* dz = <real*> r.p + i * r.k
     cdef real total = 0, scale
     cdef Py_ssize_t j
-    if r.dloss == NULL:  # softmax alone: t is dp
+    if r.dloss == NULL:  # plain softmax: t is dp
         total = _dot(t, p, r.k, <real> 0)
         for j in range(r.k):
             dz[j] = p[j] * (t[j] - total)
@@ -127,7 +127,7 @@ cdef inline void _backward_row(rows_t* r, Py_ssize_t i, const real* _) noexcept 
 
 
 cdef inline Py_ssize_t _greatest(const real* x, Py_ssize_t k) noexcept nogil:
-    """The place of the first greatest; nan is greater than all numbers."""
+    """The position of the first largest number; nan counts as the largest."""
     cdef Py_ssize_t start = 0, end, j, best = 0
     cdef real top
     cdef int higher
@@ -144,7 +144,7 @@ cdef inline Py_ssize_t _greatest(const real* x, Py_ssize_t k) noexcept nogil:
 
 
 cdef inline bint _is_greatest(const real* x, Py_ssize_t k, Py_ssize_t at) noexcept nogil:
-    """Whether that place is `at`: without a search, so that no branch hangs on the numbers."""
+    """Whether `_greatest` would return `at`; without a search, so no branch depends on the data."""
     cdef real top = x[at]
     cdef int nan = top != top, others = False
     cdef Py_ssize_t j
@@ -223,7 +223,7 @@ cdef void _set_targets(rows_t* r, const array_t* t) except *:
 
 
 cdef void _check_labels(const rows_t* r) except *:
-    """Class numbers, if there are any, must be those of columns."""
+    """Check that class numbers, if there are any, are columns."""
     cdef Py_ssize_t i
     for i in range(r.n if r.labels != NULL else 0):
         if not 0 <= r.labels[i] < r.k:
@@ -246,7 +246,7 @@ cdef void _run_ready(const void* job, const void* x, void* y, char* scratch) noe
 
 
 def softmax_ready(z, p):
-    """`softmax_forward`, made ready for arrays like z and p."""
+    """`softmax_forward`, prepared for arrays like z and p."""
     cdef call_t call = call_t("softmax_forward", REAL)
     cdef array_t z_ = array(&call, z, "z", 2, REAL), p_ = array(&call, p, "p", 2, REAL | OUT)
     cdef rows_t r = _plan(&z_, &p_, False)
@@ -299,7 +299,7 @@ def softmax_xent_backward(p, t, dloss, dz):
 
 
 def right_answers(p, t, right):
-    """right = whether the greatest of each row of p is that of its target."""
+    """right = whether the largest of each row of p is that of its target."""
     cdef call_t call = call_t("right_answers", REAL)
     cdef array_t p_ = array(&call, p, "p", 2, REAL), t_ = array(&call, t, "t", ANY, REAL | INT64)
     cdef array_t right_ = array(&call, right, "right", 1, UINT8 | OUT)

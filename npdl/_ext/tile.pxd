@@ -1,4 +1,4 @@
-"""The register tiles, of which every product is made.
+"""The register tiles: the innermost loops of every product.
 
 A tile computes MR x NR numbers, each a sum over k, and keeps them in registers:
 
@@ -9,10 +9,10 @@ A tile computes MR x NR numbers, each a sum over k, and keeps them in registers:
         numbers   |           |
                   +-----------+
 
-`panel_tiles` reads b from a *packed panel*, in which row k follows row k-1. Where row k of b
-starts, and vector j of it, `tile` reads from two short tables; so it serves the shifted pixels of
-an image. `tall_tiles` has tiles of TALL rows and two vectors, which numbers of columns like 16, 32
-and 64 fill better; `short_tiles` has SHORT rows, for numbers of rows like these.
+`panel_tiles` reads b from a *packed panel*, in which row k follows row k-1. `tile` reads the
+positions of the rows of b, and of the vectors in them, from two short tables, so it can read the
+shifted pixels of an image. `tall_tiles` has tiles of TALL rows and two vectors, which fit matrices
+of 16, 32 or 64 columns better; `short_tiles` has SHORT rows, for matrices with few rows.
 """
 
 from libc.string cimport memset
@@ -35,7 +35,7 @@ ctypedef fused vec:
     f32v
     f64v
 
-# The forms of a tile, as types, so that each is compiled by itself: how it reads b, and its size.
+# The forms of a tile (how it reads b, and its size) are types, so that each is compiled separately.
 ctypedef struct shifted_t:
     char _
 ctypedef struct tall_shifted_t:
@@ -58,8 +58,8 @@ ctypedef fused form_t:
     short_panel_t
 
 cdef enum:
-    MAX_NR = 64  # bound of NR over all builds
-    SHORT = 2 * TALL // 3  # rows of a lower tile of two vectors
+    MAX_NR = 64  # the largest NR of all builds
+    SHORT = 2 * TALL // 3  # rows of the shorter tile of two vectors
 
 
 cdef inline Py_ssize_t tile_cols(const real* _) noexcept nogil:
@@ -79,7 +79,7 @@ cdef inline Py_ssize_t round_up(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
 
 
 cdef inline Py_ssize_t lanes(const real* _) noexcept nogil:
-    """Numbers in a vector."""
+    """Number of elements in a vector."""
     if real is float:
         return LANES_F32
     else:
@@ -103,10 +103,10 @@ cdef inline void _sums(
     vec* _,
     form_t* form,
 ) noexcept nogil:
-    """Tiles, one below the other.
+    """Compute tiles, one below the other.
 
-    That loop stands here, and not around calls: only within another loop does gcc unroll those over
-    the accumulators early enough to keep these in registers all the time.
+    The loop over tiles is here and not around calls, because gcc unrolls the loops over the
+    accumulators early enough to keep these in registers only inside another loop.
     """
     cdef vec acc[TALL][NV]
     cdef vec row[NV]
@@ -122,7 +122,7 @@ cdef inline void _sums(
     for _t in range(tiles):
         memset(&zero, 0, sizeof(zero))
         for i in range(rows):
-            if form_t in panels_t:  # c is far away, more often than not
+            if form_t in panels_t:  # c is usually not in the cache
                 prefetch_w(c + i * ldc)
                 prefetch_w(c + i * ldc + wide * lanes(a) - 1)
             for j in range(wide):
@@ -149,7 +149,7 @@ cdef inline void _sums(
                     if form_t in panels_t:
                         acc[i][j] = (<const vec*> (start + i * start_row))[j] + acc[i][j]
                     elif (real is float and vec is f32v) or (real is double and vec is f64v):
-                        acc[i][j] = acc[i][j] + start[i]  # a number for each row
+                        acc[i][j] = acc[i][j] + start[i]  # one value for each row
             start += rows * start_row
         for i in range(rows):
             for j in range(wide):
@@ -279,7 +279,7 @@ cdef inline void tile(
 ) noexcept nogil:
     """c[i*ldc + j*LANES + l] = bias[i] + Σ_k a[a_at[i] + k] · b[b_row[k] + b_at[j] + l].
 
-    For all MR x NV vectors of the tile, l being the lane. Reads and writes whole vectors. The bias
+    For all MR x NV vectors of the tile; l is the lane. Reads and writes whole vectors. The bias
     may be NULL.
     """
     if real is float:
@@ -329,7 +329,7 @@ cdef inline void panel_tiles(
 ) noexcept nogil:
     """c[i*ldc + j] = s + Σ_k a[a_at[i] + k*a_step] · b[k*NR + j], for all of a tile.
 
-    Then for as many tiles below it as `tiles` tells, each with its a `a_tile` numbers further on.
+    Then the same for all `tiles` tiles below it, whose a are `a_tile` elements apart.
     """
     if real is float:
         (<panel_f32> opaque(<void*> &_panel_tiles[float, f32v]))(
@@ -406,8 +406,8 @@ cdef inline void times_panel(
 ) noexcept nogil:
     """c[i*ldc + j] = s + Σ_k a[i, k] · b[k*NR + j]  for i < m, j < cols, of one form of tiles.
 
-    a[i, k] stands at i*a_row + k*a_step, and from one tile to the one below it are `a_tile`
-    numbers; if A is packed, this is not a_row times its rows.
+    a[i, k] is at i*a_row + k*a_step, and the tile below is `a_tile` elements further. (If A is
+    packed, this is not a_row times the rows of a tile.)
     """
     cdef real out[TALL * MAX_NR]
     cdef Py_ssize_t a_at[TALL]
@@ -419,7 +419,7 @@ cdef inline void times_panel(
         tall_tiles(whole, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row)
     else:
         panel_tiles(whole, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row)
-    while i < m:  # tiles of which a part lies inside C
+    while i < m:  # tiles that are partly outside C
         for j in range(high):
             a_at[j] = min(j, m - i - 1) * a_row  # a short tile repeats its last row
         if tall:
