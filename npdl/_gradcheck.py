@@ -343,7 +343,7 @@ def copied(layer: Layer) -> Layer:
 
 def to_float64(layer: Layer) -> None:
     """Make the layer's own parameters float64, in the layer itself."""
-    for parameter in layer._named.values():
+    for parameter in layer._parameters_by_name.values():
         if parameter.value.dtype != np.float64:
             grad = None if parameter.grad is None else parameter.grad.astype(np.float64)
             relocate(layer, parameter, parameter.value.astype(np.float64), grad)

@@ -478,6 +478,6 @@ def apply_activation(activation: Activation, z: NDArray, keep: bool) -> NDArray:
     return z
 
 
-def kernel_act(activation: Activation) -> KernelCode | Activation:
+def activation_argument(activation: Activation) -> KernelCode | Activation:
     """Return what a twin is passed as an activation: its kernel code, or else the object itself."""
     return activation.kernel_code or activation

@@ -191,7 +191,7 @@ def _snapshot(model: Trainer) -> Trainer:
         if previous is not None and id(previous) not in mine:  # of another network
             memo[id(previous)] = None
         if keeps_its_arrays(layer):
-            for parameter in layer._named.values():
+            for parameter in layer._parameters_by_name.values():
                 memo[id(parameter.grad)] = memo[id(parameter.home)] = None
     taken = Trainer()
     state = {key: getattr(model, key) for key in _KEPT}

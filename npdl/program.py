@@ -273,7 +273,7 @@ def _dtype_of(layer: Layer) -> Any:
     """The dtype that a layer turns its input into; None if it takes that of the input."""
     if type(layer) not in PLAIN:
         return None
-    return next((parameter.value.dtype for parameter in layer._named.values()), None)
+    return next((parameter.value.dtype for parameter in layer._parameters_by_name.values()), None)
 
 
 def _run_from(plan: Plan, first: int) -> list[Step]:

@@ -257,13 +257,13 @@ def test_kernel_codes():
         assert activation.elementwise_code == pair
         if code in activation_np.FROM_INPUT:
             assert activation.kernel_code is None
-            assert activations.kernel_act(activation) is activation
+            assert activations.activation_argument(activation) is activation
         else:
-            assert activation.kernel_code == activations.kernel_act(activation) == pair
+            assert activation.kernel_code == activations.activation_argument(activation) == pair
     softmax = Softmax()
     assert softmax.elementwise_code is None
     assert softmax.kernel_code is None
-    assert activations.kernel_act(softmax) is softmax
+    assert activations.activation_argument(softmax) is softmax
 
 
 def test_users_own_activation():

@@ -92,7 +92,7 @@ class Doubled(Layer):
         return y
 
     def backward(self, pre_grad):
-        self._remembered()
+        self._saved_for_backward()
         return self.parts["one"][0].backward(pre_grad) + self.parts["two"].backward(pre_grad)
 
 

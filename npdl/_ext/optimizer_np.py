@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 
-def blend(mean, keep, new):
+def update_mean(mean, keep, new):
     """mean = keep·mean + (1 - keep)·new, in place."""
     mean *= keep
     mean += (1 - keep) * new
@@ -61,7 +61,7 @@ def rmsprop_step(p, g, r, lr, rho, epsilon):
     p, g, r : ndarray, shape (n,)
     lr, rho, epsilon : float
     """
-    blend(r, rho, g * g)
+    update_mean(r, rho, g * g)
     p -= lr * g / np.sqrt(r + epsilon)
 
 
@@ -73,10 +73,10 @@ def adadelta_step(p, g, r, s, lr, rho, epsilon):
     p, g, r, s : ndarray, shape (n,)
     lr, rho, epsilon : float
     """
-    blend(r, rho, g * g)
+    update_mean(r, rho, g * g)
     u = g * np.sqrt((s + epsilon) / (r + epsilon))
     p -= lr * u
-    blend(s, rho, u * u)
+    update_mean(s, rho, u * u)
 
 
 def adam_step(p, g, m, v, lr, beta1, beta2, epsilon, unbias1, unbias2):
@@ -89,8 +89,8 @@ def adam_step(p, g, m, v, lr, beta1, beta2, epsilon, unbias1, unbias2):
     unbias1, unbias2 : float
         1 - β^t in step t = 1, 2, ...
     """
-    blend(m, beta1, g)
-    blend(v, beta2, g * g)
+    update_mean(m, beta1, g)
+    update_mean(v, beta2, g * g)
     p -= lr / unbias1 * m / (np.sqrt(v / unbias2) + epsilon)
 
 
@@ -104,7 +104,7 @@ def adamax_step(p, g, m, u, lr, beta1, beta2, epsilon, unbias1):
     unbias1 : float
         1 - β₁^t in step t = 1, 2, ...
     """
-    blend(m, beta1, g)
+    update_mean(m, beta1, g)
     u *= beta2
     np.maximum(u, np.abs(g), out=u)
     p -= lr / unbias1 * m / (u + epsilon)

@@ -86,7 +86,7 @@ def _checked_order(layer: layers.Layer, w: NDArray, image: Image) -> NDArray:
 
 def _fitted(layer: layers.Layer, found: dict[str, NDArray]) -> list[Found]:
     """The arrays, if there is one of the right shape for each parameter."""
-    wanted = {name: p.value.shape for name, p in layer._named.items()}
+    wanted = {name: p.value.shape for name, p in layer._parameters_by_name.items()}
     got = {name: array.shape for name, array in found.items()}
     if wanted != got:
         rule = f"The arrays for layer {layer.name!r} must have the shapes {wanted}"
@@ -97,7 +97,7 @@ def _fitted(layer: layers.Layer, found: dict[str, NDArray]) -> list[Found]:
 def put(found: Iterable[Found]) -> None:
     """Write arrays into the parameters."""
     for layer, name, array in found:
-        layer._named[name].value[...] = array
+        layer._parameters_by_name[name].value[...] = array
 
 
 def _named(layer: layers.Layer, given: list[NDArray], *names: str) -> dict[str, NDArray]:
@@ -139,7 +139,7 @@ def _separable(layer: Any, given: list[NDArray]) -> list[Found]:
 
 def _batch_normal(layer: Any, given: list[NDArray]) -> dict[str, NDArray]:
     """`gamma` and `beta`, as far as the layer trains them, and the statistics."""
-    learned = [n for n in ("gamma", "beta") if layer._named[n].learns]
+    learned = [n for n in ("gamma", "beta") if layer._parameters_by_name[n].learns]
     if len(given) == 2:
         learned = []
     found = _named(layer, given, *learned, "running_mean", "running_var")
@@ -149,12 +149,12 @@ def _batch_normal(layer: Any, given: list[NDArray]) -> dict[str, NDArray]:
 def _defaults(layer: Any) -> dict[str, NDArray]:
     """1 for `gamma`, 0 for `beta`: what Keras leaves out."""
     start = {"gamma": np.ones, "beta": np.zeros}
-    named = layer._named
+    named = layer._parameters_by_name
     return {n: make(named[n].value.shape) for n, make in start.items() if n in named}
 
 
 def _layer_norm(layer: Any, given: list[NDArray]) -> dict[str, NDArray]:
-    learned = [n for n in layer._named if layer._named[n].learns]
+    learned = [n for n in layer._parameters_by_name if layer._parameters_by_name[n].learns]
     return {**_defaults(layer), **_named(layer, given, *learned)}
 
 
@@ -211,7 +211,7 @@ def _heads(layer: Any, weights: Weights, path: str) -> dict[str, NDArray]:
         )
         if layer.use_bias:
             found[f"{part}_b"] = own[f"{part}_b"].reshape(-1)
-    return {name: found[name] for name in layer._named}
+    return {name: found[name] for name in layer._parameters_by_name}
 
 
 def _embedding(layer: Any, given: list[NDArray]) -> dict[str, NDArray]:
@@ -229,7 +229,7 @@ _TURNS: dict[Any, Callable[..., dict[str, NDArray]]] = {
     layers.PReLU: _prelu,
     layers.Recurrent: _recurrent,
     layers.Embedding: _embedding,
-    layers.Attention: lambda layer, given: _named(layer, given, *layer._named),
+    layers.Attention: lambda layer, given: _named(layer, given, *layer._parameters_by_name),
 }
 
 #: The groups in Keras's files, by the class of npdl's layer; they are numbered: dense, dense_1.

@@ -258,7 +258,7 @@ def _fixed(layer: Any, o: Options) -> layers.Layer:
 def freeze(layer: Any) -> None:
     """Freeze the parameters that Keras's layer does not have."""
     for name in vars(layer).pop("_without", ()):
-        layer._named[name].learns = layer._named[name].trainable = False
+        layer._parameters_by_name[name].learns = layer._parameters_by_name[name].trainable = False
 
 
 def _layer_norm(o: Options) -> layers.Layer:

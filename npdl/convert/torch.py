@@ -99,7 +99,7 @@ def _places(model: Model) -> dict[str, layers.Layer]:
         if id(layer) in seen:
             continue
         seen.add(id(layer))
-        if layer._named:
+        if layer._parameters_by_name:
             found[name] = layer
         waiting += [(f"{name}/{inner}", sub) for inner, sub in layer.named_sublayers()][::-1]
     return found
@@ -200,7 +200,7 @@ def _matched(
 
 
 def _wanted(layer: layers.Layer) -> dict[str, tuple[int, ...]]:
-    return {name: p.value.shape for name, p in layer._named.items()}
+    return {name: p.value.shape for name, p in layer._parameters_by_name.items()}
 
 
 def _shapes(arrays: Arrays | None) -> dict[str, tuple[int, ...]]:
@@ -259,11 +259,11 @@ def _filters(layer: Any, arrays: Arrays) -> Arrays:
 def _normal(layer: Any, arrays: Arrays) -> Arrays:
     start = {"gamma": np.ones, "beta": np.zeros}
     names = {"weight": "gamma", "bias": "beta"}
-    names.update({n: n for n in ("running_mean", "running_var") if n in layer._named})
+    names.update({n: n for n in ("running_mean", "running_var") if n in layer._parameters_by_name})
     found = _renamed(arrays, **names)
     return {
         name: found[name] if name in found else start[name](parameter.value.shape)
-        for name, parameter in layer._named.items()
+        for name, parameter in layer._parameters_by_name.items()
         if name in found or name in start
     }
 
@@ -314,7 +314,7 @@ def _attention(layer: Any, arrays: Arrays) -> Arrays:
     names |= {f"{part}_b": f"{part}_b" for part in parts if f"{part}_b" in found}
     turned = _renamed(found, **names)
     turned = {name: a.T if name[-1] == "W" else a for name, a in turned.items()}
-    return {name: turned[name] for name in layer._named if name in turned} | turned
+    return {name: turned[name] for name in layer._parameters_by_name if name in turned} | turned
 
 
 def _thirds(array: NDArray) -> list[NDArray]:

@@ -133,7 +133,7 @@ class DataParallel(Callback):
     def _statistics(self) -> Iterator[NDArray]:
         for layer in every_layer(self.model.layers):
             if layer.trainable:
-                yield from (p.value for p in layer._named.values() if not p.learns)
+                yield from (p.value for p in layer._parameters_by_name.values() if not p.learns)
 
 
 class _Nowhere(io.TextIOBase):

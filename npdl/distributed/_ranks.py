@@ -56,7 +56,7 @@ class Ranks:
         self.comm = world(comm)
         self.rank, self.size = self.comm.Get_rank(), self.comm.Get_size()
         #: Arrays for messages, by their use, dtype and size; they are kept.
-        self._rooms: dict[Any, NDArray] = {}
+        self._buffers: dict[Any, NDArray] = {}
 
     def meet(self, kind: int, *numbers: float) -> NDArray:
         """Return the numbers of all processes, a row for each.
@@ -93,7 +93,7 @@ class Ranks:
         sizes = [flat.size // self.size + (i < flat.size % self.size) for i in range(self.size)]
         starts = [sum(sizes[:i]) for i in range(self.size)]
         own = sizes[self.rank]
-        parts = self._room("parts", (self.size, own), flat.dtype)
+        parts = self._buffer("parts", (self.size, own), flat.dtype)
         back = [own] * self.size, [own * i for i in range(self.size)]
         self.comm.Alltoallv([flat, (sizes, starts)], [parts, back])
         total = parts[0]
@@ -108,7 +108,7 @@ class Ranks:
             if len(alike) == 1 and alike[0].flags.c_contiguous:
                 self.add(alike[0].reshape(-1))
                 continue
-            flat = self._room("flat", (sum(array.size for array in alike),), dtype)
+            flat = self._buffer("flat", (sum(array.size for array in alike),), dtype)
             end = 0
             places = []
             for array in alike:
@@ -130,8 +130,8 @@ class Ranks:
         for array, base, gap in zip(arrays, first, gaps):
             array[...] = base + gap / self.size
 
-    def _room(self, use: str, shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
+    def _buffer(self, use: str, shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
         key = use, shape, dtype
-        if key not in self._rooms:
-            self._rooms[key] = np.empty(shape, dtype)
-        return self._rooms[key]
+        if key not in self._buffers:
+            self._buffers[key] = np.empty(shape, dtype)
+        return self._buffers[key]

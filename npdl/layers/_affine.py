@@ -72,7 +72,7 @@ class Affine(Layer):
         pre_grad : array_like
             Gradient in the output, of its shape.
         """
-        x, z, y = self._remembered()
+        x, z, y = self._saved_for_backward()
         dy = self._checked_array(pre_grad, y.shape, "pre_grad", y.dtype)
         code = self.activation.kernel_code
         if code is None:
@@ -89,7 +89,7 @@ class Affine(Layer):
 
     def backward_linear(self, pre_grad: ArrayLike) -> NDArray | None:
         """Return the gradient in the input from that in the pre-activation; fill `dW` and `db`."""
-        x, _, y = self._remembered()
+        x, _, y = self._saved_for_backward()
         dz = self._checked_array(pre_grad, y.shape, "pre_grad", y.dtype)
         return self._affine_backward(x, dz, dz, _IDENTITY)
 
@@ -118,8 +118,10 @@ class Affine(Layer):
 
     def _weights(self) -> tuple[NDArray, NDArray | None]:
         """`W`, and `b` if there is one."""
-        return self._named["W"].value, self._named["b"].value if self.use_bias else None
+        own = self._parameters_by_name
+        return own["W"].value, own["b"].value if self.use_bias else None
 
     def _weight_grads(self) -> tuple[NDArray | None, NDArray | None]:
         """The arrays for the gradients of `W` and `b`; None where they are not needed."""
-        return self._named["W"].grad, self._named["b"].grad if self.use_bias else None
+        own = self._parameters_by_name
+        return own["W"].grad, own["b"].grad if self.use_bias else None

@@ -22,7 +22,7 @@ class Checked:
     """Mixin of `npdl.layers.Layer`: its checks, whose errors name the layer."""
 
     name: str
-    _named: Mapping[str, Parameter]
+    _parameters_by_name: Mapping[str, Parameter]
 
     @property
     def _where(self) -> str:
@@ -90,7 +90,7 @@ class Checked:
         """
         array = np.asarray(value, order="C")
         own = array.dtype
-        if own is dtype or (dtype is None and own in FLOATS and not self._named):
+        if own is dtype or (dtype is None and own in FLOATS and not self._parameters_by_name):
             return array  # the common case
         if own.kind not in _REAL:
             rule = f"`{what}` must hold real numbers"
@@ -105,6 +105,6 @@ class Checked:
 
     def _dtype_for(self, array: NDArray) -> np.dtype:
         """The dtype to compute in: that of the parameters, else the array's own if it is usable."""
-        for parameter in self._named.values():
+        for parameter in self._parameters_by_name.values():
             return parameter.value.dtype
         return array.dtype if array.dtype in FLOATS else get_dtype()

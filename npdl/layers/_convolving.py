@@ -182,7 +182,7 @@ class Convolving(Affine):
     def _affine_backward(
         self, x: NDArray, y: NDArray, dy: NDArray, act: KernelCode
     ) -> NDArray | None:
-        w, (dw, db) = self._named["W"].value, self._weight_grads()
+        w, (dw, db) = self._parameters_by_name["W"].value, self._weight_grads()
         dx = self._input_buffer(x)
         _, geometry = _geometry(x.shape, w.shape, *self._options())
         arrays = [x, w, y, dy, dx, dw]

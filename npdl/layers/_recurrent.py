@@ -296,7 +296,7 @@ class Recurrent(Layer):
         """The current weights, without biases if there are none."""
         if self.out_shape is None:
             raise self._not_built()
-        w = self._named["AllW"].value
+        w = self._parameters_by_name["AllW"].value
         if not self.use_bias:
             w = w.copy()
             w[: self._n_biases] = 0
@@ -374,7 +374,7 @@ class Recurrent(Layer):
         acts = self._activations()
         codes: list[Any] = [activation.kernel_code for activation in acts]
         if None in codes:
-            module, codes = rnn_np, [activations.kernel_act(activation) for activation in acts]
+            module, codes = rnn_np, [activations.activation_argument(act) for act in acts]
         args = walk.backward_args(codes, *gradients) if gradients else walk.forward_args(codes)
         return KernelCall(module, f"{self._kernel}_{way}", args)
 
@@ -409,7 +409,7 @@ class Recurrent(Layer):
     def _run_back(self, pre_grad: Any, last: State) -> Any:
         if not self.need_grad:
             raise RuntimeError(f"A layer made with need_grad=False has no backward {self._where}.")
-        walk, n_given = self._remembered()
+        walk, n_given = self._saved_for_backward()
         dy, *ends = pre_grad if self.return_state else (pre_grad, *[None] * self._n_states)
         n, t, _ = walk.x.shape
         shape = (n, t, self.n_out) if self.return_sequence else (n, self.n_out)
@@ -440,7 +440,7 @@ class Recurrent(Layer):
     ) -> tuple[KernelCall, list[NDArray]]:
         """The call of the backward kernel, and the gradients in the first state that it fills."""
         dstart = [np.empty_like(part) for part in walk.start]
-        dw = self._named["AllW"].grad
+        dw = self._parameters_by_name["AllW"].grad
         return self._call("backward", walk, dh, ends, dx, dw, dstart), dstart
 
     def _end_back(self, dstart: list[NDArray]) -> None:

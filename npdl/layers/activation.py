@@ -49,7 +49,7 @@ class Activation(Layer):
 
     def backward(self, pre_grad: ArrayLike) -> NDArray | None:
         """Return the gradient in the input, ``f'(x) pre_grad``."""
-        x, y = self._remembered()
+        x, y = self._saved_for_backward()
         dy = self._checked_array(pre_grad, y.shape, "pre_grad", y.dtype)
         dx = self._input_buffer(x)
         if dx is None:
@@ -161,7 +161,7 @@ class PReLU(Layer):
         """
         if self.out_shape is None:
             raise self._not_built()
-        alpha = self._named["alpha"].value
+        alpha = self._parameters_by_name["alpha"].value
         shared = self.shared_axes or ()
         shape = ["N", *(f"S{i}" if i in shared else n for i, n in enumerate(alpha.shape, 1))]
         x = self._checked_array(input, shape, dtype=alpha.dtype)
@@ -175,8 +175,8 @@ class PReLU(Layer):
 
     def backward(self, pre_grad: ArrayLike) -> NDArray | None:
         """Return the gradient in the input, and fill that of `alpha`."""
-        (x,) = self._remembered()
-        alpha = self._named["alpha"]
+        (x,) = self._saved_for_backward()
+        alpha = self._parameters_by_name["alpha"]
         dy = self._checked_array(pre_grad, x.shape, "pre_grad", x.dtype)
         if alpha.grad is not None:
             below = np.minimum(x, 0)

@@ -175,7 +175,7 @@ class Attention(_Reading):
 
     def _score(self) -> tuple[NDArray | None, float]:
         if self.score == "additive":
-            return self._named["scale"].value[None], 1.0
+            return self._parameters_by_name["scale"].value[None], 1.0
         if self.score == "dot" or self._in_shapes is None:
             return None, 1.0
         return None, float(self._axis_size(self._in_shapes[0], 2, "size")) ** -0.5
@@ -213,7 +213,7 @@ class Attention(_Reading):
         ----------
         pre_grad : array_like, shape (N, TQ, E)
         """
-        xs, masks, shape = self._remembered()
+        xs, masks, shape = self._saved_for_backward()
         dy = self._checked_array(pre_grad, shape, "pre_grad", xs[0].dtype)
         all_three = self._all_three(xs)
         grads: list[NDArray | None] = [None] * 3
@@ -309,7 +309,8 @@ class MultiHeadAttention(_Reading):
         return tuple(y.reshape(*y.shape[:2], self.heads, -1) for y in made)
 
     def _projected(self, name: str, x: NDArray, train: bool) -> NDArray:
-        w, b = self._named[f"{name}_W"].value, self._named.get(f"{name}_b")
+        own = self._parameters_by_name
+        w, b = own[f"{name}_W"].value, own.get(f"{name}_b")
         shape = *x.shape[:2], w.shape[1]
         y = self._buffer(name, shape, w.dtype) if train else np.empty(shape, w.dtype)
         bias = None if b is None else b.value
@@ -318,7 +319,8 @@ class MultiHeadAttention(_Reading):
 
     def _projected_back(self, name: str, x: NDArray, dy: NDArray, dx: NDArray | None) -> None:
         """Fill dx, and the gradients of a projection."""
-        w, b = self._named[f"{name}_W"], self._named.get(f"{name}_b")
+        own = self._parameters_by_name
+        w, b = own[f"{name}_W"], own.get(f"{name}_b")
         flat, dx = _rows(dy), None if dx is None else _rows(dx)
         db = None if b is None else b.grad
         kernels().dense_backward(_rows(x), w.value, flat, flat, dx, w.grad, db, _IDENTITY)
@@ -359,7 +361,7 @@ class MultiHeadAttention(_Reading):
         ----------
         pre_grad : array_like, shape (N, TQ, n_out)
         """
-        xs, masks, (q, v, k), read, shape = self._remembered()
+        xs, masks, (q, v, k), read, shape = self._saved_for_backward()
         dtype = q.dtype
         dy = self._checked_array(pre_grad, shape, "pre_grad", dtype)
         if masks[0] is not None:

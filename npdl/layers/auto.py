@@ -64,7 +64,7 @@ class AutoLayer(Layer):
         found = []
         for samples, size in ((2, 5), (3, 7)):
             shapes: Any = [(samples, *(n or size for n in s[1:])) for s in in_shapes]
-            arrays: list[Any] = [p.value for p in self._named.values()]
+            arrays: list[Any] = [p.value for p in self._parameters_by_name.values()]
             dtype = np.result_type(*arrays) if arrays else np.float32
             with np.errstate(all="ignore"):
                 y = self._computed([np.ones(s, dtype) for s in shapes], {}, False, None)
@@ -75,7 +75,7 @@ class AutoLayer(Layer):
     def _computed(self, xs: list[Any], learned: dict[str, Any], train: bool, mask: Any) -> Any:
         """The result of `compute`; `learned` has parameters in place of the layer's own."""
         options = {"mask": mask, "train": train}
-        own = {name: p.value for name, p in self._named.items()}
+        own = {name: p.value for name, p in self._parameters_by_name.items()}
         wanted = _names(type(self).compute)
         own.update({name: value for name, value in options.items() if name in wanted})
         return self.compute(*xs, **{**own, **learned})
@@ -99,7 +99,7 @@ class AutoLayer(Layer):
             xs.append(array if array.dtype.kind in "iub" else self._as_array(x))
         if not train:
             return self._own(self._computed(xs, {}, False, mask), xs)
-        learned = {n: p.value for n, p in self._named.items() if p.grad is not None}
+        learned = {n: p.value for n, p in self._parameters_by_name.items() if p.grad is not None}
         moving = [i for i, x in enumerate(xs) if x.dtype.kind == "f" and self.need_input_grad]
 
         def function(variables: Any) -> Any:
@@ -122,14 +122,15 @@ class AutoLayer(Layer):
         if isinstance(y, tuple | list):
             return tuple(self._own(array, xs) for array in y)
         dtype = next((x.dtype for x in xs if x.dtype.kind == "f"), None)
-        dtype = dtype or next((p.value.dtype for p in self._named.values()), np.asarray(y).dtype)
+        own = self._parameters_by_name.values()
+        dtype = dtype or next((p.value.dtype for p in own), np.asarray(y).dtype)
         array = np.asarray(y, dtype, order="C")
-        shared = [*xs, *(p.value for p in self._named.values())]
+        shared = [*xs, *(p.value for p in own)]
         return array.copy() if any(np.may_share_memory(array, a) for a in shared) else array
 
     def backward(self, pre_grad: Any) -> Any:
         """Return the gradient in each input, and fill the parameters' gradients."""
-        pull_back, y, moving, count = self._remembered()
+        pull_back, y, moving, count = self._saved_for_backward()
         if isinstance(y, tuple):
             dy: Any = tuple(
                 np.zeros_like(a) if g is None else np.asarray(g, a.dtype)
@@ -139,7 +140,7 @@ class AutoLayer(Layer):
             dy = np.asarray(self._checked_array(pre_grad, y.shape, "pre_grad"), y.dtype)
         some, parameters = pull_back(dy)
         for name, grad in parameters.items():
-            self._named[name].grad[...] = grad  # type: ignore[index]
+            self._parameters_by_name[name].grad[...] = grad  # type: ignore[index]
         grads: list[NDArray | None] = [None] * count
         for i, grad in zip(moving, some):
             grads[i] = np.array(grad, order="C")

@@ -150,7 +150,7 @@ class Layer(Owner, Configurable, metaclass=LayerType):
         vars(self).update(state)
         # Buffers from `joblib` or pickle's protocol 5 may be read-only.
         fresh: dict[int, NDArray] = {}
-        for parameter in self._named.values():
+        for parameter in self._parameters_by_name.values():
             for field in ("value", "grad"):
                 array = getattr(parameter, field)
                 if array is not None and not array.flags.writeable:
@@ -396,7 +396,7 @@ class Layer(Owner, Configurable, metaclass=LayerType):
         for layer in self.sublayers:
             layer.end_training()
 
-    def _remembered(self) -> tuple:
+    def _saved_for_backward(self) -> tuple:
         """The data that the last training forward pass saved for the backward pass."""
         if self._cache is None:
             raise RuntimeError(

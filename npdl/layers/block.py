@@ -118,7 +118,7 @@ class Block(Layer):
         pre_grad : array_like, or tuple of array_like or None
             Gradient in the output.
         """
-        self._remembered()
+        self._saved_for_backward()
         grads = tuple(pre_grad) if self.n_outputs > 1 else (np.asarray(pre_grad),)
         found = self._steps.backward(grads)
         return found[0] if len(found) == 1 else tuple(found)

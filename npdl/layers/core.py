@@ -74,7 +74,7 @@ class Linear(Affine):
     ) -> tuple[NDArray, NDArray]:
         if self.out_shape is None:
             raise self._not_built()
-        named = self._named
+        named = self._parameters_by_name
         w, b = named["W"].value, named["b"].value if self.use_bias else None
         dtype, n_in = w.dtype, len(w)
         x = rows = self._as_array(input, dtype)
@@ -90,7 +90,7 @@ class Linear(Affine):
     def _affine_backward(
         self, x: NDArray, y: NDArray, dy: NDArray, act: KernelCode
     ) -> NDArray | None:
-        w, grads = self._named["W"].value, self._weight_grads()
+        w, grads = self._parameters_by_name["W"].value, self._weight_grads()
         dx = dx_rows = self._input_buffer(x)
         if y.ndim > 2:
             x, y = _rows(w, x, y)
@@ -193,7 +193,7 @@ class Dropout(Layer):
 
     def backward(self, pre_grad: ArrayLike) -> NDArray | None:
         """Return the gradient in the input: that of the kept values, scaled likewise."""
-        mask, dtype = self._remembered()
+        mask, dtype = self._saved_for_backward()
         dy = self._checked_array(pre_grad, mask.shape, "pre_grad").astype(dtype, copy=False)
         if not self.need_input_grad:
             return None

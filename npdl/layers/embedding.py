@@ -151,7 +151,7 @@ class Embedding(Layer):
         """
         if self.out_shape is None:
             raise self._not_built()
-        table = self._named["embed_words"].value
+        table = self._parameters_by_name["embed_words"].value
         index = np.asarray(input)
         if index.dtype.kind not in "iu":
             rule = "`input` must hold integers"
@@ -178,7 +178,7 @@ class Embedding(Layer):
 
         A row that was looked up several times gets the sum of its gradients.
         """
-        rows, y_shape = self._remembered()
+        rows, y_shape = self._saved_for_backward()
         dy = self._checked_array(pre_grad, y_shape, "pre_grad")
         if self.dembed_words is not None:
             width = y_shape[-1]

@@ -21,7 +21,7 @@ def flatten(layers: Iterable[Layer]) -> None:
     """Move the trainable parameters into one array; those that were moved before stay."""
     found: dict[np.dtype, dict[int, tuple[Layer, Parameter]]] = {}
     for layer in every_layer(layers):
-        for parameter in layer._named.values():
+        for parameter in layer._parameters_by_name.values():
             if parameter.learns and not _is_home(parameter):
                 alike = found.setdefault(parameter.value.dtype, {})
                 alike[id(parameter)] = layer, parameter

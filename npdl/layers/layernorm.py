@@ -80,8 +80,8 @@ class _Rows(Layer):
         """
         if self.out_shape is None:
             raise self._not_built()
-        gamma = self._named["gamma"].value
-        beta = self._named["beta"].value.reshape(-1) if self._centred else None
+        gamma = self._parameters_by_name["gamma"].value
+        beta = self._parameters_by_name["beta"].value.reshape(-1) if self._centred else None
         kept = dict(zip(self._axes, gamma.shape))
         sizes = [kept.get(i, f"S{i}") for i in range(1, len(self.out_shape))]
         given = self._checked_array(input, ("N", *sizes), dtype=gamma.dtype)
@@ -99,8 +99,8 @@ class _Rows(Layer):
 
     def backward(self, pre_grad: ArrayLike) -> NDArray | None:
         """Return the gradient in the input, and fill those of `gamma` and `beta`."""
-        x, shape, view, mean, scale = self._remembered()
-        gamma, beta = self._named["gamma"], self._named.get("beta")
+        x, shape, view, mean, scale = self._saved_for_backward()
+        gamma, beta = self._parameters_by_name["gamma"], self._parameters_by_name.get("beta")
         dy = self._turned(self._checked_array(pre_grad, shape, "pre_grad", x.dtype))
         dx = self._input_buffer(x)
         kernels().layernorm_backward(

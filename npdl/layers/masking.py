@@ -60,7 +60,7 @@ class Masking(Layer):
 
     def backward(self, pre_grad: ArrayLike) -> NDArray | None:
         """Return the gradient in the input, 0 in the steps that are masked."""
-        real, shape, dtype = self._remembered()
+        real, shape, dtype = self._saved_for_backward()
         dy = self._checked_array(pre_grad, shape, "pre_grad").astype(dtype, copy=False)
         if not self.need_input_grad:
             return None

@@ -62,7 +62,7 @@ class Merge(Layer):
 
     def backward(self, pre_grad: ArrayLike) -> Any:
         """Return the gradient in each input, a tuple; without further ones that in the input."""
-        xs, y = self._remembered()
+        xs, y = self._saved_for_backward()
         dy = self._checked_array(pre_grad, y.shape, "pre_grad")
         grads = self._split(xs, y, dy) if self.need_input_grad else [None] * len(xs)
         return tuple(grads) if len(xs) > 1 else grads[0]

@@ -62,7 +62,7 @@ class SpatialDropout(Layer):
 
     def backward(self, pre_grad: ArrayLike) -> NDArray | None:
         """Return the gradient in the input: that of the maps that were kept, scaled likewise."""
-        scale, shape = self._remembered()
+        scale, shape = self._saved_for_backward()
         dy = self._checked_array(pre_grad, shape, "pre_grad", scale.dtype)
         if not self.need_input_grad:
             return None
@@ -105,6 +105,6 @@ class GaussianNoise(Layer):
 
     def backward(self, pre_grad: ArrayLike) -> NDArray | None:
         """Return the gradient in the input, which is that in the output."""
-        shape, dtype = self._remembered()
+        shape, dtype = self._saved_for_backward()
         dy = self._checked_array(pre_grad, shape, "pre_grad").astype(dtype, copy=False)
         return dy if self.need_input_grad else None

@@ -93,7 +93,7 @@ class BatchNormal(Layer):
         """
         if self.out_shape is None:
             raise self._not_built()
-        gamma, beta, *running = (_flat(p.value) for p in self._named.values())
+        gamma, beta, *running = (_flat(p.value) for p in self._parameters_by_name.values())
         x = self._as_array(input, gamma.dtype)
         view = _view(x.shape, self.out_shape, self.axis)
         if view is None:
@@ -141,8 +141,8 @@ class BatchNormal(Layer):
 
             dx = gamma / sqrt(var + epsilon) * (dy - Σ dy / M - xhat Σ (dy xhat) / M)
         """
-        kind, in_shape, *kept = self._remembered()
-        gamma, beta = self._named["gamma"], self._named["beta"]
+        kind, in_shape, *kept = self._saved_for_backward()
+        gamma, beta = self._parameters_by_name["gamma"], self._parameters_by_name["beta"]
         dtype = gamma.value.dtype
         dy = self._checked_array(pre_grad, in_shape, "pre_grad", dtype)
         dx = self._buffer("dx", in_shape, dtype) if self.need_input_grad else None
@@ -173,7 +173,8 @@ class BatchNormal(Layer):
         """The gradient in the input where the statistics are given: dy gamma / √(var + ε)."""
         if dx is None:
             return None
-        gamma, var = (_flat(self._named[key].value) for key in ("gamma", "running_var"))
+        own = self._parameters_by_name
+        gamma, var = (_flat(own[key].value) for key in ("gamma", "running_var"))
         zero = np.zeros_like(gamma)
         kernels().norm_fixed_forward(
             dy.reshape(view), gamma, zero, zero, var, self.epsilon, dx.reshape(view)

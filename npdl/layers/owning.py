@@ -26,7 +26,7 @@ class Owner(Checked):
     #: The dtypes of parameters that differ from the model's in a file, by name.
     _dtypes: Mapping[str, Any] = MappingProxyType({})
     #: The layer's own parameters by name; faster to read in a forward pass than a view.
-    _named: Mapping[str, Parameter] = MappingProxyType({})
+    _parameters_by_name: Mapping[str, Parameter] = MappingProxyType({})
 
     def add_parameter(self, name: str, value: ArrayLike, trainable: bool = True) -> NDArray:
         """Append a parameter, a copy of `value` in npdl's dtype, and return its array.
@@ -36,7 +36,7 @@ class Owner(Checked):
         """
         array = np.array(value, dtype=self._dtypes.get(name, get_dtype()), order="C")
         made = Parameter(name, array, trainable and self._trainable, learns=trainable)
-        self._set_own((*self._named.values(), made))
+        self._set_own((*self._parameters_by_name.values(), made))
         return array
 
     @property
@@ -55,7 +55,7 @@ class Owner(Checked):
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """Yield each parameter with its name, ``"W"``, or ``"dense_1/W"`` in a sublayer."""
-        yield from self._named.items()
+        yield from self._parameters_by_name.items()
         for name, layer in self.named_sublayers():
             for path, parameter in layer.named_parameters():
                 yield f"{name}/{path}", parameter
@@ -63,7 +63,7 @@ class Owner(Checked):
     @property
     def parameters(self) -> tuple[Parameter, ...]:
         """Everything that the layer owns, in the order of adding, then what its sublayers own."""
-        own = tuple(self._named.values())
+        own = tuple(self._parameters_by_name.values())
         return own + tuple(p for layer in self.sublayers for p in layer.parameters)
 
     @parameters.setter
@@ -76,7 +76,7 @@ class Owner(Checked):
         names = [p.name for p in parameters]
         if len(set(names)) < len(names):
             raise self._error("The names of parameters must differ", names=names)
-        self._named = dict(zip(names, parameters))
+        self._parameters_by_name = dict(zip(names, parameters))
 
     @property
     def trainable(self) -> bool:
@@ -86,7 +86,7 @@ class Owner(Checked):
     @trainable.setter
     def trainable(self, trainable: bool) -> None:
         self._trainable = bool(trainable)
-        for parameter in self._named.values():
+        for parameter in self._parameters_by_name.values():
             parameter.trainable = self._trainable and parameter.learns
         for layer in self.sublayers:
             layer.trainable = trainable
@@ -94,13 +94,13 @@ class Owner(Checked):
     @property
     def params(self) -> list[NDArray]:
         """The arrays that are trained."""
-        own = [p.value for p in self._named.values() if p.trainable]
+        own = [p.value for p in self._parameters_by_name.values() if p.trainable]
         return own + [array for layer in self.sublayers for array in layer.params]
 
     @property
     def grads(self) -> list[NDArray]:
         """The gradients of `params`, in the same order."""
-        own = [p.grad for p in self._named.values() if p.grad is not None]
+        own = [p.grad for p in self._parameters_by_name.values() if p.grad is not None]
         return own + [array for layer in self.sublayers for array in layer.grads]
 
     @property
@@ -155,7 +155,7 @@ class Owner(Checked):
         """The weights that `regularizer` looks at, and their gradients."""
         if not keeps_its_arrays(self):
             return [(w, grad) for w, grad in self.param_grads if w.ndim > 1]
-        own = ((p.value, p.grad) for p in self._named.values() if p.grad is not None)
+        own = ((p.value, p.grad) for p in self._parameters_by_name.values() if p.grad is not None)
         return [(w, grad) for w, grad in own if w.ndim > 1]
 
 
@@ -170,7 +170,7 @@ def named_arrays(layer: Any) -> Iterator[tuple[str, NDArray, bool]]:
         for i, array in enumerate(layer.params):
             yield str(i), array, True
         return
-    for parameter in layer._named.values():
+    for parameter in layer._parameters_by_name.values():
         yield parameter.name, parameter.value, parameter.trainable
     for name, sub in layer.named_sublayers():
         for path, array, trained in named_arrays(sub):

@@ -77,7 +77,7 @@ class ParameterView:
     def __get__(self, layer: Any, owner: type | None = None) -> Any:
         if layer is None:
             return self
-        parameter = layer._named.get(self._name)
+        parameter = layer._parameters_by_name.get(self._name)
         if parameter is None:
             return None
         return parameter.grad if self._is_grad else parameter.value

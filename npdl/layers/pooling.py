@@ -67,7 +67,7 @@ class Pooling(Layer):
 
     def backward(self, pre_grad: ArrayLike) -> NDArray | None:
         """Return the gradient in the input."""
-        x_shape, plan, argmax, real, share = self._remembered()
+        x_shape, plan, argmax, real, share = self._saved_for_backward()
         dy = self._checked_array(pre_grad, plan.out_shape, "pre_grad")
         if not self.need_input_grad:
             return None

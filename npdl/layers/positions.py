@@ -62,7 +62,7 @@ class PositionEmbedding(Layer):
         """
         if self.out_shape is None:
             raise self._not_built()
-        table = self._named["positions"].value
+        table = self._parameters_by_name["positions"].value
         x = self._checked_array(input, ("N", "T", table.shape[1]), "input", table.dtype)
         self._fits(x.shape)
         steps = None if mask is None else self._checked_array(mask, x.shape[:2], "mask") != 0
@@ -79,7 +79,7 @@ class PositionEmbedding(Layer):
         ----------
         pre_grad : array_like, shape (N, T, D)
         """
-        steps, shape, dtype = self._remembered()
+        steps, shape, dtype = self._saved_for_backward()
         dy = self._checked_array(pre_grad, shape, "pre_grad", dtype)
         if steps is not None:
             masked, dy = dy, self._buffer("dx", shape, dtype)

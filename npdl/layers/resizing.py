@@ -58,7 +58,7 @@ class _Resizing(Layer):
 
     def backward(self, pre_grad: ArrayLike) -> NDArray | None:
         """Return the gradient in the input."""
-        x_shape, y_shape = self._remembered()
+        x_shape, y_shape = self._saved_for_backward()
         dy = self._checked_array(pre_grad, y_shape, "pre_grad")
         if not self.need_input_grad:
             return None

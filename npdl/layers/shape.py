@@ -44,7 +44,7 @@ class Reshaping(Layer):
 
     def backward(self, pre_grad: ArrayLike) -> NDArray | None:
         """Return the gradient in the shape of the input."""
-        x_shape, y_shape = self._remembered()
+        x_shape, y_shape = self._saved_for_backward()
         dy = self._checked_array(pre_grad, y_shape, "pre_grad")
         return dy.reshape(x_shape) if self.need_input_grad else None
 
@@ -189,7 +189,7 @@ class Permute(Layer):
 
     def backward(self, pre_grad: ArrayLike) -> NDArray | None:
         """Return the gradient in the input."""
-        x_shape, y_shape = self._remembered()
+        x_shape, y_shape = self._saved_for_backward()
         dy = self._checked_array(pre_grad, y_shape, "pre_grad")
         if not self.need_input_grad:
             return None
@@ -237,7 +237,7 @@ class RepeatVector(Layer):
 
     def backward(self, pre_grad: ArrayLike) -> NDArray | None:
         """Return the gradient in the input, the sum over the steps."""
-        (shape,) = self._remembered()
+        (shape,) = self._saved_for_backward()
         dy = self._checked_array(pre_grad, shape, "pre_grad")
         if not self.need_input_grad:
             return None

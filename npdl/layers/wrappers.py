@@ -203,7 +203,7 @@ class Bidirectional(Layer):
         ndarray or None
             A tuple with the gradients in the first states, where these were inputs of the network.
         """
-        walks, ys, given = self._remembered()
+        walks, ys, given = self._saved_for_backward()
         grads = list(pre_grad) if self.n_outputs > 1 else [pre_grad]
         n = self.forward_layer._n_states
         states = grads[2 if self.merge_mode is None else 1 :]
@@ -319,7 +319,7 @@ class TimeDistributed(Layer):
 
     def backward(self, pre_grad: ArrayLike) -> NDArray | None:
         """Return the gradient in the input, and fill those of the layer."""
-        x_shape, y_shape = self._remembered()
+        x_shape, y_shape = self._saved_for_backward()
         dy = np.asarray(pre_grad)
         if dy.shape != (*x_shape[:2], *y_shape[1:]):
             raise self._shape_error(dy.shape, (*x_shape[:2], *y_shape[1:]), "pre_grad")

@@ -35,12 +35,13 @@ def multi_head(g: Graph, layer: Any, path: str, xs: list[Tensor], shape: Shape) 
     """Attention of several heads, each on its own projections."""
     query, value, key = layer._all_three(xs)
     allowed, rows = _masks(g, layer, xs)
+    own = layer._parameters_by_name
 
     def projected(name: str, x: str) -> str:
-        y = g.op("MatMul", x, g.weight(f"{path}{name}_W", layer._named[f"{name}_W"].value))
+        y = g.op("MatMul", x, g.weight(f"{path}{name}_W", own[f"{name}_W"].value))
         if not layer.use_bias:
             return y
-        return g.op("Add", y, g.weight(f"{path}{name}_b", layer._named[f"{name}_b"].value))
+        return g.op("Add", y, g.weight(f"{path}{name}_b", own[f"{name}_b"].value))
 
     inputs = ("query", query.name), ("key", key.name), ("value", _cleared(g, layer, value))
     q, k, v = (
@@ -48,7 +49,7 @@ def multi_head(g: Graph, layer: Any, path: str, xs: list[Tensor], shape: Shape) 
         for name, x in inputs
     )
     y = g.turned(_read(g, layer, _dots(g, layer, q, k), v, allowed), 0, 2, 1, 3)
-    y = projected("output", g.reshape(y, 0, 0, len(layer._named["output_W"].value)))
+    y = projected("output", g.reshape(y, 0, 0, len(own["output_W"].value)))
     return y if rows is None else g.where_real(rows, y, g.constant(0), 3)
 
 

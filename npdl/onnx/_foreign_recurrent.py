@@ -178,7 +178,7 @@ def _fill(r: Reader, layer: Any, w: NDArray, u: NDArray, b: NDArray) -> None:
     if layer._n_biases == 1:  # one is enough: the two are added up
         both = b.reshape(2, -1).sum(axis=0)
         b = np.concatenate([both, np.zeros_like(both)])
-    own = layer._named["AllW"].value
+    own = layer._parameters_by_name["AllW"].value
     new = joined(layer, w, u, b)
     if new.shape != own.shape:
         raise r.refusal("The shapes of the weights do not fit", W=w.shape, R=u.shape)

@@ -97,7 +97,7 @@ def _own(text: str, arrays: dict[str, NDArray]) -> Model:
 def _recurrent_layers(model: Model) -> list[tuple[str, Recurrent]]:
     """The recurrent layers, each with the name of its `AllW`."""
     owners = {
-        id(layer._named["AllW"]): layer
+        id(layer._parameters_by_name["AllW"]): layer
         for layer in every_layer(model.layers)
         if isinstance(layer, Recurrent)
     }

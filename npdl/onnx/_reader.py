@@ -266,7 +266,7 @@ def call(layer: Any, x: Value, **weights: NDArray) -> Any:
     """The output of a new layer that has these weights."""
     y = layer(x)
     for name, array in weights.items():
-        own = layer._named[name].value
+        own = layer._parameters_by_name[name].value
         if own.shape != array.shape:
             raise ValueError(f"{name} must have shape {own.shape}, not {array.shape}")
         own[...] = array

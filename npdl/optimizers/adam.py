@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from npdl._checks import check_number
-from npdl.optimizers.base import Optimizer, blend, register
+from npdl.optimizers.base import Optimizer, register, update_mean
 from npdl.optimizers.kernel_optimizer import KernelOptimizer
 
 
@@ -135,8 +135,8 @@ class Nadam(_Moments):
 
     def step(self, p, g, slots, lr):
         """Do the step of one parameter; see `Optimizer.step`."""
-        m = blend(slots["mean"], self.beta1, g)
-        v = blend(slots["square"], self.beta2, g * g)
+        m = update_mean(slots["mean"], self.beta1, g)
+        v = update_mean(slots["square"], self.beta2, g * g)
         t = self.iterations + 1
         now, after, product = self._mu(t), self._mu(t + 1), self._product_up_to(t)
         ahead = (lr * after / (1 - product * after)) * m
@@ -178,8 +178,8 @@ class RAdam(_Moments):
 
     def step(self, p, g, slots, lr):
         """Do the step of one parameter; see `Optimizer.step`."""
-        m = blend(slots["mean"], self.beta1, g)
-        v = blend(slots["square"], self.beta2, g * g)
+        m = update_mean(slots["mean"], self.beta1, g)
+        v = update_mean(slots["square"], self.beta2, g * g)
         change = (lr / self._unbias(self.beta1)) * m
         r = self._rectification()
         if r is not None:

@@ -12,7 +12,7 @@ import numpy as np
 from npdl import schedules
 from npdl._checks import check_int, check_number, error_message
 from npdl._dtype import FLOATS
-from npdl._ext.optimizer_np import blend
+from npdl._ext.optimizer_np import update_mean
 from npdl._registry import Configurable, Registry
 from npdl.optimizers import clipping
 from npdl.optimizers.arguments import by_own_names, optional, show_signature, warn_if_rate
@@ -285,7 +285,7 @@ class Optimizer(Configurable):
         every = self.ema_overwrite_frequency
         for unit in units:
             if "average" in unit.slots:
-                blend(unit.slots["average"], self.ema_momentum, unit.p)
+                update_mean(unit.slots["average"], self.ema_momentum, unit.p)
             else:
                 unit.slot("average")[...] = unit.p
             if every and self.iterations % every == 0:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from npdl._checks import check_number
-from npdl.optimizers.base import Optimizer, blend, register
+from npdl.optimizers.base import Optimizer, register, update_mean
 from npdl.optimizers.kernel_optimizer import KernelOptimizer
 
 
@@ -99,4 +99,4 @@ class Lion(Optimizer):
         """Do the step of one parameter; see `Optimizer.step`."""
         m = slots["mean"]
         p -= lr * np.sign(self.beta1 * m + (1 - self.beta1) * g)
-        blend(m, self.beta2, g)
+        update_mean(m, self.beta2, g)
