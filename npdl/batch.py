@@ -57,6 +57,9 @@ class Batch(NamedTuple):
         return self.map(lambda array: array[part])
 
 
+_ONE_INPUT = ". The model has one input; for several inputs make a Model(inputs, outputs)."
+
+
 def as_samples(name: str, values: ArrayLike) -> NDArray:
     """Return `values` as an array of numbers with a sample axis that is not empty."""
     array = number_array(name, values)
@@ -93,7 +96,7 @@ def _input(what: str, X: Any, name: str) -> tuple[NDArray, NDArray | None]:
         key = name if name in X else "input"
         if key not in X or not X.keys() <= {key, "mask"}:
             rule = f"A dict `X` must hold {name!r}, and may hold 'mask'"
-            raise ValueError(error_message(rule, keys=[*X]))
+            raise ValueError(error_message(rule, keys=[*X]) + _ONE_INPUT)
         X, mask = X[key], X.get("mask")
     elif isinstance(X, tuple) and len(X) == 2 and all(hasattr(a, "__array__") for a in X):
         X, mask = X
@@ -166,7 +169,11 @@ def as_batch(X: Any, Y: Any = None, sample_weight: Any = None, names: Names = ON
     for target in y:
         if target is not None and len(target) != n:
             rule = "`X` and `Y` must have the same number of samples"
-            raise ValueError(f"{rule}. Received: {n} and {len(target)}")
+            several = isinstance(X, list | tuple) and all(
+                is_array(item) and len(item) == len(target) for item in X
+            )
+            hint = _ONE_INPUT if len(x) == 1 and several else ""
+            raise ValueError(f"{rule}. Received: {n} and {len(target)}{hint}")
     return Batch(x, y, _sample_weights(sample_weight, names.outputs, n), mask)
 
 

@@ -34,6 +34,24 @@ def test_names_of_keras_for_data_and_layers():
     assert repr(graph) == "<Model a, b -> kind, size: 3 layers>"
 
 
+def test_two_inputs_for_a_model_of_one():
+    model = Model([Dense(3, n_in=4)])
+    model.compile("mse")
+    x, y = numbers(6, 4), numbers(6, 3)
+    for inputs in ([x, x], {"a": x, "b": x}):
+        with pytest.raises(ValueError, match=r"one input; .* make a Model\(inputs, outputs\)"):
+            model.fit(inputs, y, epochs=1, verbose=0)
+
+
+def test_a_history_shows_its_last_values():
+    model = Model([Softmax(2, n_in=4)])
+    model.compile()
+    history = model.fit(numbers(6, 4), np.arange(6) % 2, epochs=2, verbose=0)
+    history.history["other"] = [None, None]  # a callback may record anything
+    last = {name: history.history[name][1] for name in ("loss", "acc")}
+    assert repr(history) == "History(epochs=2, loss={loss:.4g}, acc={acc:.4g})".format(**last)
+
+
 def test_embedding_flatten_dense_waits_for_the_data():
     model = Model([Embedding(input_size=20, n_out=3), Flatten(), Dense(4), Softmax(2)])
     model.compile()

@@ -41,6 +41,11 @@ class History(Callback):
         if isinstance(values, Results):
             self.history.aliases |= values.aliases
 
+    def __repr__(self) -> str:
+        last = {key: values[-1] for key, values in self.history.items() if values}
+        shown = [f"{k}={v:.4g}" for k, v in last.items() if isinstance(v, int | float)]
+        return f"History({', '.join([f'epochs={len(self.epochs)}', *shown])})"
+
     @property
     def epoch(self) -> list[int]:
         """The numbers of the epochs from 0, as in Keras."""
