@@ -44,7 +44,7 @@ KERNELS = [
     "rnn",
     "softmax",
 ]
-SHARED = ["arrays", "cpu", "steps", "threads"]
+SHARED = ["arrays", "cpu", "steps", "tape", "threads"]
 
 
 def switch(name, default):

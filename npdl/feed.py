@@ -116,13 +116,19 @@ class ArrayFeed(Feed):
             self._order = get_rng().permutation(self._n)
 
     def _gather(self, index: NDArray) -> Batch:
-        def taken(array: NDArray) -> NDArray:
-            buffer = self._buffers.get(id(array))
-            if buffer is None:  # `take` would copy all of it
-                return array[index]
-            return array.take(index, 0, buffer[: len(index)], "clip")
-
-        return self.data.map(taken)
+        found = []
+        for part in self.data:
+            taken: list[NDArray | None] = []
+            for array in part:
+                buffer = None if array is None else self._buffers.get(id(array))
+                if array is None or buffer is None:  # `take` would copy all of it
+                    taken.append(None if array is None else array[index])
+                else:
+                    whole = len(buffer) == len(index)
+                    out = buffer if whole else buffer[: len(index)]
+                    taken.append(array.take(index, 0, out, "clip"))
+            found.append(tuple(taken))
+        return Batch(*found)  # type: ignore[arg-type]
 
     def first(self) -> Batch:
         """The first sample."""

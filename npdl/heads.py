@@ -31,6 +31,10 @@ class Result(NamedTuple):
     outputs : list of ndarray
     masks : list of ndarray or None
         Of each output.
+    items : int or None
+        The number of items that the loss is a mean over, if it is known: all, and of weight 1.
+    right : ndarray of bool or None
+        For each item, whether the largest output is that of the target, if it is known.
     """
 
     loss: float
@@ -38,6 +42,8 @@ class Result(NamedTuple):
     penalty: float
     outputs: list[NDArray]
     masks: list[NDArray | None]
+    items: int | None = None
+    right: NDArray | None = None
 
 
 class Head:

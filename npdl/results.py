@@ -125,6 +125,8 @@ class RunningMetrics:
         """Count one batch: the items that mask and loss leave, the loss by their number."""
         self.batches += 1
         self._samples += batch.samples
+        if result.items is not None and self._heads[0].add_counted(result):
+            return
         self._penalty += result.penalty * batch.samples
         for head, loss in zip(self._heads, result.losses):
             if len(self._heads) == 1:
@@ -187,6 +189,21 @@ class _OutputMetrics:
             own = copy.copy(metric)
             own.reset_state()
             self._metrics.append((name, own, weighted))
+        self._is_accuracy = [type(m) for _, m, _ in self._metrics] == [metrics.Accuracy] and (
+            self._metrics[0][1]._threshold is None  # type: ignore[attr-defined]
+        )
+
+    def add_counted(self, result: Result) -> bool:
+        """Count one batch whose items are counted already, if there is no other metric."""
+        right = result.right
+        if self._metrics and (not self._is_accuracy or right is None):
+            return False
+        n: Any = result.items
+        self._count += n
+        self._loss += result.loss if self._sums else result.loss * n
+        if self._metrics:
+            self._metrics[0][1].add_counts(np.count_nonzero(right), n)  # type: ignore[attr-defined, arg-type]
+        return True
 
     def add(
         self,

@@ -21,8 +21,10 @@ from npdl.layers.plan import Plan
 from npdl.layers.tree import every_layer
 from npdl.metrics import Metric
 from npdl.objectives import SoftmaxCategoricalCrossEntropy as SCCE
+from npdl.objectives.base import count_of
 from npdl.optimizers import SGD, Optimizer
 from npdl.optimizers import get as get_optimizer
+from npdl.replay import Passes, Replays, WholeStep
 from npdl.terms import Term
 
 
@@ -51,6 +53,9 @@ class Trainer(Functional):
     _running: Plan | None = None
     #: Within `training`: the ids of the layers that a loss depends on.
     _reached: set[int] | None = None
+    #: What was recorded of training steps; the part of it that the step under way uses.
+    _replays: Replays | None = None
+    _passes: Passes | None = None
 
     def compile(
         self,
@@ -146,12 +151,13 @@ class Trainer(Functional):
                 layer.was_trained = True
             self._adding = self._adding_layers()
             self._running = plan
+            self._replays = self._replays or Replays()
             self._reached = reached
             if all(map(keeps_its_arrays, every_layer(plan.layers))):
                 self._trained = self._find_trained(reached)
             yield
         finally:
-            self._trained = self._adding = self._reached = self._running = None
+            self._trained = self._adding = self._reached = self._running = self._passes = None
             plan.end_training()
 
     def add_loss(self, function: Callable[..., Any], *values: Any) -> None:
@@ -238,7 +244,13 @@ class Trainer(Functional):
             for term in self.terms:
                 plan.watch(term.slots(plan))
         linear = self._fused_heads(plan) if train else []
-        outputs, masks = plan.forward(x, train, mask or None, linear, kept)
+        self._passes = None
+        if train and plan is self._running and plan.is_chain and not (mask or plan.makes_masks):
+            self._passes = self._replays.passes(plan, x[0], bool(linear))  # type: ignore[union-attr]
+        if self._passes is None:
+            outputs, masks = plan.forward(x, train, mask or None, linear, kept)
+        else:
+            outputs, masks = [self._passes.forward(plan, x[0])], [None]
         total, losses = 0.0, []
         caches: list[Any] = []
         penalty = self.penalty()
@@ -284,9 +296,22 @@ class Trainer(Functional):
             gradients[head.index] = head.backward(cache, fused)
             if fused:
                 linear.append(head.index)
-        plan.backward(gradients, linear, further)
+        if self._passes is None:
+            plan.backward(gradients, linear, further)
+        else:
+            self._passes.backward(plan, gradients[0])
         for layer in self._adding if self._adding is not None else self._adding_layers():
             layer.add_penalty_gradient()
+
+    def whole_step(self, batch: Batch) -> WholeStep | None:
+        """A whole training step for such a batch as one call, if one was recorded."""
+        replays = self._replays
+        return None if replays is None or self._running is None else replays.whole(self, batch)
+
+    def record_step(self, batch: Batch) -> None:
+        """Make a `whole_step` of the step that this batch had, if that is possible."""
+        if self._passes is not None and self._passes.ready and self._replays is not None:
+            self._replays.add_whole(self, batch, self._passes)
 
     def _find_trained(
         self, reached: set[int] | None
@@ -326,6 +351,23 @@ class Trainer(Functional):
         if count is not None and takes(type(optimizer).update, "count"):
             more["count"] = count
         optimizer.update(params, grads, **more)
+
+    def update_after(self, batch: Batch, result: Result) -> None:
+        """`update` after a step with this batch, which had this result."""
+        count = None
+        if getattr(self.optimizer, "takes_count", False):
+            count = self._count(batch, result)
+        self.update(count)
+
+    def _count(self, batch: Batch, result: Result) -> float | None:
+        """Number of items that the loss is a mean over; samples if there are several losses."""
+        head = self.heads[0]
+        if getattr(head.loss, "reduction", "mean") == "sum":
+            return None
+        if len(self.heads) > 1:
+            return batch.samples
+        i = head.index
+        return count_of(head.loss, result.outputs[i], batch.y[i], result.masks[i])  # type: ignore[arg-type]
 
     def finish_training(self) -> None:
         """Replace the parameters with their moving averages, if the optimizer keeps them."""

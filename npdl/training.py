@@ -17,6 +17,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,6 @@ from npdl.callbacks import CallbackList, History
 from npdl.feed import Feed
 from npdl.heads import Result
 from npdl.layers.plan import Plan
-from npdl.objectives.base import count_of
 from npdl.results import EvaluationResult, Results, RunningMetrics
 from npdl.trainer import Trainer
 from npdl.utils.random import get_rng_state, set_rng_state
@@ -116,30 +116,33 @@ def train_step(
     return result.loss, model.packed(result.outputs)
 
 
-@np.errstate(all="ignore")  # instead of NumPy's warnings, `LossCheck` warns with the cause
 def train_on(model: Trainer, batch: Batch, watch: LossCheck | None = None) -> Result:
     """Train on one batch, and return its losses and the outputs before the update."""
+    step = model.whole_step(batch)
+    if step is None:
+        return _walk(model, batch, watch)
+    done = step(batch, None if watch is None else partial(watch.check, model, batch))
+    if done is None:
+        return _walk(model, batch, watch)
+    result, updated = done
+    if not updated:
+        with np.errstate(all="ignore"):
+            model.update_after(batch, result)
+    return result
+
+
+# Instead of NumPy's warnings, `LossCheck` warns with the cause.
+@np.errstate(all="ignore")
+def _walk(model: Trainer, batch: Batch, watch: LossCheck | None) -> Result:
+    """`train_on`, where it is more than one call."""
     result, caches = model.forward_batch(batch)
     if watch is not None:
         watch.check(model, batch, result.loss)
         watch.look_at(model, result.outputs)
     model.loss_backward(caches)
-    count = None
-    if getattr(model.optimizer, "takes_count", False):
-        count = _count(model, batch, result)
-    model.update(count)
+    model.update_after(batch, result)
+    model.record_step(batch)
     return result
-
-
-def _count(model: Trainer, batch: Batch, result: Result) -> float | None:
-    """Number of items that the loss is a mean over; samples if there are several losses."""
-    head = model.heads[0]
-    if getattr(head.loss, "reduction", "mean") == "sum":
-        return None
-    if len(model.heads) > 1:
-        return batch.samples
-    i = head.index
-    return count_of(head.loss, result.outputs[i], batch.y[i], result.masks[i])  # type: ignore[arg-type]
 
 
 class Interrupt:

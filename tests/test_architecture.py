@@ -37,6 +37,7 @@ LEVELS = [
         ),
         *(
             "functional",
+            "replay",
             "trainer",
             "raster",
             "diagram",

@@ -95,6 +95,21 @@ READY = {
     "softmax_forward": ("softmax", "softmax_ready", 0, 1),
 }
 
+#: Kernels whose calls can be recorded (``tape.pyx``): function -> module. The function that does
+#: this is named ``<function>_recorded``. The steps of the optimizers have one in common.
+RECORDED = {
+    "activation_forward": "activation",
+    "activation_backward": "activation",
+    "dense_forward": "dense",
+    "dense_backward": "dense",
+    "dropout_forward": "dropout",
+    "dropout_backward": "dropout",
+    "right_answers": "softmax",
+    "softmax_xent_forward": "softmax",
+    "softmax_xent_backward": "softmax",
+    "step": "optimizer",
+}
+
 #: Instruction sets that a build may contain, the best last.
 ISAS = ("base", "v3", "v4")
 
@@ -109,7 +124,7 @@ def _load(name: str, suffix: str) -> SimpleNamespace:
                 raise ImportError(f"{module.__name__} is from another version: no {function}")
             functions[function] = getattr(module, function)
     if name == "numpy":
-        return SimpleNamespace(backend=name, isa=None, ready={}, **functions)
+        return SimpleNamespace(backend=name, isa=None, ready={}, recorded={}, **functions)
     ready = {}
     for function, (stem, maker, *places) in READY.items():
         module = importlib.import_module(f"npdl._ext.{stem}_{suffix}")
@@ -119,7 +134,12 @@ def _load(name: str, suffix: str) -> SimpleNamespace:
         if stem == "rnn":  # one for all of them
             make = functools.partial(make, function)
         ready[function] = (make, *places)
-    return SimpleNamespace(backend=name, isa=suffix, ready=ready, **functions)
+    recorded = {}
+    for function, stem in RECORDED.items():
+        module = importlib.import_module(f"npdl._ext.{stem}_{suffix}")
+        if hasattr(module, f"{function}_recorded"):
+            recorded[function] = getattr(module, f"{function}_recorded")
+    return SimpleNamespace(backend=name, isa=suffix, ready=ready, recorded=recorded, **functions)
 
 
 def _load_cython(wanted: str | None) -> SimpleNamespace:
@@ -193,7 +213,8 @@ def noted() -> Iterator[list[tuple[str, tuple]]]:
         return call
 
     names = [name for functions in PAIRS.values() for name in functions]
-    token = _active.set(SimpleNamespace(**{**vars(active), **{n: note(n) for n in names}}))
+    others = {**vars(active), "recorded": {}}  # what is played could not be noted
+    token = _active.set(SimpleNamespace(**{**others, **{n: note(n) for n in names}}))
     try:
         yield calls
     finally:

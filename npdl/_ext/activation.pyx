@@ -8,6 +8,7 @@ from npdl._ext.elementary cimport log, log1p
 from npdl._ext.simd cimport real
 from npdl._ext.smooth cimport gelu, gelu_slope, mish, mish_slope, silu, silu_slope
 from npdl._ext.steps cimport simple_step
+from npdl._ext.tape cimport recorded
 from npdl._ext.threads cimport max_workers, run
 
 cdef enum:
@@ -78,10 +79,8 @@ cdef void _task(void* context, Py_ssize_t task, int worker) noexcept nogil:
             _backward(j, task * CHUNK, <double*> NULL)
 
 
-cdef void _run(job_t* j, const array_t* x, act_t act) except *:
-    j.single, j.act, j.n = x.single, act, x.shape[0]
-    with nogil:
-        run(_task, j, (j.n + CHUNK - 1) // CHUNK, max_workers())
+cdef void _run(job_t* j) noexcept nogil:
+    run(_task, j, (j.n + CHUNK - 1) // CHUNK, max_workers())
 
 
 cdef inline act_t _parse(act) except *:
@@ -89,21 +88,40 @@ cdef inline act_t _parse(act) except *:
     return parse_act(act, LOG1P if act[0] in (LOG, LOG1P) else MISH)
 
 
-def activation_forward(x, y, act):
-    """y = f(x), element by element."""
+cdef job_t _plan_forward(x, y, act) except *:
     cdef call_t call = call_t("activation_forward", REAL)
     cdef array_t x_ = array(&call, x, "x", 1, REAL), y_ = array(&call, y, "y", 1, REAL | OUT)
     cdef job_t j
     if y_.shape[0] != x_.shape[0]:
         raise ValueError("activation_forward: x and y must be of one length.")
+    j.single, j.act, j.n = x_.single, _parse(act), x_.shape[0]
     j.x, j.dy, j.out = x_.data, NULL, y_.data
-    _run(&j, &x_, _parse(act))
+    return j
+
+
+def activation_forward(x, y, act):
+    """y = f(x), element by element."""
+    cdef job_t j = _plan_forward(x, y, act)
+    with nogil:
+        _run(&j)
+
+
+cdef void _play_forward(const void* job, void** arrays, char* scratch) noexcept nogil:
+    cdef job_t j = (<const job_t*> job)[0]
+    j.x, j.out = arrays[0], arrays[1]
+    _run(&j)
+
+
+def activation_forward_recorded(x, y, act):
+    """`activation_forward` as a call of a tape."""
+    cdef job_t j = _plan_forward(x, y, act)
+    return recorded(_play_forward, &j, sizeof(job_t), 0)
 
 
 cdef void _run_ready(const void* job, const void* x, void* y, char* scratch) noexcept nogil:
     cdef job_t j = (<const job_t*> job)[0]
     j.x, j.out = x, y
-    run(_task, &j, (j.n + CHUNK - 1) // CHUNK, max_workers())
+    _run(&j)
 
 
 def activation_ready(x, y, act):
@@ -115,13 +133,32 @@ def activation_ready(x, y, act):
     return simple_step(_run_ready, &j, sizeof(job_t), None)
 
 
-def activation_backward(y, dy, dx, act):
-    """dx = f'(x) dy, from the output y = f(x), or from x for GELU, SILU and MISH."""
+cdef job_t _plan_backward(y, dy, dx, act) except *:
     cdef call_t call = call_t("activation_backward", REAL)
     cdef array_t y_ = array(&call, y, "y", 1, REAL), dy_ = array(&call, dy, "dy", 1, REAL)
     cdef array_t dx_ = array(&call, dx, "dx", 1, REAL | OUT)
     cdef job_t j
     if not dy_.shape[0] == y_.shape[0] == dx_.shape[0]:
         raise ValueError("activation_backward: y, dy and dx must be of one length.")
+    j.single, j.act, j.n = y_.single, parse_act(act, MISH), y_.shape[0]
     j.x, j.dy, j.out = y_.data, dy_.data, dx_.data
-    _run(&j, &y_, parse_act(act, MISH))
+    return j
+
+
+def activation_backward(y, dy, dx, act):
+    """dx = f'(x) dy, from the output y = f(x), or from x for GELU, SILU and MISH."""
+    cdef job_t j = _plan_backward(y, dy, dx, act)
+    with nogil:
+        _run(&j)
+
+
+cdef void _play_backward(const void* job, void** arrays, char* scratch) noexcept nogil:
+    cdef job_t j = (<const job_t*> job)[0]
+    j.x, j.dy, j.out = arrays[0], arrays[1], arrays[2]
+    _run(&j)
+
+
+def activation_backward_recorded(y, dy, dx, act):
+    """`activation_backward` as a call of a tape."""
+    cdef job_t j = _plan_backward(y, dy, dx, act)
+    return recorded(_play_backward, &j, sizeof(job_t), 0)

@@ -15,6 +15,7 @@ from npdl._ext.gemm cimport (
 from npdl._ext.simd cimport real
 from npdl._ext.steps cimport make_step, ready_t
 from npdl._ext.sums cimport sum_many_rows
+from npdl._ext.tape cimport recorded
 from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
 from npdl._ext.tile cimport ceil_div
 
@@ -24,6 +25,7 @@ cdef enum:
 
 ctypedef struct dense_t:
     bint single
+    int workers
     act_t act
     Py_ssize_t n, d, u
     const void* x
@@ -93,46 +95,77 @@ cdef inline product_t _product_of(dense_t* r, real* _) noexcept nogil:
     return p
 
 
-cdef inline void _forward(dense_t* r, real* _) except *:
-    cdef int workers = max_workers()
-    cdef scratch_t s
+cdef inline void _forward(dense_t* r, char* scratch, real* _) noexcept nogil:
     cdef product_t p = _product_of(r, _)
-    s = take(product_scratch(&p, workers))
-    with nogil:
-        _multiply(&p, s.data, workers)
-    give(s)
+    _multiply(&p, scratch, r.workers)
 
 
-cdef inline void _backward(dense_t* r, real* _) except *:
-    cdef int workers = max_workers()
-    cdef size_t own = 0, work, totals = aligned(r.u * sizeof(double)) if r.db != NULL else 0
-    cdef scratch_t s
-    cdef const real* dz = <const real*> r.dy  # with a linear activation
-    # dw = xᵀ dz, dx = dz wᵀ
-    cdef product_t weights = product_of(
+cdef inline size_t _forward_scratch(dense_t* r, real* _) noexcept nogil:
+    cdef product_t p = _product_of(r, _)
+    return product_scratch(&p, r.workers)
+
+
+cdef void _play_forward(const void* job, void** arrays, char* scratch) noexcept nogil:
+    cdef dense_t r = (<const dense_t*> job)[0]
+    r.x, r.w, r.b, r.y = arrays[0], arrays[1], arrays[2], arrays[3]
+    if r.single:
+        _forward(&r, scratch, <float*> NULL)
+    else:
+        _forward(&r, scratch, <double*> NULL)
+
+
+cdef inline product_t _weights_product(dense_t* r, const real* dz) noexcept nogil:
+    """dw = xᵀ dz."""
+    return product_of(
         r.d, r.u, r.n, <const real*> r.x, 1, r.d, dz, r.u, 1, <real*> r.dw, r.u, False
     )
-    cdef product_t inputs = product_of(
+
+
+cdef inline product_t _inputs_product(dense_t* r, const real* dz) noexcept nogil:
+    """dx = dz wᵀ."""
+    return product_of(
         r.n, r.d, r.u, dz, r.u, 1, <const real*> r.w, 1, r.u, <real*> r.dx, r.d, False
     )
+
+
+cdef inline size_t _own_scratch(dense_t* r, real* _) noexcept nogil:
+    """Bytes for dz; with a linear activation it is dy."""
+    return 0 if r.act.code == LINEAR else aligned(r.n * r.u * sizeof(real))
+
+
+cdef inline size_t _backward_scratch(dense_t* r, real* _) noexcept nogil:
+    cdef product_t weights = _weights_product(r, <const real*> r.dy)
+    cdef product_t inputs = _inputs_product(r, <const real*> r.dy)
+    cdef size_t work = product_scratch(&weights, r.workers)
+    work = max(work, product_scratch(&inputs, r.workers))
+    return _own_scratch(r, _) + max(work, aligned(r.u * sizeof(double)))
+
+
+cdef inline void _backward(dense_t* r, char* scratch, real* _) noexcept nogil:
+    cdef const real* dz = <const real*> r.dy
+    cdef product_t p
     if r.act.code != LINEAR:
-        own = aligned(r.n * r.u * sizeof(real))
-    work = max(product_scratch(&weights, workers), product_scratch(&inputs, workers))
-    s = take(own + max(work, totals))
-    if r.act.code != LINEAR:
-        r.dz = s.data
-        dz = <const real*> r.dz
-        weights.b = inputs.a = dz
-    with nogil:
-        if r.act.code != LINEAR:
-            run(_pull_back_task, r, (r.n + ROWS - 1) // ROWS, workers)
-        if r.db != NULL:
-            sum_many_rows(dz, r.n, r.u, <double*> (s.data + own), <real*> r.db)
-        if r.dw != NULL:
-            _multiply(&weights, s.data + own, workers)
-        if r.dx != NULL:
-            _multiply(&inputs, s.data + own, workers)
-    give(s)
+        r.dz, dz = scratch, <const real*> scratch
+        run(_pull_back_task, r, (r.n + ROWS - 1) // ROWS, r.workers)
+        scratch += _own_scratch(r, _)
+    if r.db != NULL:
+        sum_many_rows(dz, r.n, r.u, <double*> scratch, <real*> r.db)
+    if r.dw != NULL:
+        p = _weights_product(r, dz)
+        _multiply(&p, scratch, r.workers)
+    if r.dx != NULL:
+        p = _inputs_product(r, dz)
+        _multiply(&p, scratch, r.workers)
+
+
+cdef void _play_backward(const void* job, void** arrays, char* scratch) noexcept nogil:
+    cdef dense_t r = (<const dense_t*> job)[0]
+    r.x, r.w, r.y, r.dy = arrays[0], arrays[1], arrays[2], arrays[3]
+    r.dx, r.dw, r.db = arrays[4], arrays[5], arrays[6]
+    if r.single:
+        _backward(&r, scratch, <float*> NULL)
+    else:
+        _backward(&r, scratch, <double*> NULL)
 
 
 cdef dense_t _plan_forward(x, w, b, y, act) except *:
@@ -141,7 +174,7 @@ cdef dense_t _plan_forward(x, w, b, y, act) except *:
     cdef array_t b_ = array(&call, b, "b", 1, REAL | OR_NONE)
     cdef array_t y_ = array(&call, y, "y", 2, REAL | OUT)
     cdef dense_t r
-    r.single, r.act = x_.single, parse_act(act)
+    r.single, r.act, r.workers = x_.single, parse_act(act), max_workers()
     r.n, r.d, r.u = x_.shape[0], x_.shape[1], w_.shape[1]
     if not (
         w_.shape[0] == r.d
@@ -156,15 +189,28 @@ cdef dense_t _plan_forward(x, w, b, y, act) except *:
     return r
 
 
+cdef size_t _scratch_forward(dense_t* r) noexcept nogil:
+    return _forward_scratch(r, <float*> NULL) if r.single else _forward_scratch(r, <double*> NULL)
+
+
 def dense_forward(x, w, b, y, act):
     """y = f(x w + b)."""
     cdef dense_t r = _plan_forward(x, w, b, y, act)
+    cdef void* arrays[4]
+    cdef scratch_t s
     if r.n == 0:
         return
-    if r.single:
-        _forward(&r, <float*> NULL)
-    else:
-        _forward(&r, <double*> NULL)
+    arrays[0], arrays[1], arrays[2], arrays[3] = r.x, r.w, r.b, r.y
+    s = take(_scratch_forward(&r))
+    with nogil:
+        _play_forward(&r, arrays, s.data)
+    give(s)
+
+
+def dense_forward_recorded(x, w, b, y, act):
+    """`dense_forward` as a call of a tape."""
+    cdef dense_t r = _plan_forward(x, w, b, y, act)
+    return recorded(_play_forward, &r, sizeof(dense_t), _scratch_forward(&r)) if r.n else None
 
 
 # ------------------------------------------------------------------------------------- made ready
@@ -256,8 +302,7 @@ def dense_ready(x, w, b, y, act):
     return step
 
 
-def dense_backward(x, w, y, dy, dx, dw, db, act):
-    """Gradients of `dense_forward`."""
+cdef dense_t _plan_backward(x, w, y, dy, dx, dw, db, act) except *:
     cdef call_t call = call_t("dense_backward", REAL)
     cdef array_t x_ = array(&call, x, "x", 2, REAL), w_ = array(&call, w, "w", 2, REAL)
     cdef array_t y_ = array(&call, y, "y", 2, REAL), dy_ = array(&call, dy, "dy", 2, REAL)
@@ -265,7 +310,7 @@ def dense_backward(x, w, y, dy, dx, dw, db, act):
     cdef array_t dw_ = array(&call, dw, "dw", 2, REAL | OUT | OR_NONE)
     cdef array_t db_ = array(&call, db, "db", 1, REAL | OUT | OR_NONE)
     cdef dense_t r
-    r.single, r.act = x_.single, parse_act(act)
+    r.single, r.act, r.workers = x_.single, parse_act(act), max_workers()
     r.n, r.d, r.u = x_.shape[0], x_.shape[1], w_.shape[1]
     if not (
         w_.shape[0] == r.d
@@ -284,10 +329,32 @@ def dense_backward(x, w, y, dy, dx, dw, db, act):
             clear(&dw_)
         if db_.given:
             clear(&db_)
-        return
+        return r
     r.x, r.w, r.y, r.dy = x_.data, w_.data, y_.data, dy_.data
     r.dx, r.dw, r.db = dx_.data, dw_.data, db_.data
-    if r.single:
-        _backward(&r, <float*> NULL)
-    else:
-        _backward(&r, <double*> NULL)
+    return r
+
+
+cdef size_t _scratch_backward(dense_t* r) noexcept nogil:
+    return _backward_scratch(r, <float*> NULL) if r.single else _backward_scratch(r, <double*> NULL)
+
+
+def dense_backward(x, w, y, dy, dx, dw, db, act):
+    """Gradients of `dense_forward`."""
+    cdef dense_t r = _plan_backward(x, w, y, dy, dx, dw, db, act)
+    cdef void* arrays[7]
+    cdef scratch_t s
+    if r.n == 0:
+        return
+    arrays[0], arrays[1], arrays[2], arrays[3] = r.x, r.w, r.y, r.dy
+    arrays[4], arrays[5], arrays[6] = r.dx, r.dw, r.db
+    s = take(_scratch_backward(&r))
+    with nogil:
+        _play_backward(&r, arrays, s.data)
+    give(s)
+
+
+def dense_backward_recorded(x, w, y, dy, dx, dw, db, act):
+    """`dense_backward` as a call of a tape."""
+    cdef dense_t r = _plan_backward(x, w, y, dy, dx, dw, db, act)
+    return recorded(_play_backward, &r, sizeof(dense_t), _scratch_backward(&r)) if r.n else None

@@ -4,6 +4,7 @@ from cpython.number cimport PyNumber_Index
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from npdl._ext.arrays cimport OUT, REAL, UINT8, array, array_t, call_t
 from npdl._ext.simd cimport real
+from npdl._ext.tape cimport recorded
 from npdl._ext.threads cimport max_workers, run
 
 cdef enum:
@@ -74,7 +75,7 @@ cdef void _task(void* context, Py_ssize_t task, int worker) noexcept nogil:
         _chunk(j, task, <const double*> NULL)
 
 
-cdef void _run(
+cdef void _plan(
     drop_t* j, const array_t* x, double p, const array_t* y, const array_t* mask
 ) except *:
     if not x.shape[0] == y.shape[0] == mask.shape[0]:
@@ -84,25 +85,66 @@ cdef void _run(
     j.single, j.n = x.single, x.shape[0]
     j.limit, j.scale = <uint32_t> (p * 4294967296.0), 1 / (1 - p)
     j.x, j.y, j.mask = x.data, y.data, <uint8_t*> mask.data
-    with nogil:
-        run(_task, j, (j.n + CHUNK - 1) // CHUNK, max_workers())
 
 
-def dropout_forward(x, seed, double p, y, mask):
-    """y = x / (1 - p) where an element is kept, else 0 x."""
+cdef void _run(drop_t* j) noexcept nogil:
+    run(_task, j, (j.n + CHUNK - 1) // CHUNK, max_workers())
+
+
+cdef drop_t _plan_forward(x, seed, double p, y, mask) except *:
     cdef call_t call = call_t("dropout_forward", REAL)
     cdef array_t x_ = array(&call, x, "x", 1, REAL), y_ = array(&call, y, "y", 1, REAL | OUT)
     cdef array_t mask_ = array(&call, mask, "mask", 1, UINT8 | OUT)
     cdef drop_t j
     j.backward, j.seed = False, PyNumber_Index(seed)
-    _run(&j, &x_, p, &y_, &mask_)
+    _plan(&j, &x_, p, &y_, &mask_)
+    return j
 
 
-def dropout_backward(dy, mask, double p, dx):
-    """dx = dy / (1 - p) where an element was kept, else 0 dy."""
+def dropout_forward(x, seed, double p, y, mask):
+    """y = x / (1 - p) where an element is kept, else 0 x."""
+    cdef drop_t j = _plan_forward(x, seed, p, y, mask)
+    with nogil:
+        _run(&j)
+
+
+cdef void _play_forward(const void* job, void** arrays, char* scratch) noexcept nogil:
+    cdef drop_t j = (<const drop_t*> job)[0]
+    j.x, j.y, j.mask = arrays[0], arrays[2], <uint8_t*> arrays[3]
+    j.seed = (<uint64_t*> arrays[1])[0]
+    _run(&j)
+
+
+def dropout_forward_recorded(x, seed, double p, y, mask):
+    """`dropout_forward` as a call of a tape, whose second array is the seed, one number."""
+    cdef drop_t j = _plan_forward(x, 0, p, y, mask)
+    return recorded(_play_forward, &j, sizeof(drop_t), 0)
+
+
+cdef drop_t _plan_backward(dy, mask, double p, dx) except *:
     cdef call_t call = call_t("dropout_backward", REAL)
     cdef array_t dy_ = array(&call, dy, "dy", 1, REAL), dx_ = array(&call, dx, "dx", 1, REAL | OUT)
     cdef array_t mask_ = array(&call, mask, "mask", 1, UINT8)
     cdef drop_t j
     j.backward, j.seed = True, 0
-    _run(&j, &dy_, p, &dx_, &mask_)
+    _plan(&j, &dy_, p, &dx_, &mask_)
+    return j
+
+
+def dropout_backward(dy, mask, double p, dx):
+    """dx = dy / (1 - p) where an element was kept, else 0 dy."""
+    cdef drop_t j = _plan_backward(dy, mask, p, dx)
+    with nogil:
+        _run(&j)
+
+
+cdef void _play_backward(const void* job, void** arrays, char* scratch) noexcept nogil:
+    cdef drop_t j = (<const drop_t*> job)[0]
+    j.x, j.mask, j.y = arrays[0], <uint8_t*> arrays[1], arrays[2]
+    _run(&j)
+
+
+def dropout_backward_recorded(dy, mask, double p, dx):
+    """`dropout_backward` as a call of a tape."""
+    cdef drop_t j = _plan_backward(dy, mask, p, dx)
+    return recorded(_play_backward, &j, sizeof(drop_t), 0)

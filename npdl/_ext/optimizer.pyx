@@ -3,6 +3,7 @@
 from libc.math cimport sqrt, sqrtf
 from npdl._ext.arrays cimport OUT, REAL, array, array_t, call_t
 from npdl._ext.simd cimport fma, real
+from npdl._ext.tape cimport recorded
 from npdl._ext.threads cimport max_workers, run
 
 cdef enum:
@@ -123,6 +124,68 @@ cdef void* _slot(step_t* j, x, const char* name) except *:
 cdef void _run(step_t* j) noexcept:
     with nogil:
         run(_task, j, (j.n + CHUNK - 1) // CHUNK, max_workers())
+
+
+cdef step_t _plan_with(const char* kernel, int kind, p, g, slots, numbers) except *:
+    """A step with what the optimizer remembers, and the numbers that the kernel takes."""
+    cdef step_t j = _plan(kernel, kind, p, g, numbers[0])
+    cdef double values[6]
+    cdef int i
+    for i, number in enumerate(numbers):
+        values[i] = number
+    if len(slots) > 0:
+        j.r = _slot(&j, slots[0], "the first slot")
+    if len(slots) > 1:
+        j.s = _slot(&j, slots[1], "the second slot")
+    _set_numbers(&j, values)
+    return j
+
+
+cdef void _set_numbers(step_t* j, const double* values) noexcept nogil:
+    """What the kernel of this kind takes after its arrays."""
+    j.lr = values[0]
+    if j.kind in (MOMENTUM, NESTEROV):
+        j.keep1 = values[1]
+    elif j.kind == ADAGRAD:
+        j.epsilon = values[1]
+    elif j.kind in (RMSPROP, ADADELTA):
+        j.keep1, j.epsilon = values[1], values[2]
+    elif j.kind in (ADAM, ADAMAX):
+        j.keep1, j.keep2, j.epsilon, j.unbias1 = values[1], values[2], values[3], values[4]
+        if j.kind == ADAM:
+            j.unbias2 = values[5]
+
+
+cdef void _play(const void* job, void** arrays, char* scratch) noexcept nogil:
+    """Arrays: the parameters, their gradient, two slots or p in their place; the numbers."""
+    cdef step_t j = (<const step_t*> job)[0]
+    j.p, j.g, j.r, j.s = arrays[0], arrays[1], arrays[2], arrays[3]
+    _set_numbers(&j, <const double*> arrays[4])
+    run(_task, &j, (j.n + CHUNK - 1) // CHUNK, max_workers())
+
+
+def step_recorded(kernel, p, g, slots, numbers):
+    """A step as a call of a tape: with the arrays p, g, two slots (or p), numbers in float64.
+
+    The numbers are those that the kernel takes after its arrays. They may be others each time.
+    """
+    cdef int kind = KINDS[kernel]
+    cdef step_t j
+    if kind == MOMENTUM and numbers[2]:
+        kind = NESTEROV
+    j = _plan_with("optimizer", kind, p, g, slots, numbers)
+    return recorded(_play, &j, sizeof(step_t), 0)
+
+
+KINDS = {
+    "sgd_step": SGD,
+    "momentum_step": MOMENTUM,
+    "adagrad_step": ADAGRAD,
+    "rmsprop_step": RMSPROP,
+    "adadelta_step": ADADELTA,
+    "adam_step": ADAM,
+    "adamax_step": ADAMAX,
+}
 
 
 def sgd_step(p, g, double lr):

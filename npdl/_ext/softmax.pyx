@@ -7,6 +7,7 @@ from npdl._ext.elementary cimport exp, log
 from npdl._ext.simd cimport real
 from npdl._ext.steps cimport simple_step
 from npdl._ext.sums cimport sum_of, sum_of_products
+from npdl._ext.tape cimport recorded
 from npdl._ext.threads cimport max_workers, run, task_t
 
 cdef enum:
@@ -266,40 +267,82 @@ def softmax_backward(p, dp, dz):
         _run(_task, &r)
 
 
-def softmax_xent_forward(z, t, p, loss):
-    """Softmax of each row and its cross-entropy with the target."""
+cdef rows_t _plan_xent_forward(z, t, p, loss) except *:
     cdef call_t call = call_t("softmax_xent_forward", REAL)
     cdef array_t z_ = array(&call, z, "z", 2, REAL), t_ = array(&call, t, "t", ANY, REAL | INT64)
     cdef array_t p_ = array(&call, p, "p", 2, REAL | OUT)
     cdef array_t loss_ = array(&call, loss, "loss", 1, REAL | OUT)
     cdef rows_t r = _plan(&z_, &p_, False)
     _set_targets(&r, &t_)
-    _check_labels(&r)
     if loss_.shape[0] != r.n:
         raise ValueError("softmax_xent_forward: there must be one loss for each row.")
     r.loss = loss_.data
+    return r
+
+
+def softmax_xent_forward(z, t, p, loss):
+    """Softmax of each row and its cross-entropy with the target."""
+    cdef rows_t r = _plan_xent_forward(z, t, p, loss)
+    _check_labels(&r)
     with nogil:
         _run(_task, &r)
 
 
-def softmax_xent_backward(p, t, dloss, dz):
-    """dz = (p Σ_k t_k - t) dloss, row by row."""
+cdef void _set_recorded_targets(rows_t* r, void* t) noexcept nogil:
+    if r.labels != NULL:
+        r.labels = <const int64_t*> t
+    else:
+        r.t = t
+
+
+cdef void _play_xent_forward(const void* job, void** arrays, char* scratch) noexcept nogil:
+    cdef rows_t r = (<const rows_t*> job)[0]
+    r.z, r.p, r.loss = arrays[0], arrays[2], arrays[3]
+    _set_recorded_targets(&r, arrays[1])
+    _run(_task, &r)
+
+
+def softmax_xent_forward_recorded(z, t, p, loss):
+    """`softmax_xent_forward` as a call of a tape, which checks the labels."""
+    cdef rows_t r = _plan_xent_forward(z, t, p, loss)
+    return recorded(_play_xent_forward, &r, sizeof(rows_t), 0)
+
+
+cdef rows_t _plan_xent_backward(p, t, dloss, dz) except *:
     cdef call_t call = call_t("softmax_xent_backward", REAL)
     cdef array_t p_ = array(&call, p, "p", 2, REAL), t_ = array(&call, t, "t", ANY, REAL | INT64)
     cdef array_t dloss_ = array(&call, dloss, "dloss", 1, REAL)
     cdef array_t dz_ = array(&call, dz, "dz", 2, REAL | OUT)
     cdef rows_t r = _plan(&p_, &dz_, True)
     _set_targets(&r, &t_)
-    _check_labels(&r)
     if dloss_.shape[0] != r.n:
         raise ValueError("softmax_xent_backward: there must be one gradient for each row.")
     r.dloss = dloss_.data
+    return r
+
+
+def softmax_xent_backward(p, t, dloss, dz):
+    """dz = (p Σ_k t_k - t) dloss, row by row."""
+    cdef rows_t r = _plan_xent_backward(p, t, dloss, dz)
+    _check_labels(&r)
     with nogil:
         _run(_task, &r)
 
 
-def right_answers(p, t, right):
-    """right = whether the largest of each row of p is that of its target."""
+cdef void _play_xent_backward(const void* job, void** arrays, char* scratch) noexcept nogil:
+    cdef rows_t r = (<const rows_t*> job)[0]
+    r.z, r.dloss, r.p = arrays[0], arrays[2], arrays[3]
+    _set_recorded_targets(&r, arrays[1])
+    _run(_task, &r)
+
+
+def softmax_xent_backward_recorded(p, t, dloss, dz):
+    """`softmax_xent_backward` as a call of a tape, which checks the labels."""
+    cdef rows_t r = _plan_xent_backward(p, t, dloss, dz)
+    return recorded(_play_xent_backward, &r, sizeof(rows_t), 0)
+
+
+cdef rows_t _plan_right(p, t, right) except *:
     cdef call_t call = call_t("right_answers", REAL)
     cdef array_t p_ = array(&call, p, "p", 2, REAL), t_ = array(&call, t, "t", ANY, REAL | INT64)
     cdef array_t right_ = array(&call, right, "right", 1, UINT8 | OUT)
@@ -308,5 +351,24 @@ def right_answers(p, t, right):
     if right_.shape[0] != r.n:
         raise ValueError("right_answers: there must be one answer for each row.")
     r.right = <uint8_t*> right_.data
+    return r
+
+
+def right_answers(p, t, right):
+    """right = whether the greatest of each row of p is that of its target."""
+    cdef rows_t r = _plan_right(p, t, right)
     with nogil:
         _run(_right_task, &r)
+
+
+cdef void _play_right(const void* job, void** arrays, char* scratch) noexcept nogil:
+    cdef rows_t r = (<const rows_t*> job)[0]
+    r.p, r.right = arrays[0], <uint8_t*> arrays[2]
+    _set_recorded_targets(&r, arrays[1])
+    _run(_right_task, &r)
+
+
+def right_answers_recorded(p, t, right):
+    """`right_answers` as a call of a tape."""
+    cdef rows_t r = _plan_right(p, t, right)
+    return recorded(_play_right, &r, sizeof(rows_t), 0)

@@ -129,6 +129,16 @@ class Accuracy(ThresholdedMetric, MeanMetric):
             right = truth == guess
         return right
 
+    def add_counts(self, right: int, items: int) -> None:
+        """Count a batch of so many items, of which so many are right.
+
+        Parameters
+        ----------
+        right, items : int
+        """
+        self._sum += float(right)
+        self._sum_weights += items
+
 
 @register()
 class BinaryAccuracy(Accuracy):

@@ -1,0 +1,283 @@
+"""Calls of kernels that are recorded once and then played again and again.
+
+The kernels of a training step are called with the same arrays in every step, but for the batch.
+A tape holds these calls, checked and with the addresses of their arrays (``*_recorded`` of the
+kernels' modules), and plays them without Python. Kernels that can't be recorded are called.
+
+Unlike a chain of steps.pyx, a tape reads weights where they are, and works in the arrays that were
+recorded: only one thread may play it at a time.
+"""
+
+from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBuffer_Release
+from cpython.exc cimport PyErr_Clear
+from libc.stdint cimport int64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy
+from npdl._ext.threads cimport give, max_workers, scratch_t, take
+
+cdef extern from "Python.h":
+    int PyObject_GetBuffer(object x, Py_buffer* view, int flags)
+
+cdef class Recorded:
+    """One call of a kernel."""
+
+    cdef play_t play
+    cdef void* job
+    cdef size_t scratch
+
+    def __dealloc__(self):
+        free(self.job)
+
+
+cdef object recorded(play_t play, const void* job, size_t job_bytes, size_t scratch):
+    cdef Recorded call = Recorded()
+    call.job = malloc(job_bytes)
+    if call.job == NULL:
+        raise MemoryError()
+    memcpy(call.job, job, job_bytes)
+    call.play, call.scratch = play, scratch
+    return call
+
+
+ctypedef struct array_t:  # one that is passed to `play`, and what is known of it
+    void* data
+    size_t bytes
+    Py_ssize_t itemsize
+    char code
+
+
+cdef bint _read(x, array_t* a):
+    """What is known of an array; False unless it is C-ordered, of numbers of this machine."""
+    cdef Py_buffer view
+    cdef const char* code
+    if PyObject_GetBuffer(x, &view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) < 0:
+        PyErr_Clear()
+        return False
+    code = view.format
+    a.data, a.bytes, a.itemsize, a.code = view.buf, view.len, view.itemsize, 0
+    if code != NULL and code[0] != 0 and code[1] == 0 and view.obj is x:
+        a.code = c"l" if code[0] == c"q" else code[0]
+    PyBuffer_Release(&view)
+    return a.code != 0
+
+
+ctypedef struct entry_t:
+    play_t play  # or NULL for a function
+    const void* job
+    void** arrays
+
+
+cdef class Tape:
+    """Calls, one after the other.
+
+    Parameters
+    ----------
+    calls : list of (Recorded or callable, sequence)
+        Each with its arrays, None where there is none; a callable with all its arguments.
+    varying : list of array
+        Those that are others each time, such as the batch: as they were when the calls were
+        recorded. They may be among the arguments in any shape.
+    losses : array, optional
+        After call number `stop`, all of these numbers must be finite. Otherwise `play` stops there.
+    classes : int
+        If not 0, the last varying array holds int64, which must be below this number.
+    """
+
+    cdef entry_t* entries
+    cdef void** table
+    cdef Py_ssize_t n, stop, n_spots, n_varying
+    cdef Py_ssize_t* spots  # in the table, those of the varying arrays; and of which
+    cdef size_t scratch
+    cdef int64_t classes
+    cdef array_t like[2]
+    cdef array_t losses
+    cdef list calls, patches, kept
+    cdef bint busy
+
+    def __cinit__(
+        self, list calls, list varying, losses=None, Py_ssize_t stop=-1, int64_t classes=0
+    ):
+        cdef Py_ssize_t i, at = 0, size = sum([len(arrays) for _, arrays in calls])
+        cdef Recorded made
+        cdef array_t a
+        self.calls, self.kept, self.patches = calls, [losses, *varying], []
+        self.n, self.stop, self.classes, self.n_varying = len(calls), stop, classes, len(varying)
+        self.entries = <entry_t*> calloc(self.n + 1, sizeof(entry_t))
+        self.table = <void**> calloc(size + 1, sizeof(void*))
+        self.spots = <Py_ssize_t*> calloc(2 * size + 1, sizeof(Py_ssize_t))
+        if self.entries == NULL or self.table == NULL or self.spots == NULL:
+            raise MemoryError()
+        for i, array in enumerate(varying):
+            if not _read(array, &self.like[i]):
+                raise ValueError("A tape needs C-ordered arrays.")
+        if losses is not None and not _read(losses, &self.losses):
+            raise ValueError("A tape needs C-ordered losses.")
+        for i, (call, arrays) in enumerate(calls):
+            patch = []
+            self.entries[i].arrays = self.table + at
+            for place, array in enumerate(arrays):
+                if hasattr(array, "shape") and _read(array, &a):
+                    which = self._which(&a)
+                    if which >= 0:
+                        patch.append((place, which, array.shape))
+                        self.spots[2 * self.n_spots], self.spots[2 * self.n_spots + 1] = at, which
+                        self.n_spots += 1
+                    self.table[at] = a.data
+                elif isinstance(call, Recorded) and array is not None:
+                    raise ValueError("A tape needs C-ordered arrays.")
+                at += 1
+            if isinstance(call, Recorded):
+                made = call
+                self.entries[i].play, self.entries[i].job = made.play, made.job
+                self.scratch = max(self.scratch, made.scratch)
+            self.patches.append(patch)
+
+    def __dealloc__(self):
+        free(self.entries)
+        free(self.table)
+        free(self.spots)
+
+    cdef Py_ssize_t _which(self, const array_t* a):
+        """Which of the varying arrays this is; -1 if none."""
+        cdef Py_ssize_t i
+        for i in range(self.n_varying):
+            if a.data == self.like[i].data and a.bytes == self.like[i].bytes:
+                return i
+        return -1
+
+    def takes(self, list varying):
+        """Whether these are like the varying arrays as they were recorded."""
+        cdef void* data[2]
+        return self._take(varying, data)
+
+    cdef bint _take(self, list varying, void** data):
+        cdef Py_ssize_t i
+        cdef array_t a
+        if self.busy or len(varying) != self.n_varying:
+            return False
+        for i in range(self.n_varying):
+            if not _read(varying[i], &a):
+                return False
+            if a.bytes != self.like[i].bytes or a.code != self.like[i].code:
+                return False
+            data[i] = a.data
+        return not self.classes or self._are_labels(<const int64_t*> data[self.n_varying - 1])
+
+    def play(self, list varying, Py_ssize_t first=0):
+        """Do all calls from `first` on.
+
+        Returns
+        -------
+        int
+            The number of the call that is to be done next: that of all calls, unless the losses
+            are not finite. -1 if nothing was done, as an array is not like the recorded one.
+        """
+        cdef Py_ssize_t i, k
+        cdef void* data[2]
+        cdef scratch_t s
+        if not self._take(varying, data):
+            return -1
+        for k in range(self.n_spots):
+            self.table[self.spots[2 * k]] = data[self.spots[2 * k + 1]]
+        s = take(self.scratch)
+        self.busy = True
+        try:
+            i = first
+            while i < self.n:
+                if self.entries[i].play == NULL:
+                    self._call(i, varying)
+                    i += 1
+                else:
+                    with nogil:
+                        i = self._play_from(i, s.data)
+                if i == self.stop + 1 and first <= self.stop and not self._is_finite():
+                    break
+        finally:
+            self.busy = False
+            give(s)
+        return i
+
+    cdef Py_ssize_t _play_from(self, Py_ssize_t i, char* scratch) noexcept nogil:
+        """Do calls up to the next function, or up to where the losses are looked at."""
+        cdef Py_ssize_t last = self.n if i > self.stop else self.stop + 1
+        while i < last and self.entries[i].play != NULL:
+            self.entries[i].play(self.entries[i].job, self.entries[i].arrays, scratch)
+            i += 1
+        return i
+
+    cdef int _call(self, Py_ssize_t i, list varying) except -1:
+        call, arguments = self.calls[i]
+        if self.patches[i]:
+            arguments = list(arguments)
+            for place, which, shape in self.patches[i]:
+                arguments[place] = varying[which].reshape(shape)
+        call(*arguments)
+        return 0
+
+    cdef bint _are_labels(self, const int64_t* labels) noexcept:
+        cdef Py_ssize_t i, n = self.like[self.n_varying - 1].bytes // sizeof(int64_t)
+        cdef int64_t wrong = 0
+        for i in range(n):
+            wrong |= (labels[i] < 0) | (labels[i] >= self.classes)
+        return not wrong
+
+    cdef bint _is_finite(self) noexcept:
+        cdef Py_ssize_t i
+        cdef double total = 0
+        if self.losses.itemsize == 4:
+            for i in range(self.losses.bytes // 4):
+                total += (<const float*> self.losses.data)[i]
+        else:
+            for i in range(self.losses.bytes // 8):
+                total += (<const double*> self.losses.data)[i]
+        return total - total == 0
+
+
+cdef class Watch:
+    """Tells whether attributes are still the objects that they were.
+
+    Parameters
+    ----------
+    attributes : list of (object, str)
+    dicts : list of (dict, frozenset of str)
+        All entries of each but those of these names.
+    """
+
+    cdef list attributes, entries, sizes
+    cdef int workers
+
+    def __init__(self, attributes, dicts):
+        self.attributes = [(o, name, getattr(o, name)) for o, name in attributes]
+        self.entries, self.sizes = [], []
+        for names, passing in dicts:
+            for name, value in names.items():
+                if name not in passing:
+                    self.entries.append((names, name, value))
+            self.sizes.append((names, passing, _size(names, passing)))
+        self.workers = max_workers()
+
+    def same(self):
+        """Whether nothing has changed, nor the number of threads."""
+        cdef tuple item
+        cdef dict names
+        if self.workers != max_workers():
+            return False
+        for item in self.entries:
+            names = <dict> item[0]
+            if names.get(item[1], self) is not item[2]:
+                return False
+        for item in self.sizes:
+            if _size(<dict> item[0], item[1]) != item[2]:
+                return False
+        for item in self.attributes:
+            if getattr(item[0], item[1]) is not item[2]:
+                return False
+        return True
+
+
+cdef Py_ssize_t _size(dict names, passing):
+    """Number of entries without those that may come and go."""
+    cdef Py_ssize_t n = len(names)
+    for name in passing:
+        n -= name in names
+    return n
