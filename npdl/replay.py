@@ -1,14 +1,14 @@
 """Level 2: steps of training that are recorded once and replayed by compiled code.
 
-In training npdl's layers call the same kernels with the same arrays in every step, but for the
-batch. `Replays` records these calls in one step, and in the next one compares the tape that it made
-of them with the layers, bit by bit. From then on the tape takes their place: `Passes` is the
-forward and the backward pass of the layers, `WholeStep` a step with softmax cross-entropy and an
-optimizer of npdl, one call of compiled code.
+In training, npdl's layers call the same kernels with the same arrays in every step; only the batch
+differs. `Replays` records these calls in one step and makes a tape of them. In the next step it runs
+both the tape and the layers, and compares them bit by bit. From then on the tape replaces the
+layers: `Passes` is their forward and backward pass; `WholeStep` is a step with softmax
+cross-entropy and one of npdl's optimizers, as one call of compiled code.
 
-A tape holds only as long as nothing changes but numbers in arrays, the learning rate and the like;
-a watch compares all attributes at every step. Layers, losses and optimizers that a user wrote run
-as they are, and so do masks and networks that are no chain.
+A tape is used only while nothing changes but numbers in arrays, the learning rate and the like; a
+watch compares all attributes at every step. Layers, losses and optimizers that a user wrote run as
+usual, and so do batches with masks and networks that are not chains.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ METHODS = ("forward", "backward", "forward_linear", "backward_linear")
 #: Attributes of layers and optimizers that may change between steps.
 PASSING = frozenset({"_cache", "_buffers", "keep_buffers", "_last_input"})
 COUNTING = frozenset({"lr", "iterations", "_pending", "_weight"})
-#: Number of shapes of batches that are recorded at one time.
+#: Number of batch shapes that are recorded at one time.
 SHAPES = 4
-#: Most steps between one recording, which a change made useless, and the next.
+#: The longest wait, in steps, between a recording that a change made useless and the next one.
 LONGEST_WAIT = 1024
 
 
