@@ -1,8 +1,8 @@
 """Level 2: steps of training that are recorded once and replayed by compiled code.
 
 In training, npdl's layers call the same kernels with the same arrays in every step; only the batch
-differs. `Replays` records these calls in one step and makes a tape of them. In the next step it runs
-both the tape and the layers, and compares them bit by bit. From then on the tape replaces the
+differs. `Replays` records these calls in one step and makes a tape of them. In the next step it
+runs both the tape and the layers, and compares them bit by bit. From then on the tape replaces the
 layers: `Passes` is their forward and backward pass; `WholeStep` is a step with softmax
 cross-entropy and one of npdl's optimizers, as one call of compiled code.
 

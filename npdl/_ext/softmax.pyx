@@ -355,7 +355,7 @@ cdef rows_t _plan_right(p, t, right) except *:
 
 
 def right_answers(p, t, right):
-    """right = whether the greatest of each row of p is that of its target."""
+    """right = whether the largest of each row of p is that of its target."""
     cdef rows_t r = _plan_right(p, t, right)
     with nogil:
         _run(_right_task, &r)
