@@ -144,7 +144,7 @@ def _watch_layers(plan: Plan) -> Any:
         activation = own.get("activation")
         if activation is not None:
             dicts.append((vars(activation), PASSING))
-        for parameter in layer._named.values():
+        for parameter in layer._parameters_by_name.values():
             attributes += [(parameter, "value"), (parameter, "grad")]
     return _compiled().Watch(attributes, dicts)
 
@@ -269,7 +269,7 @@ def _dtype_for(plan: Plan, x: NDArray) -> Any:
     """The dtype in which the first layer that computes gets the batch; None if it may not."""
     first = next((s.layer for s in plan.steps if not isinstance(s.layer, Reshaping)), None)
     dtype = x.dtype
-    for parameter in first._named.values() if first is not None else ():
+    for parameter in first._parameters_by_name.values() if first is not None else ():
         dtype = parameter.value.dtype
     return dtype if x.dtype.kind in "fiub" and dtype in FLOATS and dtype.isnative else None
 
