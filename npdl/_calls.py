@@ -1,4 +1,4 @@
-"""Which arguments a function takes: a user's layer, loss or optimizer need not take all of them."""
+"""Which arguments a function takes: a user's layer, loss or optimizer may leave some out."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def check_same_shape(name: str, array: np.ndarray, other: str, reference: np.nda
 
 
 def float_array(values: Any, name: str = "input") -> np.ndarray:
-    """Return `values` C-ordered, float32 or float64; what is neither becomes `get_dtype()`."""
+    """Return `values` C-ordered, float32 or float64; other dtypes become `get_dtype()`."""
     array = np.asarray(values, order="C")
     dtype = array.dtype
     if dtype in FLOATS:  # the common case
@@ -194,7 +194,7 @@ def weights_like(
     Parameters
     ----------
     shape : tuple of int
-        Of the items, (N, ...).
+        Shape of the items, (N, ...).
     sample_weight : array_like
         A weight for each entry of one or more leading axes; axes of length 1 may follow.
     name : str

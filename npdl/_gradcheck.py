@@ -60,14 +60,14 @@ def check_gradients(
         layer of several inputs; for such a model a list or a dict by input. By default it has the
         shape that the first layer declares. For a loss: the outputs of a network.
     targets : array_like
-        Of a model or a loss. The value of a layer is ``sum(forward(input) * R)``, R random.
+        Targets of a model or a loss. The value of a layer is ``sum(forward(input) * R)``, R random.
     mode : {"full", "directional"}
         Every element of every gradient, or its product with two random directions: cheap.
     rtol : float
         Largest relative error allowed.
     step : float
-        Of the differences, which are of order four. Smaller steps cross the kink of a ReLU less
-        often, but lose digits.
+        Step of the differences, which are of order four. Smaller steps cross the kink of a ReLU
+        less often, but lose digits.
     forward_args : dict, optional
         Further arguments of the layer's `forward`, such as ``{"mask": mask}``.
     seed : int
@@ -328,7 +328,7 @@ def draw(input: ArrayLike | tuple[int, ...], rng: np.random.Generator) -> NDArra
 
 
 def forward(layer: Layer, inputs: tuple[Any, ...], train: bool = True, **kwargs: Any) -> Any:
-    """`Layer.forward`, with `train` if the layer knows about it."""
+    """`Layer.forward`, with `train` if the layer takes it."""
     if takes(type(layer).forward, "train"):
         kwargs["train"] = train
     return layer.forward(*inputs, **kwargs)

@@ -37,7 +37,7 @@ def custom_objects(objects: Mapping[str, Any] | None) -> Iterator[None]:
 
 
 def custom_object(name: str) -> Any:
-    """Return what the user has passed or registered under a name.
+    """Return the object that the user passed or registered under a name.
 
     Raises
     ------
@@ -153,7 +153,7 @@ class Registry(Generic[T]):
         return self._classes.get(_key(name))
 
     def _may_be(self, found: Any) -> bool:
-        """Whether a user's object can be of this kind, which holds if it is of no other kind."""
+        """Whether a user's object can be of this kind: true if it is of no other kind."""
         if found is None or not isinstance(found, type) or issubclass(found, self.base):
             return found is not None
         return not any(issubclass(found, other.base) for other in _registries)
@@ -212,7 +212,7 @@ class Configurable:
         return config
 
     def nested_config(self) -> Any:
-        """Return what represents this object in the configuration of another one."""
+        """Return the entry for this object in the configuration of another one."""
         return _nested(self)
 
     def __repr__(self) -> str:
@@ -245,7 +245,7 @@ def _short(value: Any) -> str:
 
 
 def constructor_arguments(cls: type) -> dict[str, inspect.Parameter]:
-    """Return the named arguments of a constructor; ``**kwargs`` stand for those of the base."""
+    """Return the named arguments of a constructor; ``**kwargs`` means those of the base class."""
     return _constructor(cls)[0]
 
 

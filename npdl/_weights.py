@@ -12,7 +12,7 @@ from npdl._checks import check_number, error_message
 
 
 def times(one: NDArray | None, other: NDArray | None) -> NDArray | None:
-    """The product of two sets of weights, either of which may be missing or lack the last axes."""
+    """The product of two sets of weights; either may be None or lack the last axes."""
     if one is None or other is None:
         return other if one is None else one
     if one.ndim > other.ndim:

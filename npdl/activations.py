@@ -102,7 +102,7 @@ class _Elementwise(_Remembering):
 
     @property
     def elementwise_code(self) -> KernelCode | None:  # type: ignore[override]
-        """`_code`, but None in a subclass with formulas of its own."""
+        """`_code`, but None in a subclass with its own formulas."""
         return self._code if self._is_known else None
 
     @property
@@ -290,14 +290,14 @@ class Mish(_Elementwise):
 
 @register()
 class HardSigmoid(_Elementwise):
-    """(x + 3) / 6, but no less than 0 and no more than 1, as in Keras 3 and PyTorch."""
+    """(x + 3) / 6, clipped to [0, 1], as in Keras 3 and PyTorch."""
 
     _code = codes.HARD_SIGMOID, 1.0
 
 
 @register()
 class HardTanh(_Elementwise):
-    """x, but no less than -1 and no more than 1."""
+    """x, clipped to [-1, 1]."""
 
     _code = codes.HARD_TANH, 1.0
 
@@ -479,5 +479,5 @@ def apply_activation(activation: Activation, z: NDArray, keep: bool) -> NDArray:
 
 
 def activation_argument(activation: Activation) -> KernelCode | Activation:
-    """Return what a twin is passed as an activation: its kernel code, or else the object itself."""
+    """Return the argument for a twin: the kernel code, or the object itself if it has none."""
     return activation.kernel_code or activation

@@ -77,7 +77,7 @@ class Data:
         return data
 
     def feed(self, batch_size: int, steps: int | None) -> Feed:
-        """Batches, as they are."""
+        """Batches of this data, without further checks."""
         if self.batch is None:
             return StreamFeed(self.stream, steps, names=self.names)
         return ArrayFeed(self.batch, batch_size, False, steps)
@@ -112,7 +112,7 @@ def make_feed(
 
 @contextlib.contextmanager
 def about_validation() -> Iterator[None]:
-    """Prefix errors raised in the block: they are about the validation data."""
+    """Prefix errors raised in the block, to say that they are about the validation data."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -138,7 +138,7 @@ def with_targets(batch: Batch) -> Batch:
 
 
 def prepare(model: Trainer, batch: Batch, tables: Tables) -> Batch:
-    """The batch with its weights; raises now what is wrong with the shapes, or with a label."""
+    """The batch with its weights. Wrong shapes or labels raise an error here."""
     with_targets(batch)
     with states_kept(model.layers), np.errstate(all="ignore"):
         return _tried(model, batch, tables)
@@ -189,7 +189,7 @@ def _extreme_rows(batch: Batch) -> Iterator[Batch]:
 
 
 def _warn_of_lost_masks(model: Trainer, batch: Batch, masks: Sequence[NDArray | None]) -> None:
-    """Warn if the user's mask reaches neither a layer that reads one, nor a loss."""
+    """Warn if the user's mask reaches no layer that reads it, and no loss."""
     if all(mask is None for mask in batch.mask):
         return
     if any(masks[head.index] is not None for head in model.heads):
@@ -206,7 +206,7 @@ def _check_targets(
     mask: NDArray | None,
     shape: tuple[int, ...],
 ) -> None:
-    """Look at all targets and weights of an output of this shape."""
+    """Check all targets and weights of an output of this shape."""
     loss = head.loss
     if not is_plain(loss):
         return

@@ -1,4 +1,4 @@
-"""Level 2: what a user passes as data, as arrays: inputs, targets, weights and masks."""
+"""Level 2: the data that a user passes, as arrays: inputs, targets, weights and masks."""
 
 from __future__ import annotations
 

@@ -171,7 +171,7 @@ def _import(options: argparse.Namespace) -> int:
 
 
 def _onnx() -> Any:
-    # It needs a package of its own.
+    # It needs an additional package.
     return importlib.import_module("npdl.onnx")
 
 

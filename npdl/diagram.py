@@ -200,7 +200,7 @@ def _placed(boxes: list[_Box]) -> tuple[float, float]:
     alone = all(len(row) == 1 for row in rows.values())
     widest = max([300.0, *(box.width for box in boxes if box.color)])
     for box in boxes:
-        if box.color and alone:  # boxes that stand one below the other are equally wide
+        if box.color and alone:  # boxes in a column are equally wide
             box.width = widest
     spans = {r: sum(b.width for b in row) + _GAP * (len(row) - 1) for r, row in rows.items()}
     width = max(spans.values())
@@ -218,7 +218,7 @@ def _placed(boxes: list[_Box]) -> tuple[float, float]:
 
 
 def _middle_below(box: _Box) -> float:
-    """Where the boxes are that a box reads, on average."""
+    """The mean position of the boxes that a box reads."""
     return sum(below.middle for below in box.below) / max(len(box.below), 1)
 
 

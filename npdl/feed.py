@@ -168,7 +168,7 @@ class StreamFeed(Feed):
     weigh : callable, optional
         Turns a batch into one with other weights.
     names : Names
-        Of the inputs and outputs of the model.
+        Names of the inputs and outputs of the model.
     """
 
     def __init__(
@@ -187,7 +187,7 @@ class StreamFeed(Feed):
         if steps is None:
             self.steps = self._length
         self._items: Iterator[Any] | None = None
-        self._own: Any = None  # the same, without what was put back
+        self._own: Any = None  # the same, without the items put back
         self._once = hasattr(source, "__next__")
         self._taken = 0
         self._before: dict[str, Any] = {}

@@ -12,7 +12,7 @@ from npdl.layers.plan import Plan
 
 
 class Input:
-    """A shape, in place of a layer before the first one of a network."""
+    """A shape that takes the place of a layer before the first one of a network."""
 
     def __init__(self, shape: Shape) -> None:
         self.out_shape = tuple(shape)
@@ -24,7 +24,7 @@ class Named(NamedTuple):
     Attributes
     ----------
     names : tuple of str or None
-        None for what has no name of its own.
+        None for values without a name.
     form : {'one', 'list', 'dict'}
     """
 
@@ -33,7 +33,7 @@ class Named(NamedTuple):
 
     @classmethod
     def of(cls, given: Any, what: str) -> tuple[Named, tuple[Value, ...]]:
-        """Names, form and values of what was passed to `Model`.
+        """Names, form and values of the argument of `Model`.
 
         Raises
         ------

@@ -25,12 +25,12 @@ class Result(NamedTuple):
     loss : float
         With the weights of the outputs' losses, and with what layers add (`Layer.penalty`).
     losses : list of float
-        Of each head.
+        Loss of each head.
     penalty : float
         What the layers add.
     outputs : list of ndarray
     masks : list of ndarray or None
-        Of each output.
+        Mask of each output.
     items : int or None
         The number of items that the loss is a mean over, if it is known: all, and of weight 1.
     right : ndarray of bool or None
@@ -97,13 +97,13 @@ class Head:
         )
 
     def forward(self, outputs: NDArray, *rest: Any) -> tuple[float, Any]:
-        """The loss of some outputs, and what `backward` needs."""
+        """The loss of some outputs, and the data that `backward` needs."""
         return float(value_of(self.loss, outputs, *rest)), (outputs, *rest)
 
     def forward_fused(
         self, layer: Layer, logits: NDArray, targets: Any, *rest: Any
     ) -> tuple[float, NDArray, Any]:
-        """The loss of what `layer` computes without its activation; its outputs; a cache."""
+        """The loss, the outputs and a cache, from `layer` without its activation."""
         buffer = layer._buffer("probabilities", logits.shape, logits.dtype)
         value, outputs, cache = self.loss.forward_logits(
             logits, aligned(self.loss, logits, targets), *rest, out=buffer
@@ -204,7 +204,7 @@ def named_metrics(
         *((m, False) for m in plain or ()),
         *((m, True) for m in weighted or ()),
     ]:
-        metric = copy.copy(metric)  # which may be in another model too, with another loss
+        metric = copy.copy(metric)  # it may be in another model too, with another loss
         metric.bind(loss)
         name = metric.name
         if name in found and by_weight:

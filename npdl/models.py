@@ -158,7 +158,7 @@ def resnet(
     widths : sequence of int
         Filters of each stage; each but the first halves height and width.
     blocks : int, keyword-only
-        Of a stage, each with two convolutions.
+        Number of blocks in a stage, each with two convolutions.
     """
 
     def convolved(width: int, size: int, stride: int = 1) -> list[Layer]:
@@ -200,7 +200,7 @@ def text_cnn(
     n_classes : int
         The output is their probabilities, shape (N, n_classes).
     width : int, keyword-only
-        Of the word vectors.
+        Size of the word vectors.
     filters : int, keyword-only
         For each size.
     sizes : sequence of int, keyword-only
@@ -223,7 +223,7 @@ def char_rnn(n_chars: int, *, width: int = 32, units: int = 128, layers: int = 1
         Size of the alphabet. The input holds character numbers, shape (N, T); the output has
         shape (N, T, n_chars).
     width : int, keyword-only
-        Of the character vectors.
+        Size of the character vectors.
     units, layers : int, keyword-only
         Size and number of the LSTM layers.
     """
@@ -246,7 +246,7 @@ def tagger(
     n_tags : int
         The output is their probabilities, shape (N, T, n_tags).
     width : int, keyword-only
-        Of the word vectors.
+        Size of the word vectors.
     units, layers : int, keyword-only
         Size of each direction, and number of the layers.
     """
@@ -269,9 +269,9 @@ def seq2seq(n_source: int, n_target: int, *, width: int = 64, units: int = 128) 
     n_source, n_target : int
         Sizes of the vocabularies.
     width : int, keyword-only
-        Of the word vectors.
+        Size of the word vectors.
     units : int, keyword-only
-        Of encoder and decoder.
+        Number of units of encoder and decoder.
     """
     source, target = Input((None,), name="source"), Input((None,), name="target")
     read = Embedding(input_size=n_source, n_out=width, mask_zero=True)(source)
@@ -367,7 +367,7 @@ def transformer_encoder(
     length : int
         The most words that a sample may have.
     width : int, keyword-only
-        Of the word vectors, a multiple of `heads`.
+        Size of the word vectors, a multiple of `heads`.
     heads, blocks : int, keyword-only
         Heads of each attention, and number of blocks.
     dropout : float, keyword-only

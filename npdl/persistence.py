@@ -21,7 +21,7 @@ class Persistent:
     compiled: bool
 
     def __getstate__(self) -> dict[str, Any]:
-        """The state for `pickle` and `copy.deepcopy`: everything but a running training loop."""
+        """The state for `pickle` and `copy.deepcopy`: everything except a running training loop."""
         passing = ("loop", "_trained", "_adding", "_reached", "_replays", "_passes")
         return {k: v for k, v in self.__dict__.items() if k not in passing}
 
@@ -124,7 +124,7 @@ class Persistent:
         serialization.load_weights(model, dict(zip(names, weights)), strict=True)
 
     def _require_model(self, what: str | None = None) -> Any:
-        """This model, which must be built for `what`."""
+        """Return this model; an error if it is not built, as `what` needs."""
         if what is not None:
             self.require_plan(what)  # type: ignore[attr-defined]
         return self

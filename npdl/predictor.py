@@ -118,7 +118,7 @@ class Predictor:
         return self._model.packed(whole)
 
     def _outputs(self, batch: Batch) -> list[NDArray]:
-        """The outputs of one batch: by the route for its shapes, if there is one."""
+        """The outputs of one batch, by the route for its shapes if there is one."""
         if self._walks or any(mask is not None for mask in batch.mask):
             return predict_step(self._plan, batch)
         if not self._is_current():
@@ -134,7 +134,7 @@ class Predictor:
         return predict_step(self._plan, batch) if outputs is None else own_arrays(outputs, batch)
 
     def _is_current(self) -> bool:
-        """Whether the routes are for the kernels that are active."""
+        """Whether the routes were made for the active kernels."""
         return self._made_for == _setting()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -86,7 +86,7 @@ class Program:
 
     @classmethod
     def of(cls, run: Sequence[Layer], x: NDArray) -> Program | None:
-        """The program for as many of these layers as possible; None if nothing is gained."""
+        """The program for as many of these layers as possible; None if it would not be faster."""
         if not kernels().ready or x.dtype not in FLOATS or not x.flags.c_contiguous:
             return None
         made = _Chain(x)
@@ -161,7 +161,7 @@ class _Chain:
         return next((slot for slot in self.slots if slot.is_at(array)), None)
 
     def _settled(self, y: NDArray) -> NDArray | None:
-        """The output of a layer as an array of its own: rows of another one are copied."""
+        """The output of a layer as a separate array: rows of another array are copied."""
         if self._slot(y) is not None:
             return y
         for slot in self.slots:
@@ -198,7 +198,7 @@ class _Chain:
 
 
 class _Part:
-    """Some steps of a plan that a program does, or one that it does not do."""
+    """Some steps of a plan that a program runs, or one that it does not run."""
 
     __slots__ = ("dtype", "free", "program", "source", "step", "target")
 
@@ -270,7 +270,7 @@ class Route:
 
 
 def _dtype_of(layer: Layer) -> Any:
-    """The dtype that a layer turns its input into; None if it takes that of the input."""
+    """The dtype to which a layer converts its input; None if it keeps that of the input."""
     if type(layer) not in PLAIN:
         return None
     return next((parameter.value.dtype for parameter in layer._parameters_by_name.values()), None)
@@ -279,7 +279,8 @@ def _dtype_of(layer: Layer) -> Any:
 def _run_from(plan: Plan, first: int) -> list[Step]:
     """The steps from one on, as long as each has one input and is the only reader of the last one.
 
-    A first step with several inputs, such as a recurrent layer with a first state, is alone.
+    A first step with several inputs, such as a recurrent layer with a first state, is a separate
+    part.
     """
     run = [plan.steps[first]]
     if len(run[0].sources) > 1:

@@ -10,12 +10,12 @@ from xml.etree import ElementTree
 _SVG = "{http://www.w3.org/2000/svg}"
 #: Pixels of the picture for one of the drawing.
 _SCALE = 2
-#: As the style sheet of the drawing has it: size, weight and colour of texts by their class.
+#: Size, weight and colour of text by its class, as in the style sheet of the drawing.
 _FONTS = {"n": (14, 700, "#222222"), "d": (12, 400, "#5a6570")}
 
 
 def to_png(svg: str) -> bytes:
-    """Draw an SVG document of rectangles, lines and texts, as `plot_model` makes them.
+    """Draw an SVG document of rectangles, lines and text, as `plot_model` makes them.
 
     Parameters
     ----------

@@ -57,11 +57,11 @@ class Results(dict[str, Any]):
         return super().__getitem__(own)
 
     def get(self, name: Any, default: Any = None) -> Any:
-        """The value of this name, or of the one that it stands for."""
+        """The value of this name, or of the name that it is an alias of."""
         return super().get(self._own(name), default)
 
     def keys(self) -> Any:
-        """All names, those under which values are kept first."""
+        """All names, first those under which values are kept."""
         others = [prefix + name for prefix in ("", "val_") for name in self.aliases]
         return dict.fromkeys([*self, *(name for name in others if name in self)]).keys()
 
@@ -122,7 +122,7 @@ class RunningMetrics:
         self._samples = 0
 
     def add(self, result: Result, batch: Batch) -> None:
-        """Count one batch: the items that mask and loss leave, the loss by their number."""
+        """Count one batch: the items that mask and loss do not leave out."""
         self.batches += 1
         self._samples += batch.samples
         if result.items is not None and self._heads[0].add_counted(result):
@@ -136,7 +136,8 @@ class RunningMetrics:
             head.add(loss, result.outputs[i], batch.y[i], weight, result.masks[i])
 
     def results(self, everything: bool = True) -> Results:
-        """Loss and metrics of all batches so far; only those in the logs of a batch, if not all."""
+        """Loss and metrics of all batches so far; if not `all`, only those in the logs of a
+        batch."""
         losses = {head.name: head.loss() for head in self._heads}
         if len(losses) == 1:
             found = Results(loss=float(self._heads[0].loss()))
@@ -290,7 +291,7 @@ class _OutputMetrics:
 
 
 def _is_own(metric: Metric) -> bool:
-    """Whether a user wrote what a metric computes."""
+    """Whether a metric runs a user's code."""
     return isinstance(metric, FunctionMetric) or not type(metric).__module__.startswith("npdl.")
 
 

@@ -71,7 +71,7 @@ def load_model(
     ------
     ValueError
         If the file is damaged or holds no model, or something of an unknown class. The message says
-        what is wrong; nothing is changed then.
+        the problem; nothing is changed then.
     """
     tensors, metadata = _safetensors.read(path)
     config, state = unpack(path, tensors, metadata)

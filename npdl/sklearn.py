@@ -314,7 +314,7 @@ class NPDLClassifier(ClassifierMixin, _Estimator):
     n_iter_no_change : int
     tol : float
     random_state : int, RandomState or None
-        Of weights, orders, dropout and the part held out.
+        Seed of weights, orders, dropout and the validation part.
     warm_start : bool
         Whether `fit` continues from the weights of the last call.
     callbacks : list of npdl.callbacks.Callback, optional

@@ -21,7 +21,7 @@ class Row(NamedTuple):
     depth : int
         0 for a layer of the model, 1 for one that such a layer owns, and so on.
     shape : tuple or None
-        Of its output.
+        Shape of its output.
     sources : list of str
         Names of the inputs and layers that it reads.
     parameters, trained : int
@@ -62,7 +62,7 @@ def describe(model: Any) -> list[Row]:
 
 
 def _calls(model: Any) -> tuple[dict[int, Any], dict[int, list[str]]]:
-    """The shape of each layer's output in a model, and what its calls read."""
+    """The shape of each layer's output in a model, and the inputs of its calls."""
     plan = model.plan
     shapes: dict[int, Any] = {}
     sources: dict[int, list[str]] = {}

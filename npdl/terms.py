@@ -21,8 +21,8 @@ class Term:
     Parameters
     ----------
     function : callable
-        Of the arrays of one batch. It returns a number and is differentiated by `autograd`, or it
-        returns the number and the gradient in each array.
+        Called with the arrays of one batch. It returns a number and is differentiated by
+        `autograd`, or it returns the number and the gradient in each array.
     places : tuple of Value or Layer
         Whose arrays it gets; those of the model's outputs if there are none.
     """

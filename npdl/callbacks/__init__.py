@@ -1,4 +1,4 @@
-"""Callbacks: what `Model.fit` calls on its way, with the hooks and names of Keras."""
+"""Callbacks: objects that `Model.fit` calls during training, with Keras's hooks and names."""
 
 import importlib
 from typing import TYPE_CHECKING, Any

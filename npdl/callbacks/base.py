@@ -211,7 +211,7 @@ def _checked(callbacks: Any) -> list[Callback]:
 
 
 def _defines(callback: Callback, hook: str) -> bool:
-    """Whether a callback has a hook of its own, in its class or on the instance."""
+    """Whether a callback defines a hook, in its class or on the instance."""
     if hook in vars(callback) or getattr(type(callback), hook) is not getattr(Callback, hook):
         return True
     return hook in _ALIASES and _defines(callback, _ALIASES[hook])

@@ -157,7 +157,7 @@ class ModelCheckpoint(_Saving):
 
 
 def _require_savable(model: Any, who: Callback) -> None:
-    """Raise now what a save would raise after an epoch."""
+    """Raise now any error that a save after an epoch would raise."""
     try:
         model.to_json()
     except (TypeError, ValueError) as error:
@@ -265,7 +265,7 @@ class BackupAndRestore(_Saving):
 
 
 def _fingerprint(feed: Any) -> list[Any] | None:
-    """Shapes, dtypes, and first and last sample of the arrays of a feed; None of an iterable."""
+    """Shapes, dtypes, first and last sample of the arrays of a feed; None for an iterable."""
     if not hasattr(feed, "data"):
         return None
     return [_mark(array) for array in _arrays(feed.data)]

@@ -72,7 +72,7 @@ class ReduceLROnPlateau(Callback):
         self.cooldown_counter = 0
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Reset what an earlier training run left."""
+        """Reset the state of an earlier training run."""
         plain_rate(self.model.optimizer, self)
         self._reset()
         self._watched.bind(self.model, self)

@@ -70,7 +70,7 @@ class EarlyStopping(Callback):
         self.best_weights: dict[str, np.ndarray] | None = None
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Reset what an earlier training run left."""
+        """Reset the state of an earlier training run."""
         self._reset()
         self._watched.bind(self.model, self)
 
@@ -121,7 +121,7 @@ class TerminateOnNaN(Callback):
     """End training when the loss is nan or infinite."""
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        """Look at the loss."""
+        """Check the loss."""
         loss = (logs or {}).get("loss", 0.0)
         if not math.isfinite(loss):
             say(self, f"batch {batch}: the loss is {loss}, terminating the training")

@@ -25,7 +25,7 @@ class OptunaPruning(Callback):
     Parameters
     ----------
     trial : optuna.Trial
-        Of the running objective.
+        The trial of the running objective.
     monitor : str
         The metric, such as ``"val_loss"`` or ``"val_acc"``. Whether less or more of it is better is
         the `direction` of the study.

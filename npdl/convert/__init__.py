@@ -1,9 +1,9 @@
 """Level 3: models and weights of Keras, weights of PyTorch.
 
 `load_keras` and `load_keras_weights` need h5py, ``pip install 'npdl[keras]'``, and not Keras;
-`load_torch_weights` reads safetensors files by itself. A file is data, never code, and may come
-from anyone: sizes are checked before memory is allocated, nothing is unpacked to the disk, and no
-pickle is opened.
+`load_torch_weights` reads safetensors files without PyTorch. A file is data, never code, and may
+come from anyone: sizes are checked before memory is allocated, nothing is unpacked to the disk, and
+no pickle is opened.
 """
 
 from npdl.convert.keras import load_keras, load_keras_weights

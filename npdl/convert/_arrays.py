@@ -39,7 +39,7 @@ def arrays_for(
         Built.
     weights : Weights
     path : str
-        Of the layer in the file.
+        Path of the layer in the file.
     image : tuple, optional
         The input is an image of this shape that was flattened.
 
@@ -168,7 +168,7 @@ def _prelu(layer: Any, given: list[NDArray]) -> dict[str, NDArray]:
 def recurrent_matrix(
     kernel: NDArray, recurrent: NDArray, biases: list[NDArray], order: list[int]
 ) -> NDArray:
-    """`AllW` of arrays with the gates side by side, in an order of their own."""
+    """`AllW` from arrays with the gates side by side, in another order."""
     rows = np.vstack([*biases, kernel, recurrent])
     parts = np.split(rows, len(order), axis=1)
     return np.hstack([parts[k] for k in order])

@@ -146,7 +146,7 @@ class Weights:
                 else:
                     found[inner] = self._checked(inner, item)
         total = sum(int(np.prod(shape, dtype=object)) for shape in found.values())
-        if total > self._size:  # each number takes a byte at least
+        if total > self._size:  # each element takes at least one byte
             raise Unreadable("its arrays are larger than the file")
         self.n_numbers = total
         return found

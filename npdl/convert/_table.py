@@ -22,7 +22,7 @@ class Options:
         The class in Keras.
     name : str
     ndim : int
-        Of the input.
+        Number of axes of the input.
     """
 
     def __init__(self, kind: str, config: Any, ndim: int) -> None:

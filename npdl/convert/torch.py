@@ -90,7 +90,7 @@ def _hint(layer: layers.Layer) -> str:
 
 
 def _places(model: Model) -> dict[str, layers.Layer]:
-    """The layers that have parameters of their own, by their path."""
+    """The layers that own parameters, by their path."""
     found: dict[str, layers.Layer] = {}
     waiting = list(zip(model.layer_names, model.layers))[::-1]
     seen: set[int] = set()
@@ -106,7 +106,7 @@ def _places(model: Model) -> dict[str, layers.Layer]:
 
 
 def _modules(tensors: Arrays) -> dict[str, Arrays]:
-    """The tensors by module; each layer and direction of a recurrent module is one by itself."""
+    """The tensors by module; each layer and direction of a recurrent module counts as a module."""
     found: dict[str, Arrays] = {}
     for name in sorted(tensors, key=_natural):
         module, _, key = name.rpartition(".")

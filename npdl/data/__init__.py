@@ -1,4 +1,4 @@
-"""Data made ready for training: batches, sequences, text, images, splits, scaling, augmentation.
+"""Data preparation: batches, sequences, text, images, splits, scaling, augmentation.
 
 Any iterable of batches can be passed to ``Model.fit`` in place of an array.
 """

@@ -164,7 +164,7 @@ class Noise(_ImageTransform):
 
 
 class _Warp(_ImageTransform):
-    """Draws each pixel from a place of its own, by bilinear interpolation.
+    """Takes each pixel from another position of the image, by bilinear interpolation.
 
     Parameters
     ----------
@@ -198,7 +198,7 @@ class Rotation(_Warp):
     degrees : float
         How far at most, to either side.
     fill : float or "edge"
-        The value of what comes in from outside, or "edge" for that of the nearest pixel.
+        The value of pixels from outside the image, or "edge" for that of the nearest pixel.
     """
 
     def __init__(self, degrees: float, fill: float | str = 0.0) -> None:
@@ -217,7 +217,7 @@ class Zoom(_Warp):
     Parameters
     ----------
     factor : float or (float, float)
-        The least and the most that sizes are multiplied by; a single number z stands for 1/z to z,
+        The smallest and the largest factor of sizes; a single number z means 1/z to z,
         or z to 1/z. Each factor is as likely as its reciprocal.
     fill : float or "edge"
         As in `Rotation`.
@@ -286,19 +286,19 @@ class Cutout(_ImageTransform):
         return np.where(covered, np.asarray(self.fill, x.dtype), x)
 
 
-#: Numbers that are warped at once, so that what is needed beside them stays small.
+#: Elements warped at once, to keep temporary arrays small.
 _PIXELS = 1 << 18
 
 
 def _warped(x: NDArray, matrices: NDArray, fill: float | str) -> NDArray:
-    """Images whose pixel at c + v is that of x at c + M v, c being the centre."""
+    """Images whose pixel at c + v is that of x at c + M v, where c is the centre."""
     n, channels, rows, cols = x.shape
     centre = np.array([(rows - 1) / 2, (cols - 1) / 2])
     places = np.indices((rows, cols)).reshape(2, -1) - centre[:, None]
     where = matrices @ places + centre[:, None]
     low = np.floor(where).astype(np.intp)
     part = where - low
-    around = 0 if fill == "edge" else 1  # pixels of the frame, beyond which all is as in it
+    around = 0 if fill == "edge" else 1  # width of the frame; everything beyond it has its value
     floats = x.dtype if x.dtype.kind == "f" else np.dtype(np.float64)
     framed = np.full((n, channels, rows + 2 * around, cols + 2 * around), 0, floats)
     if around:

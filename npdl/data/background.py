@@ -1,4 +1,4 @@
-"""Batches made ready by another thread, ahead of their use."""
+"""Batches prepared by another thread, ahead of their use."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Background:
     Parameters
     ----------
     source : iterable
-        Such as `Batches`. It can be iterated as often as `source`.
+        Such as `Batches`. The result can be iterated as often as `source`.
     ahead : int
-        How many items may be ready at a time.
+        The most items to prepare in advance.
 
     Notes
     -----
@@ -63,7 +63,7 @@ class Background:
 
 
 def _run_ahead(items: Iterator[Any], ahead: int) -> Iterator[Any]:
-    """Yield `items`, up to `ahead` of which another thread holds ready."""
+    """Yield `items`; another thread prepares up to `ahead` of them in advance."""
     ready: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue()
     room = threading.Semaphore(ahead)
     stop = threading.Event()

@@ -52,7 +52,7 @@ class Batches(Reshuffled):
         Samples, targets, sample weights, or any others of one length. Of a memory-mapped array only
         the rows of a batch are read.
     batch_size : int
-        Samples in a batch. The last one holds what is left.
+        Samples in a batch. The last batch may be smaller.
     shuffle : bool
         Whether the order is random.
     drop_last : bool
@@ -116,5 +116,5 @@ class Batches(Reshuffled):
 
 
 def take(array: NDArray, index: slice | NDArray | Sequence[int]) -> NDArray:
-    """Rows of an array, as an array of their own in memory."""
+    """Rows of an array, copied."""
     return np.array(array[index], order="C", subok=False)

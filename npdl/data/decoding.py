@@ -40,7 +40,7 @@ def ctc_decode(
     labels : ndarray of int64, shape (N, L)
         Filled with -1; L is the most labels that a sample has.
     log_probabilities : ndarray, shape (N,)
-        Of the path, or, with a beam, of the labels: the sum over the paths that were followed.
+        Log-probability of the path or, with a beam, of the labels: the sum over the paths followed.
 
     Examples
     --------
@@ -101,7 +101,7 @@ def _beam(log_p: NDArray, blank: int, width: int) -> tuple[list[int], float]:
     for row in log_p:
         last = np.array([tree[node][1] for node in beam])
         both = np.logaddexp(ends_blank, ends_label)
-        # A sequence stays as it is by a blank, or by its last label once more; or gets a label.
+        # A blank, or a repeat of the last label, keeps a sequence as it is; other labels extend it.
         # The last label again needs a blank before it.
         stays_blank = both + row[blank]
         stays_label = np.where(last >= 0, ends_label + row[last], -np.inf)
@@ -118,7 +118,7 @@ def _beam(log_p: NDArray, blank: int, width: int) -> tuple[list[int], float]:
         scores = np.concatenate([np.logaddexp(stays_blank, stays_label), grows.reshape(-1)])
         best = np.argsort(-scores, kind="stable")[:width]
         best = best[scores[best] > -np.inf]
-        if not best.size:  # a step at which nothing is possible
+        if not best.size:  # a step without any possible class
             return [], -np.inf
         stay, grow = best[best < len(beam)], best[best >= len(beam)] - len(beam)
         parents, labels = np.divmod(grow, len(row))
@@ -172,7 +172,7 @@ def _distance(a: NDArray, b: NDArray) -> int:
     places = np.arange(len(b) + 1)
     row = places
     for i, label in enumerate(a, 1):
-        # Change or leave out; then put in, which costs 1 for each place to the right.
+        # Replace or delete; then insert, which costs 1 for each place to the right.
         low = np.concatenate([[i], np.minimum(row[1:] + 1, row[:-1] + (b != label))])
         row = np.minimum.accumulate(low - places) + places
     return int(row[-1])

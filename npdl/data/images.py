@@ -37,7 +37,7 @@ class ImageFolder(Reshuffled):
     size : int or (int, int)
         Height and width to which all images are resized, by bilinear interpolation.
     batch_size : int
-        Images in a batch. The last one holds what is left.
+        Images in a batch. The last batch may be smaller.
     channels : {3, 1}
         3 for red, green and blue, 1 for grey.
     shuffle : bool

@@ -47,7 +47,7 @@ def pad_sequences(
     -------
     padded : ndarray, shape (N, T, ...)
     mask : ndarray of uint8, shape (N, T), if `return_mask`
-        1 for a step of the sequence, 0 for padding: what the recurrent layers take as `mask`.
+        1 for a step of the sequence, 0 for padding: the `mask` of recurrent layers.
 
     Examples
     --------
@@ -81,7 +81,7 @@ def _padded(
     for row, out, real in zip(rows, padded, mask):
         kept = row[max(0, len(row) - length) :] if truncating == "pre" else row[:length]
         part = slice(length - len(kept), None) if padding == "pre" else slice(len(kept))
-        if len(kept):  # one that is empty need not have the shape of the others' items
+        if len(kept):  # an empty one need not have the shape of the others' items
             out[part], real[part] = kept, 1
     return padded, mask
 

@@ -13,7 +13,7 @@ from npdl._checks import check_int, error_message
 def windows(
     series: ArrayLike, targets: ArrayLike | None, length: int, step: int = 1, ahead: int = 1
 ) -> Any:
-    """Return windows of a series, and for each the target that lies `ahead` of its last step.
+    """Return windows of a series, each with the target that is `ahead` steps after its end.
 
     Window i is ``series[i * step : i * step + length]``, and its target is ``targets[i * step +
     length - 1 + ahead]``. Nothing is copied: each value is in up to `length` windows but only once

@@ -1,4 +1,4 @@
-"""Words or characters, and the numbers that stand for them."""
+"""Words or characters, and their numbers."""
 
 from __future__ import annotations
 
@@ -235,7 +235,7 @@ class Vocabulary:
 
 
 def _as_strings(name: str, values: Any) -> list[str]:
-    """A list of strings; a single string is none."""
+    """A list of strings; a single string is rejected."""
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise TypeError(error_message(f"`{name}` must be a list of strings", **{name: values}))
     words = list(values)

@@ -19,7 +19,7 @@ class Source:
     Attributes
     ----------
     name : str
-        Of its folder in the cache.
+        Name of its folder in the cache.
     urls : sequence of str
         Addresses of the folder that holds the files, the first choice first.
     files : mapping of str to (int, str)

@@ -215,7 +215,7 @@ def _read_idx(folder: Path, name: str, shape: tuple[int, ...]) -> NDArray:
     size = int(np.prod(shape))
     try:
         with _open_idx(folder, name) as file:
-            data = file.read(len(header) + size + 1)  # no more, whatever the file holds
+            data = file.read(len(header) + size + 1)  # never more than expected
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{name} in {folder} is damaged: {error}") from error
     if data[: len(header)] != header or len(data) != len(header) + size:
@@ -241,7 +241,7 @@ _RECORDS = 10_000
 
 def _read_cifar(folder: Path) -> list[tuple[NDArray, NDArray]]:
     """Images and labels of the six files, unpacked in `folder` or in its archive."""
-    limit = _RECORDS * _RECORD + 1  # no more, whatever the file holds
+    limit = _RECORDS * _RECORD + 1  # never more than expected
     archive = folder / "cifar-10-binary.tar.gz"
     for place in (folder, folder / "cifar-10-batches-bin"):
         if all((place / name).is_file() for name in _CIFAR_NAMES):

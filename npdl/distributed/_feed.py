@@ -18,7 +18,7 @@ class Shards:
 
     All processes hold all samples, or map the same file into memory, and draw the same order of
     them. A step takes `batch_size` samples, cut into shards of nearly equal size, the same ones
-    whatever the number of processes; shard i is that of process i modulo their number. Samples left
+    for any number of processes; shard i belongs to process i modulo their number. Samples left
     over at the end of a pass join its last step if they are too few for all shards.
 
     Parameters

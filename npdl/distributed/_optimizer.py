@@ -39,8 +39,9 @@ def DistributedOptimizer(optimizer: Any, comm: Any = None) -> Optimizer:
     Returns
     -------
     Optimizer
-        Of the same class. A model saves it as a plain optimizer; to continue in several processes,
-        compile the loaded model with ``optimizer=DistributedOptimizer(model.optimizer)``.
+        It has the same class. A model saves it as a plain optimizer; to continue in several
+        processes, compile the loaded model with
+        ``optimizer=DistributedOptimizer(model.optimizer)``.
 
     Examples
     --------

@@ -121,7 +121,7 @@ class Ranks:
                 array[...] = place
 
     def average(self, arrays: list[NDArray]) -> None:
-        """Let arrays be their means over all processes; what is the same everywhere stays so."""
+        """Replace arrays with their means over all processes; equal values stay the same."""
         if self.size == 1:
             return
         first = self.comm.bcast(arrays, root=0)

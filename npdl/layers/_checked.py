@@ -29,7 +29,7 @@ class Checked:
         return f"(layer {self.name!r})"
 
     def _error(self, rule: str, **received: Any) -> ValueError:
-        """A ValueError that says what is expected, what came, and in which layer."""
+        """A ValueError that says what was expected, what was received, and in which layer."""
         return ValueError(error_message(rule, layer=self.name, **received))
 
     def _not_built(self) -> RuntimeError:
@@ -98,7 +98,7 @@ class Checked:
         return np.asarray(array, dtype or self._dtype_for(array), order="C")
 
     def _shape_error(self, shape: tuple[int, ...], wanted: Sequence[Any], what: str = "input"):
-        """The error of an array that has another shape than `wanted`, or holds nothing."""
+        """The error for an array whose shape is not `wanted`, or that is empty."""
         empty = shape_matches(shape, wanted)
         rule = "must not be empty" if empty else f"must have shape {shape_text(wanted)}"
         return self._error(f"`{what}` {rule}", shape=shape)

@@ -39,22 +39,21 @@ class Recurrent(Layer):
     nb_batch, nb_seq : int, optional
         Numbers of samples and steps, if known; other sizes are accepted too.
     init : str or Initializer
-        Of the weights of the input, (n_in, U) for each gate.
+        Initializer of the weights of the input, (n_in, U) for each gate.
     inner_init : str or Initializer
-        Of the weights of the state, (U, U) for each gate. Biases start at zero.
+        Initializer of the weights of the state, (U, U) for each gate. Biases start at zero.
     activation : str or Activation
     return_sequence : bool
         Whether the output is that of every step, (N, T, U), or only of the last, (N, U).
     regularizer : str or Regularizer, optional, keyword-only
-        Of `AllW` but for the biases.
+        Penalty on the weights in `AllW`, not on the biases.
     return_state : bool, keyword-only
         Whether the output is a tuple: the usual output, and the last state, h or h and c.
     stateful : bool, keyword-only
-        Whether a batch starts from the state that the batch before it ended with, in training and
-        at prediction, until `reset_states`.
+        Whether a batch starts from the final state of the previous batch, in training and at
+        prediction, until `reset_states`.
     go_backwards : bool, keyword-only
-        Whether the steps are walked from the last to the first. The output of every step is then in
-        the order of the walk.
+        Whether to run from the last step to the first. The outputs are then in this order too.
     dropout, recurrent_dropout : float in [0, 1), keyword-only
         Fraction of the input and of the state to drop in training. The mask is drawn once for each
         sequence, and is the same in all its steps (Gal and Ghahramani 2016).
@@ -160,7 +159,7 @@ class Recurrent(Layer):
         for shape in states:
             if len(shape) != 2 or shape[1] not in (None, units):
                 raise self._error(f"A first state must have shape (N, {units})", shape=shape)
-        blocks = [  # the initializers refuse what is too large for a file
+        blocks = [  # the initializers reject shapes that are too large for a file
             np.hstack([self.init((n_in, units)) for _ in range(gates)]),
             np.hstack([self.inner_init((units, units)) for _ in range(gates)]),
         ]
@@ -204,10 +203,10 @@ class Recurrent(Layer):
         ----------
         input : array_like, shape (N, T, n_in)
         mask : array_like, shape (N, T), optional
-            A step where it is 0 keeps the state as it was, and its output is the kept state. The
-            input of such a step has no effect.
+            A step where it is 0 leaves the state unchanged, and its output is that state. The input
+            of such a step has no effect.
         h0 : array_like, shape (N, U), optional
-            The first state; if not given, zero, or where the last batch ended if `stateful`.
+            The first state; by default zero, or if `stateful` the final state of the last batch.
         train : bool
             Whether to keep what `backward` needs, and to set `hn`.
 
@@ -245,13 +244,13 @@ class Recurrent(Layer):
         return self._run_back(pre_grad, (dhn,))
 
     def step(self, x: ArrayLike, state: Any = None) -> tuple[NDArray, tuple[NDArray, ...]]:
-        """Do one step at prediction, for example to generate text; nothing is written on the layer.
+        """Run one step at prediction, for example to generate text; the layer is not changed.
 
         Parameters
         ----------
         x : array_like, shape (N, n_in)
         state : tuple of array_like of shape (N, U), optional
-            What the step before returned, (h,) or (h, c); zero if not given.
+            The state that the previous step returned, (h,) or (h, c); zero if not given.
 
         Returns
         -------
@@ -276,7 +275,7 @@ class Recurrent(Layer):
         self._state = None
 
     def next_mask(self, masks: Sequence[NDArray | None], y: Any) -> Any:
-        """The mask of the input, in the order of the walk."""
+        """The mask of the input, in the order of the output."""
         mask = masks[0]
         if mask is not None and self.go_backwards:
             mask = mask[:, ::-1]
@@ -357,7 +356,7 @@ class Recurrent(Layer):
         return Walk(x, w, start, mask_u8, saved, backwards, drops, self._n_states)
 
     def _drawn(self, key: str, shape: tuple[int, int], p: float, dtype: Any) -> NDArray | None:
-        """The factors of a dropout: 0, or 1 / (1 - p). One seed for all, as in `Dropout`."""
+        """The dropout factors, 0 or 1 / (1 - p). One seed for all of them, as in `Dropout`."""
         if p == 0:
             return None
         seed = int(get_rng().integers(2**64, dtype=np.uint64))

@@ -16,7 +16,7 @@ class Walk(NamedTuple):
     w: NDArray
     start: list[NDArray]  # h0, [c0]
     mask: NDArray | None
-    saved: list[Any]  # h, [c], [gates]; None for what is not needed
+    saved: list[Any]  # h, [c], [gates]; None if not needed
     reverse: bool
     drops: tuple[NDArray | None, NDArray | None]
     n_states: int
@@ -40,7 +40,7 @@ class Walk(NamedTuple):
         return (*inputs, dh, *ends, dx, dw, *dstart, *acts, self.reverse, *self.drops)
 
     def sequence(self, in_order_of_steps: bool = True) -> NDArray:
-        """The output of every step, in the order of the input or of the walk."""
+        """The output of every step, in the order of the input or of the loop."""
         h = self.saved[0]
         return h if in_order_of_steps or not self.reverse else np.ascontiguousarray(h[:, ::-1])
 

@@ -59,7 +59,7 @@ def window_geometry(
     size : tuple
         Height and width, or the length of a sequence; None where unknown.
     window, stride : tuple
-        The same of the window and of the step from one to the next.
+        The same for the window and for the step from one window to the next.
     padding : {"valid", "same", "causal"} or tuple
         See `npdl.layers.Convolution`; a number for each axis, or a pair (before, after).
 
@@ -89,7 +89,7 @@ def spread(
     size, window, stride, padding : tuple
         As of `window_geometry`; the padding is cut off.
     more : tuple
-        Rows and columns to be added at the end.
+        Rows and columns to add at the end.
     """
     if padding == "same":
         counts = tuple(None if n is None else n * s for n, s in zip(size, stride))

@@ -1,4 +1,4 @@
-"""Activations as layers of their own."""
+"""Activations as layers."""
 
 from __future__ import annotations
 
@@ -110,13 +110,13 @@ class PReLU(Layer):
     Parameters
     ----------
     alpha_init : str or Initializer, optional, keyword-only
-        Of `alpha`, which has the shape of one sample, but size 1 along the shared axes.
+        Initializer of `alpha`, which has the shape of one sample, but size 1 along the shared axes.
     shared_axes : int or sequence of int, optional, keyword-only
         Axes along which all values have the same `alpha`; the sample axis is 0. ``(2, 3)`` makes
         one for each channel of images (N, C, H, W), ``1`` one for each feature of sequences
         (N, T, D). An axis whose size may change has to be shared.
     regularizer : str or Regularizer, optional, keyword-only
-        Of `alpha`.
+        Penalty on `alpha`.
     """
 
     alpha = ParameterView("alpha")
@@ -155,7 +155,7 @@ class PReLU(Layer):
         Parameters
         ----------
         input : array_like, shape (N, ...)
-            Of the shape that the layer was built for, but for the shared axes.
+            With the shape that the layer was built for, except along the shared axes.
         train : bool
             Whether to keep what `backward` needs.
         """
@@ -186,7 +186,7 @@ class PReLU(Layer):
             alpha.grad[...] = total.reshape(alpha.grad.shape)
         dx = self._input_buffer(x)
         if dx is not None:
-            # dy alpha where x <= 0, and dy elsewhere: one of the two parts is 0.
+            # dy alpha where x <= 0, and dy elsewhere: one of the two terms is 0.
             positive = (x > 0).astype(x.dtype)
             np.subtract(1, positive, out=dx)
             dx *= alpha.value

@@ -80,7 +80,7 @@ class _Reading(Layer):
         rows, value, key = self._all_three(real)
         keys = value if key is None or key is value else key if value is None else key & value
         if keys is not None:
-            # A query without any key that it may attend to counts as masked.
+            # A query that may attend to no key counts as masked.
             seen = np.logical_or.accumulate(keys, axis=1)
             steps = np.arange(xs[0].shape[1]) if self.causal else np.full(xs[0].shape[1], 2**31)
             some = seen[:, np.minimum(steps, keys.shape[1] - 1)]
@@ -134,11 +134,11 @@ class Attention(_Reading):
 
     Called on a query (N, TQ, D), a value (N, TK, E) and a key (N, TK, D), it gives (N, TQ, E): for
     each step of the query the mean of the steps of the value, weighted by the softmax of the
-    scores of their keys. Without a key the value is its own; with one input a sequence attends to
-    itself.
+    scores of their keys. If no key is given, the value is also the key; with one input a sequence
+    attends to itself.
 
-    A mask of the key or the value removes steps from the mean; steps that the mask of the query
-    leaves out, and those that no key is left for, give 0. The mask of the query is passed on. The
+    A mask of the key or the value removes steps from the mean. Masked steps of the query, and those
+    that have no key left, give 0. The mask of the query is passed on. The
     content of masked steps has no effect, NaN included.
 
     Parameters
@@ -149,7 +149,7 @@ class Attention(_Reading):
     causal : bool, keyword-only
         Whether a step of the query attends to no later step than its own.
     init : str or Initializer, keyword-only
-        Of `scale`.
+        Initializer of `scale`.
     """
 
     scale = ParameterView("scale")
@@ -233,12 +233,12 @@ class MultiHeadAttention(_Reading):
     """Attention of several heads, each on its own projections (Vaswani et al. 2017).
 
     Called on a query (N, TQ, size), a value (N, TK, size) and a key (N, TK, size), it gives
-    (N, TQ, n_out). Query, key and value are each projected to ``heads`` sequences, of which those
-    of the query attend to those of the key by ``q · k / sqrt(key_size)``; what the heads read is
-    projected to the output. Without a key the value is its own; with one input a sequence attends
-    to itself.
+    (N, TQ, n_out). Query, key and value are each projected to ``heads`` sequences. In each head the
+    queries attend to the keys by ``q · k / sqrt(key_size)``, and the results of all heads are
+    projected to the output. If no key is given, the value is also the key; with one input a
+    sequence attends to itself.
 
-    Masks work as in `Attention`: steps that are masked, or that no key is left for, give 0.
+    Masks work as in `Attention`: steps that are masked, or that have no key left, give 0.
 
     Parameters
     ----------
@@ -254,9 +254,9 @@ class MultiHeadAttention(_Reading):
     use_bias : bool, keyword-only
         Whether the projections have biases.
     init : str or Initializer, keyword-only
-        Of the weights. Biases start at 0.
+        Initializer of the weights. Biases start at 0.
     regularizer : str or Regularizer, optional, keyword-only
-        Of the weights.
+        Penalty on the weights.
 
     Notes
     -----
@@ -384,7 +384,7 @@ class MultiHeadAttention(_Reading):
         return self._shared(grads, len(xs))
 
     def _cleared(self, xs: list[NDArray], masks: Masks, train: bool) -> list[NDArray]:
-        """The inputs with 0 in the steps that are not read, which may hold NaN."""
+        """The inputs with 0 in the steps that are not used, which may hold NaN."""
         made = []
         for i, x in enumerate(xs):
             # With one input a step counts where it is a query or a key.

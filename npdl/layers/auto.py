@@ -21,7 +21,7 @@ class AutoLayer(Layer):
 
     A subclass adds its parameters in `build` with `add_parameter` and defines ``compute(self, x,
     **parameters)`` in functions of `autograd.numpy`. `build` may return the shape of the output;
-    without it `compute` is tried out. A layer with several inputs takes ``compute(self, a, b,
+    otherwise a trial of `compute` shows it. A layer with several inputs has ``compute(self, a, b,
     **parameters)``; arguments named `mask` and `train` get the mask of the steps and whether this
     is training.
 
@@ -60,7 +60,7 @@ class AutoLayer(Layer):
         return self._tried(in_shapes) if out_shape is None else super()._returned(out_shape)
 
     def _tried(self, in_shapes: tuple[Shape, ...]) -> Any:
-        """The shape of the output, by two tries with other sizes on the open axes."""
+        """The shape of the output, from two trials with different sizes on the open axes."""
         found = []
         for samples, size in ((2, 5), (3, 7)):
             shapes: Any = [(samples, *(n or size for n in s[1:])) for s in in_shapes]
@@ -89,7 +89,7 @@ class AutoLayer(Layer):
         train : bool
             Whether to keep what `backward` needs.
         mask : array_like, optional
-            Of steps, for `compute`.
+            The mask of the steps, for `compute`.
         """
         if self.out_shape is None:
             raise self._not_built()
@@ -118,7 +118,7 @@ class AutoLayer(Layer):
         return self._own(y, xs)
 
     def _own(self, y: Any, xs: list[Any]) -> Any:
-        """Outputs of the dtype of the inputs, in memory of their own."""
+        """Outputs in the dtype of the inputs, which share no memory with them."""
         if isinstance(y, tuple | list):
             return tuple(self._own(array, xs) for array in y)
         dtype = next((x.dtype for x in xs if x.dtype.kind == "f"), None)
@@ -153,8 +153,9 @@ class Lambda(AutoLayer):
     Parameters
     ----------
     function : callable
-        Of an array with the samples on axis 0, or of several, in functions of `autograd.numpy`. An
-        argument named `mask` or `train` gets the mask of the steps, or whether this is training.
+        Takes one or several arrays with the samples on axis 0, and uses functions of
+        `autograd.numpy`. An argument named `mask` or `train` gets the mask of the steps, or whether
+        this is training.
         To be saved it needs a name: `npdl.saving.register` it, or pass it in `custom_objects`.
 
     Examples
@@ -176,7 +177,7 @@ class Lambda(AutoLayer):
         return {"function": function_name(self.function, "layer")}
 
     def build(self, *in_shapes: Any, **kwargs: Any) -> Any:
-        """Add nothing; the shape of the output is tried out."""
+        """Find the shape of the output by a trial; there are no parameters."""
         return None
 
     def _computed(self, xs, learned, train, mask):

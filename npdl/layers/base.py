@@ -142,7 +142,7 @@ class Layer(Owner, Configurable, metaclass=LayerType):
         return entry if self._trainable else {**entry, "trainable": False}
 
     def __getstate__(self) -> dict[str, Any]:
-        """The state for `pickle` and `copy.deepcopy`: everything but kept arrays."""
+        """The state for `pickle` and `copy.deepcopy`: everything except kept arrays."""
         passing = ("_buffers", "_cache", "keep_buffers", "need_input_grad")
         return {k: v for k, v in self.__dict__.items() if k not in passing}
 
@@ -325,7 +325,7 @@ class Layer(Owner, Configurable, metaclass=LayerType):
         Parameters
         ----------
         pre_grad : array_like
-            Gradient of the loss in what the last training `forward` returned.
+            Gradient of the loss in the output of the last training `forward`.
         """
         raise NotImplementedError(f"{type(self).__name__} must define backward.")
 
@@ -355,7 +355,7 @@ class Layer(Owner, Configurable, metaclass=LayerType):
         return y, self.mask_after(inputs, masks, y)
 
     def mask_after(self, inputs: Sequence[Any], masks: Sequence[NDArray | None], y: Any) -> Any:
-        """Return the mask of the output, with what `make_mask` adds."""
+        """Return the mask of the output, including that of `make_mask`."""
         if self.makes_mask:
             made = self.make_mask(*map(np.asarray, inputs))
             if made is not None:
@@ -406,7 +406,7 @@ class Layer(Owner, Configurable, metaclass=LayerType):
         return self._cache
 
     def _buffer(self, key: str, like: tuple[int, ...], dtype: DTypeLike) -> NDArray:
-        """An array of unset values for an output, a cache or a gradient of a training step.
+        """An uninitialized array for an output, a cache or a gradient of a training step.
 
         With `keep_buffers` the array of the last step is reused if it fits. Inference
         makes new arrays instead, since it must not write on the layer.

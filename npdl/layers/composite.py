@@ -96,10 +96,10 @@ class Residual(_Composite):
     ----------
     body : Layer or list of Layer
     shortcut : Layer or list of Layer, optional
-        What the input passes on its way around the body, such as a convolution of 1 x 1 where the
-        body changes the number of channels. By default nothing.
+        Applied to the input before it is added, such as a convolution of 1 x 1 if the body changes
+        the number of channels. By default the input is added unchanged.
     activation : str or Activation
-        Of the sum.
+        Activation of the sum.
     """
 
     def __init__(self, body: Any, shortcut: Any = None, activation: Any = "linear") -> None:

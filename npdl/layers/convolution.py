@@ -30,7 +30,8 @@ class Convolution(Convolving):
     stride : int or (int, int)
         Step from window to window, downwards and to the right.
     init : str or Initializer
-        Of the filters `W`, shape (nb_filter, C / groups, KH, KW). The bias `b` starts at zero.
+        Initializer of the filters `W`, shape (nb_filter, C / groups, KH, KW). The bias `b` starts
+        at zero.
     activation : str or Activation
         Softmax runs over the channels.
     padding : {"valid", "same"}, int, (int, int) or ((int, int), (int, int)), keyword-only
@@ -46,7 +47,7 @@ class Convolution(Convolving):
     use_bias : bool, keyword-only
         Whether there is a bias `b`.
     regularizer : str or Regularizer, optional, keyword-only
-        Of `W`.
+        Penalty on `W`.
     """
 
     color = "#1f5fa8"
@@ -93,7 +94,8 @@ class Convolution1D(Convolving):
     stride : int
         Steps from window to window.
     init : str or Initializer
-        Of the filters `W`, shape (nb_filter, D / groups, K). The bias `b` starts at zero.
+        Initializer of the filters `W`, shape (nb_filter, D / groups, K). The bias `b` starts at
+        zero.
     activation : str or Activation
     padding : {"valid", "same", "causal"}, int or (int, int), keyword-only
         Steps of zeros around the sequence. "valid": none. "same": for ``ceil(T / stride)`` windows,

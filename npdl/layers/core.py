@@ -29,11 +29,11 @@ class Linear(Affine):
     n_in : int, optional
         Number of inputs; needed only for the first layer of a network.
     init : str or Initializer
-        Of `W`, shape (n_in, number of outputs). The bias `b` starts at zero.
+        Initializer of `W`, shape (n_in, number of outputs). The bias `b` starts at zero.
     use_bias : bool, keyword-only
         Whether there is a bias `b`.
     regularizer : str or Regularizer, optional, keyword-only
-        Of `W`.
+        Penalty on `W`.
     """
 
     color = "#b7791f"
@@ -114,7 +114,7 @@ class Dense(Linear):
     use_bias : bool, keyword-only
         Whether there is a bias `b`.
     regularizer : str or Regularizer, optional, keyword-only
-        Of `W`.
+        Penalty on `W`.
     """
 
     def __init__(

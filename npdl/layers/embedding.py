@@ -29,9 +29,9 @@ class Embedding(Layer):
         Sizes of the input, if known; other sizes are accepted too.
     init : str or Initializer
     regularizer : str or Regularizer, optional, keyword-only
-        Of the table, all its rows, where it is trained.
+        Penalty on all rows of the table, if it is trained.
     mask_zero : bool, keyword-only
-        Whether 0 stands for padding: the layer then makes a mask of the steps with other numbers.
+        Whether 0 is padding: the layer then makes a mask of the steps with other numbers.
 
     Attributes
     ----------
@@ -110,7 +110,7 @@ class Embedding(Layer):
         return {"embed_words": to_json_type(self._given), **self._options()}
 
     def saved_config(self) -> dict[str, Any]:
-        """The configuration with the sizes of a given table, which the file holds anyway."""
+        """The configuration with only the sizes of a given table, whose values are in the file."""
         if self._given is None:
             return self.to_json()
         rows, columns = self._table_shape

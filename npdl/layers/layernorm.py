@@ -16,10 +16,10 @@ from npdl.layers.normalization import check_epsilon
 
 
 class _Rows(Layer):
-    """A normalization of rows, of which each has its own statistics.
+    """A normalization of rows, each with its own statistics.
 
-    A subclass says which axes have scales of their own, the *kept* axes, and how an input whose
-    kept axes were put to `_place` is seen as rows, (rows, channels of a row, numbers of a channel).
+    A subclass defines the axes that have separate scales, the *kept* axes, and how to view an input
+    whose kept axes were moved to `_place` as rows, (rows, channels of a row, values of a channel).
     """
 
     #: Whether the mean is subtracted, and there is a `beta`.

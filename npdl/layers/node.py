@@ -37,7 +37,7 @@ class Value:
     index : int
         Which output of the call it is.
     name : str or None
-        Of an input.
+        Name of an input.
     """
 
     __slots__ = ("index", "name", "node", "shape")

@@ -16,7 +16,7 @@ from npdl.utils.random import get_rng
 class SpatialDropout(Layer):
     """Drop whole maps in training (Tompson et al. 2015).
 
-    Of images (N, C, H, W), a channel of a sample is kept or set to 0 as a whole; of sequences (N,
+    In images (N, C, H, W), a channel of a sample is kept or set to 0 as a whole; in sequences (N,
     T, D), a feature in all steps of a sample. Neighbours, which are strongly correlated, would
     otherwise reveal what was dropped. The rest is scaled by ``1 / (1 - p)``. At prediction the
     output is the input itself.
@@ -77,7 +77,7 @@ class GaussianNoise(Layer):
     Parameters
     ----------
     std : float, at least 0
-        Standard deviation of what is added.
+        Standard deviation of the noise.
     """
 
     def __init__(self, std: float) -> None:

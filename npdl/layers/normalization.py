@@ -193,7 +193,7 @@ class BatchNormal(Layer):
 
 
 class BatchNormalization(BatchNormal):
-    """`BatchNormal` with the defaults of Keras, but for the axis: that of npdl's channels.
+    """`BatchNormal` with the defaults of Keras, except the axis, which is that of npdl's channels.
 
     Parameters
     ----------
@@ -223,7 +223,7 @@ def check_epsilon(layer: Layer, epsilon: Any) -> float:
 
 
 def _expected(shape: Shape, axis: int) -> tuple[Any, ...]:
-    """The shape of an input: sizes where they are fixed, letters where any will do."""
+    """The expected shape of an input: sizes where they are fixed, letters where any size fits."""
     kept = axis % len(shape)
     free = [f"S{i}" if kept and i != kept else size for i, size in enumerate(shape)]
     return "N", *free[1:]
@@ -246,7 +246,7 @@ def _view(shape: Any, built_for: Any, axis: int) -> Any:
 def _parts(
     shape: tuple[int, ...], view: tuple[int, int, int], axis: int, real: NDArray | None
 ) -> Iterator[tuple[Any, slice, tuple[int, int, int]]]:
-    """Yield what is normalized at a time: an index of the input, its channels and its view.
+    """Yield the parts that are normalized at a time: an index of the input, its channels, its view.
 
     Without a mask that is everything, and the index None. Of a masked input (N, T, ...) it is all
     the real steps together; where each step has channels of its own (axis 0 and 1), one step of

@@ -62,7 +62,7 @@ class Owner(Checked):
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
-        """Everything that the layer owns, in the order of adding, then what its sublayers own."""
+        """The layer's own parameters, in the order of adding, then those of its sublayers."""
         own = tuple(self._parameters_by_name.values())
         return own + tuple(p for layer in self.sublayers for p in layer.parameters)
 
@@ -137,7 +137,7 @@ class Owner(Checked):
         return sum(array.size for _, array, _ in named_arrays(self))
 
     def penalty(self) -> float:
-        """Return what the layer adds to the loss of a model, see `npdl.regularizers`.
+        """Return the term that the layer adds to the loss of a model, see `npdl.regularizers`.
 
         A model asks each layer, and each sublayer by itself. A subclass may add a term of its own;
         then it also extends `add_penalty_gradient`.
@@ -152,7 +152,7 @@ class Owner(Checked):
                 grad += self.regularizer.backward(weights)
 
     def _regularized(self) -> list[tuple[NDArray, NDArray]]:
-        """The weights that `regularizer` looks at, and their gradients."""
+        """The weights that `regularizer` penalizes, and their gradients."""
         if not keeps_its_arrays(self):
             return [(w, grad) for w, grad in self.param_grads if w.ndim > 1]
         own = ((p.value, p.grad) for p in self._parameters_by_name.values() if p.grad is not None)
@@ -160,7 +160,7 @@ class Owner(Checked):
 
 
 def keeps_its_arrays(layer: Any) -> bool:
-    """Whether `params` and `grads` are npdl's, whose arrays stay the same objects."""
+    """Whether `params` and `grads` are those of npdl, whose arrays stay the same objects."""
     return type(layer).params is Owner.params and type(layer).grads is Owner.grads
 
 
@@ -192,7 +192,7 @@ def twin(layer: Any) -> Any:
 
 
 def relocate(layer: Any, parameter: Parameter, value: NDArray, grad: NDArray | None) -> None:
-    """Move a parameter to other arrays, which get what the old ones hold.
+    """Move a parameter to other arrays, and copy the old values into them.
 
     A user's layer may keep the same arrays as attributes: they are replaced too.
     """

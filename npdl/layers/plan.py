@@ -10,8 +10,8 @@ Each value of the graph has a number, its slot. A step reads some slots and fill
     add_1      1, 2    3
 
 Forward walks down the list, backward walks up. A slot that is read twice gets the sum of two
-gradients. A layer that is called twice is run, in training, by a twin at each further call: a copy
-with the same weights, but gradients and a memory of its own; the gradients are added up at the end.
+gradients. If a layer is called more than once, training runs a *twin* for each further call: a copy
+with the same weights, but its own gradients and cache. The gradients are added up at the end.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Step:
         self.look_at(type(layer).forward)
 
     def look_at(self, forward: Callable[..., Any]) -> None:
-        """Find out what the `forward` of the layer takes."""
+        """Look up the arguments that the `forward` of the layer takes."""
         self.forward = forward
         self.takes_train = forward_takes(forward)[0]
 
@@ -109,7 +109,7 @@ class Plan:
     layers : list of Layer
         Each once, in the order of the first calls.
     is_chain : bool
-        Whether each step reads only what the step before it returned.
+        Whether each step reads only the output of the step before it.
 
     Raises
     ------
@@ -142,7 +142,7 @@ class Plan:
         self.out_shapes = tuple(value.shape for value in outputs)
         self.n_slots = len(slots)
         self.out_slots = tuple(slots[id(value)] for value in outputs)
-        #: The step that fills each slot, but for the inputs.
+        #: The step that fills each slot, except those of the inputs.
         self.makers = {slot: step for step in steps for slot in step.targets}
         #: The slots that some step reads.
         self.read = {slot for step in steps for slot in step.sources}
@@ -188,13 +188,13 @@ class Plan:
         return {**vars(self), "_sums": {}, "_needed": None, "_lowest": 0, "_values": []}
 
     def slot_of(self, place: Value | Layer) -> int | None:
-        """The slot of a value, or of what a layer first returns; None if there is none."""
+        """The slot of a value, or of the first output of a layer; None if there is none."""
         if isinstance(place, Layer):
             return next((step.targets[0] for step in self.steps if step.owner is place), None)
         return next((i for i, value in enumerate(self._values) if value is place), None)
 
     def watch(self, slots: Collection[int]) -> None:
-        """Keep what these slots hold, for terms of the loss."""
+        """Keep the values of these slots, for terms of the loss."""
         if not self.watched.issuperset(slots):
             self.watched = self.watched.union(slots)
             self.is_chain = False
@@ -276,7 +276,7 @@ class Plan:
         linear : collection of int
             The outputs whose layer is to leave out its activation, see `forward_linear`.
         kept : dict, optional
-            Is filled with what the watched slots hold.
+            Filled with the values of the watched slots.
         """
         if masks is not None and not any(mask is not None for mask in masks):
             masks = None
@@ -298,15 +298,15 @@ class Plan:
 
     @property
     def makes_masks(self) -> bool:
-        """Whether any layer makes a mask of steps out of its input."""
+        """Whether any layer makes a mask of steps from its input."""
         return self._makes_masks
 
     def values_of(self, inputs: Sequence[Any]) -> list[Any]:
-        """The values of all slots, as long as no step was run; for `run_step`."""
+        """The values of all slots before the first step, for `run_step`."""
         return [*inputs, *self._blank]
 
     def run_step(self, step: Step, values: list[Any]) -> None:
-        """Do one step in inference mode, without masks."""
+        """Run one step in inference mode, without masks."""
         self._run(step, values, [None] * self.n_slots, train=False, linear=False)
 
     def trace(
@@ -321,7 +321,7 @@ class Plan:
     def _run(
         self, step: Step, values: list[Any], marks: list[Any], train: bool, linear: bool
     ) -> Any:
-        """Do one step: fill the slots of its outputs and of their masks."""
+        """Run one step: fill the slots of its outputs and of their masks."""
         taken = tuple(values[slot] for slot in step.sources)
         masks = [marks[slot] for slot in step.sources]
         layer = step.layer if train else step.owner
@@ -416,7 +416,7 @@ class Plan:
         return None if grad is None else np.asarray(grad)
 
     def _no_gradient(self, step: Step) -> TypeError:
-        """The error where the layer above a step has returned no gradient for it."""
+        """The error if the layer above a step returned no gradient for it."""
         above = self.steps[self.steps.index(step) + 1].layer
         kind = type(above).__name__
         return TypeError(

@@ -44,7 +44,7 @@ class Pooling(Layer):
             raise self._shape_error(shape, wanted)
 
     def _forward(self, input: ArrayLike, train: bool, mask: ArrayLike | None = None) -> NDArray:
-        """The output. With a mask, axis 1 holds steps, of which only the real ones count."""
+        """The output. With a mask, axis 1 holds steps, and only real ones count."""
         x = self._as_array(input)
         plan = self._geometry(x.shape)
         y = (
@@ -270,7 +270,7 @@ class _Pooling1D(_Windows):
 
 
 def _one(name: str, value: Any, layer: str) -> int:
-    """An integer; as in Keras, also in a tuple."""
+    """An integer, or as in Keras a tuple of one integer."""
     if isinstance(value, tuple | list) and len(value) == 1:
         value = value[0]
     return check_int(name, value, layer=layer)
@@ -398,7 +398,7 @@ class _Global(Pooling):
         train : bool
             Whether to keep what `backward` needs.
         mask : array_like, shape (N, T), optional
-            Steps with 0 are left out, whatever they hold. Not for images.
+            Steps with 0 are left out. Not for images.
         """
         return self._forward(input, train, mask if np.ndim(input) == 3 else None)
 

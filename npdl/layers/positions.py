@@ -22,7 +22,7 @@ class PositionEmbedding(Layer):
     length : int
         The most steps that an input may have.
     init : str or Initializer, keyword-only
-        Of `positions`, shape (length, D).
+        Initializer of `positions`, shape (length, D).
     """
 
     color = "#6b4fa0"

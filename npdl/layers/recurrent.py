@@ -79,7 +79,7 @@ class GRU(Gated):
     Parameters
     ----------
     gate_activation : str or Activation
-        Of z and r.
+        Activation of z and r.
     need_grad : bool
         Whether a forward pass keeps what `backward` needs.
     reset_after : bool, keyword-only
@@ -113,7 +113,7 @@ class LSTM(Gated):
     Parameters
     ----------
     gate_activation : str or Activation
-        Of i, f and o.
+        Activation of i, f and o.
     need_grad : bool
         Whether a forward pass keeps what `backward` needs.
     forget_bias_num : float

@@ -100,7 +100,7 @@ class UpSampling(_Resizing):
 
 
 def _images(array: NDArray) -> NDArray:
-    """The view of an array (N, C, H, W), (N, H, W) or (N, T, D) as images."""
+    """A view of an array (N, C, H, W), (N, H, W) or (N, T, D) as images."""
     return array if array.ndim == 4 else array[:, None]
 
 

@@ -48,7 +48,8 @@ class DepthwiseConvolution(_Depthwise):
     stride, activation, padding, dilation, use_bias, regularizer
         As in `Convolution`.
     init : str or Initializer
-        Of the filters `W`, shape (C * depth_multiplier, 1, KH, KW). The bias `b` starts at zero.
+        Initializer of the filters `W`, shape (C * depth_multiplier, 1, KH, KW). The bias `b`
+        starts at zero.
     """
 
     def __init__(
@@ -86,7 +87,8 @@ class DepthwiseConvolution1D(_Depthwise):
     stride, activation, padding, dilation, use_bias, regularizer
         As in `Convolution1D`, masks too.
     init : str or Initializer
-        Of the filters `W`, shape (D * depth_multiplier, 1, K). The bias `b` starts at zero.
+        Initializer of the filters `W`, shape (D * depth_multiplier, 1, K). The bias `b` starts at
+        zero.
     """
 
     _axes = 1
@@ -204,19 +206,19 @@ class SeparableConvolution(_Separable):
     input_shape : tuple, optional
         (C, H, W), or (None, C, H, W).
     stride, padding, dilation
-        Of the first part, as in `Convolution`.
+        Options of the first part, as in `Convolution`.
     init : str or Initializer
-        Of the filters of both parts, ``layer.depthwise.W`` of shape
+        Initializer of the filters of both parts, ``layer.depthwise.W`` of shape
         (C * depth_multiplier, 1, KH, KW) and ``layer.pointwise.W`` of shape
         (nb_filter, C * depth_multiplier, 1, 1).
     activation : str or Activation
-        Of the output.
+        Activation of the output.
     depth_multiplier : int, keyword-only
         Number of filters of the first part for each channel.
     use_bias : bool, keyword-only
         Whether the second part has a bias.
     regularizer : str or Regularizer, optional, keyword-only
-        Of the filters of both parts.
+        Penalty on the filters of both parts.
     """
 
     def __init__(

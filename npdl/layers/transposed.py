@@ -45,7 +45,7 @@ class _Transposed(Convolving):
         return channels, self.nb_filter // self.groups, *window
 
     def _draw(self, shape: tuple[int, ...]) -> NDArray:
-        # the layer goes from axis 0 of W to axis 1, the other way round than filters do
+        # the layer goes from axis 0 of W to axis 1, the opposite of a convolution
         drawn = self.init((shape[1], shape[0], *shape[2:]))
         return np.swapaxes(drawn, 0, 1)
 
@@ -68,7 +68,8 @@ class TransposedConvolution(_Transposed):
     stride : int or (int, int)
         Step from window to window in the output.
     init : str or Initializer
-        Of the filters `W`, shape (C, nb_filter / groups, KH, KW). The bias `b` starts at zero.
+        Initializer of the filters `W`, shape (C, nb_filter / groups, KH, KW). The bias `b` starts
+        at zero.
     activation : str or Activation
         Softmax runs over the channels.
     padding : {"valid", "same"}, int, (int, int) or ((int, int), (int, int)), keyword-only
@@ -117,7 +118,8 @@ class TransposedConvolution1D(_Transposed):
     stride : int
         Steps from window to window in the output.
     init : str or Initializer
-        Of the filters `W`, shape (D, nb_filter / groups, K). The bias `b` starts at zero.
+        Initializer of the filters `W`, shape (D, nb_filter / groups, K). The bias `b` starts at
+        zero.
     activation : str or Activation
     padding : {"valid", "same"}, int or (int, int), keyword-only
         Steps that are cut off from the output: its length is

@@ -29,7 +29,7 @@ class Bidirectional(Layer):
     ----------
     layer : Recurrent
         The forward direction. With ``return_sequence=True`` the output has all steps, else it is
-        what each direction ends with: that of the last step, and that of the first.
+        final output of each direction: that of the last step, and that of the first.
     merge_mode : {"concat", "sum", "mul", "ave"} or None
         How the two outputs are merged; None returns both.
     backward_layer : Recurrent, optional, keyword-only

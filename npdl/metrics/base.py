@@ -59,7 +59,7 @@ class Metric(Configurable):
         return {"class": config_name(self), **super().get_config()}
 
     def bind(self, loss: Any) -> None:
-        """Called by `Model.compile` with the loss, which defines the meaning of the outputs."""
+        """Called by `Model.compile` with the loss, which determines the meaning of the outputs."""
 
     def update_state(
         self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None

@@ -352,7 +352,7 @@ class ConfusionMatrix(ThresholdedMetric):
     Parameters
     ----------
     threshold : float, optional
-        Of a single output, whose classes are no and yes.
+        The threshold of a single output, whose classes are no and yes.
     name : str, optional
     """
 

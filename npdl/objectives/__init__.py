@@ -1,7 +1,7 @@
 """Losses: the value, and its exact gradient in the outputs of the network.
 
-Letters: N samples, K classes. An *item* is what a loss gives one value for: a row of the outputs (a
-sample, or one step of a sample) where it compares rows, such as
+Letters: N samples, K classes. An *item* is the part of the outputs that has one loss value: a row
+(a sample, or one step of a sample) where it compares rows, such as
 `SoftmaxCategoricalCrossEntropy`, and an element where it compares numbers, such as
 `MeanSquaredError`. The mean over all items is taken here, and nowhere else.
 """

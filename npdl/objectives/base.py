@@ -78,7 +78,7 @@ class Objective(Configurable):
         """
         return None
 
-    # ------------------------------------------------------------- what a subclass may define
+    # ------------------------------------------------------------- hooks for subclasses
 
     def arrange(self, outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return outputs and targets with their axes as all other methods here take them.
@@ -120,7 +120,7 @@ class Objective(Configurable):
         Parameters
         ----------
         p, t : ndarray
-            Of the items that count.
+            Outputs and targets of the items that count.
         """
         return p, np.asarray(t, p.dtype, order="C")
 

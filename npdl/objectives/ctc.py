@@ -1,4 +1,4 @@
-"""Connectionist temporal classification: labels without a place in the sequence."""
+"""Connectionist temporal classification: labels without positions in the sequence."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class CTC(Clipped):
     """-log of the probability that the outputs of a sample read as its labels (Graves et al. 2006).
 
     Outputs (N, T, K) are probabilities of K classes at each step, one of which is the blank. A path
-    through them, a class at each step, reads as what is left when repeats are merged and blanks are
-    dropped; the probabilities of all paths that read as the labels are added. Targets are labels,
-    class numbers of shape (N, L), filled with -1 where there are fewer than L. A sample is an item;
-    a mask (N, T) gives the real steps, which may have padding on either side, or gaps.
+    through them, a class at each step, reads as the labels left when repeats are merged and blanks
+    are dropped; the probabilities of all paths that read as the labels are added. Targets are
+    labels, class numbers of shape (N, L), filled with -1 where there are fewer than L. A sample is
+    an item; a mask (N, T) gives the real steps, which may have padding on either side, or gaps.
 
     The mean is over the samples, as in Keras (PyTorch's ``"mean"`` also divides each sample's loss
     by its number of labels). Labels that need more steps than there are have an infinite loss and

@@ -115,7 +115,7 @@ class CosineSimilarity(Rowwise):
 
 
 def _unit(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each row over its length, 0 where that is 0, and the lengths."""
+    """Each row divided by its length, 0 if that is 0, and the lengths."""
     # The largest element is factored out first: squares overflow, or underflow, where lengths do
     # not.
     top = np.abs(rows).max(axis=-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Kinds of losses: by the shape of an item, and those that take logarithms."""
+"""Base classes of losses: by the shape of an item, and for those that take logarithms."""
 
 from __future__ import annotations
 
@@ -88,5 +88,5 @@ class Clipped(Objective):
         return np.clip(p, self.epsilon, 1)
 
     def _outside(self, p: np.ndarray) -> np.ndarray:
-        """Where clipping made the gradient 0."""
+        """The elements whose gradient is 0 because of clipping."""
         return (p < self.epsilon) | (p > 1)

@@ -179,7 +179,7 @@ class MeanSquaredLogarithmicError(Elementwise):
 
 
 def log_cosh(x: np.ndarray) -> np.ndarray:
-    """log cosh x, exact near 0, and without overflow."""
+    """log cosh x, accurate near 0, and without overflow."""
     size = np.abs(x)
     near = -0.5 * log1p(-np.square(tanh(np.minimum(size, 1))))  # 1 / cosh² = 1 - tanh²
     return np.where(size < 1, near, size + log1p(exp(-2 * size)) - math.log(2))
@@ -191,5 +191,5 @@ def absolute_percentage(p: np.ndarray, t: np.ndarray, epsilon: float) -> np.ndar
 
 
 def log1p_difference(p: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """log(1 + p) - log(1 + t), p and t counting as 0 where they are below."""
+    """log(1 + p) - log(1 + t), where negative p and t count as 0."""
     return log1p(np.maximum(p, 0)) - log1p(np.maximum(t, 0))

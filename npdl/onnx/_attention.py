@@ -14,7 +14,7 @@ _NEVER = np.float32(-1e30)
 
 
 def attention(g: Graph, layer: Any, path: str, xs: list[Tensor], shape: Shape) -> str:
-    """What each step of the query reads, without projections."""
+    """Attention without projections."""
     query, value, key = layer._all_three(xs)
     allowed, rows = _masks(g, layer, xs)
     if layer.score == "additive":
@@ -32,7 +32,7 @@ def attention(g: Graph, layer: Any, path: str, xs: list[Tensor], shape: Shape) -
 
 
 def multi_head(g: Graph, layer: Any, path: str, xs: list[Tensor], shape: Shape) -> str:
-    """Attention of several heads, each on its own projections."""
+    """Attention with several heads, each with its own projections."""
     query, value, key = layer._all_three(xs)
     allowed, rows = _masks(g, layer, xs)
     own = layer._parameters_by_name

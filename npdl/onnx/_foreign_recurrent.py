@@ -140,7 +140,7 @@ def _first_states(r: Reader, states: list[Any], directions: int, batch_first: bo
 
 
 def _options(r: Reader, kind: type, usual: list[str], directions: int) -> dict[str, Any]:
-    """The activations of each direction, and what all have in common."""
+    """The activations of each direction, and the options that all share."""
     names = [name.decode() for name in r.take("activations", [])] or usual * directions
     if len(names) != len(usual) * directions:
         raise r.refusal("Each direction must have its activations", activations=names)
@@ -185,7 +185,7 @@ def _fill(r: Reader, layer: Any, w: NDArray, u: NDArray, b: NDArray) -> None:
     own[...] = new
 
 
-# ------------------------------------------------------------------- what stands around them
+# ------------------------------------------------------------------- nodes around them
 
 
 def transposed(x: Any, perm: list[int]) -> Any:
@@ -195,7 +195,7 @@ def transposed(x: Any, perm: list[int]) -> Any:
 
 
 def squeezed(r: Reader, x: Laid, axes: list[int]) -> Any:
-    """A value without the axis of directions, of which there is one."""
+    """A value without the axis of directions, which has size 1."""
     places = [axis % len(x.order) for axis in axes]
     if any(x.order[i] != DIRECTION for i in places) or len(x.values) > 1:
         raise r.refusal("The axis must be that of one direction", axes=axes)

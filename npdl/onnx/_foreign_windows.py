@@ -129,7 +129,7 @@ def _cut(
     dilation: tuple[int, ...],
     extra: tuple[int, ...],
 ) -> tuple[Any, tuple[int, ...]]:
-    """What a transposed convolution cuts off, and adds behind, for an output of known size."""
+    """The padding that a transposed convolution crops or adds, for a known size of the output."""
     wanted = r.take("output_shape", None)
     if len(extra) != len(window) or (wanted and len(wanted) < len(window)):
         raise r.refusal("There must be a number for each axis", output_padding=list(extra))
@@ -154,7 +154,7 @@ def _ceiled(
     r: Reader, shape: tuple[int | None, ...], window: Any, stride: Any, padding: Any
 ) -> Any:
     """The padding that lets the last windows, which are not full, count too."""
-    if isinstance(padding, str):  # these leave nothing over, or round as they say
+    if isinstance(padding, str):  # these have no partial windows, or define the rounding
         if padding == "same":
             return padding
         padding = ((0, 0),) * len(shape)

@@ -36,7 +36,7 @@ class Tensor(NamedTuple):
 
 
 class Graph:
-    """Collects what an ONNX graph is made of."""
+    """Collects the parts of an ONNX graph."""
 
     def __init__(self, onnx: Any) -> None:
         self.onnx = onnx

@@ -1,4 +1,4 @@
-"""Merges as nodes, and the masks of what they return."""
+"""Merges as nodes, and the masks of their outputs."""
 
 from __future__ import annotations
 

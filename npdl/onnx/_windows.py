@@ -1,4 +1,4 @@
-"""Convolutions, pooling, and what makes images and sequences larger or smaller, as nodes."""
+"""Convolutions, pooling and resizing of images and sequences, as nodes."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def up_sampling(g: Graph, layer: Any, path: str, xs: list[Tensor], shape: Shape)
 
 
 def _frame(layer: Any, ndim: int) -> tuple[list[int], list[int], list[int]]:
-    """The axes that `_sides` is about, and the numbers before and after each."""
+    """The axes of `_sides`, and the numbers before and after each."""
     sides = layer._sides
     axes = [*range(ndim - len(sides), ndim)]
     return axes, [before for before, _ in sides], [after for _, after in sides]
@@ -179,7 +179,7 @@ def cropping(g: Graph, layer: Any, path: str, xs: list[Tensor], shape: Shape) ->
 
 
 def framed_mask(g: Graph, layer: Any, x: Tensor) -> str:
-    """The mask of a sequence with steps put on or cut off."""
+    """The mask of a sequence with steps added or removed."""
     mask = str(x.mask)
     if isinstance(layer, L.ZeroPadding1D):
         before, after = layer.padding

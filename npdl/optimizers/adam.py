@@ -36,7 +36,7 @@ class _Moments(Optimizer):
         self.epsilon = check_number("epsilon", epsilon, "(0, inf)")
 
     def _unbias(self, beta: float) -> float:
-        """1 - β^t, what a moving mean that started at 0 adds up to in step t = 1, 2, ..."""
+        """1 - β^t, the sum of the weights in a moving mean after step t = 1, 2, ..."""
         return 1 - beta ** (self.iterations + 1)
 
 

@@ -135,7 +135,7 @@ class Optimizer(Configurable):
         return super().__new__(cls)
 
     def __getstate__(self) -> dict[str, Any]:
-        """The state for `pickle` and `copy.deepcopy`: everything but the parameters."""
+        """The state for `pickle` and `copy.deepcopy`: everything except the parameters."""
         return {k: v for k, v in self.__dict__.items() if k not in ("_plan", "_owner", "_join")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from npdl.optimizers.units import Slots, Unit
 class KernelOptimizer(Optimizer):
     """Base of optimizers whose step is one kernel.
 
-    A subclass defines `_kernel` and `_scalars`; or a `step` of its own, which is then called.
+    A subclass defines `_kernel` and `_scalars`, or its own `step`, which is then called.
     """
 
     #: The name of the kernel, and the names of the slots that it takes after p and g.
