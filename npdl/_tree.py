@@ -75,6 +75,6 @@ def unpack(tree: Any, arrays: dict[str, NDArray]) -> Any:
             return arrays.pop(value)
         if key == "$float":
             if value not in ("inf", "-inf", "nan"):
-                raise ValueError(f"{value!r} is no such float")
+                raise ValueError(f"{value!r} is not inf, -inf or nan")
             return float(value)
     return {k.removeprefix("$"): unpack(value, arrays) for k, value in tree.items()}

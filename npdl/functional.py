@@ -72,8 +72,8 @@ class Functional(Persistent):
             raise TypeError(f"A model is made of instances of Layer. Received: {layer!r}")
         if any(layer is other for other in self.layers):
             raise ValueError(
-                "To share weights, call the layer on values, see npdl.Input: in a list it can "
-                f"stand only once. Received: {layer.name!r}"
+                "To share weights, call the layer on values, see npdl.Input: a layer can "
+                f"be in a list only once. Received: {layer.name!r}"
             )
         self.layers.append(layer)
         self.compiled = False

@@ -151,7 +151,7 @@ def make_heads(
         counted = as_metrics(plain[i]), as_metrics(weighted[i])
         heads.append(Head(i, name if several else None, objective, weight, *counted))
     if not heads:
-        raise ValueError(error_message("A model needs a loss for one output at least", loss=loss))
+        raise ValueError(error_message("A model needs a loss for at least one output", loss=loss))
     return heads
 
 

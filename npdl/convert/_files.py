@@ -33,7 +33,7 @@ def refusing(path: StrPath, what: str) -> Iterator[None]:
     try:
         yield
     except Unreadable as error:
-        raise ValueError(f"{os.fspath(path)!r} is no {what} that can be loaded: {error}") from error
+        raise ValueError(f"{os.fspath(path)!r} can't be loaded as a {what}: {error}") from error
 
 
 def h5py() -> Any:
@@ -64,7 +64,7 @@ def open_archive(path: StrPath) -> tuple[dict[str, Any], Weights]:
             text = _member(archive, "config.json", MAX_CONFIG)
             binary = _member(archive, "model.weights.h5", MAX_RATIO * size)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
-        raise Unreadable(f"it is no zip archive as Keras 3 writes them ({error})") from error
+        raise Unreadable(f"it is not a zip archive as Keras 3 writes them ({error})") from error
     if text.count(b"{") + text.count(b"[") > _safetensors.MAX_CONTAINERS:
         raise Unreadable("its config.json is too complex")
     try:
@@ -124,7 +124,7 @@ class Weights:
         try:
             yield
         except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise Unreadable(f"it is no HDF5 as Keras 3 writes it ({error})") from error
+            raise Unreadable(f"it is not an HDF5 file as Keras 3 writes it ({error})") from error
 
     def _walk(self) -> dict[str, tuple[int, ...]]:
         """The shapes of all arrays by their paths."""
@@ -153,7 +153,7 @@ class Weights:
 
     def _checked(self, path: str, item: Any) -> tuple[int, ...]:
         if not isinstance(item, self._module.Dataset):
-            raise Unreadable(f"{path!r} is no array")
+            raise Unreadable(f"{path!r} is not an array")
         plain = not (item.is_virtual or item.external or item.chunks or item.compression)
         if not plain or item.shape is None:
             raise Unreadable(f"{path!r} is not stored as a plain array")

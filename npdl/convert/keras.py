@@ -43,7 +43,7 @@ def load_keras(path: StrPath) -> Model:
     ImportError
         Without h5py, ``pip install 'npdl[keras]'``.
     """
-    with refusing(path, "file of Keras"):
+    with refusing(path, "Keras file"):
         config, weights = open_archive(path)
         try:
             # Sizes in the file determine memory: allocate no more numbers than it holds.
@@ -84,7 +84,7 @@ def load_keras_weights(
         Without h5py, ``pip install 'npdl[keras]'``.
     """
     plan = model.require_plan("load_keras_weights")
-    with refusing(path, "file of weights of Keras"):
+    with refusing(path, "file of Keras weights"):
         with open(path, "rb") as file:
             zipped = file.read(4) == b"PK\3\4"
         weights = open_archive(path)[1] if zipped else Weights.open(path)

@@ -96,7 +96,7 @@ class DataParallel(Callback):
         if (rows[:, :2] != rows[0, :2]).any():
             places = ", ".join(f"epoch {int(e) + 1} batch {int(b)}" for e, b, _ in rows)
             raise RuntimeError(
-                "All processes must be at the same place of the training; a folder of "
+                "All processes must be at the same step of training; a folder of "
                 f"BackupAndRestore must be one that all of them see. Received: {places}"
             )
         model.stop_training = bool(rows[:, 2].any())

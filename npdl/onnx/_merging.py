@@ -86,5 +86,5 @@ def dot(g: Graph, layer: Any, path: str, xs: list[Tensor], shape: Shape) -> str:
     if [x.ndim for x in xs] == [3, 3]:
         return y
     if sum(size is None for size in shape[1:]) > 1:
-        raise refuse(layer, "No more than one size of the output may be open", shape=shape)
+        raise refuse(layer, "At most one size of the output may be open", shape=shape)
     return g.reshape(y, 0, *(-1 if size is None else size for size in shape[1:]))

@@ -144,7 +144,7 @@ def _generator(state: dict[str, Any]) -> np.random.Generator:
     try:
         state = dict(state)
         if state["bit_generator"] not in _BIT_GENERATORS:
-            raise ValueError(f"there is no bit generator {state['bit_generator']!r}")
+            raise ValueError(f"unknown bit generator {state['bit_generator']!r}")
         make = getattr(np.random, state["bit_generator"])
         seeds = state.pop("seed_sequence", None)
         if seeds is not None and not 0 < seeds["pool_size"] <= 64:
