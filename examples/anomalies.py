@@ -71,7 +71,7 @@ def main():
 
 
 def draw(path, pictures, again, errors):
-    """Pictures of every digit, and what a network makes of them that knows the last digit alone."""
+    """Pictures of every digit, and their reconstructions by a network that knows only the last."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 2.3), layout="constrained")

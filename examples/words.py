@@ -2,11 +2,11 @@
 
     python examples/words.py
 
-The network sees a picture of a whole word; nobody tells it where a letter begins or ends.
+The network sees a picture of a whole word, without positions of the letters.
 Data: words of Python's own documentation, drawn with Pillow in fonts that come with matplotlib,
 slanted, thinned and with noise. The test has words that were not learned.
-To beat: 90 % of the words right in every letter; a goal set beforehand, for want of
-another program.
+To beat: 90 % of the words right in every letter; a goal set beforehand, because there is
+no other program to compare with.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--count", type=int, default=12_000, help="pictures to learn from")
     parser.add_argument("--test", type=int, default=500, help="words for the test")
-    parser.add_argument("--picture", help="draw words and what is read into this file")
+    parser.add_argument("--picture", help="draw words and the words read into this file")
     options = parser.parse_args()
 
     npdl.utils.set_seed(1)

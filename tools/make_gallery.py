@@ -40,9 +40,9 @@ EXAMPLES: dict[str, tuple[str, list[str], str]] = {
     "anomalies": (
         "Anomalies",
         [""],
-        "Digits, and what a network makes of them that has seen nines alone",
+        "Digits, and their reconstructions by a network that was trained only on nines",
     ),
-    "words": ("Reading words", [""], "Pictures of words, and what is read"),
+    "words": ("Reading words", [""], "Pictures of words, and the words that were read"),
     "addition": ("Addition", [""], ""),
     "transfer": ("Transfer learning", [""], ""),
     "shapes": ("Segmentation", [""], "Pictures, the true classes of their pixels, those found"),
