@@ -37,6 +37,7 @@ KERNELS = [
     "embedding",
     "layernorm",
     "log_softmax",
+    "merge",
     "norm",
     "optimizer",
     "pool",

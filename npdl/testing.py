@@ -21,10 +21,11 @@ from npdl import graph
 from npdl._calls import takes
 from npdl._ext import available_backends, use_backend
 from npdl._gradcheck import check_gradients, copied, draw, forward, numeric_gradient
+from npdl.layers._padding import without_padding
 from npdl.layers.base import Layer
 from npdl.layers.node import Node, Value
 from npdl.layers.owning import named_arrays
-from npdl.layers.plan import Plan, without_padding
+from npdl.layers.plan import Plan
 from npdl.layers.tree import every_layer
 from npdl.utils.random import get_dtype, get_rng, use_dtype
 

@@ -104,13 +104,21 @@ def _embedding(make: _Maker, rows: int, width: int, n: int) -> Iterator[Case]:
     yield Case("embedding_backward", (index, make.random(n, width), make.blank(rows, width)))
 
 
-def _norm(make: _Maker, outer: int, channels: int, inner: int) -> Iterator[Case]:
-    shape, epsilon = (outer, channels, inner), 1e-3
+def _merge(make: _Maker, size: int) -> Iterator[Case]:
+    args = make.random(size), make.random(size), make.blank(size), (RELU, 1.0)
+    yield Case("add_forward", args)
+
+
+def _norm(
+    make: _Maker, outer: int, channels: int, inner: int, relu: bool = False
+) -> Iterator[Case]:
+    shape, epsilon, act = (outer, channels, inner), 1e-3, (RELU if relu else LINEAR, 1.0)
     x, gamma, beta = make.random(*shape), make.random(channels), make.random(channels)
     mean, var = make.blank(channels), make.blank(channels)
-    yield make.filled("norm_forward", x, gamma, beta, epsilon, make.blank(*shape), mean, var)
+    yield make.filled("norm_forward", x, gamma, beta, epsilon, make.blank(*shape), mean, var, act)
     grads = make.blank(*shape), make.blank(channels), make.blank(channels)
-    yield Case("norm_backward", (x, gamma, mean, var, epsilon, make.random(*shape), *grads))
+    found = x, gamma, beta, mean, var, epsilon
+    yield Case("norm_backward", (*found, make.random(*shape), *grads, act))
     fixed = x, gamma, beta, mean, var, epsilon, make.blank(*shape)
     yield Case("norm_fixed_forward", fixed)
 
@@ -286,6 +294,7 @@ def cases(dtype: str, size: str) -> Iterator[Case]:
         yield from _dense(make, 64, 784, 256)
         yield from _dropout(make, 200_000)
         yield from _embedding(make, 5000, 64, 2000)
+        yield from _merge(make, 400_000)
         yield from _norm(make, 64, 32, 196)
         yield from _layernorm(make, 2048, 128, 1)
         yield from _conv(make, (32, 16, 16, 16), (32, 3, 3), (1, 1), (1, 1))
@@ -314,6 +323,9 @@ def cases(dtype: str, size: str) -> Iterator[Case]:
         yield from _embedding(make, *table)
     for shape in [(37, 67, 1), (5, 3, 7), (3, 2, 521)]:
         yield from _norm(make, *shape)
+        yield from _norm(make, *shape, relu=True)
+    for length in (1, 37, 16411):
+        yield from _merge(make, length)
     yield from _layernorm(make, 37, 67, 1)
     yield from _layernorm(make, 5, 3, 7, groups=2)
     for shape in [(1, 1, 1), (7, 5, 3), (13, 67, 31)]:

@@ -17,7 +17,7 @@ import numpy as np
 from kernel_outputs import FILLED
 
 from npdl._ext import ISAS, PAIRS
-from npdl._ext.activation_np import FROM_INPUT, RELU, SIGMOID, TANH
+from npdl._ext.activation_np import FROM_INPUT, LINEAR, RELU, SIGMOID, TANH
 
 STEM = {function: stem for stem, functions in PAIRS.items() for function in functions}
 TWINS = {stem: importlib.import_module(f"npdl._ext.{stem}_np") for stem in PAIRS}
@@ -198,7 +198,19 @@ class Maker:
         index, grad = self.rng.integers(0, rows, n), self.random(n, width)
         return [self.call("embedding_backward", index, grad, self.empty(rows, width))]
 
-    def norm(self, shape, dx: bool = True, dgamma: bool = True, dbeta: bool = True) -> list[Call]:
+    def merge(self, size: int, act=(LINEAR, 1.0)) -> list[Call]:
+        return [
+            self.call("add_forward", self.random(size), self.random(size), self.empty(size), act)
+        ]
+
+    def norm(
+        self,
+        shape,
+        dx: bool = True,
+        dgamma: bool = True,
+        dbeta: bool = True,
+        act=(LINEAR, 1.0),
+    ) -> list[Call]:
         """`shape` (O, C, I)."""
         x, dy = self.random(*shape, scale=2) + self.dtype.type(0.5), self.random(*shape)
         gamma, beta, mean, spread = (self.random(shape[1]) for _ in range(4))
@@ -206,9 +218,10 @@ class Maker:
         grads = [self.empty(*shape), self.empty(shape[1]), self.empty(shape[1])]
         grads = [g if wanted else None for g, wanted in zip(grads, (dx, dgamma, dbeta))]
         fixed = x, gamma, beta, mean, spread * spread, epsilon, self.empty(*shape)
+        y = self.empty(*shape)
         return [
-            self.filled("norm_forward", x, gamma, beta, epsilon, self.empty(*shape), *found),
-            self.call("norm_backward", x, gamma, *found, epsilon, dy, *grads),
+            self.filled("norm_forward", x, gamma, beta, epsilon, y, *found, act),
+            self.call("norm_backward", x, gamma, beta, *found, epsilon, dy, *grads, act),
             self.call("norm_fixed_forward", *fixed),
         ]
 
@@ -439,6 +452,7 @@ class Maker:
             *self.dense(6, 7, 9),
             *self.dropout(11),
             *self.embedding(5, 7, 9),
+            *self.merge(11),
             *self.norm((4, 5, 6)),
             *self.layernorm((4, 5, 6), groups=3),
             *self.conv((3, 2, 7, 5), (4, 2, 3), (2, 1), (1, 2), act=(RELU, 1.0)),

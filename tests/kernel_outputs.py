@@ -21,6 +21,7 @@ FILLED = {
     "layernorm_backward": ("dx", "dgamma", "dbeta"),
     "log_softmax_forward": ("y",),
     "log_softmax_backward": ("dz",),
+    "add_forward": ("y",),
     "norm_forward": ("y", "mean", "var"),
     "norm_fixed_forward": ("y",),
     "norm_backward": ("dx", "dgamma", "dbeta"),

@@ -50,6 +50,7 @@ PAIRS = {
     "embedding": ("embedding_backward",),
     "layernorm": ("layernorm_forward", "layernorm_backward"),
     "log_softmax": ("log_softmax_forward", "log_softmax_backward"),
+    "merge": ("add_forward",),
     "norm": ("norm_forward", "norm_fixed_forward", "norm_backward"),
     "optimizer": (
         "sgd_step",

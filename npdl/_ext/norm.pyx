@@ -10,15 +10,22 @@ tasks and the later passes find the data in the cache:
 Sums over PIECE elements of a span or ROWS rows of a column are in the dtype of x (``sums.pxd``);
 these sums are then added in double. Mean and squared deviations are computed for such a part first,
 which is read twice while it is in the cache; the parts are then combined (``moments.pxd``).
+
+With ReLU behind it, the backward pass finds the sign of what ReLU took again, with the arithmetic
+of the forward pass, instead of reading y. Its sums add the same numbers in the same order as those
+of the gradient in a y that was pulled back before.
 """
 
 from libc.math cimport sqrt
 from libc.string cimport memset
+from npdl._ext.activation cimport LINEAR, RELU, act_t, parse_act
 from npdl._ext.arrays cimport OR_NONE, OUT, REAL, array, array_t, call_t, clear, same_shape
 from npdl._ext.moments cimport PIECE, add_span, moments_t, residual_rows
 from npdl._ext.simd cimport fma, real
 from npdl._ext.steps cimport simple_step
-from npdl._ext.sums cimport product_rows, sum_of, sum_of_products, sum_rows, total_of
+from npdl._ext.sums cimport (
+    positive_rows, positive_sums_of, product_rows, sum_of, sum_of_products, sum_rows, total_of,
+)
 from npdl._ext.threads cimport max_workers, run
 
 cdef enum:
@@ -33,7 +40,7 @@ cdef enum:
 
 
 ctypedef struct norm_t:
-    bint single
+    bint single, relu
     int kind
     Py_ssize_t outer, channels, inner, per_task
     double epsilon
@@ -56,16 +63,16 @@ ctypedef struct channel_t:
 
 
 ctypedef struct affine_t:
-    # forward:  y = (x - mean) scale + shift
+    # forward:  y = (x - mean) scale + beta
     # backward: dx = (dy - shift - (x - mean) slope) scale
-    double mean, scale, shift, slope
+    double mean, scale, beta, shift, slope
 
 
 # ------------------------------------------------------------ a span of elements
 
 
 cdef inline void _sum_spans(
-    norm_t* j, Py_ssize_t c, double mean, channel_t* sums, const real* _
+    norm_t* j, Py_ssize_t c, const affine_t* a, channel_t* sums, const real* _
 ) noexcept nogil:
     """Mean and m2 of channel c, or the sums of dy, piece by piece."""
     cdef const real* x
@@ -84,16 +91,22 @@ cdef inline void _sum_spans(
         k = 0
         while k < j.inner:
             n = min(<Py_ssize_t> PIECE, j.inner - k)
-            sums.dy += sum_of(dy + k, n)
-            sums.dx += sum_of_products(x + k, dy + k, n, <real> mean, zero)
+            if j.relu:
+                positive_sums_of(
+                    x + k, dy + k, n, <real> a.mean, <real> a.scale, <real> a.beta, &sums.dy,
+                    &sums.dx,
+                )
+            else:
+                sums.dy += sum_of(dy + k, n)
+                sums.dx += sum_of_products(x + k, dy + k, n, <real> a.mean, zero)
             k += PIECE
     if j.kind != BACKWARD:
         sums.mean, sums.m2 = m.mean, m.m2
 
 
 cdef inline void _map_spans(norm_t* j, Py_ssize_t c, affine_t* a, const real* _) noexcept nogil:
-    cdef real mean = <real> a.mean, scale = <real> a.scale
-    cdef real shift = <real> a.shift, slope = <real> a.slope
+    cdef real mean = <real> a.mean, scale = <real> a.scale, beta = <real> a.beta
+    cdef real shift = <real> a.shift, slope = <real> a.slope, zero = 0, u
     cdef const real* x
     cdef const real* dy
     cdef real* out
@@ -102,11 +115,20 @@ cdef inline void _map_spans(norm_t* j, Py_ssize_t c, affine_t* a, const real* _)
         at = (o * j.channels + c) * j.inner
         x, dy, out = <const real*> j.x + at, <const real*> j.dy + at, <real*> j.out + at
         if j.kind == BACKWARD:
+            if j.relu:
+                for i in range(j.inner):
+                    u = dy[i] if fma(x[i] - mean, scale, beta) > 0 else zero
+                    out[i] = fma(mean - x[i], slope, u - shift) * scale
+            else:
+                for i in range(j.inner):
+                    out[i] = fma(mean - x[i], slope, dy[i] - shift) * scale
+        elif j.relu:
             for i in range(j.inner):
-                out[i] = fma(mean - x[i], slope, dy[i] - shift) * scale
+                u = fma(x[i] - mean, scale, beta)
+                out[i] = zero if u < 0 else u
         else:
             for i in range(j.inner):
-                out[i] = fma(x[i] - mean, scale, shift)
+                out[i] = fma(x[i] - mean, scale, beta)
 
 
 # ------------------------------------------------------------ a block of columns
@@ -143,10 +165,12 @@ cdef inline void _column_moments(
 
 
 cdef inline void _column_sums(
-    norm_t* j, Py_ssize_t at, Py_ssize_t w, const real* mean, double* sum_dy, double* sum_dx
+    norm_t* j, Py_ssize_t at, Py_ssize_t w, const real* mean, const real* scale, const real* beta,
+    double* sum_dy, double* sum_dx,
 ) noexcept nogil:
     """Σ dy and Σ dy (x - mean) of w columns."""
     cdef real s[LONG]
+    cdef real t[LONG]
     cdef Py_ssize_t step = j.channels * j.inner, o = 0, n, k
     cdef const real* x
     cdef const real* dy
@@ -155,12 +179,14 @@ cdef inline void _column_sums(
     while o < j.outer:
         n = min(<Py_ssize_t> ROWS, j.outer - o)
         x, dy = <const real*> j.x + o * step + at, <const real*> j.dy + o * step + at
-        sum_rows(dy, n, step, w, s)
+        if j.relu:
+            positive_rows(x, dy, n, step, w, mean, scale, beta, s, t)
+        else:
+            sum_rows(dy, n, step, w, s)
+            product_rows(x, dy, n, step, w, mean, t)
         for k in range(w):
             sum_dy[k] += s[k]
-        product_rows(x, dy, n, step, w, mean, s)
-        for k in range(w):
-            sum_dx[k] += s[k]
+            sum_dx[k] += t[k]
         o += ROWS
 
 
@@ -176,25 +202,43 @@ cdef inline void _join_moments(
 
 
 cdef inline void _map_columns(
-    norm_t* j, Py_ssize_t at, Py_ssize_t w, const real* mean, const real* scale,
+    norm_t* j, Py_ssize_t at, Py_ssize_t w, const real* mean, const real* scale, const real* beta,
     const real* shift, const real* slope,
 ) noexcept nogil:
     cdef Py_ssize_t step = j.channels * j.inner, o, k
     cdef const real* x
     cdef const real* dy
     cdef real* out
+    cdef real zero = 0, u
     for o in range(j.outer):
         x, dy = <const real*> j.x + o * step + at, <const real*> j.dy + o * step + at
         out = <real*> j.out + o * step + at
         if j.kind == BACKWARD:
+            if j.relu:
+                for k in range(w):
+                    u = dy[k] if fma(x[k] - mean[k], scale[k], beta[k]) > 0 else zero
+                    out[k] = fma(mean[k] - x[k], slope[k], u - shift[k]) * scale[k]
+            else:
+                for k in range(w):
+                    out[k] = fma(mean[k] - x[k], slope[k], dy[k] - shift[k]) * scale[k]
+        elif j.relu:
             for k in range(w):
-                out[k] = fma(mean[k] - x[k], slope[k], dy[k] - shift[k]) * scale[k]
+                u = fma(x[k] - mean[k], scale[k], beta[k])
+                out[k] = zero if u < 0 else u
         else:
             for k in range(w):
-                out[k] = fma(x[k] - mean[k], scale[k], shift[k])
+                out[k] = fma(x[k] - mean[k], scale[k], beta[k])
 
 
 # ------------------------------------------------------------ a channel
+
+
+cdef inline void _set_map(norm_t* j, Py_ssize_t c, affine_t* a, const real* _) noexcept nogil:
+    """How the numbers of channel c, whose statistics are known, are normalised."""
+    a.mean = (<real*> j.mean)[c]
+    a.scale = (<const real*> j.gamma)[c] * (1 / sqrt((<real*> j.var)[c] + j.epsilon))
+    a.beta = 0 if j.beta == NULL else (<const real*> j.beta)[c]
+    a.shift = a.slope = 0
 
 
 cdef inline void _finish(
@@ -205,12 +249,10 @@ cdef inline void _finish(
     if j.kind == FORWARD:
         (<real*> j.mean)[c] = <real> sums.mean
         (<real*> j.var)[c] = <real> (sums.m2 / count)
-    inverse = 1 / sqrt((<real*> j.var)[c] + j.epsilon)
-    a.mean = (<real*> j.mean)[c]
-    a.scale = (<const real*> j.gamma)[c] * inverse
+    _set_map(j, c, a, _)
     if j.kind != BACKWARD:
-        a.shift, a.slope = (<const real*> j.beta)[c], 0
         return
+    inverse = 1 / sqrt((<real*> j.var)[c] + j.epsilon)
     if j.dgamma != NULL:
         (<real*> j.dgamma)[c] = <real> (sums.dx * inverse)
     if j.dbeta != NULL:
@@ -222,8 +264,10 @@ cdef inline void _spans(norm_t* j, Py_ssize_t c, const real* _) noexcept nogil:
     """All passes over a long channel."""
     cdef channel_t sums
     cdef affine_t a
+    if j.kind == BACKWARD:
+        _set_map(j, c, &a, _)
     if j.kind != FIXED:
-        _sum_spans(j, c, (<real*> j.mean)[c], &sums, _)
+        _sum_spans(j, c, &a, &sums, _)
     _finish(j, c, &sums, &a, _)
     if j.out != NULL:
         _map_spans(j, c, &a, _)
@@ -235,6 +279,7 @@ cdef inline void _columns(norm_t* j, Py_ssize_t c0, Py_ssize_t c1, const real* _
     cdef double other[LONG]
     cdef real mean[LONG]
     cdef real scale[LONG]
+    cdef real beta[LONG]
     cdef real shift[LONG]
     cdef real slope[LONG]
     cdef Py_ssize_t at = c0 * j.inner, w = (c1 - c0) * j.inner, c, k = 0, i
@@ -244,10 +289,13 @@ cdef inline void _columns(norm_t* j, Py_ssize_t c0, Py_ssize_t c1, const real* _
         _column_moments(j, at, w, one, other, _)
     elif j.kind == BACKWARD:
         for c in range(c0, c1):
-            for i in range(j.inner):
-                mean[k + i] = (<real*> j.mean)[c]
+            _set_map(j, c, &a, _)
+            for i in range(k, k + j.inner):
+                mean[i], scale[i], beta[i] = <real> a.mean, <real> a.scale, <real> a.beta
             k += j.inner
-        _column_sums(j, at, w, <const real*> mean, one, other)
+        _column_sums(
+            j, at, w, <const real*> mean, <const real*> scale, <const real*> beta, one, other
+        )
     for c in range(c0, c1):
         k = (c - c0) * j.inner
         if j.kind == FORWARD:
@@ -256,12 +304,12 @@ cdef inline void _columns(norm_t* j, Py_ssize_t c0, Py_ssize_t c1, const real* _
             sums.dy, sums.dx = total_of(one + k, j.inner), total_of(other + k, j.inner)
         _finish(j, c, &sums, &a, _)
         for i in range(k, k + j.inner):
-            mean[i], scale[i] = <real> a.mean, <real> a.scale
+            mean[i], scale[i], beta[i] = <real> a.mean, <real> a.scale, <real> a.beta
             shift[i], slope[i] = <real> a.shift, <real> a.slope
     if j.out != NULL:
         _map_columns(
-            j, at, w, <const real*> mean, <const real*> scale, <const real*> shift,
-            <const real*> slope,
+            j, at, w, <const real*> mean, <const real*> scale, <const real*> beta,
+            <const real*> shift, <const real*> slope,
         )
 
 
@@ -304,8 +352,16 @@ cdef bint _plan(
     return True
 
 
-def norm_forward(x, gamma, beta, double epsilon, y, mean, var):
-    """y = gamma (x - mean) / √(var + ε) + beta, with the statistics of x."""
+cdef bint _is_relu(act) except -1:
+    """Whether an activation is ReLU; the only other one is none."""
+    cdef act_t a = parse_act(act)
+    if a.code != LINEAR and a.code != RELU:
+        raise ValueError("norm: the activation must be linear or ReLU.")
+    return a.code == RELU
+
+
+def norm_forward(x, gamma, beta, double epsilon, y, mean, var, act):
+    """y = f(gamma (x - mean) / √(var + ε) + beta), with the statistics of x."""
     cdef call_t call = call_t("norm_forward", REAL)
     cdef array_t x_ = array(&call, x, "x", 3, REAL), y_ = array(&call, y, "y", 3, REAL | OUT)
     cdef array_t gamma_ = array(&call, gamma, "gamma", 1, REAL)
@@ -320,7 +376,7 @@ def norm_forward(x, gamma, beta, double epsilon, y, mean, var):
         clear(&mean_)
         clear(&var_)
         return
-    j.beta, j.out = beta_.data, y_.data
+    j.beta, j.out, j.relu = beta_.data, y_.data, _is_relu(act)
     with nogil:
         _run(&j)
 
@@ -361,12 +417,13 @@ def norm_fixed_ready(x, gamma, beta, mean, var, double epsilon, y):
     return simple_step(_run_ready, &j, sizeof(norm_t), (gamma, beta, mean, var))
 
 
-def norm_backward(x, gamma, mean, var, double epsilon, dy, dx, dgamma, dbeta):
+def norm_backward(x, gamma, beta, mean, var, double epsilon, dy, dx, dgamma, dbeta, act):
     """Gradients of `norm_forward`."""
     cdef call_t call = call_t("norm_backward", REAL)
     cdef array_t x_ = array(&call, x, "x", 3, REAL), dy_ = array(&call, dy, "dy", 3, REAL)
     cdef array_t dx_ = array(&call, dx, "dx", 3, REAL | OUT | OR_NONE)
     cdef array_t gamma_ = array(&call, gamma, "gamma", 1, REAL)
+    cdef array_t beta_ = array(&call, beta, "beta", 1, REAL)
     cdef array_t mean_ = array(&call, mean, "mean", 1, REAL)
     cdef array_t var_ = array(&call, var, "var", 1, REAL)
     cdef array_t dgamma_ = array(&call, dgamma, "dgamma", 1, REAL | OUT | OR_NONE)
@@ -375,6 +432,7 @@ def norm_backward(x, gamma, mean, var, double epsilon, dy, dx, dgamma, dbeta):
     cdef bint some = _plan(&j, BACKWARD, &x_, &gamma_, &mean_, &var_, epsilon)
     if not (
         same_shape(&dy_, &x_)
+        and same_shape(&beta_, &gamma_)
         and (not dx_.given or same_shape(&dx_, &x_))
         and (not dgamma_.given or same_shape(&dgamma_, &gamma_))
         and (not dbeta_.given or same_shape(&dbeta_, &gamma_))
@@ -385,5 +443,6 @@ def norm_backward(x, gamma, mean, var, double epsilon, dy, dx, dgamma, dbeta):
         clear(&dbeta_)
         return
     j.dy, j.out, j.dgamma, j.dbeta = dy_.data, dx_.data, dgamma_.data, dbeta_.data
+    j.beta, j.relu = beta_.data, _is_relu(act)
     with nogil:
         _run(&j)

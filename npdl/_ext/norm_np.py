@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from npdl._ext.activation_np import LINEAR, apply, pull_back
+
 
 def _totals(x):
     """The sum of each channel. NumPy adds pairwise, and so accurately, only along the last axis."""
@@ -15,8 +17,8 @@ def _totals(x):
     return rows.reshape(len(rows), -1).sum(axis=1)
 
 
-def norm_forward(x, gamma, beta, epsilon, y, mean, var):
-    """y = gamma (x - mean) / √(var + ε) + beta, with the statistics of x itself.
+def norm_forward(x, gamma, beta, epsilon, y, mean, var, act):
+    """y = f(gamma (x - mean) / √(var + ε) + beta), with the statistics of x itself.
 
     Parameters
     ----------
@@ -28,6 +30,8 @@ def norm_forward(x, gamma, beta, epsilon, y, mean, var):
         Filled, as are `mean` and `var`.
     mean, var : ndarray, shape (C,)
         Mean of each channel, and the mean of the squared deviations.
+    act : tuple (code, steepness)
+        The activation f, LINEAR or RELU.
     """
     if x.size == 0:
         mean[...] = 0
@@ -41,6 +45,8 @@ def norm_forward(x, gamma, beta, epsilon, y, mean, var):
     var[...] = _totals(np.square(y)) / count
     y *= (gamma / np.sqrt(var + epsilon))[:, None]
     y += beta[:, None]
+    if act[0] != LINEAR:
+        y[...] = apply(act, y)
 
 
 def norm_fixed_forward(x, gamma, beta, mean, var, epsilon, y):
@@ -60,19 +66,20 @@ def norm_fixed_forward(x, gamma, beta, mean, var, epsilon, y):
     y += beta[:, None]
 
 
-def norm_backward(x, gamma, mean, var, epsilon, dy, dx, dgamma, dbeta):
+def norm_backward(x, gamma, beta, mean, var, epsilon, dy, dx, dgamma, dbeta, act):
     """Gradients of `norm_forward`; the statistics depend on x too.
 
     ::
 
-        x̂ = (x - mean) / √(var + ε),   dbeta = Σ dy,   dgamma = Σ dy x̂
-        dx = gamma / √(var + ε) (dy - dbeta / M - x̂ dgamma / M)
+        x̂ = (x - mean) / √(var + ε),   dz = f'(gamma x̂ + beta) dy
+        dbeta = Σ dz,   dgamma = Σ dz x̂
+        dx = gamma / √(var + ε) (dz - dbeta / M - x̂ dgamma / M)
 
     Parameters
     ----------
     x : ndarray, shape (O, C, I)
-        Read only, as are `gamma`, `mean`, `var` and `dy`.
-    gamma : ndarray, shape (C,)
+        Read only, as are `gamma`, `beta`, `mean`, `var` and `dy`.
+    gamma, beta : ndarray, shape (C,)
     mean, var : ndarray, shape (C,)
         From the forward pass.
     epsilon : float
@@ -81,9 +88,14 @@ def norm_backward(x, gamma, mean, var, epsilon, dy, dx, dgamma, dbeta):
         Filled; None if not needed.
     dgamma, dbeta : ndarray, shape (C,), or None
         Filled, not added to; None if not needed.
+    act : tuple (code, steepness)
+        As in the forward pass.
     """
     inverse = 1 / np.sqrt(var + epsilon)
     centred = x - mean[:, None]
+    if act[0] != LINEAR:
+        y = apply(act, centred * (gamma * inverse)[:, None] + beta[:, None])
+        dy = pull_back(act, None, y, dy)
     slope = _totals(np.multiply(dy, centred, out=dx)) * inverse
     total = _totals(dy)
     if dgamma is not None:

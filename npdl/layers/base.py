@@ -69,6 +69,8 @@ class Layer(Owner, Configurable, metaclass=LayerType):
     need_input_grad: bool = True
     keep_buffers: bool = False
 
+    #: The activation layer whose work this one does too while a model trains, see `takes_over`.
+    follower: Any = None
     #: How many arrays `forward` returns: a tuple of them if there are several.
     n_outputs: int = 1
     #: Of the layer's box in a drawing, see `npdl.plot_model`.
@@ -143,7 +145,7 @@ class Layer(Owner, Configurable, metaclass=LayerType):
 
     def __getstate__(self) -> dict[str, Any]:
         """The state for `pickle` and `copy.deepcopy`: everything except kept arrays."""
-        passing = ("_buffers", "_cache", "keep_buffers", "need_input_grad")
+        passing = ("_buffers", "_cache", "keep_buffers", "need_input_grad", "follower")
         return {k: v for k, v in self.__dict__.items() if k not in passing}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -383,6 +385,10 @@ class Layer(Owner, Configurable, metaclass=LayerType):
     def make_mask(self, *inputs: NDArray) -> NDArray | None:
         """Return the mask that the layer makes of its inputs, if `makes_mask` is true."""
         raise NotImplementedError(f"{type(self).__name__} must define make_mask.")
+
+    def takes_over(self, layer: Layer) -> bool:
+        """Whether this layer can do the work of the `layer` behind it, as its `follower`."""
+        return False
 
     def begin_training(self, need_input_grad: bool) -> None:
         """Keep arrays from step to step from now on; a model calls this before it trains."""

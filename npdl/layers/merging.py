@@ -9,6 +9,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from npdl._checks import check_int
+from npdl._ext import kernels
+from npdl._ext.activation_np import LINEAR
+from npdl.activations import KernelCode
+from npdl.layers._fusing import IDENTITY, add_arrays
+from npdl.layers.activation import Activation, ReLU
 from npdl.layers.base import Layer, Shape, cached_by_shape
 from npdl.layers.node import MERGES
 
@@ -55,10 +60,14 @@ class Merge(Layer):
             raise self._error("The inputs must have as many samples", shapes=shapes)
         shape = self._merged(shapes)
         y = self._buffer("y", shape, xs[0].dtype) if train else np.empty(shape, xs[0].dtype)
-        self._combine(xs, y)
+        self._fill(xs, y, train)
         if train:
             self._cache = xs, y
         return y
+
+    def _fill(self, xs: tuple[NDArray, ...], y: NDArray, train: bool) -> None:
+        """Fill y, and run the `follower` in training."""
+        self._combine(xs, y)
 
     def backward(self, pre_grad: ArrayLike) -> Any:
         """Return the gradient in each input, a tuple; without further ones that in the input."""
@@ -130,8 +139,33 @@ class Add(_Elementwise):
     """Sum of the inputs. Axes of size 1 are repeated."""
 
     _ufunc = np.add
+    #: What the last training pass ran behind the sum; None if that was the `follower` itself.
+    _act: KernelCode | None = IDENTITY
+
+    def takes_over(self, layer):
+        """Whether the `layer` behind is an activation that `add_forward` knows."""
+        return type(layer) in (Activation, ReLU) and layer.activation.kernel_code is not None
+
+    def _fill(self, xs, y, train):
+        act, follower = IDENTITY, self.follower if train else None
+        if len(xs) == 1:
+            y[...] = xs[0]
+        if train:
+            code = None if follower is None or len(xs) == 1 else follower.activation.kernel_code
+            self._act = IDENTITY if follower is None else code
+            act = self._act or IDENTITY
+        for i, x in enumerate(xs[1:], 2):
+            add_arrays(xs[0] if i == 2 else y, x, y, act if i == len(xs) else IDENTITY)
+        if follower is not None and self._act is None:
+            y[...] = follower.forward(y.copy())
 
     def _split(self, xs, y, dy):
+        if self._act is None:
+            dy = self.follower.backward(dy)
+        elif self._act[0] != LINEAR:
+            dz = self._buffer("dz", y.shape, y.dtype)
+            kernels().activation_backward(*(a.reshape(-1) for a in (y, dy, dz)), self._act)
+            dy = dz
         return [self._reduced(f"dx{i}", dy, x) for i, x in enumerate(xs)]
 
 

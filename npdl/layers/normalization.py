@@ -12,6 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from npdl import initializations
 from npdl._checks import check_int, check_number
 from npdl._ext import kernels
+from npdl._ext.activation_np import RELU
+from npdl.layers._fusing import IDENTITY
+from npdl.layers.activation import Activation, ReLU
 from npdl.layers.base import Layer, ParameterView, Shape, cached_by_shape, shape_fits
 
 
@@ -79,6 +82,15 @@ class BatchNormal(Layer):
         self.add_parameter("running_var", np.ones(shape), trainable=False)
         return in_shape
 
+    def takes_over(self, layer: Layer) -> bool:
+        """Whether the `layer` behind is ReLU, which the kernels know."""
+        own = type(self) in (BatchNormal, BatchNormalization)
+        return own and type(layer) in (Activation, ReLU) and self._is_relu(layer)
+
+    @staticmethod
+    def _is_relu(layer: Any) -> bool:
+        return (layer.activation.kernel_code or IDENTITY)[0] == RELU
+
     def forward(self, input: ArrayLike, train: bool = True, mask: NDArray | None = None) -> NDArray:
         """Return the normalized input.
 
@@ -106,10 +118,13 @@ class BatchNormal(Layer):
             if real is not None:
                 y[~real] = 0
             if train:
-                self._cache = "fixed", x.shape, view, real
+                self._cache = "fixed", x.shape, self.follower, view, real
+                return y if self.follower is None else self.follower.forward(y)
             return y
         mean, var = (self._buffer(key, gamma.shape, x.dtype) for key in ("mean", "var"))
-        parts = []
+        parts, behind, act = [], self.follower, IDENTITY
+        if behind is not None and self._is_relu(behind):
+            act, behind = behind.activation.kernel_code, None
         if real is not None:
             y[...] = 0
         for index, channels, shape in _parts(x.shape, view, self.axis, real):
@@ -123,6 +138,7 @@ class BatchNormal(Layer):
                 self.epsilon,
                 out.reshape(shape),
                 *batch,
+                act,
             )
             if index is not None:
                 y[index] = out
@@ -131,8 +147,8 @@ class BatchNormal(Layer):
                     old[channels] *= self.momentum
                     old[channels] += (1 - self.momentum) * new
             parts.append((part, index, channels, shape))
-        self._cache = "batch", x.shape, parts, (mean, var)
-        return y
+        self._cache = "batch", x.shape, behind, parts, (mean, var), act
+        return y if behind is None else behind.forward(y)
 
     def backward(self, pre_grad: ArrayLike) -> NDArray | None:
         """Return the gradient in the input, and fill `dgamma` and `dbeta`.
@@ -141,27 +157,30 @@ class BatchNormal(Layer):
 
             dx = gamma / sqrt(var + epsilon) * (dy - Σ dy / M - xhat Σ (dy xhat) / M)
         """
-        kind, in_shape, *kept = self._saved_for_backward()
+        kind, in_shape, behind, *kept = self._saved_for_backward()
         gamma, beta = self._parameters_by_name["gamma"], self._parameters_by_name["beta"]
         dtype = gamma.value.dtype
         dy = self._checked_array(pre_grad, in_shape, "pre_grad", dtype)
+        if behind is not None:
+            dy = behind.backward(dy)
         dx = self._buffer("dx", in_shape, dtype) if self.need_input_grad else None
         if kind == "fixed":
             return self._backward_fixed(dy, dx, *kept)
-        parts, statistics = kept
+        parts, statistics, act = kept
         if dx is not None and parts[0][1] is not None:
             dx[...] = 0
         for x, index, channels, shape in parts:
             out = dx if dx is None or index is None else np.empty_like(x)
             kernels().norm_backward(
                 x.reshape(shape),
-                _flat(gamma.value)[channels],
+                *(_flat(p.value)[channels] for p in (gamma, beta)),
                 *(array[channels] for array in statistics),
                 self.epsilon,
                 (dy if index is None else dy[index]).reshape(shape),
                 None if out is None else out.reshape(shape),
                 None if gamma.grad is None else _flat(gamma.grad)[channels],
                 None if beta.grad is None else _flat(beta.grad)[channels],
+                act,
             )
             if index is not None and dx is not None:
                 dx[index] = out

@@ -11,7 +11,8 @@ Each value of the graph has a number, its slot. A step reads some slots and fill
 
 Forward walks down the list, backward walks up. A slot that is read twice gets the sum of two
 gradients. If a layer is called more than once, training runs a *twin* for each further call: a copy
-with the same weights, but its own gradients and cache. The gradients are added up at the end.
+with the same weights, but its own gradients and cache. The gradients are added up at the end. In
+training, a layer may also run the activation behind it (``_fusing.py``); the two are then one step.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from numpy.typing import NDArray
 
 from npdl._calls import forward_takes
 from npdl._checks import error_message
+from npdl.layers._fusing import add_arrays, pairs
+from npdl.layers._padding import without_padding
 from npdl.layers.base import Layer, Shape
 from npdl.layers.node import Node, Value, nodes_of
 from npdl.layers.owning import twin
@@ -79,22 +82,6 @@ class Step:
         """Look up the arguments that the `forward` of the layer takes."""
         self.forward = forward
         self.takes_train = forward_takes(forward)[0]
-
-
-def without_padding(x: Any, mask: NDArray | None) -> Any:
-    """The input `x`, with zeros in its masked steps.
-
-    Their content must have no effect: a convolution over the steps reads neighbouring steps, and 0
-    times inf or nan is nan in a gradient.
-    """
-    if mask is None or getattr(x, "dtype", np.dtype(int)).kind != "f" or x.ndim < 3:
-        return x
-    padding = np.asarray(mask) == 0
-    if padding.shape != x.shape[:2] or not x[padding].any():
-        return x
-    x = x.copy()
-    x[padding] = 0
-    return x
 
 
 class Plan:
@@ -160,6 +147,8 @@ class Plan:
             )
         )
         self._makes_masks = any(layer.makes_mask for layer in every_layer(self.layers))
+        #: The steps of training, where some layers do the work of two; None outside of it.
+        self._fused: list[Step] | None = None
         self._blank: list[Any] = [None] * (self.n_slots - len(self.in_shapes))
         self._sums: dict[int, NDArray] = {}
         #: The first step that has to be walked back; the slots whose gradient is needed.
@@ -185,7 +174,8 @@ class Plan:
         return repeated
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_sums": {}, "_needed": None, "_lowest": 0, "_values": []}
+        passing: dict[str, Any] = {"_needed": None, "_lowest": 0, "_values": [], "_fused": None}
+        return {**vars(self), **passing, "_sums": {}}
 
     def slot_of(self, place: Value | Layer) -> int | None:
         """The slot of a value, or of the first output of a layer; None if there is none."""
@@ -199,6 +189,8 @@ class Plan:
             self.watched = self.watched.union(slots)
             self.is_chain = False
             self._find_free()
+            if self._fused is not None:
+                self._fuse()
 
     def rewired(self, entries: Sequence[Value]) -> Plan:
         """The plan of the same calls, for inputs of other sizes; no layer is built again.
@@ -234,20 +226,47 @@ class Plan:
         """
         self._make_twins()
         needed = [input_grads] * self.n_slots
-        self._lowest = len(self.steps) - 1
-        for i, step in reversed([*enumerate(self.steps)]):
-            if input_grads or step.layer.params:
-                self._lowest = i
         for step in self.steps:
             below = any(needed[slot] for slot in step.sources)
             for slot in step.targets:
                 needed[slot] = below or bool(step.layer.params)
             step.layer.begin_training(below)
         self._needed = needed
+        self._fuse()
+        self._lowest = len(self._walked) - 1
+        for i, step in reversed([*enumerate(self._walked)]):
+            if input_grads or step.layer.params:
+                self._lowest = i
+
+    def _fuse(self) -> None:
+        """Let layers do the work of the activations behind them."""
+        self._part()
+        behind = pairs(self.steps, self._repeated, {*self.watched, *self.out_slots})
+        done = {id(step) for step in behind.values()}
+        self._fused = []
+        for step in self.steps:
+            last = behind.get(id(step))
+            if last is not None:
+                step.layer.follower = last.layer
+                self._fused.append(Step(step.layer, step.sources, last.targets, last.shapes))
+                self._fused[-1].free = step.free
+            elif id(step) not in done:
+                self._fused.append(step)
+
+    def _part(self) -> None:
+        self._fused = None
+        for step in self.steps:
+            step.layer.follower = None
+
+    @property
+    def _walked(self) -> list[Step]:
+        """The steps of a training pass."""
+        return self.steps if self._fused is None else self._fused
 
     def end_training(self) -> None:
         """Undo `begin_training`."""
         self._needed, self._lowest, self._sums = None, 0, {}
+        self._part()
         for step in self.steps:
             step.layer.end_training()
 
@@ -289,7 +308,7 @@ class Plan:
         values = [*inputs, *self._blank]
         marks: list[Any] = [*(masks or [None] * len(inputs)), *self._blank]
         heads = {self.out_slots[i] for i in linear}
-        for step in self.steps:
+        for step in self._walked if train else self.steps:
             self._run(step, values, marks, train, step.targets[0] in heads)
         if kept is not None:
             kept.update((slot, np.asarray(values[slot])) for slot in self.watched)
@@ -342,14 +361,14 @@ class Plan:
 
     def _chain(self, x: Any, train: bool, linear: bool) -> NDArray:
         """The output of a chain without masks: the common case, and the fastest."""
-        steps = self.steps[:-1] if linear else self.steps
-        for step in steps:
+        walked = self._walked if train else self.steps
+        for step in walked[:-1] if linear else walked:
             layer = step.layer
             if type(layer).forward is not step.forward:
                 step.look_at(type(layer).forward)
             x = layer.forward(x, train=train) if step.takes_train else layer.forward(x)
         if linear:
-            x = self.steps[-1].layer.forward_linear(x, train=train)  # type: ignore[attr-defined]
+            x = walked[-1].layer.forward_linear(x, train=train)  # type: ignore[attr-defined]
         return np.asarray(x)
 
     def backward(
@@ -376,7 +395,7 @@ class Plan:
         summed: set[int] = set()
         for slot, gradient in [*zip(self.out_slots, gradients), *further]:
             self._meet(grads, summed, slot, gradient)
-        for step in reversed(self.steps[self._lowest :]):
+        for step in reversed(self._walked[self._lowest :]):
             if needed is not None and not needed[step.targets[0]]:
                 continue
             if len(step.targets) > 1:
@@ -405,7 +424,7 @@ class Plan:
         return grads[: len(self.in_shapes)]
 
     def _chain_back(self, grad: Any, linear: bool) -> NDArray | None:
-        steps = self.steps[self._lowest :]
+        steps = self._walked[self._lowest :]
         if linear:
             grad = steps[-1].layer.backward_linear(grad)  # type: ignore[attr-defined]
             steps = steps[:-1]
@@ -417,7 +436,7 @@ class Plan:
 
     def _no_gradient(self, step: Step) -> TypeError:
         """The error if the layer above a step returned no gradient for it."""
-        above = self.steps[self.steps.index(step) + 1].layer
+        above = self._walked[self._walked.index(step) + 1].layer
         kind = type(above).__name__
         return TypeError(
             f"{kind}.backward must return the gradient in its input. Received: None "
@@ -442,9 +461,9 @@ class Plan:
                     self._sums[slot] = total
             summed.add(slot)
             grads[slot] = total
-            np.add(first, gradient, out=total)
+            add_arrays(first, gradient, total)
         else:
-            np.add(first, gradient, out=first)
+            add_arrays(first, gradient, first)
 
     def _add_twins(self) -> None:
         if not self._repeated:

@@ -118,6 +118,13 @@ def embedding_cases():
         yield f"v{rows}-d{width}-n{n}", dict(rows=rows, width=width, n=n)
 
 
+def merge_cases():
+    for size in (0, *EDGES[1:], 1023, 1024, 1025, 16385, 40009):
+        yield f"n{size}", dict(size=size)
+    for name, act in ACTIVATIONS.items():
+        yield f"act-{name}", dict(size=1031, act=act)
+
+
 def norm_cases():
     def case(*shape, **options):
         return "x".join(map(str, shape)), dict(shape=shape, **options)
@@ -141,6 +148,10 @@ def norm_cases():
         for key in ("dx", "dgamma", "dbeta"):
             label, options = case(*shape, **{key: False})
             yield f"{label}-no-{key}", options
+    sizes = [(9, 5, 1), (1, 3, 7), (2, 3, 7), (3, 65, 1), (37, 4, 9), (5, 3, 511)]
+    for shape in [*sizes, (3, 2, 512), (2, 3, 1055), (0, 3, 4)]:
+        label, options = case(*shape, act=(RELU, 1.0))
+        yield f"{label}-relu", options
 
 
 def layernorm_cases():
@@ -469,6 +480,7 @@ GENERATORS = {
     "dense": dense_cases,
     "dropout": dropout_cases,
     "embedding": embedding_cases,
+    "merge": merge_cases,
     "norm": norm_cases,
     "conv": conv_cases,
     "pool": pool_cases,

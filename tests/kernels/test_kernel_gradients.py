@@ -10,7 +10,7 @@ import pytest
 from cases import ACTIVATIONS, ELEMENTWISE, EXPONENTIAL
 from kernel_calls import TWINS, Call, Maker, run
 
-from npdl._ext.activation_np import FROM_INPUT, SIGMOID, TANH
+from npdl._ext.activation_np import FROM_INPUT, LINEAR, RELU, SIGMOID, TANH
 from npdl.testing import numeric_gradient
 
 
@@ -101,8 +101,9 @@ def test_log_softmax_gradients(kernels):
 
 @pytest.mark.parametrize("dx", [True, False], ids=["dx", "no-dx"])
 @pytest.mark.parametrize("shape", [(5, 3, 1), (3, 2, 4), (2, 1, 515)], ids=str)
-def test_norm_gradients(kernels, shape, dx):
-    forward, backward, _ = Maker("float64").norm(shape, dx)
+@pytest.mark.parametrize("act", [LINEAR, RELU])
+def test_norm_gradients(kernels, act, shape, dx):
+    forward, backward, _ = Maker("float64").norm(shape, dx, act=(act, 1.0))
     check_gradients(kernels, forward, backward, {"y": "dy"})
 
 

@@ -388,7 +388,7 @@ def test_normalisation(backend):
     x = array([[[1, 3], [0, 0]], [[5, 7], [0, 8]]])  # two channels of four numbers
     y, mean, var = like(x), np.empty(2), np.empty(2)
     gamma, beta = array([1, 4]), array([0, 10])
-    backend.norm_forward(x, gamma, beta, 4, y, mean, var)
+    backend.norm_forward(x, gamma, beta, 4, y, mean, var, NO_ACT)
     np.testing.assert_allclose(mean, [4, 2], rtol=1e-15)
     np.testing.assert_allclose(var, [5, 12], rtol=1e-15)
     wanted = [[[-1, -1 / 3], [8, 8]], [[1 / 3, 1], [8, 16]]]
@@ -398,7 +398,7 @@ def test_normalisation(backend):
     np.testing.assert_allclose(y, wanted, rtol=1e-14)
     dy, dx, dgamma, dbeta = np.zeros_like(x), like(x), np.empty(2), np.empty(2)
     dy[0, 0, 0] = 9
-    backend.norm_backward(x, gamma, mean, var, 4, dy, dx, dgamma, dbeta)
+    backend.norm_backward(x, gamma, beta, mean, var, 4, dy, dx, dgamma, dbeta, NO_ACT)
     np.testing.assert_allclose(dgamma, [-9, 0], rtol=1e-14)
     np.testing.assert_allclose(dbeta, [9, 0], rtol=1e-14)
     # (dy - 9/4 + x̂ 9/4) / 3
@@ -412,13 +412,13 @@ def test_normalisation_sums_many_numbers_exactly(backend, shape):
     x = np.random.default_rng(3).normal(50, 1, shape).astype(np.float32)
     one, zero = np.ones(shape[1], np.float32), np.zeros(shape[1], np.float32)
     y, mean, var = like(x), np.empty_like(one), np.empty_like(one)
-    backend.norm_forward(x, one, zero, 1e-6, y, mean, var)
+    backend.norm_forward(x, one, zero, 1e-6, y, mean, var, NO_ACT)
     exact = x.astype(float)
     tolerance = 3e-7 if backend.backend == "cython" else 1e-4
     np.testing.assert_allclose(mean, exact.mean(axis=(0, 2)), rtol=tolerance)
     np.testing.assert_allclose(var, exact.var(axis=(0, 2)), rtol=tolerance)
     dgamma, dbeta, dy = like(one), like(one), np.abs(x - 50)
-    backend.norm_backward(x, one, mean, var, 1e-6, dy, None, dgamma, dbeta)
+    backend.norm_backward(x, one, zero, mean, var, 1e-6, dy, None, dgamma, dbeta, NO_ACT)
     np.testing.assert_allclose(dbeta, dy.sum(axis=(0, 2), dtype=float), rtol=tolerance)
 
 
@@ -428,8 +428,9 @@ def test_a_nan_stays_in_its_channel(backend, shape):
     x[1, 2, -1] = np.nan
     one, zero, y = np.ones(5), np.zeros(5), np.empty(shape)
     mean, var, dx, dgamma, dbeta = np.empty(5), np.empty(5), np.empty(shape), np.empty(5), zero + 7
-    backend.norm_forward(x, one, zero, 1e-6, y, mean, var)
-    backend.norm_backward(x, one, mean, var, 1e-6, np.cos(y), dx, dgamma, dbeta)
+    backend.norm_forward(x, one, zero, 1e-6, y, mean, var, NO_ACT)
+    statistics = mean, var, 1e-6, np.cos(y)
+    backend.norm_backward(x, one, zero, *statistics, dx, dgamma, dbeta, NO_ACT)
     spoilt = np.arange(5) == 2
     for found in (y, dx, mean[:, None], var[:, None], dgamma[:, None], dbeta[:, None]):
         nan = np.isnan(found).any(axis=(0, 2) if found.ndim == 3 else 1)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 import npdl
+from npdl import layers
 from npdl.layers import (
     GRU,
     LSTM,
@@ -20,7 +23,9 @@ from npdl.layers import (
     Sequence,
     Softmax,
 )
+from npdl.layers.plan import Plan
 from npdl.testing import check_layer
+from npdl.training import train_step
 
 MASK = np.array([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0], [0, 1, 0, 1, 1]])
 MERGED = {
@@ -136,3 +141,42 @@ def test_errors(make, words):
         make()
     missing = [word for word in words if word not in str(caught.value)]
     assert not missing, str(caught.value)
+
+
+def _trained(change: Any = None) -> list[bytes]:
+    """The weights after three steps of a network whose sums and normalizations are fused."""
+    npdl.utils.set_seed(3)
+    first = layers.BatchNormal(axis=1)
+    body = [layers.Convolution(4, 3, padding="same"), layers.BatchNormal(axis=1), layers.ReLU()]
+    acts = [layers.Activation("relu"), layers.Activation("tanh")]
+    value = entry = npdl.Input((3, 5, 5))
+    for layer in (layers.Convolution(4, 3), first, acts[0], layers.Residual(body, None, "relu")):
+        value = layer(value)
+    value = acts[1](layers.Add()(value, value, value))
+    value = layers.Dense(2)(layers.Flatten()(layers.Residual([layers.Convolution(4, 1)])(value)))
+    model = npdl.Model(entry, value)
+    model.compile(npdl.objectives.MeanSquaredError(), npdl.optimizers.SGD(lr=0.1))
+    x = np.random.default_rng(1).standard_normal((6, 3, 5, 5))
+    with model.training():
+        for step in range(3):
+            train_step(model, x, x[:, 0, 0, :2])
+            if change and step == 1:
+                change(first, *acts)
+        model.predict(x)
+    assert all(layer.follower is None for layer in (first, *body))
+    return [weights.tobytes() for weights in model.get_weights()]
+
+
+def _frozen(first: Any, relu: Any, tanh: Any) -> None:
+    first.trainable = False
+
+
+def _other(first: Any, relu: Any, tanh: Any) -> None:
+    relu.activation, tanh.activation = npdl.activations.Tanh(), npdl.activations.GELU()
+
+
+@pytest.mark.parametrize("change", [None, _frozen, _other])
+def test_layers_that_do_the_work_of_two_give_the_same_bits(change, monkeypatch):
+    fused = _trained(change)
+    monkeypatch.setattr(Plan, "_fuse", lambda plan: None)
+    assert _trained(change) == fused

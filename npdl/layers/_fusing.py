@@ -1,0 +1,58 @@
+"""Layers that do the work of two: a sum or a normalization, and the activation behind it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npdl._dtype import FLOATS
+from npdl._ext import kernels
+from npdl._ext.activation_np import LINEAR
+from npdl.activations import KernelCode
+
+IDENTITY: KernelCode = (LINEAR, 1.0)
+
+
+def add_arrays(a: NDArray, b: NDArray, out: NDArray, act: KernelCode = IDENTITY) -> None:
+    """``out = act(a + b)``; `out` may be one of the two, and they may be broadcast."""
+    known = a.dtype == b.dtype == out.dtype and a.dtype in FLOATS and a.shape == b.shape
+    if known and a.flags.c_contiguous and b.flags.c_contiguous and out.flags.c_contiguous:
+        kernels().add_forward(a.reshape(-1), b.reshape(-1), out.reshape(-1), act)
+        return
+    np.add(a, b, out=out)
+    if act[0] != LINEAR:
+        kernels().activation_forward(out.reshape(-1).copy(), out.reshape(-1), act)
+
+
+def pairs(steps: Sequence[Any], repeated: Sequence[Any], kept: Collection[int]) -> dict[int, Any]:
+    """For steps of a plan, by id, the step behind whose activation the layer can run too.
+
+    Nothing else may read what is between them.
+
+    Parameters
+    ----------
+    steps : sequence of Step
+    repeated : sequence of Step
+        Those that share a layer with an earlier one.
+    kept : collection of int
+        The slots that are read outside the plan.
+    """
+    readers = Counter(slot for step in steps for slot in step.sources)
+    makers = {slot: step for step in steps for slot in step.targets}
+    found = {}
+    for step in steps:
+        slot = step.sources[0]
+        before = makers.get(slot)
+        if (
+            before is not None
+            and len(step.sources) == readers[slot] == len(before.targets) == 1
+            and slot not in kept
+            and not any(one is step or one is before for one in repeated)
+            and before.layer.takes_over(step.layer)
+        ):
+            found[id(before)] = step
+    return found
