@@ -279,12 +279,13 @@ def set_precision(mode: str) -> None:
     Parameters
     ----------
     mode : {"fast", "exact"}
-        "fast", the default, lets 3x3 convolutions of stride 1 run in Winograd's form, with a
-        quarter of the products. Its errors are up to about 1e-5 of the largest number in a tile of
-        6x6 pixels, times the sum of the filter's weights: *not* of the single output. Next to a
-        pixel a million times larger than the others, small outputs of its tile have no correct
-        digits; a NaN or infinity spreads over its tile; and numbers beyond 1e36 overflow. "exact"
-        computes every sum directly, with errors of about 1e-6 of the sum of its terms' magnitudes.
+        "fast", the default, lets convolutions of stride 1 over 3x3 pixels, or over 3 to 5 steps of
+        a sequence, run in Winograd's form, with a quarter or half of the products. Its errors are
+        up to about 1e-5 of the largest number in a tile of 6x6 pixels (or of 6 steps), times the
+        sum of the filter's weights: *not* of the single output. Next to a pixel a million times
+        larger than the others, small outputs of its tile have no correct digits; a NaN or infinity
+        spreads over its tile; and numbers beyond 1e36 overflow. "exact" computes every sum
+        directly, with errors of about 1e-6 of the sum of its terms' magnitudes.
         float64 is always exact.
 
     Raises

@@ -1,15 +1,16 @@
 """Two-dimensional convolution. Contract: ``conv_np.py``.
 
 The algorithm depends on the shapes of one image and of the filters. The output is computed in
-Winograd's form (``conv_winograd.pxd``) where that is faster and allowed, by direct sums over planes
-(``conv_direct.pxd``) if it is wide and the channels are few, else as a product of matrices
-(``conv_products.pxd``, ``conv_gradients.pxd``); the gradients in Winograd's form or as products.
-One window that is the whole image needs only three products (``conv_dense.pxd``). With as many
-groups as channels, there are no matrix products at all (``conv_depthwise.pxd``).
+Winograd's form (``conv_winograd.pxd``; for sequences, ``conv_line.pxd``) where that is faster and
+allowed, by direct sums over planes (``conv_direct.pxd``) if it is wide and the channels are few,
+else as a product of matrices (``conv_products.pxd``, ``conv_gradients.pxd``); the gradients in
+Winograd's form or as products. One window that is the whole image needs only three products
+(``conv_dense.pxd``). With as many groups as channels, there are no matrix products at all
+(``conv_depthwise.pxd``).
 """
 
 from libc.string cimport memset
-from npdl._ext.activation cimport LINEAR, act_t, parse_act, pull_back_span
+from npdl._ext.activation cimport LINEAR, act_t, parse_act
 from npdl._ext.arrays cimport OR_NONE, OUT, REAL, array, array_t, call_t, clear, same_shape
 from npdl._ext.conv cimport COPIES, SLACK, conv_t
 from npdl._ext.conv_dense cimport bias_gradient, dense_backward, dense_forward, is_dense
@@ -21,7 +22,18 @@ from npdl._ext.conv_depthwise cimport (
 )
 from npdl._ext.conv_direct cimport copy_task, forward_task, set_offsets, set_parts
 from npdl._ext.conv_gradients cimport products_input, products_weights
+from npdl._ext.conv_line cimport (
+    is_line,
+    line_input,
+    line_job_t,
+    line_kept,
+    line_multiply,
+    line_pack,
+    line_sizes,
+    line_weights_gradient,
+)
 from npdl._ext.conv_products cimport products_multiply, products_pack, products_plan, products_t
+from npdl._ext.conv_pulled cimport add_up_task, pull_back_all, pulled_t
 from npdl._ext.conv_winograd cimport (
     winograd_backward,
     winograd_kept,
@@ -32,7 +44,6 @@ from npdl._ext.conv_winograd cimport (
 )
 from npdl._ext.simd cimport LANES_F32, LANES_F64, real
 from npdl._ext.steps cimport make_step, ready_t
-from npdl._ext.sums cimport sum_of
 from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
 from npdl._ext.tile cimport round_up
 
@@ -40,13 +51,12 @@ cdef enum:
     WIDE = 12  # columns of the output from which direct sums are faster than the product,
     NARROW = 6  # or from which they are with
     FEW = 16  # at most this many filters
-    SPAN = 2048  # elements per elementwise task
 
 cdef bint winograd_allowed = True
 
 
 def set_winograd(bint allowed):
-    """Allow or forbid Winograd's form for 3x3 convolutions of float32."""
+    """Allow or forbid Winograd's form for convolutions of float32."""
     global winograd_allowed
     winograd_allowed = allowed
 
@@ -104,8 +114,13 @@ cdef inline bint _direct(const conv_t* j) noexcept nogil:
     )
 
 
+cdef inline bint _line(const conv_t* j) noexcept nogil:
+    return winograd_allowed and is_line(j)
+
+
 cdef enum:
     WINOGRAD
+    LINE
     DIRECT
     PRODUCTS
 
@@ -113,6 +128,7 @@ cdef enum:
 ctypedef struct made_t:
     conv_t j
     products_t p
+    line_job_t line
     int form, workers
     size_t kept, scratch  # bytes
 
@@ -126,6 +142,10 @@ cdef void _set_form(made_t* m, conv_t* j) noexcept nogil:
         m.form = WINOGRAD
         winograd_sizes(j, m.workers)
         m.kept, m.scratch = winograd_kept(j), m.workers * j.scratch_step
+    elif _line(j):
+        m.form = LINE
+        line_sizes(&m.line, j, m.workers)
+        m.kept, m.scratch = line_kept(&m.line), m.workers * m.line.scratch_step
     elif _direct(j):
         m.form = DIRECT
         j.taps_h, j.taps_w = (j.kh - 1) // j.sh + 1, (j.kw - 1) // j.sw + 1
@@ -153,6 +173,8 @@ cdef void _pack(made_t* m, char* at) noexcept nogil:
     m.p.j = m.p.w.j = &m.j
     if m.form == WINOGRAD:
         winograd_pack(&m.j, at, m.workers)
+    elif m.form == LINE:
+        line_pack(&m.line, at, m.workers)
     elif m.form == DIRECT:
         m.j.offset = <Py_ssize_t*> at
         set_offsets(&m.j)
@@ -167,6 +189,8 @@ cdef void _compute(made_t* m, char* scratch) noexcept nogil:
     j.scratch = scratch
     if m.form == WINOGRAD:
         winograd_multiply(j, scratch, m.workers)
+    elif m.form == LINE:
+        line_multiply(&m.line, j.x, j.y, scratch, m.workers)
     elif m.form == DIRECT:
         if j.shared:
             run(copy_task, j, j.n * COPIES, m.workers)
@@ -201,6 +225,25 @@ cdef inline void _forward(conv_t* j, const real* _) except *:
         _form_forward(j)
 
 
+cdef inline void _line_backward(conv_t* j, const real* _) except *:
+    cdef pulled_t r
+    cdef scratch_t s
+    cdef const void* dz = j.dy
+    cdef bint own = j.act.code != LINEAR
+    if own:
+        r.j, r.act, r.y, r.dy, r.size = j, j.act, j.y, j.dy, j.n * j.oh * j.f
+        s = take(aligned(r.size * sizeof(real)))
+        dz = r.dz = s.data
+        with nogil:
+            pull_back_all(&r, max_workers())
+    if j.dw != NULL or j.db != NULL:
+        line_weights_gradient(j, dz)
+    if j.dx != NULL:
+        line_input(j, dz)
+    if own:
+        give(s)
+
+
 cdef inline void _backward(conv_t* j, const real* _) except *:
     """Those of dx, dw and db that are not NULL."""
     cdef act_t linear
@@ -209,6 +252,8 @@ cdef inline void _backward(conv_t* j, const real* _) except *:
         dense_backward(j, NULL, linear, _)
     elif _winograd(j):
         winograd_backward(j)
+    elif _line(j):
+        _line_backward(j, _)
     elif is_depthwise(j):
         if j.dw != NULL or j.db != NULL:
             depthwise_weights(j, _)
@@ -325,51 +370,6 @@ def conv2d_backward(
 
 # -------------------------------------------------------------------------- transposed convolution
 
-# The activation through which the gradient passes, and the sums of its channels.
-ctypedef struct pulled_t:
-    conv_t* j
-    act_t act
-    Py_ssize_t size, channels, plane
-    const void* y
-    const void* dy
-    void* dz
-    void* db
-
-
-cdef inline void _pull_back(pulled_t* r, Py_ssize_t task, const real* _) noexcept nogil:
-    cdef Py_ssize_t at = task * SPAN
-    pull_back_span(
-        r.act, <const real*> r.y + at, <const real*> r.dy + at, <real*> r.dz + at,
-        min(<Py_ssize_t> SPAN, r.size - at),
-    )
-
-
-cdef void _pull_back_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
-    cdef pulled_t* r = <pulled_t*> context
-    if r.j.single:
-        _pull_back(r, task, <float*> NULL)
-    else:
-        _pull_back(r, task, <double*> NULL)
-
-
-cdef inline void _add_up(pulled_t* r, Py_ssize_t channel, const real* _) noexcept nogil:
-    """db of one channel."""
-    cdef const real* dz = <const real*> r.j.x + channel * r.plane
-    cdef double total = 0
-    cdef Py_ssize_t n
-    for n in range(r.j.n):
-        total += sum_of(dz + n * r.channels * r.plane, r.plane)
-    (<real*> r.db)[channel] = <real> total
-
-
-cdef void _add_up_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
-    cdef pulled_t* r = <pulled_t*> context
-    if r.j.single:
-        _add_up(r, task, <float*> NULL)
-    else:
-        _add_up(r, task, <double*> NULL)
-
-
 cdef inline void _transposed_forward(conv_t* j, act_t act, const real* _) except *:
     if is_dense(j):
         dense_backward(j, j.bias, act, _)
@@ -393,12 +393,12 @@ cdef inline void _transposed_backward(
         s = take(aligned(r.size * sizeof(real)))
         j.x = r.dz = s.data
         with nogil:
-            run(_pull_back_task, r, (r.size + SPAN - 1) // SPAN, workers)
+            pull_back_all(r, workers)
     if r.db != NULL and j.last:
         bias_gradient(<const real*> j.x, j.n * r.plane, r.channels, <real*> r.db)
     elif r.db != NULL:
         with nogil:
-            run(_add_up_task, r, r.channels, workers)
+            run(add_up_task, r, r.channels, workers)
     if dx != NULL:
         j.y = dx
         _forward(j, _)

@@ -202,7 +202,7 @@ cdef inline Py_ssize_t row_of(Py_ssize_t turn, Py_ssize_t second) noexcept nogil
     return 5 * second if turn == 0 else 2 * turn - 1 + second
 
 
-cdef inline void _input_pair(
+cdef inline void input_pair(
     const f32v* d, Py_ssize_t step, Py_ssize_t turn, f32v* first, f32v* second
 ) noexcept nogil:
     # two rows of t = Bᵀ d
@@ -224,7 +224,7 @@ cdef inline void _input_line(const f32v* d, f32v* t, Py_ssize_t to) noexcept nog
     # t = Bᵀ d
     cdef Py_ssize_t turn
     for turn in range(3):
-        _input_pair(d, 1, turn, t + row_of(turn, 0) * to, t + row_of(turn, 1) * to)
+        input_pair(d, 1, turn, t + row_of(turn, 0) * to, t + row_of(turn, 1) * to)
 
 
 cdef inline void transform_input(
@@ -247,7 +247,7 @@ cdef inline void transform_input(
                     to = v + l // 2 * panel + l % 2 * LANES_F32
                     for e in range(6):  # columns, then rows
                         for turn in range(3):
-                            _input_pair(
+                            input_pair(
                                 d + e * across, down, turn, half + 6 * row_of(turn, 0) + e,
                                 half + 6 * row_of(turn, 1) + e,
                             )
@@ -275,7 +275,7 @@ cdef inline void transform_input_rows(
                     d = <const f32v*> pixels + 4 * (r * down + s * across) + l
                     to = v + l // 2 * panel + l % 2 * LANES_F32
                     for e in range(6):
-                        _input_pair(d + e * across, down, turn, half + e, half + 6 + e)
+                        input_pair(d + e * across, down, turn, half + e, half + 6 + e)
                     for e in range(2):
                         _input_line(
                             half + 6 * e, <f32v*> (to + 6 * e * place), place // LANES_F32
