@@ -105,7 +105,7 @@ def extension(name, source, flags=()):
     )
 
 
-# Cython writes the utility code that all modules share into a module of its own.
+# Cython writes the utility code that all modules share into a separate module.
 UTILITY = extension("_cyutility", "_cyutility.c")
 BUILDS = {"shared": [UTILITY, *(extension(m, f"{m}.pyx") for m in SHARED)]}
 for isa in ISAS:

@@ -1,4 +1,4 @@
-"""What a training step would take on more cores than there are: a simulation.
+"""The time of a training step on more cores than the machine has: a simulation.
 
 A build of the pool with ``-DNPDL_TRACE`` (`trace.h`) cuts each kernel into the tasks that it would
 have for so many threads, runs them one after the other, and writes down how long each takes. Then
@@ -36,7 +36,7 @@ HAND_OVER, PER_WORKER = 0.8e-6, 0.1e-6
 
 @dataclass
 class CoresRow:
-    """A workload on so many cores; seconds a step."""
+    """Simulate a workload on this number of cores; return the seconds per step."""
 
     workload: str
     cores: int

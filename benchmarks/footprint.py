@@ -42,7 +42,7 @@ def imports(pythons: Mapping[str, str], rounds: int) -> dict[str, float]:
 
 
 def imports_table(times: Mapping[str, float]) -> str:
-    """Import times, and what each adds to NumPy's."""
+    """Import times, and the difference of each from NumPy's."""
     over = times["numpy"]
     rows = [(module, ms(time), ms(time - over)) for module, time in times.items()]
     return table(["import", "ms", "over NumPy's, ms"], rows)

@@ -198,7 +198,7 @@ def serve(library: str, threads: int) -> None:
 def times(
     pythons: dict[str, str], threads: int, rounds: int, seconds: float, names: Sequence[str]
 ) -> list[GeometryRow]:
-    """Best times of each geometry, in ms: the libraries in turns, each in a process of its own."""
+    """Best times of each geometry, in ms: the libraries in turns, each in a separate process."""
     env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
     env |= dict.fromkeys(("OMP_NUM_THREADS", "NPDL_NUM_THREADS"), str(threads))
     workers = {

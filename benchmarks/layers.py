@@ -126,7 +126,7 @@ class Translator:
 
     From two rows of tokens, source and target. Every state d of the decoder, which starts from the
     last state of the encoder, reads from the states e of the encoder, by the softmax of
-    v · tanh(d Wq + e Wk). The output of a step is d with what it read.
+    v · tanh(d Wq + e Wk). The output of a step is d with the result of the attention.
 
     The GRUs reset after the product, as those of PyTorch and Keras do, with two biases.
     """
@@ -155,7 +155,7 @@ class SelfAttention:
     """Multi-head attention of a sequence to itself.
 
     Four matrices, for query, key, value and output; their biases are one array, since the gradient
-    in that of the keys is 0 but for rounding.
+    in that of the keys is 0 up to rounding.
     """
 
     heads: int
@@ -267,7 +267,7 @@ def leaves(
 
 
 def macs(layer: Layer, shape: Shape, out: Shape) -> tuple[int, int]:
-    """Multiply-adds for one sample: those with the input, those with what is not the input.
+    """Multiply-adds for one sample: those with the input, and all others.
 
     Padded steps count as the others.
     """

@@ -19,7 +19,7 @@ class WorkerError(RuntimeError):
 
 
 class Worker:
-    """One library in a process of its own."""
+    """One library in a separate process."""
 
     def __init__(self, peer: str, python: str, threads: int) -> None:
         spec = PEERS[peer]

@@ -31,7 +31,7 @@ def pin(threads: int) -> None:
 def peak_memory() -> float:
     """Peak resident memory of this process so far, MB."""
     status = Path("/proc/self/status")
-    if status.exists():  # unlike ru_maxrss, it does not start with what the parent held
+    if status.exists():  # unlike ru_maxrss, it does not include the memory of the parent
         line = next(row for row in status.read_text().splitlines() if row.startswith("VmHWM"))
         return int(line.split()[1]) / 1024
     import resource
@@ -91,7 +91,7 @@ class Server:
 
     def outputs(self, file: str) -> dict[str, Any]:
         outputs = self.adapter.outputs()
-        if self.workload.masks:  # what a library gives for padding is its own affair
+        if self.workload.masks:  # libraries differ in their outputs for padding
             x, _ = self.workload.data()
             outputs = np.where((x != 0)[..., None], outputs, 0)
         np.savez(file, outputs)

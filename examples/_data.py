@@ -85,7 +85,7 @@ def _kept(name, sha256, fetch, where):
 
 
 def _member(path, name):
-    """A member of an `ar` archive, which is what a Debian package is."""
+    """A member of an `ar` archive, the format of Debian packages."""
     data, place = Path(path).read_bytes(), 8
     while place < len(data):
         head = data[place : place + 60]

@@ -46,7 +46,7 @@ def main():
     model.compile("scce", npdl.optimizers.AdamW(lr=rate, weight_decay=1e-4))
     model.fit(batches, epochs=options.epochs, verbose=2)
 
-    # The mean of what it says to a picture and to its mirror image.
+    # The mean of the predictions for a picture and for its mirror image.
     outputs = (model.predict(x_test) + model.predict(x_test[..., ::-1].copy())) / 2
     right = outputs.argmax(axis=1) == y_test
     print(f"\nmirror images left out: {model.evaluate(x_test, y_test).accuracy:.2%}")

@@ -35,7 +35,7 @@ def load():
 
 
 def segments(minutes, values, count):
-    """Windows and what comes AHEAD of them, of each part of the series that has no gap."""
+    """Windows and the values AHEAD of them, from each part of the series without a gap."""
     breaks = np.flatnonzero(np.diff(minutes) > 10) + 1
     parts = [p for p in np.split(values, breaks) if len(p) >= LENGTH + AHEAD]
     pairs = [npdl.data.windows(p[:, None], p, LENGTH, ahead=AHEAD) for p in parts]

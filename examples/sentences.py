@@ -50,7 +50,7 @@ def make_sentence(rng):
 
 
 def encode(sentences, vocabulary):
-    """Number the words; 0 fills the front of what is shorter than LENGTH."""
+    """Number the words; sentences shorter than LENGTH begin with zeros."""
     codes = np.zeros((len(sentences), LENGTH), int)
     for row, sentence in zip(codes, sentences):
         words = [vocabulary[word] for word in sentence.replace(",", " ,").split()]

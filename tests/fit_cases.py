@@ -35,7 +35,7 @@ def same_weights(one, other, **tolerance):
 
 
 class Seen(Layer):
-    """Passes its input on and records the first column of what it saw in training."""
+    """Passes its input on and records the first column of each training batch."""
 
     def __init__(self):
         self.seen = []

@@ -29,7 +29,7 @@ GUARD = 67  # numbers on either side; odd, so that arrays don't start where a ca
 
 
 class Call(NamedTuple):
-    """A kernel and its arguments by name; those it fills hold anything."""
+    """A kernel and its arguments by name; output arrays hold arbitrary values."""
 
     function: str
     args: dict[str, Any]
@@ -104,7 +104,7 @@ def run(kernel, call: Call) -> dict[str, np.ndarray]:
 
 
 def wider(call: Call) -> Call:
-    """The same call, all its floating-point numbers in the next wider format."""
+    """The same call, with all floating-point arrays in the next wider dtype."""
     formats = {"f4": np.float64, "f8": np.longdouble}
 
     def widen(value):
@@ -177,7 +177,7 @@ class Maker:
     def dense(
         self, n: int, d: int, u: int, act=(SIGMOID, 1.0), without: tuple[str, ...] = ()
     ) -> list[Call]:
-        """`without` names what is None."""
+        """`without` names the arrays that are None."""
         x, w, b = self.random(n, d), self.random(d, u, scale=d**-0.5), self.random(u)
         y, dy = self.empty(n, u), self.random(n, u)
         grads = self.empty(n, d), self.empty(d, u), self.empty(u)
@@ -322,7 +322,7 @@ class Maker:
         drop: str = "",
         after: bool = False,
     ) -> list[Call]:
-        """`cell` "rnn", "lstm" or "gru"; `mask` see `masks`; `without` names what is None.
+        """`cell` "rnn", "lstm" or "gru"; `mask` see `masks`; `without` names the None arguments.
 
         `drop` names "x", "h" or both; `after` is of the reset gate. Steps that are masked are NaN.
         """
@@ -349,7 +349,7 @@ class Maker:
             *acts,
         )
         forward = self.filled(f"{cell}_forward", *inputs, *acts)
-        kept = {"c", "gates"} & set(without)  # by a forward pass alone
+        kept = {"c", "gates"} & set(without)  # only for a forward pass
         forward.args.update(dict.fromkeys(kept))
         back.args.update(dict.fromkeys((set(without) - kept) & set(back.args)))
         return [forward, back]
@@ -405,7 +405,7 @@ class Maker:
         x = self.random(n, t, k, scale=scale)
         if not normalize:
             x -= np.log(np.exp(x).sum(axis=-1, keepdims=True))
-            x = (np.round(4096 * x) / 4096).astype(self.dtype)  # the same by any logarithm
+            x = (np.round(4096 * x) / 4096).astype(self.dtype)  # exact for any logarithm
         labels = (blank + self.rng.integers(1, max(k, 2), (n, length))) % k
         labels[1:][self.rng.random((max(n - 1, 0), length)) < 0.4] = -1
         if k == 1:  # there is only the blank

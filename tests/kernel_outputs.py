@@ -1,4 +1,4 @@
-"""What the kernels write: the tables by which `kernel_calls` checks them."""
+"""Tables of the arrays that each kernel writes, for the checks of `kernel_calls`."""
 
 #: The arrays that each kernel fills, or changes in place.
 FILLED = {
@@ -37,7 +37,7 @@ FILLED = {
     "lstm_backward": ("dx", "dw", "dh0", "dc0"),
     "gru_forward": ("h", "gates"),
     "gru_backward": ("dx", "dw", "dh0"),
-    "recurrent_pair": (),  # what its calls fill
+    "recurrent_pair": (),  # the outputs of its calls
     "softmax_forward": ("p",),
     "softmax_backward": ("dz",),
     "softmax_xent_forward": ("p", "loss"),

@@ -1,4 +1,4 @@
-"""Networks of all layers for the tests of ONNX, and ONNX Runtime as the judge."""
+"""Networks of all layers for the tests of ONNX, and the comparison with ONNX Runtime."""
 
 from functools import partial
 
@@ -197,7 +197,7 @@ SCORES = "dot", "scaled_dot", "additive"
 
 
 def two_sides(make):
-    """Query and value of their own, each with or without a mask, and with a key too."""
+    """Separate query and value, each with or without a mask, and with a key too."""
 
     def build(x):
         a, b, masked = L.Dense(4)(x), L.ZeroPadding1D((1, 0))(L.Dense(4)(x)), L.Masking()(x)
@@ -286,7 +286,7 @@ def randomized(model, rng):
 
 
 def agrees(model, path, *inputs):
-    """The largest difference to ONNX Runtime, as a part of the largest value."""
+    """The largest difference from ONNX Runtime, relative to the largest value."""
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
     feeds = {i.name: x for i, x in zip(session.get_inputs(), inputs, strict=True)}
     found = session.run(None, feeds)

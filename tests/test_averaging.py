@@ -47,7 +47,7 @@ def test_fit_ends_with_the_averages():
     np.testing.assert_allclose(model.layers[0].W, average, rtol=1e-5)
     assert not np.allclose(model.layers[0].W, spy.seen[-1], rtol=1e-3)
     again = Spy("on_train_batch_begin")
-    fit(model, 1, callbacks=again)  # it goes on from there
+    fit(model, 1, callbacks=again)  # continues from there
     np.testing.assert_allclose(again.seen[0], average, rtol=1e-5)
 
 

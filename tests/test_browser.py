@@ -40,19 +40,19 @@ print(json.dumps(zlib.crc32(b"".join(array.tobytes() for array in model.weights.
 
 
 def figures(told):
-    """What does not depend on the time."""
+    """The output without times."""
     return [(one["loss"], one["accuracy"], one["test"]) for one in told]
 
 
 def results(printed):
-    """The figures of the epochs, and the checksum of the weights."""
+    """The results of the epochs, and the checksum of the weights."""
     *told, checksum = map(json.loads, printed.splitlines())
     return figures(told), checksum
 
 
 @pytest.fixture(scope="module")
 def native():
-    """What the kernels give outside the browser: those of x86-64 without AVX, which round alike."""
+    """The results outside the browser, of the kernels for x86-64 without AVX, which round alike."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         pytest.skip("other machines round differently")
     if not [*(ROOT / "npdl" / "_ext").glob("conv_base.*")]:
@@ -67,7 +67,7 @@ def native():
 
 
 def test_what_the_page_runs():
-    """In this Python."""
+    """Run the code in this Python."""
     names, told = {}, []
     exec(compile(CODE, "train.py", "exec"), names)
     names["train"](1, lambda text: told.append(json.loads(text)))
@@ -78,7 +78,7 @@ def test_what_the_page_runs():
 
 
 def test_page_is_plain():
-    """Nothing from elsewhere, and no HTML made of texts."""
+    """The page loads nothing from other sites and never inserts strings as HTML."""
     for name in ("index.html", "page.js", "worker.js", "page.css"):
         text = (PAGE / name).read_text("utf-8").replace("http://www.w3.org/2000/svg", "")
         assert "http" not in text and "innerHTML" not in text

@@ -236,7 +236,7 @@ def test_which_way_is_better(name, mode):
     assert Monitor(name).mode == mode
 
 
-def test_the_metric_itself_tells_which_way_is_better():
+def test_the_metric_defines_which_way_is_better():
     class Wins(npdl.metrics.Accuracy):
         pass
 
@@ -406,7 +406,7 @@ def test_csv_logger(tmp_path):
     assert read(path, delimiter=";")[0] == ["epoch", "loss"] and len(read(path)) == 2
 
 
-def test_csv_logger_without_a_training_leaves_an_old_file_alone(tmp_path):
+def test_csv_logger_without_training_keeps_an_old_file(tmp_path):
     path = tmp_path / "log.csv"
     fit(CSVLogger(path))
     before = path.read_bytes()
@@ -414,7 +414,7 @@ def test_csv_logger_without_a_training_leaves_an_old_file_alone(tmp_path):
     assert path.read_bytes() == before
 
 
-def test_csv_logger_goes_on_after_a_kill(tmp_path):
+def test_csv_logger_continues_after_a_kill(tmp_path):
     path = tmp_path / "log.csv"
     fit(CSVLogger(path))
     wanted = path.read_text()

@@ -148,7 +148,7 @@ def test_tracker_has_the_parameters_and_the_model():
 
 
 def test_tracker_takes_the_functions_of_trackers():
-    """By the signatures of wandb.log, trackio.log and mlflow.log_metrics."""
+    """Stand-ins with the signatures of wandb.log, trackio.log and mlflow.log_metrics."""
     seen = []
 
     def wandb_log(data, step=None, commit=None):

@@ -145,7 +145,7 @@ def test_texts_are_no_html(page):
     assert not severe(page)
 
 
-def test_by_keyboard_alone(page):
+def test_by_keyboard_only(page):
     def press(*keys):
         page.switch_to.active_element.send_keys(*keys)
         return page.switch_to.active_element
@@ -220,7 +220,7 @@ def test_too_fast(browser, talker):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1100])
 def test_colours_and_widths(page, scheme, width):
-    """Nothing sticks out, and texts stand out from what is behind them."""
+    """Nothing overflows the page, and text has enough contrast."""
     size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     features = [{"name": "prefers-color-scheme", "value": scheme}]

@@ -1,4 +1,4 @@
-"""The server of the chatbot: what it answers, what it refuses, and how it is stopped."""
+"""The server of the chatbot: answers, refused requests, and shutdown."""
 
 import http.client
 import json

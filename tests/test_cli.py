@@ -24,7 +24,7 @@ def test_info_as_a_process():
     assert {"numpy", "python", "platform"} <= rows.keys()
 
 
-def test_show_config_tells_the_active_backend():
+def test_show_config_shows_the_active_backend():
     file = io.StringIO()
     with npdl.use_backend("numpy"):
         npdl.show_config(file)
@@ -130,7 +130,7 @@ def test_export_and_import(saved, tmp_path, capsys):
     assert path.read_bytes() == before
 
 
-def test_files_of_onnx_and_keras_are_looked_at(saved, tmp_path, capsys):
+def test_files_of_onnx_and_keras_are_recognized(saved, tmp_path, capsys):
     pytest.importorskip("onnx", reason="needs npdl[onnx]")
     pytest.importorskip("h5py", reason="needs npdl[keras]")
     path = tmp_path / "m.onnx"
@@ -211,7 +211,7 @@ def test_word_numbers_of_a_csv_are_integers(tmp_path, capsys):
     np.testing.assert_array_equal(got, model.predict([[1, 2, 8]])[0])
 
 
-def test_a_sequence_goes_to_npy_alone(tmp_path, capsys):
+def test_a_sequence_goes_only_to_npy(tmp_path, capsys):
     model = npdl.Model([npdl.layers.LSTM(n_out=3, n_in=2, return_sequence=True)])
     model.compile("mse")
     model.save(tmp_path / "model")

@@ -1,4 +1,4 @@
-"""How many cores the kernels take: affinity, and quotas of control groups."""
+"""The number of cores that the kernels use: affinity, and quotas of control groups."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ NESTED = [
 
 @pytest.mark.parametrize("files, membership, quota", NESTED)
 def test_quota_of_nested_control_groups(tmp_path, files, membership, quota):
-    """Where there is no namespace, the group of a process stands somewhere below the root."""
+    """Without a namespace, the group of a process is somewhere below the root."""
     for name, text in files.items():
         (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "root" / name).write_text(text)

@@ -52,7 +52,7 @@ def test_each_epoch_has_a_new_order_that_follows_from_the_seed():
     one, two = Batches(np.arange(50), seed=3), Batches(np.arange(50), seed=3)
     first, second = orders(one)
     assert first != second
-    utils.set_seed(99)  # has no say
+    utils.set_seed(99)  # has no effect
     assert orders(two) == [first, second]
     assert orders(Batches(np.arange(50), seed=4))[0] != first
 
@@ -97,7 +97,7 @@ def test_a_mapped_file_is_read_by_the_batch(tmp_path):
         assert type(part) is np.ndarray and not np.shares_memory(part, x)
 
 
-def test_the_transform_gets_the_samples_alone():
+def test_the_transform_gets_only_the_samples():
     batches = Batches(np.zeros(6), np.zeros(6), transform=lambda x, rng: x + rng.random(len(x)))
     (x, y), *_ = batches
     assert x.min() > 0 and y.max() == 0

@@ -98,7 +98,7 @@ def test_standardizer_says_what_is_wrong():
 
 @pytest.fixture
 def pictures():
-    """Images (40, 2, 5, 6), each pixel a number of its own from 1 on."""
+    """Images (40, 2, 5, 6) in which all pixels differ, from 1 on."""
     return np.arange(1, 2401, dtype=np.float32).reshape(40, 2, 5, 6)
 
 
@@ -157,7 +157,7 @@ def test_noise_is_normal_and_stays_within_its_limits(rng):
         Noise(1, low=1, high=0)
 
 
-def test_changes_follow_each_other_and_leave_the_pictures_alone(pictures):
+def test_changes_follow_each_other_and_keep_the_pictures(pictures):
     before = pictures.copy()
     change = Augment(Shift(1), Flip(), Noise(0.1), lambda x, rng: x * 2)
     one, two = (change(pictures, np.random.default_rng(5)) for _ in range(2))

@@ -172,7 +172,8 @@ def test_rotation_by_quarters_is_exact(rng, shape):
 
 
 def test_rotation_interpolates_and_meets_the_fill_half_a_pixel_outside():
-    """A plane turned is a plane; outside comes the fill, and between the two what lies between."""
+    """A rotated linear gradient is linear; outside is the fill value, with interpolation
+    between."""
     rows, cols = np.mgrid[-4.0:5, -4.0:5]
     angle = np.deg2rad(30)
     y = Rotation(30, fill=100)((2 * rows + 3 * cols)[None, None], Fixed(30))[0, 0]
@@ -232,7 +233,7 @@ def test_cutout_covers_one_rectangle(rng, size):
     "change", [Rotation(20), Zoom(1.5), Brightness(0.2), Cutout(2), Rotation(9, fill="edge")]
 )
 @pytest.mark.parametrize("dtype", ["float32", "float64", "uint8"])
-def test_each_image_is_changed_by_itself(change, dtype):
+def test_each_image_is_changed_independently(change, dtype):
     x = (np.arange(1, 2401).reshape(40, 2, 5, 6) % 250).astype(dtype)
     before = x.copy()
     one, two = (Augment(change)(x, np.random.default_rng(5)) for _ in range(2))

@@ -129,7 +129,7 @@ def test_masked_arrays():
 
 
 class Frame:
-    """As much of a data frame as is asked for."""
+    """The parts of a data frame that npdl uses."""
 
     def __init__(self, **columns):
         self.columns = [*columns]
@@ -301,7 +301,7 @@ def test_a_backup_of_other_data_or_of_more_epochs(tmp_path):
         assert train(classifier(), epochs=1).epochs == [1, 2]
 
 
-def test_a_checkpoint_of_a_second_model_begins_anew(tmp_path):
+def test_a_checkpoint_of_a_second_model_starts_again(tmp_path):
     keep = callbacks.ModelCheckpoint(tmp_path / "x", "loss", save_best_only=True)
     one = classifier(SGD(lr=0.5))
     fit(one, X, Y, epochs=9, callbacks=keep)
@@ -320,7 +320,7 @@ def test_what_callbacks_say_of_an_epoch_comes_after_its_line(tmp_path, capsys):
         assert [line[: len(start)] for line, start in zip(lines, wanted, strict=True)] == wanted
 
 
-def test_a_save_leaves_the_files_of_others_alone(tmp_path):
+def test_a_save_does_not_touch_other_files(tmp_path):
     for name in (".m.st.notes123.tmp", ".m.st.0123456.tmp", ".m.st.tmp", ".m.st.ABCDEF01.tmp"):
         (tmp_path / name).write_text("precious")
     classifier().save(tmp_path / "m.st")
@@ -400,7 +400,7 @@ def test_the_step_of_an_optimizer_of_ones_own(name):
     assert p.tolist() == [0.5] * 3
 
 
-def test_threads_that_load_files_leave_the_dtype_of_others_alone(tmp_path):
+def test_threads_that_load_files_keep_the_dtype_of_others(tmp_path):
     with npdl.use_dtype("float64"):
         model = Model([Dense(4, n_in=6)])
         model.compile("mse")

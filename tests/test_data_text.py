@@ -130,7 +130,7 @@ def test_windows_and_what_lies_ahead(rng, length, step, ahead):
     assert len(alone) == len([s for s in range(0, 23, step) if s + length <= 23])
 
 
-def test_windows_are_views_that_nobody_can_write_to():
+def test_windows_are_read_only_views():
     series = np.arange(10.0)
     x, y = windows(series, series, length=3)
     assert x.shape == (7, 3) and np.shares_memory(x, series) and np.shares_memory(y, series)

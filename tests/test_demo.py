@@ -39,7 +39,7 @@ def test_a_short_demo_says_that_it_misses_the_goal(tmp_path, capsys):
     assert npdl.load_model(tmp_path / "digits-model.safetensors").evaluate(x, y).accuracy > 0.8
 
 
-def test_without_matplotlib_it_goes_on_and_says_so(tmp_path, capsys, monkeypatch):
+def test_without_matplotlib_it_continues_and_says_so(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     run(tmp_path, 1)
     assert "pip install npdl[plot]" in capsys.readouterr().out

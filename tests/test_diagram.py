@@ -61,7 +61,7 @@ def test_less_is_shown_on_demand(cnn):
     assert "(N" not in svg and "parameters" not in svg and "dense_1" not in svg
 
 
-def test_boxes_follow_each_other_and_hold_their_texts(cnn):
+def test_boxes_follow_each_other_and_hold_their_strings(cnn):
     root = ET.fromstring(npdl.plot_model(cnn, None))
     width, height = float(root.get("width")), float(root.get("height"))
     boxes = [r for r in root.iter("{http://www.w3.org/2000/svg}rect") if r.get("class") == "b"]

@@ -137,7 +137,7 @@ def test_processes_give_the_bits_of_one(run, alone, size):
     assert done.stdout.count("epoch 2/3") == 1
 
 
-def test_a_killed_training_goes_on_to_the_same_bits(run, alone):
+def test_a_killed_run_resumes_to_the_same_bits(run, alone):
     lines, done = run("killed", 2)
     assert done.returncode != 0 and lines == []
     lines, done = run("again", 2)

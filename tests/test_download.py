@@ -118,7 +118,7 @@ def test_what_another_run_left_of_something_else_is_thrown_away(server, cache, l
     assert (cache / NAME).read_bytes() == PAYLOAD and names(cache) == [NAME]
 
 
-def test_a_server_that_knows_no_ranges_starts_anew(server, cache):
+def test_a_server_without_ranges_starts_again(server, cache):
     server.behave = without_ranges
     _files.find(source(server.url), None)
     assert (cache / NAME).read_bytes() == PAYLOAD

@@ -79,7 +79,7 @@ def test_figure(command, pattern, order, bound):
 
 
 def tfidf_accuracy(texts, y, seed=0, **options):
-    """Of logistic regression on TF-IDF, on the split that the examples have."""
+    """The accuracy of logistic regression on TF-IDF, on the split of the example."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -169,7 +169,7 @@ MORE = {"emma": "--units 16", "transfer": "--each 1"}
 
 @pytest.mark.parametrize("command", [c for c in TOOL["RUNS"] if c.split()[0] in MADE_UP])
 def test_network_in_onnx_runtime(command, example, monkeypatch, tmp_path, capsys):
-    """As npdl predicts; on data of the same shapes."""
+    """The outputs are those of npdl, on data of the same shapes."""
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     script, *options = command.split()

@@ -37,7 +37,7 @@ needs_cython = pytest.mark.skipif(
 
 
 def python(code: str, path: Path = PACKAGE.parent, **variables: str) -> SimpleNamespace:
-    """Run `code` in a new process, with the variables given and no others of npdl's own.
+    """Run `code` in a new process, with the given variables and no other ones of npdl.
 
     Returns its exit code, its output, and the last line of its errors.
     """
@@ -122,7 +122,7 @@ def test_an_instruction_set_that_the_cpu_lacks_is_an_error():
 @needs_cython
 @pytest.mark.parametrize("forced", [{}, {"NPDL_BACKEND": "cython"}])
 def test_an_instruction_set_that_was_not_built(tmp_path, forced):
-    """Without v3 the next best is taken; asking for it is as good as asking for what is missing."""
+    """The next best build is used; without any, forcing Cython is an error."""
     shutil.copytree(PACKAGE, tmp_path / "npdl", ignore=shutil.ignore_patterns("*_v3.*", "*_v4.*"))
     others = [isa for isa in built_isas() if isa == "base"]
     run = python(SHOW, tmp_path, **forced)

@@ -89,7 +89,7 @@ def test_iterables_of_batches(data):
     assert list(history.history) == ["loss", "val_loss"] and history.epochs == [1, 2]
 
 
-def test_a_generator_goes_on_from_epoch_to_epoch():
+def test_a_generator_continues_from_epoch_to_epoch():
     endless = ((x, y) for x, y in itertools.cycle(pairs()))
     seen, _ = seeing([endless], steps_per_epoch=2, epochs=3)
     assert seen == [ORDER[0], ORDER[1], ORDER[2], ORDER[0], ORDER[1], ORDER[2]]
@@ -97,20 +97,20 @@ def test_a_generator_goes_on_from_epoch_to_epoch():
 
 
 @pytest.mark.parametrize("steps", [None, 2])
-def test_a_generator_that_ends_too_early_ends_the_training(steps):
+def test_a_generator_that_ends_too_early_ends_training(steps):
     with pytest.warns(RuntimeWarning, match="X ran out of batches in epoch 2 of 5") as caught:
         seen, history = seeing([iter(pairs())], epochs=5, steps_per_epoch=steps)
     assert seen == ORDER and len(caught) == 1 and caught[0].filename == __file__
     assert history.epochs == ([1] if steps is None else [1, 2])
 
 
-def test_an_iterable_begins_anew_when_it_has_ended():
+def test_an_iterable_starts_again_after_its_end():
     seen, _ = seeing([Again()], steps_per_epoch=2, epochs=3)
     assert seen == [ORDER[i] for i in (0, 1, 2, 0, 1, 2)]
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_steps_per_epoch_of_arrays_go_on_through_the_passes(shuffle):
+def test_steps_per_epoch_of_arrays_continue_through_the_passes(shuffle):
     seen, _ = seeing([COUNT, COUNT], batch_size=4, steps_per_epoch=2, epochs=3, shuffle=shuffle)
     assert [len(batch) for batch in seen] == [4, 4, 2] * 2
     for batches in (seen[:3], seen[3:]):

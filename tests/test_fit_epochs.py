@@ -85,7 +85,7 @@ def test_a_moving_average_takes_the_place_of_the_weights_at_the_end():
 
 
 class Snapshot(Callback):
-    """Keeps the whole state at a place, and ends there, as a kill would; or begins from it."""
+    """Saves the whole state at a step and ends there, like a kill; or starts from such a state."""
 
     reads_batch_logs = False
 

@@ -58,7 +58,7 @@ def test_a_watched_metric_of_unknown_direction_asks_for_the_mode(make, metric, n
     assert monitored.best == max(history.history[f"val_{name}"])
 
 
-def test_a_metric_of_ones_own_may_tell_its_direction():
+def test_a_users_metric_may_set_its_direction():
     class Declared(Error):
         direction = "min"
 
@@ -354,7 +354,7 @@ def test_data_that_is_not_finite_is_named(what):
 @pytest.mark.parametrize("reduction", ["mean"])
 @pytest.mark.parametrize("kind", ["samples", "ignored", "mask"])
 def test_accumulated_batches_that_count_differently(kind, reduction):
-    """The step is that of the batches joined into one, huggingface/transformers#34191."""
+    """Accumulating batches equals one large batch, huggingface/transformers#34191."""
     x, y = R.normal(size=(8, 6, 3)).astype("f4"), R.integers(0, 2, (8, 6))
     mask = np.ones((8, 6), "u1")
     if kind == "mask":

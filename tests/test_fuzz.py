@@ -1,4 +1,4 @@
-"""Drawn arguments, by hypothesis: kernels against twins, layers on both backends, and nonsense.
+"""Random arguments by hypothesis: kernels against twins, layers on both backends, wrong calls.
 
 A quick round of the same examples each time. ``make fuzz`` continues with new ones for
 ``NPDL_FUZZ_SECONDS`` in each test, and says how many there were.
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.skipif(not built_isas(), reason="needs the Cython kerne
 
 
 def fuzzed(test):
-    """Make a test of a function whose arguments are drawn: each has its strategy as default."""
+    """Turn a function into a test: the default of each argument is its hypothesis strategy."""
     strategies = {name: p.default for name, p in inspect.signature(test).parameters.items()}
 
     def run_fuzzed(capsys):
@@ -69,7 +69,7 @@ acts = st.tuples(
     st.integers(activation_np.LINEAR, activation_np.SYMMETRIC_ELLIOT),
     st.sampled_from([1.0, 0.5, 1.7]),
 )
-# Gates without bounds multiply the state by itself at every step: it soon overflows in all builds.
+# Unbounded gates multiply the state with itself at every step, which soon overflows in all builds.
 bounded_acts = acts.filter(
     lambda act: act[0] not in (activation_np.LINEAR, activation_np.RELU, activation_np.SOFT_PLUS)
 )
@@ -79,7 +79,7 @@ masks = st.sampled_from([None, "all", "none", "some", "lengths", "late", "nonzer
 
 @st.composite
 def good_calls(draw):
-    """Calls of a family of kernels with arguments that fit each other."""
+    """Calls of a family of kernels with matching arguments."""
     make = Maker(draw(dtypes))
     make.rng = np.random.default_rng(draw(st.integers(0, 99)))
     kinds = "activation", "dense", "dropout", "embedding", "norm", "softmax", "recurrent"
@@ -99,7 +99,7 @@ def good_calls(draw):
         return make.dropout(draw(st.integers(0, 20_000)), p, seed)
     if kind == "embedding":
         return make.embedding(draw(size), draw(size), draw(st.integers(0, 300)))
-    if kind == "norm":  # of two numbers, rounding is all that is left
+    if kind == "norm":  # with two numbers, only rounding remains
         inner = st.one_of(st.integers(3, 70), st.integers(500, 1100))
         return make.norm((draw(few), draw(size), draw(inner)), draw(st.booleans()))
     if kind == "softmax":
@@ -262,7 +262,7 @@ def test_layers_agree_on_both_backends(case=layer_and_input(), dtype=dtypes):
 
 
 def pass_through(layer, x):
-    """What a layer returns and what it learns from."""
+    """The output and all gradients of a layer."""
     layer.connect_to(graph.Input((None, *x.shape[1:])))
     y = layer.forward(x, train=True)
     dx = layer.backward(np.ones_like(y))

@@ -233,7 +233,7 @@ def test_reset_state_and_state(name):
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_batch_is_neither_changed_nor_kept(name):
-    """`Model` hands out the same array for each batch."""
+    """`Model` passes the same array for each batch."""
     make, y, p, _ = CASES[name]
     metric, room, targets = make(), np.empty_like(p[:10]), np.empty_like(y[:10])
     for i in range(0, 80, 10):
@@ -429,7 +429,7 @@ def test_metrics_replace_the_automatic_accuracy():
 
 
 @pytest.mark.parametrize("loss", [BCE(), BCE(from_logits=True), Hinge()])
-def test_the_loss_tells_what_a_yes_is(loss):
+def test_the_loss_defines_the_threshold(loss):
     model = compiled(Linear(3, n_in=5), loss, metrics=["accuracy", "f1", "auc"])
     x = RNG.normal(size=(N, 5)).astype("f4")
     y = ONE_HOT[:, :3]

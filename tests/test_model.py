@@ -270,7 +270,7 @@ def test_summary():
     assert len({len(line) for line in lines[:-2]}) == 1
 
 
-def test_summary_tells_what_training_takes(float64):
+def test_summary_shows_the_memory_for_training(float64):
     model = Model([Embedding(np.ones((200, 5)), nb_seq=3), LSTM(n_out=4), Dense(2)])
     model.compile(optimizer="adam")
     file = io.StringIO()
@@ -352,7 +352,7 @@ def test_layers_of_ones_own_are_saved(tmp_path):
     np.testing.assert_array_equal(loaded.predict(X), model.predict(X))
 
 
-def test_weights_alone(tmp_path):
+def test_weights_only(tmp_path):
     one, other = small(), small()
     assert not np.array_equal(one.predict(X), other.predict(X))
     one.save_weights(tmp_path / "w.npz")

@@ -23,7 +23,7 @@ from npdl.objectives import MSE, SCCE
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("case", TARGETS)
 def test_sample_weights(case, reduction):
-    """Each item's value times its weight; the gradient is that of this."""
+    """The loss is each item's value times its weight; the gradient is that of this loss."""
     make, t = TARGETS[case]
     loss, p, w = make(reduction=reduction), probabilities(4, 5), np.array([0.5, 2, 0, 1])
     values = make(reduction="none").forward(p, t)
@@ -80,7 +80,7 @@ def test_ignored_items_do_not_count():
     assert loss.count(P, ONE_HOT) == 2
     assert SCCE(ignore_class=-1, reduction="none").forward(P, [-1, 0]).tolist()[0] == 0
     assert loss.forward(P, ONE_HOT) == SCCE().forward(P, ONE_HOT)
-    # Nothing at all to learn from: no nan.
+    # No item counts: no nan.
     assert loss.forward(P, [-1, -1]) == 0
     assert loss.backward(P, [-1, -1]).tolist() == np.zeros((2, 3)).tolist()
     with pytest.raises(ValueError, match=r"must lie in \[0, 3\)\. Received: label=-2"):

@@ -63,7 +63,7 @@ def node_cases(monkeypatch):
     from onnx.backend.test.case import node
     from onnx.reference.ops import op_pool_common
 
-    # Its pooling is a loop in Python that takes seconds: ONNX Runtime is the judge instead.
+    # ONNX's pooling is a loop in Python that takes seconds: compare with ONNX Runtime instead.
     monkeypatch.setattr(op_pool_common, "pool", lambda x, *args, **kwargs: x, raising=False)
     for module in MODULES:
         importlib.import_module(f"onnx.backend.test.case.node.{module}")

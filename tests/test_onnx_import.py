@@ -14,7 +14,7 @@ onnx = pytest.importorskip("onnx", reason="needs npdl[onnx]")
 
 
 def mutate(path, good, rng, count=100):
-    """Read damaged files; nothing but ValueError may come of it."""
+    """Read damaged files; the only allowed error is ValueError."""
     for _ in range(count):
         bad = bytearray(good[: rng.integers(len(good))] if rng.random() < 0.3 else good)
         for _ in range(rng.integers(1, 20) if bad else 0):
@@ -157,7 +157,7 @@ def test_gaps_between_windows_are_refused_where_programs_differ(tmp_path):
 
 
 def test_a_product_of_two_values(tmp_path):
-    """Attention without weights, whose steps look at each other."""
+    """Self-attention without weights."""
     make = onnx.helper.make_node
     nodes = [make("Transpose", ["x"], ["t"], perm=[0, 2, 1]), make("MatMul", ["x", "t"], ["s"])]
     nodes += [make("Softmax", ["s"], ["p"]), make("MatMul", ["p", "x"], ["y"])]

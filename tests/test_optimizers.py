@@ -94,7 +94,7 @@ def test_state_goes_by_name(cls):
 
 
 @each_class
-def test_state_goes_on(cls):
+def test_state_continues(cls):
     grads = gradients()
     whole = list(run(cls(), grads, ["a", "b"]))
     first, params = cls(), [np.ones((2, 3)), np.ones(4)]
@@ -112,7 +112,7 @@ def test_state_goes_on(cls):
     assert state["iterations"] == 3
 
 
-def test_nadam_goes_on_to_the_same_bits():
+def test_nadam_resumes_to_the_same_bits():
     grads = gradients()
     *_, want = run(Nadam(), grads)
     params = [np.ones((2, 3)), np.ones(4)]
@@ -122,7 +122,7 @@ def test_nadam_goes_on_to_the_same_bits():
         optimizer.set_state(state)
         optimizer.update(params, step)
     assert all(np.array_equal(p, w) for p, w in zip(params, want))
-    optimizer.iterations = 10**7  # its product is 0 long since
+    optimizer.iterations = 10**7  # the product of its factors is 0 by then
     assert optimizer._product_up_to(10**7) == 0
 
 

@@ -136,8 +136,8 @@ def test_clipping_comes_after_accumulation():
 
 
 @pytest.mark.parametrize("after", range(1, STEPS))
-def test_state_goes_on_with_everything_on(after):
-    """With half-gathered gradients, averages and a schedule, to the same bits."""
+def test_state_continues_with_everything_on(after):
+    """With partly accumulated gradients, averages and a schedule: the same bits."""
     grads = gradients(np.float32)
 
     def make():

@@ -1,4 +1,4 @@
-"""What is in the wheel and in the sdist.
+"""The contents of the wheel and the sdist.
 
 ``NPDL_DIST`` may name a folder that holds both, ready built. Otherwise setuptools says what it
 would put into them, which takes no compiler.

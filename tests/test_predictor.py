@@ -305,7 +305,7 @@ def test_a_first_state_is_an_input_too():
     assert np.array_equal(model.predictor()(inputs), model.predict(inputs))
 
 
-def test_stateful_layers_go_on():
+def test_stateful_layers_continue():
     model = Model([LSTM(6, n_in=5, stateful=True)])
     model.build((None, *STEPS))
     x = data(STEPS)

@@ -30,7 +30,7 @@ class Terminal(io.StringIO):
 
 
 class Slow(Callback):
-    """Lets a bar have its time."""
+    """Gives a bar time to be drawn."""
 
     def on_train_batch_end(self, batch, logs=None):
         time.sleep(0.12)
@@ -50,7 +50,7 @@ def printed(file, **kwargs):
 
 
 @pytest.mark.parametrize("verbose", [1, 2, True, "auto"])
-def test_a_log_gets_lines_alone(verbose):
+def test_a_log_gets_only_lines(verbose):
     text = printed(io.StringIO(), verbose=verbose)
     assert text.count("\n") == 2 and text.replace("\n", "").isprintable()
     assert re.match(LINE, text)
@@ -67,7 +67,7 @@ def test_a_terminal_gets_a_bar_and_lines(verbose):
     text = printed(Terminal(), verbose=verbose, callbacks=Slow())
     assert "\r" in text and "epoch 1/2:" in text and "30/90" in text
     assert re.search(r"samples/s, loss \d\.\d{4}, acc \d\.\d{4}\]", text)
-    # The bar is taken away before its line is printed.
+    # The bar is removed before its line is printed.
     shown = [part.strip() for part in re.split(r"[\r\n]", text) if part.strip()]
     assert len([part for part in shown if re.fullmatch(LINE, part)]) == 1
     assert re.search(r"\r +\r" + LINE, text)

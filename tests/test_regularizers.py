@@ -98,7 +98,7 @@ def test_the_gradient_of_the_whole_loss(name):
         npdl.utils.set_dtype(with_dtype)
 
 
-def test_biases_are_left_alone():
+def test_biases_are_not_penalized():
     dense, rnn = Dense(2, n_in=3, regularizer="l2"), SimpleRNN(n_out=2, n_in=3, regularizer="l2")
     for layer in (dense, rnn):
         layer.connect_to()

@@ -1,4 +1,4 @@
-"""Steps of training that are replayed: the bits of the layers, whatever changes in between."""
+"""Replayed training steps give the bits of the layers, also after changes in between."""
 
 import copy
 import pickle
@@ -32,7 +32,7 @@ compiled = pytest.mark.skipif(not kernels().recorded, reason="the twins are not 
 
 @pytest.fixture
 def walked(monkeypatch):
-    """Call it to let all layers run by themselves from now on."""
+    """A function that switches replaying off for the rest of the test."""
 
     def switch():
         monkeypatch.setattr(Replays, "passes", lambda *_: None)
@@ -212,7 +212,7 @@ def test_what_changes_between_steps(change, walked):
         lambda m: m.layers[1].connect_to(m.layers[0]),
     ],
 )
-def test_what_changes_between_trainings(change, walked):
+def test_changes_between_training_runs(change, walked):
     def result():
         model, shape = built("dropout", "adam")
         for i in range(14):

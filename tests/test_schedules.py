@@ -73,7 +73,7 @@ def test_an_optimizer_follows_it_and_so_does_its_copy(schedule, want):
 
 
 def test_restarts_begin_at_the_very_step():
-    """By a logarithm in floating point some of them would come one step late."""
+    """A floating-point logarithm alone would start some periods one step late."""
     for q in (1.0, 1.25, 1.5, 2.0, 3.0):
         schedule, start = CosineDecayRestarts(1, 16, t_mul=q), 0.0
         for period in range(12 if q > 1 else 200):

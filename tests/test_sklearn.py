@@ -131,7 +131,7 @@ def test_training_continues_with_the_same_bits(rings, how):
     assert parts.n_iter_ == 4
 
 
-def test_fit_starts_anew(rings):
+def test_fit_starts_again(rings):
     x, y = rings
     model = NPDLClassifier(epochs=2, random_state=0).fit(x[:, :1], y != "red")
     assert same(model.fit(x, y), NPDLClassifier(epochs=2, random_state=0).fit(x, y), x)

@@ -38,7 +38,7 @@ def _keep_number_of_threads():
 
 @functools.cache
 def large_calls(dtype: str) -> list[Call]:
-    """Calls of every kernel, large enough to be shared among threads, and of no round size."""
+    """Calls of every kernel, large enough for several threads, with sizes that are not round."""
     make = Maker(dtype)
     calls = [
         *make.activation(70_001),
@@ -145,7 +145,7 @@ def test_the_same_bits_when_the_number_changes_all_the_time():
 @needs_cython
 @pytest.mark.parametrize("threads", [2, 4])
 def test_thousands_of_small_jobs(threads):
-    """Each starts while the workers are still on their way out of the one before, or asleep."""
+    """Each job starts while the workers are still leaving the previous one, or asleep."""
     _ext.set_num_threads(threads)
     forward = implementation(ISA, "activation_forward")
     x = np.random.default_rng(1).normal(size=2 * 16384 + 1).astype(np.float32)  # three tasks
@@ -203,7 +203,7 @@ def test_a_kernel_lets_other_threads_run():
 
 
 def moves_among_busy_threads() -> None:
-    """In a process that has no worker yet: what the pool does while the cores are wanted."""
+    """How the pool behaves while other threads need the cores, in a process without workers."""
     calls, a, done = large_calls("float32"), np.ones((200, 200)), threading.Event()
     wanted = as_with_one_thread(calls)
 
@@ -256,7 +256,7 @@ def in_child(check) -> int:
 @needs_fork
 @needs_cython
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12: there are threads
-def test_a_forked_child_has_workers_of_its_own():
+def test_a_forked_child_has_its_own_workers():
     calls = large_calls("float32")[:8]
     wanted = as_with_one_thread(calls)
     _ext.set_num_threads(4)

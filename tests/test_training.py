@@ -233,7 +233,7 @@ def flat(seen):
 
 
 class Recorder(Layer):
-    """Passes its input on and records what it saw in training."""
+    """Passes its input on and records each training batch."""
 
     def __init__(self):
         self.seen = []
@@ -285,7 +285,7 @@ def test_validation_data_goes_before_the_split():
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_the_figures_are_over_all_samples_whatever_the_batches(reduction):
+def test_the_results_are_over_all_samples_for_any_batches(reduction):
     model = Model([Linear(2, n_in=4)])
     model.compile(MSE(reduction=reduction), SGD(lr=0.0))
     y = X[:, :2]
@@ -306,7 +306,7 @@ def test_no_gradient_is_computed_below_the_lowest_layer_that_learns():
     fit(model)
 
 
-def test_training_goes_on_where_it_stopped():
+def test_training_continues_where_it_stopped():
     model = classifier()
     fit(model, epochs=15)
     before = model.evaluate(X, LABELS).loss

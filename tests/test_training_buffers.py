@@ -29,7 +29,7 @@ def classifier():
     return model
 
 
-def test_buffers_are_kept_in_training_alone():
+def test_buffers_are_kept_only_in_training():
     model = classifier()
     model.fit(X, LABELS, epochs=2, verbose=False)
     for layer in model.layers:

@@ -148,7 +148,7 @@ def test_without_matplotlib_it_says_what_to_install(monkeypatch):
 
 
 def test_a_notebook_shows_a_figure():
-    """IPython asks for `_repr_png_`; by itself it shows only figures of pyplot."""
+    """IPython calls `_repr_png_`; otherwise it shows only figures of pyplot."""
     figure = viz.plot_history({"loss": [2.0, 1.0]})
     assert figure._repr_png_().startswith(b"\x89PNG")
     pickle.loads(pickle.dumps(figure))

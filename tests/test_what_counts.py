@@ -29,7 +29,7 @@ def sequences(name, dtype=np.float64):
 
 
 def spoiled(p, t, out):
-    """The same, with rubbish where `out` is True."""
+    """The same, with arbitrary values where `out` is True."""
     p, t = p.copy(), t.astype(float) if t.dtype.kind == "f" else t.copy()
     p[out] = np.nan
     t[out] = np.nan if t.dtype.kind == "f" else 99
@@ -95,7 +95,7 @@ def per_step(loss, head=None, **kwargs):
 
 
 @pytest.mark.parametrize("loss", [SCCE, SCCE(ignore_class=-1), SCCE(reduction="sum"), "hed"])
-def test_padding_changes_nothing_in_a_training(loss):
+def test_padding_changes_nothing_in_training(loss):
     x, y = RNG.normal(size=(8, 4, 3)).astype("f4"), RNG.integers(0, 3, (8, 4))
     mask = np.ones((8, 4), "u1")
     mask[:3, 2:] = 0
@@ -178,7 +178,7 @@ def weighted_square(outputs, targets, mask):
 
 
 def test_class_weights_of_hinge():
-    """Keras's way: -1 is class 0. All outputs are 0, so that each loss is 1."""
+    """As in Keras, -1 is class 0. All outputs are 0, so that each loss is 1."""
     for y in (np.array([-1, 1, 1, 1]), np.array([0, 1, 1, 1]), np.array([[-1.0], [1], [1], [1]])):
         model = Model([Linear(1, n_in=2, init="zero")])
         model.compile("hinge", SGD(lr=0.0))
@@ -204,7 +204,7 @@ def test_class_weights_with_an_ignored_class(ignored):
     assert history.history["loss"] == [pytest.approx((values * balanced[y[kept]]).mean())]
 
 
-def test_tables_of_class_weights_are_not_as_long_as_their_greatest_key():
+def test_tables_of_class_weights_are_not_as_long_as_their_largest_key():
     model = Model([Softmax(3, n_in=2)])
     model.compile("scce")
     x, y = RNG.normal(size=(6, 2)), np.arange(6) % 3
@@ -242,7 +242,7 @@ def test_labels_with_an_axis_more_as_in_keras():
 
 
 @pytest.mark.parametrize("name", ["acc", "f1", "auc", "perplexity", "top_k", "confusion_matrix"])
-def test_metrics_of_nothing_but_rubbish(name):
+def test_metrics_of_masked_items_only(name):
     make = {"confusion_matrix": metrics.ConfusionMatrix}.get(name, lambda: metrics.get(name))
     p, y, w = RNG.random((9, 4)), RNG.integers(0, 4, 9), np.array([1, 0, 2, 0, 1, 1, 3, 0, 1.0])
     bad, labels = p.copy(), y.copy()
@@ -266,7 +266,7 @@ def test_r2_with_weights_of_elements():
     assert metric.result() == pytest.approx(np.mean(each))
 
 
-def test_hinge_is_a_loss_that_tells_itself():
+def test_hinge_says_that_it_classifies():
     assert [cls().classifies for cls in (SCCE, BCE, Hinge, MSE)] == [True, True, True, False]
     assert [cls().threshold for cls in (SCCE, BCE, Hinge)] == [None, 0.5, 0.0]
     assert BCE(from_logits=True).threshold == 0 and SCCE().takes_labels
@@ -301,8 +301,8 @@ def test_hinge_is_a_loss_that_tells_itself():
     ],
 )
 @pytest.mark.parametrize("held", [7.0, 1e30, np.nan, -np.inf])
-def test_what_masked_steps_hold_has_no_say_in_a_training(layer, held):
-    """Not by the windows of a neighbour, nor where it overflows."""
+def test_the_content_of_masked_steps_has_no_effect_on_training(layer, held):
+    """Not through a window over neighbours, nor where the values overflow."""
     numbers = np.random.default_rng(0)
     x, labels = numbers.standard_normal((4, 5, 3)).astype("f4"), numbers.integers(0, 3, (4, 5))
     mask = np.ones((4, 5))

@@ -54,7 +54,7 @@ STEPS = {"rnn": rnn_step, "lstm": lstm_step, "gru": gru_step}
 
 
 def recurrent(x, w, kind: str, units: int, every: bool):
-    """A scan over time; the input product inside it, or before it, whichever was faster."""
+    """A scan over time, with the input product inside or before it, depending on the speed."""
     n_in = x.shape[2]
     bias, w_x, w_h = w[0], w[1 : 1 + n_in], w[1 + n_in :]
     zero = jnp.zeros((len(x), units), x.dtype)

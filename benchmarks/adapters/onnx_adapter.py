@@ -17,7 +17,7 @@ ORDER = GATE_ORDER["onnx"]
 
 
 class Graph:
-    """Nodes, mostly in a chain: each takes what the last one made.
+    """Nodes, mostly in a chain: each takes the output of the last one.
 
     Convolutions of sequences take them as N D T.
     """

@@ -79,7 +79,7 @@ def read_pairs(path: Path) -> list[tuple[str, str]]:
 
 
 def _pairs(topic: str, talk: list[str]) -> list[tuple[str, str]]:
-    """What is said, with what is said to it; outside of conversations, with each of the answers."""
+    """Pairs of an utterance and its answer; outside of conversations, a pair for each answer."""
     if topic == "conversations":
         return list(itertools.pairwise(talk))
     return [(talk[0], answer) for answer in talk[1:]]
@@ -90,7 +90,7 @@ def _clean(text: object) -> str:
 
 
 def _learnable(pairs: dict[tuple[str, str], None]) -> list[tuple[str, str]]:
-    """Leave out what is long, rude or empty, and further answers to one question."""
+    """Leave out long, rude and empty pairs, and further answers to one question."""
     counts: dict[tuple[str, ...], int] = {}
     answers: dict[tuple[str, ...], set[str]] = {}
     found = []

@@ -47,7 +47,7 @@ _HEADERS = {
 
 
 class Refused(Exception):
-    """A request that gets no answer: a status, and what to tell the user."""
+    """A request that gets no answer: a status, and a message for the user."""
 
     def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(message)

@@ -17,7 +17,7 @@ import numpy as np
 
 N, TQ, TK, D, E, HEADS = 2, 3, 4, 4, 3, 2
 Q_MASK = [[1, 1, 0], [1, 1, 1]]
-V_MASK = [[1, 0, 1, 1], [1, 1, 0, 0]]  # each causal step has a key: the libraries give NaN without
+V_MASK = [[1, 0, 1, 1], [1, 1, 0, 0]]  # each causal step has a key: without one, libraries give NaN
 
 
 def numbers(*shape, seed):
@@ -44,7 +44,7 @@ def case(layer, kwargs, masks):
 
 
 def gradient(y, one):
-    """In real steps alone: what stands in the others, a library may choose."""
+    """Zero the masked steps, whose values differ between libraries."""
     dy = numbers(*y.shape, seed=4)
     return dy if one["masks"][0] is None else dy * np.array(one["masks"][0])[..., None]
 
@@ -88,7 +88,7 @@ def keras_result(one):
         )
         layer.build(*(x.shape for x in inputs))
         layer.set_weights([w.reshape(v.shape) for w, v in zip(weights, layer.weights)])
-        # With the scores it takes the way that stays in float64.
+        # With the scores, Keras takes a path that stays in float64.
         y, _ = layer(
             *inputs,
             query_mask=masks[0],

@@ -30,7 +30,7 @@ CASES = [
 
 
 def modules(name: str, channels: int, options: dict) -> list[nn.Module]:
-    """PyTorch's modules for a layer of npdl's, one after the other."""
+    """The sequence of PyTorch modules for a layer of npdl."""
     axes = 1 if name.endswith("1D") else 2
     size = 3 if axes == 1 else (2, 3)
     options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}

@@ -1,4 +1,4 @@
-"""Write what Keras and PyTorch say of the further losses: ``losses_*.json``.
+"""Write results of Keras and PyTorch for the further losses: ``losses_*.json``.
 
     python tests/golden/make_losses.py keras
     python tests/golden/make_losses.py torch

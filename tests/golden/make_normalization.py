@@ -1,4 +1,4 @@
-"""Write what Keras and PyTorch make of activations and normalizations: ``normalization_*.json``.
+"""Write results of Keras and PyTorch for activations and normalizations: ``normalization_*.json``.
 
     KERAS_BACKEND=torch python tests/golden/make_normalization.py keras
     python tests/golden/make_normalization.py torch

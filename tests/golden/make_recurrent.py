@@ -1,4 +1,4 @@
-"""Write what Keras and PyTorch make of recurrent layers: ``recurrent_*.json``.
+"""Write results of Keras and PyTorch for recurrent layers: ``recurrent_*.json``.
 
     KERAS_BACKEND=torch python tests/golden/make_recurrent.py keras
     python tests/golden/make_recurrent.py torch
@@ -63,7 +63,7 @@ def case(cell, kwargs, merge="none", mask=None):
 
 
 def gradients(outputs, one):
-    """In real steps alone: what stands in the others, a library may choose."""
+    """Zero the masked steps, whose values differ between libraries."""
     grads = [numbers(*y.shape, seed=20 + i) for i, y in enumerate(outputs)]
     for grad in grads:
         if grad.ndim == 3 and one["mask"] is not None:
@@ -72,7 +72,7 @@ def gradients(outputs, one):
 
 
 def results(outputs, grads, x, dws):
-    """What a library found, to 10 places."""
+    """The result of a library, to 10 places."""
     found = {"outputs": [y.detach().numpy() for y in outputs], "grads": grads, "dws": dws}
     found = {k: [np.round(a, 10).tolist() for a in arrays] for k, arrays in found.items()}
     return {**found, "dx": np.round(x.grad.numpy(), 10).tolist()}

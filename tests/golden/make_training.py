@@ -1,4 +1,4 @@
-"""Write what Keras and PyTorch say of losses, schedules and optimizers: ``training_*.json``.
+"""Write results of Keras and PyTorch for losses, schedules and optimizers: ``training_*.json``.
 
     python tests/golden/make_training.py keras
     python tests/golden/make_training.py torch

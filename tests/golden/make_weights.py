@@ -1,4 +1,4 @@
-"""Write small models and weights of Keras and PyTorch, with what they make of an input.
+"""Write small models and weights of Keras and PyTorch, with their outputs for an input.
 
     KERAS_BACKEND=torch python tests/golden/make_weights.py keras
     python tests/golden/make_weights.py torch
@@ -108,8 +108,8 @@ def keras_models():
     yield "translation", keras.Model([source, target], decoded)
     words, asked = L.Input((6,), dtype="int32", name="words"), L.Input((4, 3), name="asked")
     x = L.Embedding(9, 4, mask_zero=True)(words)
-    mean = L.GlobalAveragePooling1D()(x + x)  # which drops the mask; a layer does not
-    # On the backend of torch a MultiHeadAttention takes the masks away from its inputs.
+    mean = L.GlobalAveragePooling1D()(x + x)  # `+` drops the mask; a layer would keep it
+    # On the torch backend, MultiHeadAttention removes the masks of its inputs.
     x = L.MultiHeadAttention(2, 3, value_dim=2, name="own")(x, x, use_causal_mask=True)
     x = L.LayerNormalization()(x)
     read = L.MultiHeadAttention(3, 2, output_shape=5, use_bias=False)

@@ -55,7 +55,7 @@ def attention_cases():
         words = [f"{n}x{tq}x{tk}x{h}x{d}x{e}", *(f"{k}={v}" for k, v in options.items())]
         return "-".join(words), dict(n=n, tq=tq, tk=tk, h=h, d=d, e=e, **options)
 
-    for size in (*EDGES, 95, 96, 97):  # around the queries that are worked on at a time
+    for size in (*EDGES, 95, 96, 97):  # around the block of queries
         yield case(2, size, 5, 1, 3, 2)
         yield case(2, 5, size, 2, 3, 2, causal=True)
         yield case(1, size, size, 1, 2, 3, q_mask="some", k_mask="some", causal=True)
@@ -92,7 +92,7 @@ def dense_cases():
         yield f"n{n}", dict(n=n, d=10, u=13)
     for n, d, u in [(64, 129, 97), (200, 20, 200), (193, 257, 49), (1, 300, 301), (3, 67, 129)]:
         yield f"n{n}-d{d}-u{u}", dict(n=n, d=d, u=u)
-    # tall tiles, with x in place or packed, by itself or in blocks
+    # tall tiles, with x in place or packed, in one block or several
     for n, d, u in [(67, 40, 16), (66, 601, 8), (129, 50, 15), (1100, 13, 31), (200, 530, 32)]:
         yield f"n{n}-d{d}-u{u}", dict(n=n, d=d, u=u)
     for without in (("dx",), ("dw",), ("db",), ("dx", "db"), ("dw", "db"), ("b",)):
@@ -141,7 +141,7 @@ def norm_cases():
         yield case(6, channels, 2)
     yield case(67, 3, 1500)
     yield case(9001, 2, 1)
-    yield case(1, 5, 1)  # one number: nothing is left of it
+    yield case(1, 5, 1)  # one number: the result is 0
     for empty in [(0, 3, 4), (0, 3, 600), (4, 3, 0)]:
         yield case(*empty)
     for shape in [(7, 5, 3), (3, 2, 600)]:
@@ -159,7 +159,7 @@ def layernorm_cases():
         words = [f"{key}{value}" for key, value in options.items()]
         return "-".join(["x".join(map(str, shape)), *words]), dict(shape=shape, **options)
 
-    for length in (*EDGES[1:], 127, 1023, 1024, 1025, 2049):  # of two numbers, rounding is left
+    for length in (*EDGES[1:], 127, 1023, 1024, 1025, 2049):  # with 2, only rounding remains
         yield case(5, length, 1)
         yield case(3, length, 2)
     yield case(5, 1, 33)
@@ -196,7 +196,7 @@ def conv_cases():
     yield case((3, 2, 11, 13), (5, 1, 1), (3, 4))
     yield case((1, 2, 9, 8), (3, 5, 4), (2, 3))  # overlaps, and pixels without a window
     yield case((2, 2, 9, 10), (3, 5, 4), (1, 4), (4, 0))
-    yield case((2, 1, 3, 4), (2, 2, 2), (1, 1), (3, 5))  # windows in nothing but padding
+    yield case((2, 1, 3, 4), (2, 2, 2), (1, 1), (3, 5))  # windows that hold only padding
     yield case((2, 1, 3, 4), (2, 2, 3), (2, 3), (3, 5))
     yield case((2, 2, 2, 2), (3, 5, 5), (1, 1), (2, 2))  # a filter larger than the image
     yield case((2, 2, 2, 3), (3, 5, 7), (3, 2), (4, 5))
@@ -220,7 +220,7 @@ def conv_cases():
         yield case((n, 2, 6, 5), (3, 3, 2), (1, 1), (1, 0))
     for out_h in (1, 2, 3, 4, 5, 7):  # one image, in parts
         yield case((1, 2, out_h + 2, 5), (3, 3, 2))
-    for n in (9, 17):  # images that go through a pass together, and one more
+    for n in (9, 17):  # the images that a pass processes together, and one more
         yield case((n, 8, 17, 15), (16, 3, 3), (1, 1), (1, 1))
     yield case((3, 24, 40, 41), (13, 3, 3), (1, 1), (1, 1))  # large images
     for x, w in [  # one run for each window: filters as wide as the image, images of one column
@@ -270,7 +270,7 @@ def dilated_and_grouped(case):
         for last in (0, 1):
             label, options = case((3, c, 7, 6), (f, 3, 2), (2, 1), (1, 1), groups=groups)
             yield f"{label}-groups{groups}-last{last}", dict(options, last=last)
-    for c, stride, pad, dilation in [  # channels by themselves, in tasks and beyond them
+    for c, stride, pad, dilation in [  # depthwise: channels around the size of a task
         (17, (1, 1), (1, 1), (1, 1)),
         (35, (2, 3), (2, 1), (1, 2)),
         (3, (4, 4), (0, 3), (2, 1)),

@@ -1,4 +1,4 @@
-"""Fixtures for the tests of the kernels: which implementations there are."""
+"""Fixtures for the tests of the kernels: the available implementations."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Implementation:
 
     @contextlib.contextmanager
     def precision(self, mode: str):
-        """What `npdl.set_precision` does for the active build, in a ``with`` block."""
+        """Set the precision of this build in a ``with`` block, like `npdl.set_precision`."""
         conv = importlib.import_module(f"npdl._ext.conv_{self.suffix}")
         conv.set_winograd(mode == "fast")
         try:
@@ -41,7 +41,7 @@ class Implementation:
             conv.set_winograd(_ext.get_precision() == "fast")
 
     def poison_scratch(self) -> None:
-        """Leave bits that are NaN in both formats in the scratch memory that the next call gets."""
+        """Fill the scratch memory that the next call gets with bits that are NaN in both dtypes."""
         x, w, b, y = self._poison
         self.dense_forward(x, w, b, y, (LINEAR, 1.0))
 

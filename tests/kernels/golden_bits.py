@@ -1,4 +1,4 @@
-"""The bits of every kernel and of whole trainings, as hashes in ``tests/golden/bits.json``.
+"""The bits of every kernel and of whole training runs, as hashes in ``tests/golden/bits.json``.
 
 They are those of every build that has fused multiply-adds: x86-64-v3 and v4, and aarch64; by gcc
 and by clang. ``python tests/kernels/golden_bits.py`` writes the file anew, after a change that is
@@ -104,7 +104,7 @@ class Kept(Maker):
 
 
 def digest(arrays) -> str:
-    """A hash in which -0 is 0, and one nan another."""
+    """A hash for which -0 equals 0, and all nan are equal."""
     found = hashlib.sha256()
     for array in arrays:
         if array.dtype.kind == "f":
@@ -126,7 +126,7 @@ def of_kernels(kind: str, dtype: str, isa: str) -> dict[str, str]:
 
 
 def of_trainings(isa: str, threads: int) -> dict[str, str]:
-    """The hash of the weights and predictions of each training."""
+    """The hash of the weights and predictions of each training run."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(TESTS.parent),

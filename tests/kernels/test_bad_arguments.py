@@ -93,7 +93,7 @@ BAD_FLOATS = {"None": None, "word": "1", "complex": 1j, "overflows": 10**400}
 
 
 def wrong_arrays(function: str, name: str, value: np.ndarray):
-    """Yield (what is wrong, a replacement of the array)."""
+    """Yield (name of the mistake, replacement of the array)."""
     other = {"f4": "f8", "f8": "f4", "i4": "i8", "i8": "i4", "u1": "i8"}[value.dtype.str[1:]]
     yield "dtype", value.astype(other)
     yield "complex", value.astype(complex)
@@ -157,7 +157,7 @@ def bad_calls(function: str, dtype: str):
         elif isinstance(value, float):
             for what, thing in BAD_FLOATS.items():
                 yield label(name, what), wrong(thing)
-        elif not isinstance(value, bool):  # anything is true or false
+        elif not isinstance(value, bool):  # any value is accepted as a bool
             for what, thing in BAD_NUMBERS.items():
                 yield label(name, what), wrong(thing)
             if not name.startswith("pad") and name not in ("seed", "blank", "channels_last"):
@@ -270,7 +270,7 @@ def test_kernels_refuse(outcomes, function, dtype, argument):
 
 
 def test_good_calls_are_not_refused(compiled):
-    """The calls that were spoilt above are good ones."""
+    """The calls succeed without the wrong argument."""
     for dtype in ("float32", "float64"):
         for call in Maker(dtype).one_of_each():
             compiled.run(call)
@@ -337,7 +337,7 @@ def test_masks_may_be_of_bool(compiled):
 
 
 def test_no_buffer_is_kept(compiled):
-    """An array of Python can't grow while one is; nor after a call that was refused."""
+    """A Python array can be resized after a call, also after one that raised an error."""
     x, y, z = (array.array("f", [1, 2, 3]) for _ in range(3))
     compiled.activation_forward(x, y, (0, 1.0))
     z.append(4)

@@ -1,4 +1,4 @@
-"""A sample's output has the same bits by itself, in every batch, and at every position in it."""
+"""The output for a sample has the same bits alone, in every batch, and at every position in it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def forward_calls(dtype: str):
     ]:
         yield f"dense-{d}-{u}", make.dense(N, d, u, (SIGMOID, 1.0))[0]
     for cell in ("rnn", "lstm", "gru"):
-        # 3 steps don't pay to pack the weights of the state for a few rows; 5 do
+        # with 3 steps the weights of the state are not packed for a few rows; with 5 they are
         for t, d, u in [(1, 1, 1), (3, 3, 8), (5, 3, 8), (4, 20, 33), (6, 301, 7), (2, 530, 130)]:
             for mask in (None, "some"):
                 call = make.recurrent(cell, N, t, d, u, mask, act=act)[0]

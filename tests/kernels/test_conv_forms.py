@@ -1,4 +1,4 @@
-"""Properties that hold for every form of a convolution."""
+"""Properties of every convolution algorithm."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from kernel_calls import Maker
 
 
 def readings(steps: int, classes: int, blank: int) -> dict[tuple[int, ...], list]:
-    """Every path, by the labels that it reads as."""
+    """All paths, grouped by the labels that they read as."""
     found: dict[tuple[int, ...], list] = {}
     for path in itertools.product(range(classes), repeat=steps):
         merged = [k for k, _ in itertools.groupby(path) if k != blank]
@@ -84,12 +84,12 @@ def test_padding_may_be_anywhere(implementation, dtype):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_what_cannot_be_aligned(implementation, dtype):
-    """Its loss is inf, its gradient 0, and its neighbours are unaffected."""
+    """A sample that can't be aligned has the loss inf and the gradient 0; others are unaffected."""
     x = Maker(dtype).random(6, 3, 4)
     labels = np.array([[1, 2, 3], [1, 1, -1], [1, 1, 2], [-1, -1, -1], [1, -1, -1], [2, 3, -1]])
     mask = np.ones((6, 3), np.uint8)
     mask[3:5] = 0
-    x[5, :, 3] = -np.inf  # a class that never comes
+    x[5, :, 3] = -np.inf  # an impossible class
     loss, dx = losses(implementation, x, labels, mask), gradients(implementation, x, labels, mask)
     np.testing.assert_array_equal(loss == np.inf, [False, False, True, False, True, True])
     assert loss[3] == 0  # no steps, and no labels
@@ -103,7 +103,7 @@ def test_what_cannot_be_aligned(implementation, dtype):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_long_and_certain(implementation, dtype):
-    """Paths far below the least number there is, over many steps."""
+    """Probabilities of paths far below the smallest float, over many steps."""
     x = np.zeros((1, 3000, 3), dtype)
     x[..., 2] = 200  # the wrong class, always
     labels = np.zeros((1, 1000), np.int64)

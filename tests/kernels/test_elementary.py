@@ -93,7 +93,7 @@ def test_error_in_ulps(compiled, code, dtype, rng):
 @dtypes
 @pytest.mark.parametrize("code", BOUNDS)
 def test_error_of_the_later_activations_in_ulps(compiled, code, dtype, rng):
-    """Against the twin in the next wider format; test_activations.py has numbers from elsewhere."""
+    """Against the twin in the next wider dtype; test_activations.py has independent values."""
     wider, tails = WIDER[dtype], {GELU: (13.0, 37.0), ELU: (40.0, 40.0), SELU: (40.0, 40.0)}
     tail = tails.get(code, (86.0, 700.0))[dtype == "float64"]
     high = 86.0 if code == EXPONENTIAL else 200.0
@@ -156,7 +156,7 @@ def test_error_of_slopes(compiled, code, dtype, rng):
 
 @dtypes
 def test_error_of_exp_in_ulps(compiled, dtype, rng):
-    """Beside a 0 the softmax of x is e^x, when that is too small to count in the sum."""
+    """The softmax of (0, x) is e^x if that is too small to change the sum."""
     low, high = LOWEST[dtype], {"float32": -18.0, "float64": -38.0}[dtype]
     z = np.zeros((100_000, 2), dtype)
     z[:, 1] = rng.uniform(low, high, len(z))
@@ -181,7 +181,7 @@ def test_error_near_every_power_of_two_of_exp(compiled, dtype):
 @dtypes
 @codes
 def test_monotone_where_it_is_steep(implementation, code, dtype):
-    """A coarse grid, so that no rounding can turn two values round."""
+    """A coarse grid, so that rounding can't change the order of two values."""
     x = np.linspace(-4, 4, 4001).astype(dtype)
     assert (np.diff(apply(implementation, x, code)) > 0).all()
 
@@ -235,7 +235,7 @@ def test_extremes(implementation, act, dtype):
 
 @dtypes
 @pytest.mark.parametrize("act", LIMITS, ids=lambda act: f"code{act[0]}")
-def test_nan_stays_nan_and_stays_alone(implementation, act, dtype):
+def test_nan_stays_nan_and_does_not_spread(implementation, act, dtype):
     x = np.linspace(-2, 2, 41).astype(dtype)
     clean = apply(implementation, x, *act)
     x[::7] = np.nan
@@ -256,7 +256,7 @@ def test_zero_and_the_smallest_numbers(implementation, act, dtype):
     y = apply(implementation, x, *act)
     if at_zero:
         np.testing.assert_allclose(y, at_zero, rtol=4 * info.eps)
-    else:  # the slope is 1, but for these
+    else:  # the slope is 1, except for these
         below = {RELU: 0, LEAKY_RELU: 0.5, ELU: 1.5, GELU: 0.5, SILU: 0.5, MISH: 0.6}.get(act[0], 1)
         above = {GELU: 0.5, SILU: 0.5, MISH: 0.6}.get(act[0], 1)
         wanted = np.where(x < 0, below, above).astype(dtype) * x
@@ -341,8 +341,8 @@ def test_softmax_of_extremes(implementation, dtype):
 
 @dtypes
 @pytest.mark.parametrize("k", [1, 2, 15, 16, 17, 31, 32, 33, 50])
-def test_softmax_finds_the_greatest_wherever_it_stands(implementation, k, dtype):
-    """Else the exponentials overflow."""
+def test_softmax_finds_the_largest_at_any_position(implementation, k, dtype):
+    """If the maximum were wrong, exponentials would overflow."""
     wanted = np.eye(k, dtype=dtype)
     z = 2e4 * wanted - 1e4
     p = np.empty_like(z)

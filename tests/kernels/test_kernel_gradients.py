@@ -42,7 +42,7 @@ def check_gradients(kernels, forward: Call, backward: Call, results, states=()):
     found = kernels.run(backward)
     for name, value in found.items():
         array = forward.args[name[1:]]
-        masked = np.isnan(array)  # x, where it is not looked at
+        masked = np.isnan(array)  # x in masked steps
         array[masked] = 0
         wanted = numeric_gradient(loss, array)
         array[masked] = np.nan
@@ -77,7 +77,7 @@ def test_attention_gradients(kernels, additive, masks, causal):
 
 @pytest.mark.parametrize("act", ELEMENTWISE.values(), ids=ELEMENTWISE)
 def test_activation_gradients(kernels, act):
-    """At points that no kink is near: those are at 0, 1 and 3."""
+    """At points that are not near the kinks at 0, 1 and 3."""
     x = np.array(
         [-17.1, -6.3, -3.2, -2.9, -1.1, -0.9, -0.2, -1e-2, 1e-2, 0.3, 0.9, 1.1, 2.9, 3.2, 9.6]
     )
@@ -257,7 +257,7 @@ class RowSoftmax:
 
 
 class TanhObject:
-    """What TANH does, as an object."""
+    """TANH as an object."""
 
     def forward(self, x):
         return np.tanh(x)

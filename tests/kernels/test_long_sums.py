@@ -1,4 +1,4 @@
-"""Sums of very many numbers stay exact: gradients of weights, biases and embedded rows."""
+"""Sums of very many numbers stay accurate: gradients of weights, biases and embedded rows."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_a_product_over_many_inputs(compiled):
 
 @pytest.mark.parametrize("without", [("dw",), ("db",), ("dw", "db"), ("dx", "dw", "db")])
 @pytest.mark.parametrize("n", [0, 9])
-def test_gradients_that_nobody_needs(implementation, without, n):
+def test_unused_gradients(implementation, without, n):
     call = Maker("float32").dense(n, 5, 7)[1]
     wanted = implementation.run(call)
     found = implementation.run(call._replace(args=call.args | dict.fromkeys(without)))

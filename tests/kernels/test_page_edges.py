@@ -1,4 +1,4 @@
-"""No kernel reads out of bounds, not even numbers that it then ignores.
+"""No kernel reads out of bounds, not even values that it ignores.
 
 Each array ends where a page ends, then starts where one starts, and the pages around it are
 protected: a read out of bounds ends the process. So the calls run in a separate process.
@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 
 
 def between_pages(array: np.ndarray, at_end: bool) -> np.ndarray:
-    """A copy of `array` at one end of its pages, which lie between two that none may touch."""
+    """A copy of `array` at one end of its pages, between two inaccessible pages."""
     page = mmap.PAGESIZE
     pages = max(1, -(-array.nbytes // page))
     memory = mmap.mmap(-1, (pages + 2) * page)

@@ -1,4 +1,4 @@
-"""Two calls of a recurrent kernel at once fill what two calls fill, bit for bit."""
+"""Two calls of a recurrent kernel at once give the same bits as two separate calls."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def test_winograd(dtype):
 
 
 @pytest.mark.parametrize("isa", FUSED)
-def test_whole_trainings(golden, isa):
+def test_whole_training_runs(golden, isa):
     """The same seed gives the same weights."""
     assert of_trainings(isa, FUSED.index(isa) + 1) == golden["trainings"]
 
@@ -53,7 +53,7 @@ NORMAL = "0x1.f264220000000p+0"
 
 
 def test_draws_of_the_generator():
-    """What initial weights, shuffling and dropout start from; NumPy could change its streams."""
+    """The random numbers behind weights, shuffling and dropout: NumPy could change its streams."""
     npdl.utils.set_seed(7)
     layer = npdl.layers.Dense(2, n_in=3)
     layer.connect_to()

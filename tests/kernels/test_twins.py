@@ -163,7 +163,7 @@ def test_output_may_be_the_input(implementation, function, source, target, dtype
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("size", [1, 2, 3])
 @pytest.mark.parametrize("step", [1, 2, 3])
-def test_nan_is_the_greatest_in_a_window(implementation, size, step, dtype):
+def test_nan_is_the_largest_in_a_window(implementation, size, step, dtype):
     x = np.arange(2 * 7 * 23, dtype=dtype).reshape(1, 2, 7, 23) % 11
     x[0, 0, 3, 4:9] = x[0, 1, 0, 0] = x[0, 1, 6, 22] = np.nan
     out = [(side - size) // step + 1 for side in (7, 23)]
@@ -208,7 +208,7 @@ def test_optimizers_take_any_number_as_their_twins_do(compiled, dtype):
 
 
 @pytest.mark.parametrize("code", [SIGMOID, TANH, RELU])
-def test_steepness_is_read_by_elliot_alone(implementation, code):
+def test_steepness_is_read_only_by_elliot(implementation, code):
     make = Maker("float64")
     one, other = (implementation.run(make_call) for make_call in _with_steepness(make, code))
     np.testing.assert_array_equal(one["y"], other["y"])

@@ -280,7 +280,7 @@ def test_cross_entropy_of_what_is_almost_impossible(backend):
     ],
 )
 def test_right_answers(backend, p, greatest, dtype):
-    """All classes, and numbers that are none, as numbers, one-hot and as the row itself."""
+    """All classes, and numbers outside of them, as numbers, one-hot and as the row itself."""
     k = len(p)
     rows = np.tile(np.array(p, dtype), (k + 4, 1))
     t = np.array([*range(k), -1, k, -(2**63), 2**63 - 1])
@@ -408,7 +408,7 @@ def test_normalisation(backend):
 
 @pytest.mark.parametrize("shape", [(100_000, 3, 1), (5000, 2, 25), (40, 3, 3000), (1, 2, 120_000)])
 def test_normalisation_sums_many_numbers_exactly(backend, shape):
-    """100,000 numbers that lie far from 0, in float32: the variance loses nothing to the mean."""
+    """100,000 numbers far from 0, in float32: the large mean costs the variance no accuracy."""
     x = np.random.default_rng(3).normal(50, 1, shape).astype(np.float32)
     one, zero = np.ones(shape[1], np.float32), np.zeros(shape[1], np.float32)
     y, mean, var = like(x), np.empty_like(one), np.empty_like(one)
@@ -452,7 +452,7 @@ def test_dropout(backend):
 
 
 def test_dropout_draws_what_it_always_drew(backend):
-    """A resumed training run, on any machine, relies on it."""
+    """A training run that is resumed on another machine relies on this."""
     mask, y = np.empty(20_000, np.uint8), np.empty(20_000, np.float32)
     backend.dropout_forward(np.ones(20_000, np.float32), 2024, 0.5, y, mask)
     assert np.packbits(mask[:64]).tobytes().hex() == "6d8f8100067385e2"

@@ -60,7 +60,7 @@ def shapes():
         yield case(n=n, image=(16, 29))
     yield case(n=64, image=(4, 4))
     yield case(n=64, image=(8, 8), pad=(0, 0))
-    for pad in ((1, 1), (0, 0), (2, 2)):  # more tiles than are worked on at once
+    for pad in ((1, 1), (0, 0), (2, 2)):  # more tiles than a chunk has
         yield case(image=(5, 700), pad=pad)
         yield case(image=(700, 5), pad=pad, f=17)
     yield case(image=(550, 9), out=(520, 7), pad=(0, 1))
@@ -101,7 +101,7 @@ SAMPLE = "5x19x12x31-f16-pad2x1"
 
 @pytest.mark.parametrize("act", ACTIVATIONS.values(), ids=ACTIVATIONS)
 def test_activations(compiled, act):
-    """No activation is steeper than 1.7: a difference grows no more than that."""
+    """No activation is steeper than 1.7, so differences grow by at most this factor."""
     largest = np.abs(calls_and_references(SAMPLE)[0][1]["y"]).max()
     with compiled.precision("fast"):
         for call, wanted in calls_and_references(SAMPLE, act):
@@ -158,7 +158,7 @@ def test_set_precision_reaches_the_kernels():
     before, errors = _ext.get_precision(), {}
     with _ext.use_backend("cython"):
         kernel = _ext.kernels().conv2d_forward
-    # Large, of one sign: much is lost where sums are differences of others.
+    # Large, of one sign: differences of large sums lose many digits.
     call, _ = Maker("float32").conv((9, 64, 24, 24), (32, 3, 3), act=NO_ACT)
     np.abs(call.args["x"], out=call.args["x"])
     wanted = run(implementation("np", call.function), wider(call))["y"]

@@ -40,7 +40,7 @@ def made(layer, *shapes):
 
 
 def attended(q, k, v, allowed, scale=1.0):
-    """Softmax attention of one sample, in plain words."""
+    """Softmax attention of one sample, written out."""
     y = np.zeros((len(q), v.shape[1]))
     for i, keys in enumerate(allowed):
         if keys.any():
@@ -132,7 +132,7 @@ def test_values(backend_name, score, causal, rng):
         np.testing.assert_allclose(weights[n, 0].sum(axis=1), allowed.any(axis=1))
 
 
-def test_heads_without_keys_give_0_whatever_the_bias(rng):
+def test_heads_without_keys_give_0_with_any_bias(rng):
     layer = made(MultiHeadAttention(2, 3), QUERY, VALUE)
     layer.parameters[-1].value[...] = 1  # output_b
     y = layer.forward(rng.normal(size=QUERY), rng.normal(size=VALUE), mask=(Q_MASK, V_MASK))

@@ -29,7 +29,7 @@ from npdl.testing import check_layer
 
 @activations.register()
 class Sine(Activation):
-    """An activation that no kernel knows."""
+    """An activation without a kernel."""
 
     def forward(self, input):
         return np.sin(input)
@@ -55,7 +55,7 @@ MASK = np.array([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0], [0, 1, 0, 1, 1]])
 
 
 def distinct(*shape):
-    """A batch whose values differ by far more than a step of the differences: no ties, no kinks."""
+    """A batch whose values are further apart than the difference step: no ties, no kinks."""
     return (
         np.random.default_rng(5).permutation(np.linspace(-2, 2, int(np.prod(shape)))).reshape(shape)
     )

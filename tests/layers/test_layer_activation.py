@@ -31,7 +31,7 @@ class Data:
 
 
 def off_kinks(*shape):
-    """Numbers of both signs that a small step carries over no kink: those are at 0, 1 and 3."""
+    """Numbers of both signs, further than a small step from the kinks at 0, 1 and 3."""
     x = np.random.default_rng(4).normal(0, 2, shape)
     for kink in (0, 1, 3):
         x[abs(abs(x) - kink) < 0.02] = 0.5

@@ -1,4 +1,4 @@
-"""A sample's prediction has the same bits by itself and in every batch, for layers and models."""
+"""The prediction for a sample has the same bits alone and in every batch, in layers and models."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def test_an_input_that_does_not_fit_comes_after_one_that_does(make, shape):
         expected = predict(layer, x)
         for wrong in (x[0, 0], x[:0], x.astype(complex), x.astype(str)):
             if isinstance(layer, Flatten) and wrong.dtype.kind not in "f":
-                continue  # it takes whatever there is
+                continue  # any value is accepted
             if isinstance(layer, Flatten | MeanPooling) and wrong.shape == x[:0].shape:
                 wrong = x[0, 0, 0]
             with pytest.raises((ValueError, TypeError), match=f"layer '{layer.name}'"):
@@ -177,7 +177,7 @@ class SteepSlope(activations.Elliot):
 
 
 class Nothing(Doubled):
-    """Defines nothing, but what it inherits is not what the kernels compute."""
+    """Defines nothing; its inherited formula is not that of the kernels."""
 
 
 class Renamed(activations.Tanh):
@@ -185,7 +185,7 @@ class Renamed(activations.Tanh):
 
 
 @pytest.mark.parametrize("cls", [Halved, Doubled, Nothing, SteepSlope])
-def test_an_activation_with_formulas_of_its_own_is_asked(cls):
+def test_an_activation_with_its_own_formulas_is_called(cls):
     activation = cls()
     assert activation.kernel_code is None
     layer, x = connected(lambda: Dense(3, activation=activation), (4, 5)), numbers(4, 5)
@@ -197,7 +197,7 @@ def test_an_activation_with_formulas_of_its_own_is_asked(cls):
         np.testing.assert_allclose(layer.db, cls().derivative(z).sum(0), rtol=1e-5)
 
 
-def test_an_activation_without_formulas_of_its_own_is_that_of_the_kernels():
+def test_an_activation_without_its_own_formulas_is_that_of_the_kernels():
     assert Renamed().kernel_code == activations.Tanh().kernel_code is not None
 
     class Unknown(activations.Tanh):
@@ -218,7 +218,7 @@ def test_backends_that_change():
 
 
 class Scaled(Dense):
-    """Owns a parameter more, which comes before the others."""
+    """Owns one more parameter, in front of the others."""
 
     def build(self, in_shape):
         self.add_parameter("scale", [3.0])

@@ -51,7 +51,7 @@ def test_batch_normal(axis, trainable, masked):
 
 @pytest.mark.parametrize("axis", [0, 1, -1])
 def test_masked_steps_count_for_nothing(axis, rng):
-    """Nor does NaN in them; more of them change neither statistics nor gradients."""
+    """Masked steps, even with NaN, change neither statistics nor gradients."""
     x, dy = rng.normal(3, 1, size=(2, 3, 4, 5)).astype(np.float32)
     mask = np.array([[1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]])
     layers = [connected(BatchNormal(axis=axis), 4, 5) for _ in range(2)]

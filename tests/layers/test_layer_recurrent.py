@@ -82,7 +82,7 @@ def test_forget_bias(cls):
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("cls", ALL)
 def test_gradients_in_the_states(cls, masked, return_sequence, float64, rng):
-    """dh0 and dc0, with gradients dhn and dcn coming in, against differences."""
+    """dh0 and dc0, for given gradients dhn and dcn, against differences."""
     layer = made(cls, return_sequence=return_sequence)
     x, h0, c0 = rng.normal(size=(N, T, D)), rng.normal(size=(N, U)), rng.normal(size=(N, U))
     states = {"h0": h0, "c0": c0} if issubclass(cls, LSTM) else {"h0": h0}
@@ -124,7 +124,8 @@ def test_mask_is_running_each_sequence_at_its_true_length(cls, float64, rng):
 
 @pytest.mark.parametrize("cls", ALL)
 def test_states_carry_over(cls, float64, rng):
-    """Two halves, the second from the first one's last state, are the whole."""
+    """Two halves, the second starting from the last state of the first, equal the whole
+    sequence."""
     layer = made(cls, return_sequence=True)
     x = rng.normal(size=(N, T, D))
     whole = layer.forward(x)

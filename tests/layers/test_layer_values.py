@@ -244,7 +244,7 @@ def test_integers_become_npdl_dtype():
     assert MeanPooling(2).forward(np.arange(16).reshape(1, 4, 4)).dtype == np.float32
 
 
-def test_kept_buffers_are_used_again_in_training_alone():
+def test_kept_buffers_are_reused_only_in_training():
     layer = Dense(3, n_in=2)
     layer.connect_to()
     x = np.ones((4, 2), np.float32)

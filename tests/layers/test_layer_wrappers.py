@@ -78,7 +78,7 @@ def test_another_backward_layer():
 
 @pytest.mark.parametrize("cls", CELLS)
 def test_directions_by_hand(cls, float64, rng):
-    """Each sequence by itself, at its own length, forwards and reversed."""
+    """Each sequence separately, at its own length, forwards and reversed."""
     layer = connected(Bidirectional(cls(U, return_sequence=True)), None, D)
     one, other = (connected(cls(U, return_sequence=True), None, D) for _ in range(2))
     one.AllW, other.AllW = layer.forward_layer.AllW, layer.backward_layer.AllW
@@ -292,7 +292,7 @@ def test_masks_that_layers_make_are_those_that_come_with_the_data(wrap, left, rn
 
 @pytest.mark.parametrize("cls", CELLS)
 def test_padding_of_nan_does_no_harm(cls, rng):
-    """Neither in the recurrent layer nor in front of it: `Masking` makes 0 of it."""
+    """The recurrent layer ignores masked steps, and `Masking` replaces them with 0."""
     x = rng.normal(size=(N, T, D)).astype(np.float32)
     x[~LEFT] = np.nan
     for front in ([], [Masking(np.nan), Dense(3)]):

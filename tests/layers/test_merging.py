@@ -48,7 +48,7 @@ def connected(layer, *shapes):
 
 
 def check(layer, xs):
-    """Values are returned; gradients are right, arguments stay, kept arrays are not shared."""
+    """Values and gradients are right, arguments unchanged, kept arrays not shared."""
     connected(layer, *(x.shape[1:] for x in xs))
     copies = [x.copy() for x in xs]
     y = layer.forward(*xs)

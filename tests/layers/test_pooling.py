@@ -28,7 +28,7 @@ GLOBAL = [GlobalMaxPooling, GlobalMeanPooling]
 
 
 def distinct(*shape):
-    """A batch whose values differ by far more than a step of the differences: no ties, no kinks."""
+    """A batch whose values are further apart than the difference step: no ties, no kinks."""
     values = np.linspace(-2, 2, math.prod(shape))
     return np.random.default_rng(5).permutation(values).reshape(shape)
 
@@ -98,7 +98,7 @@ def test_values_of_keras_and_torch(case):
     np.testing.assert_allclose(dx.ravel(), case["gradient"], rtol=1e-8, atol=1e-9)
 
 
-def test_masked_steps_are_left_out_whatever_they_hold():
+def test_masked_steps_are_left_out_with_any_content():
     x = distinct(3, 7, 2).astype("f4")
     real = MASK != 0
     for bad in (np.nan, np.inf, 1e30):

@@ -93,8 +93,8 @@ def test_backwards_is_forwards_on_the_reversed_sequence(cls, float64, rng):
 @pytest.mark.parametrize("backend", available_backends())
 @pytest.mark.parametrize("mask", [RIGHT, LEFT], ids=["right", "left"])
 @pytest.mark.parametrize("cls, kwargs", [(c, {}) for c in CELLS] + [(GRU, {"reset_after": True})])
-def test_what_a_masked_step_holds_is_never_looked_at(cls, kwargs, mask, backend, rng):
-    """Values and gradients are those of a padding of 0, bit for bit; even with NaN in it."""
+def test_the_content_of_masked_steps_is_never_read(cls, kwargs, mask, backend, rng):
+    """Padding with any values, even NaN, gives the bits of padding with 0."""
     x = rng.normal(size=(N, T, D)).astype(np.float32)
     layer = made(cls, return_sequence=True, dropout=0.4, **kwargs)
     dy = rng.normal(size=(N, T, U)).astype(np.float32)
@@ -113,7 +113,7 @@ def test_what_a_masked_step_holds_is_never_looked_at(cls, kwargs, mask, backend,
 
 @pytest.mark.parametrize("cls", CELLS)
 def test_one_mask_of_dropout_for_a_sequence(cls, float64, rng):
-    """An input that is the same in all steps is dropped alike in all of them, in each sequence."""
+    """In each sequence, the same inputs are dropped in all steps."""
     layer = made(cls, n_in=40, activation="linear", return_sequence=True, dropout=0.5)
     if cls is not SimpleRNN:
         layer.gate_activation = layer.activation
@@ -153,7 +153,7 @@ def test_without_bias(cls):
 
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("cls", CELLS)
-def test_stateful_goes_on_from_batch_to_batch(cls, train, float64, rng):
+def test_stateful_continues_from_batch_to_batch(cls, train, float64, rng):
     plain, layer = made(cls, return_sequence=True), made(cls, return_sequence=True, stateful=True)
     layer.AllW = plain.AllW
     x = rng.normal(size=(N, 2 * T, D))
@@ -283,7 +283,7 @@ def test_a_frozen_layer_hands_on_gradients_and_gets_none(cls, rng):
 
 
 def test_a_long_sequence(rng):
-    """The state neither grows nor gets lost over 3000 steps; gradients stay finite."""
+    """Over 3000 steps the state neither explodes nor vanishes; gradients stay finite."""
     layer = made(GRU, reset_after=True, return_sequence=True)
     x = rng.normal(size=(1, 3000, D)).astype(np.float32)
     y = layer.forward(x)

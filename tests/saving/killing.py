@@ -135,8 +135,8 @@ def train(kills, folder, save_freq):
             done += 1
             there = (backup / "backup.safetensors").exists()
             resumed += there
-            seed = 100 + done if there else 1  # all that counts must be in the backup
-        if done == before:  # the machine has become quicker
+            seed = 100 + done if there else 1  # the backup must determine the result
+        if done == before:  # the machine is faster now
             seconds = min(seconds, time.perf_counter() - began)
         assert (folder / "out").read_bytes() == wanted, f"run {trainings} ended otherwise"
         assert (folder / "out.csv").read_text() == (folder / "wanted.csv").read_text()

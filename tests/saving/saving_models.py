@@ -1,4 +1,4 @@
-"""Models to save, a small one and one with a bit of everything, and their data."""
+"""Models to save, a small one and one with many kinds of layers, and their data."""
 
 import numpy as np
 

@@ -24,7 +24,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_the_name_tells_the_figures(tmp_path):
+def test_the_name_shows_the_results(tmp_path):
     path = tmp_path / "new" / "{epoch:02d}-{val_loss:.2f}-{val_accuracy:.1f}"
     model = make_model()
     history = train(model, 3, validation_split=0.3, callbacks=ModelCheckpoint(path)).history
@@ -77,7 +77,7 @@ def test_a_figure_that_is_not_there(tmp_path):
         train(make_model(), 2, callbacks=ModelCheckpoint("{val_loss}"))
 
 
-def test_after_batches_and_weights_alone(tmp_path):
+def test_after_batches_and_weights_only(tmp_path):
     """Three batches in an epoch; the sixth is the last of the second."""
     keep = ModelCheckpoint(
         tmp_path / "{epoch}-{batch}-{loss:.0f}", save_freq=2, save_weights_only=True
@@ -179,7 +179,7 @@ def test_an_interrupted_training_ends_with_the_same_bits(tmp_path, wanted, freq,
     assert not any((tmp_path / "backup").iterdir())
 
 
-def test_a_generator_of_batches_goes_on(tmp_path):
+def test_a_generator_of_batches_continues(tmp_path):
     """The program creates it again; batches that were done are skipped."""
 
     def batches():
@@ -231,7 +231,7 @@ def test_a_rate_that_somebody_has_set(tmp_path):
 
 
 def test_stopped_in_the_middle_of_an_epoch(tmp_path):
-    """The epoch still has its end, whether it was killed before that or not."""
+    """The end of the epoch runs, whether the process was killed before it or not."""
 
     class Stop(Callback):
         def on_train_batch_end(self, batch, logs=None):
@@ -254,7 +254,7 @@ def test_stopped_in_the_middle_of_an_epoch(tmp_path):
 
 
 def test_a_training_that_was_about_to_stop(tmp_path):
-    """Killed between the last epoch, where a callback ended training, and the end."""
+    """Killed after the last epoch, in which a callback ended training, but before the end."""
 
     class Die(Callback):
         def on_step_boundary(self, epoch, batch):

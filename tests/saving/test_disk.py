@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 
 
 def run(script, *args, timeout=600):
-    """Run one of the programs here; return what it has printed."""
+    """Run one of the programs in this file and return its output."""
     command = [sys.executable, "-W", "ignore", HERE / script, *map(str, args)]
     environment = os.environ | {"PYTHONPATH": str(HERE.parents[1])}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=timeout)
@@ -95,7 +95,7 @@ def test_a_program_that_is_started_again(tmp_path):
     assert (tmp_path / "found").read_bytes() == (tmp_path / "wanted").read_bytes()
 
 
-# -------------------------------------------------------------------------- what the disk refuses
+# -------------------------------------------------------------------------- errors of the disk
 
 LIMITED = """
 import resource, signal, sys
@@ -233,7 +233,7 @@ def test_what_is_no_place_for_a_file(tmp_path):
 
 
 def test_on_the_disk_before_it_takes_the_place(tmp_path, monkeypatch):
-    """Or a power failure could leave a file of zeros."""
+    """Without this, a power failure could leave a file of zeros."""
     calls = []
     for name in ("fsync", "replace"):
         real = getattr(os, name)
@@ -281,7 +281,7 @@ def test_links_and_permissions_stay(tmp_path):
     assert (tmp_path / "fresh").stat().st_mode & 0o777 == 0o640
 
 
-def test_only_what_nobody_writes_is_swept_away(tmp_path):
+def test_only_unlocked_files_are_removed(tmp_path):
     """Two savers of one file do not disturb each other; files left by a killed one are removed."""
     path = tmp_path / "x"
     dead = tmp_path / ".x.01234567.tmp"

@@ -224,7 +224,7 @@ VALUES = [
 
 
 def damage_values(rng, tree):
-    """Change, remove or add something anywhere in a tree of JSON."""
+    """Change, remove or add an item anywhere in a tree of JSON."""
     holders = []
 
     def collect(value):
@@ -253,7 +253,7 @@ def another(rng, values):
 
 
 def damaged_files(path, parts, count, seed):
-    """Write damaged files to `path`, one after the other."""
+    """Write damaged files to `path`, one after another."""
     rng = random.Random(seed)
     tensors, metadata = parts
     _safetensors.write(path, *parts)
@@ -294,7 +294,7 @@ def run_damaged(path, parts, count, seed):
                 refused += 1
                 continue
             assert get_dtype() == np.float32
-            try:  # what can be loaded must not crash either
+            try:  # a model that can be loaded must not crash either
                 model.predict(x) if model.compiled else model.forward(x, train=False)
             except ValueError:
                 pass

@@ -76,7 +76,7 @@ def test_a_file_of_a_later_version(tmp_path):
 # --------------------------------------------------------------------------------------- weights
 
 
-def test_weights_alone(tmp_path, trained):
+def test_weights_only(tmp_path, trained):
     other = make_model()
     trained.save_weights(tmp_path / "w")
     found = safetensors.numpy.load_file(tmp_path / "w")

@@ -80,7 +80,7 @@ def test_a_file_restores_the_generator(tmp_path, trained):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_every_optimizer_goes_on(tmp_path, name):
+def test_every_optimizer_continues(tmp_path, name):
     model = small(optimizer={"name": name, "lr": 0.01, "decay": 0.1, "clip": 0.5})
     fit = {"epochs": 3, "shuffle": False, "batch_size": 4, "verbose": False}
     model.fit(X, LABELS, **fit)
@@ -103,7 +103,7 @@ def test_every_optimizer_goes_on(tmp_path, name):
     ],
     ids=lambda options: next(iter(options)),
 )
-def test_options_of_optimizers_go_on(tmp_path, options):
+def test_options_of_optimizers_continue(tmp_path, options):
     model = small(optimizer=npdl.optimizers.Adam(**options))
     fit = {"epochs": 2, "shuffle": False, "batch_size": 4, "verbose": False}
     model.fit(X, LABELS, **fit)
@@ -121,7 +121,7 @@ def test_a_rate_that_was_lowered_stays_low(tmp_path):
 
 
 @pytest.mark.parametrize("bits", ["MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64"])
-def test_any_generator_goes_on(tmp_path, bits):
+def test_any_generator_continues(tmp_path, bits):
     set_rng(np.random.Generator(getattr(np.random, bits)(3)))
     get_rng().random(7, np.float32)
     get_rng().spawn(2)
@@ -155,7 +155,7 @@ def test_state_of_generators_is_checked():
     assert out.getvalue()
 
 
-def test_dropout_goes_on_in_a_fresh_model(tmp_path):
+def test_dropout_continues_in_a_fresh_model(tmp_path):
     """The dropped values after loading are those that would have been dropped."""
     model = small(Dropout(0.5))
     model.save(tmp_path / "x")
@@ -234,7 +234,7 @@ def test_a_pickle_holds_no_arrays_of_the_last_step():
     assert not inside.layers[0].keep_buffers and inside.layers[0].need_input_grad
 
 
-def test_copies_from_within_a_training():
+def test_copies_during_training():
     copies = []
 
     def copy_model(epoch, logs):
