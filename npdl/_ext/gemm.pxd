@@ -18,10 +18,11 @@ After Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication"
 
 from libc.string cimport memcpy
 from npdl._ext.pack cimport pack_panels, pack_rows
+from npdl._ext.panels cimport times_panel
 from npdl._ext.rows cimport row_times_columns
 from npdl._ext.simd cimport MR, TALL, opaque, real
 from npdl._ext.threads cimport aligned, run
-from npdl._ext.tile cimport ceil_div, lanes, round_up, tile_cols, times_panel
+from npdl._ext.tile cimport ceil_div, lanes, panel_width, round_up, tile_cols
 
 cdef enum:
     K_BLOCK = 512  # a panel of B (48 kB) stays in the level-2 cache
@@ -63,6 +64,7 @@ ctypedef struct product_t:
     bint alone  # one block of rows: tasks pack their own panels
     bint in_place  # A is not packed
     bint tall  # tiles of TALL x 2 vectors
+    bint even  # the last panel of B is as wide as the others
     Py_ssize_t mr, nr  # rows and columns of a tile
     Py_ssize_t a_tasks, panels, group  # group: panels per task (columns, if few)
     Py_ssize_t whole  # tasks with all rows of a block; in the others, `parts` tasks share the rows
@@ -94,7 +96,7 @@ cdef inline product_t product_of(
     cdef product_t p
     cdef Py_ssize_t square
     p.single = real is float
-    p.add, p.chain = add, False
+    p.add, p.chain, p.even = add, False, False
     p.m, p.n, p.k = m, n, k
     p.a, p.a_row, p.a_col = a, a_row, a_col
     p.b, p.b_row, p.b_col, p.b_panel = b, b_row, b_col, tile_cols(b)
@@ -104,9 +106,9 @@ cdef inline product_t product_of(
     p.few = m < MR and a_col == 1 and b_col == 1
     p.in_place = a_col == 1 or (a_row == 1 and m <= A_COLUMN and k <= COLUMNS)
     p.mr, p.nr = MR, tile_cols(c)
-    square = round_up(m, MR) * round_up(n, p.nr)
+    square = round_up(m, MR // 2) * (n // p.nr * p.nr + panel_width(n % p.nr, p.nr, c))
     p.tall = m > MR and (
-        round_up(m, TALL) * round_up(n, 2 * lanes(c)) < square - square // 32
+        round_up(m, TALL // 2) * round_up(n, 2 * lanes(c)) < square - square // 32
     )
     if p.tall:
         p.mr, p.nr = TALL, 2 * lanes(c)
@@ -262,9 +264,35 @@ cdef inline void pack_all(
     real* out,
     int workers,
 ) noexcept nogil:
-    """Pack all of B, b[k*b_row + j*b_col], for products that share it."""
+    """Pack all of B, b[k*b_row + j*b_col], for products of few rows that share it."""
+    _pack_whole(n, k, b, b_row, b_col, out, True, workers)
+
+
+cdef inline void pack_tiles(
+    Py_ssize_t n,
+    Py_ssize_t k,
+    const real* b,
+    Py_ssize_t b_row,
+    Py_ssize_t b_col,
+    real* out,
+    int workers,
+) noexcept nogil:
+    """As `pack_all`, for `times_panel`: the last panel may be narrower."""
+    _pack_whole(n, k, b, b_row, b_col, out, False, workers)
+
+
+cdef inline void _pack_whole(
+    Py_ssize_t n,
+    Py_ssize_t k,
+    const real* b,
+    Py_ssize_t b_row,
+    Py_ssize_t b_col,
+    real* out,
+    bint even,
+    int workers,
+) noexcept nogil:
     cdef product_t p = product_of(1, n, k, b, 0, 1, b, b_row, b_col, out, 0, False)
-    p.packed_b = out
+    p.packed_b, p.even = out, even
     p.k0, p.k1 = 0, k
     run(_pack_task, &p, pack_tasks(&p), 1 if n * k < FEW_SMALL else workers)
 
@@ -282,7 +310,7 @@ cdef inline void _pack(product_t* p, Py_ssize_t task, const real* _) noexcept no
     if task < pack_tasks(p):
         pack_panels(
             <const real*> p.b + p.k0 * p.b_row + at * p.b_col, p.b_row, p.b_col, depth,
-            min(wide, p.n - at), p.nr, <real*> p.packed_b + at * depth,
+            min(wide, p.n - at), p.nr, p.even, <real*> p.packed_b + at * depth,
         )
     else:
         at = (task - pack_tasks(p)) * A_ROWS
@@ -332,7 +360,7 @@ cdef inline void _multiply(
                 if nth == 0:
                     pack_panels(
                         <const real*> p.b + k * p.b_row + j * p.b_col, p.b_row, p.b_col, depth,
-                        min(min(s + TOGETHER, s1) * nr, p.n) - j, nr, panel,
+                        min(min(s + TOGETHER, s1) * nr, p.n) - j, nr, False, panel,
                     )
             else:
                 panel = <real*> p.packed_b + j * depth

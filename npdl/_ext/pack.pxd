@@ -2,7 +2,7 @@
 
 from libc.string cimport memcpy, memset
 from npdl._ext.simd cimport MR, TALL, real, transpose4
-from npdl._ext.tile cimport ceil_div, lanes, tile_cols
+from npdl._ext.tile cimport ceil_div, lanes, panel_width, tile_cols
 
 cdef enum:
     LINE = 4  # tiles of A packed together
@@ -27,6 +27,8 @@ cdef inline void _pack_columns(
 cdef inline void _copy_row(const real* row, real* to, Py_ssize_t nr) noexcept nogil:
     if nr == tile_cols(to):  # as a constant
         memcpy(to, row, tile_cols(to) * sizeof(real))
+    elif nr == lanes(to):
+        memcpy(to, row, lanes(to) * sizeof(real))
     else:
         memcpy(to, row, 2 * lanes(to) * sizeof(real))
 
@@ -38,40 +40,44 @@ cdef inline void pack_panels(
     Py_ssize_t depth,
     Py_ssize_t cols,
     Py_ssize_t nr,
+    bint even,
     real* out,
 ) noexcept nogil:
     """b[k*b_row + j*b_col] for k < depth, j < cols, as panels one after another.
 
-    A panel has depth x nr elements. The last column is followed by whatever follows it in b, or
-    zeros.
+    A panel has depth x nr elements; the last one may be narrower (`panel_width`), unless `even`.
+    The last column is followed by whatever follows it in b, or zeros.
     """
     cdef Py_ssize_t whole = cols // nr, rest = cols % nr, s, j, k, inside
+    cdef Py_ssize_t last = nr if even else panel_width(rest, nr, out), wide
     cdef const real* row
     cdef real* to
     if b_col != 1:
         if rest:
-            memset(out + whole * nr * depth, 0, depth * nr * sizeof(real))
+            memset(out + whole * nr * depth, 0, depth * last * sizeof(real))
         j = 0
         while j < cols:
             to = out + j // nr * nr * depth + j % nr
+            wide = nr if j < whole * nr else last
             if real is float and b_row == 1 and j + 4 <= min(cols, j // nr * nr + nr):
-                _pack_columns(b + j * b_col, b_col, depth, nr, to)
+                _pack_columns(b + j * b_col, b_col, depth, wide, to)
                 j += 4
             else:
                 for k in range(depth):
-                    to[k * nr] = b[k * b_row + j * b_col]
+                    to[k * wide] = b[k * b_row + j * b_col]
                 j += 1
         return
-    inside = depth - ceil_div(nr - rest, b_row)  # rows of which nr elements can be read
+    inside = depth - ceil_div(last - rest, b_row)  # rows of which `last` elements can be read
     for k in range(depth):
         row, to = b + k * b_row, out + k * nr
         for s in range(whole):
             _copy_row(row + s * nr, to + s * nr * depth, nr)
+        to = out + whole * nr * depth + k * last
         if rest and k < inside:
-            _copy_row(row + whole * nr, to + whole * nr * depth, nr)
+            _copy_row(row + whole * nr, to, last)
         elif rest:
-            memset(to + whole * nr * depth, 0, nr * sizeof(real))
-            memcpy(to + whole * nr * depth, row + whole * nr, rest * sizeof(real))
+            memset(to, 0, last * sizeof(real))
+            memcpy(to, row + whole * nr, rest * sizeof(real))
 
 
 cdef inline void pack_rows(

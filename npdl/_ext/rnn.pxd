@@ -19,9 +19,10 @@ from libc.stdint cimport uint8_t
 from libc.string cimport memcpy, memset
 from npdl._ext.activation cimport act_t
 from npdl._ext.gemm cimport make_chain, product, product_of, product_t
+from npdl._ext.panels cimport times_panel
 from npdl._ext.simd cimport MR, real
 from npdl._ext.threads cimport aligned, max_workers, run
-from npdl._ext.tile cimport round_up, tile_cols, times_panel
+from npdl._ext.tile cimport round_up, tile_cols
 
 ctypedef struct rnn_t:
     bint single
@@ -84,7 +85,7 @@ cdef inline void times_panels(
     Py_ssize_t ldc,
     bint add,
 ) noexcept nogil:
-    """c[i*ldc + j] (+)= Σ_k a[i*a_row + k] b[k, j], b from `pack_all`."""
+    """c[i*ldc + j] (+)= Σ_k a[i*a_row + k] b[k, j], b from `pack_tiles`."""
     cdef Py_ssize_t nr = tile_cols(c), j = 0
     while j < n:
         times_panel(

@@ -5,7 +5,7 @@ and each job gets half of the threads. The work before and after the loops is do
 the other, on all threads.
 """
 
-from npdl._ext.gemm cimport pack_all, product, product_scratch, product_t
+from npdl._ext.gemm cimport pack_all, pack_tiles, product, product_scratch, product_t
 from npdl._ext.rnn cimport (
     design_matrix,
     drop_gradient,
@@ -89,7 +89,7 @@ cdef inline char* _cut(char** at, size_t bytes) noexcept nogil:
 cdef inline Py_ssize_t _share(jobs_t* jobs, rnn_t* r, int workers) noexcept nogil:
     """Rows per task, so that all jobs together have one task for each worker."""
     return min(
-        round_up(r.n, MR), round_up(ceil_div(r.n * jobs.count, workers), MR)
+        round_up(r.n, MR // 2), round_up(ceil_div(r.n * jobs.count, workers), MR // 2)
     )
 
 
@@ -136,6 +136,16 @@ cdef inline size_t forward_scratch(jobs_t* jobs, rnn_t* r, char* at, const real*
     return at - start
 
 
+cdef inline void _pack(
+    rnn_t* r, Py_ssize_t depth, Py_ssize_t cols, const real* w, real* out, int workers
+) noexcept nogil:
+    """Some columns of the weights, as the product of a step reads them."""
+    if r.few:
+        pack_all(cols, depth, w, r.width, 1, out, workers)
+    else:
+        pack_tiles(cols, depth, w, r.width, 1, out, workers)
+
+
 cdef inline void pack_weights(rnn_t* r, int workers, const real* _) noexcept nogil:
     cdef Py_ssize_t u = r.u, hat = u if r.loop == GRU_FORWARD else 0
     cdef Py_ssize_t depth = r.length - 1 - r.d, row = 1 + r.d
@@ -145,17 +155,17 @@ cdef inline void pack_weights(rnn_t* r, int workers, const real* _) noexcept nog
         r.w = r.swapped
     w = <const real*> r.w
     if r.packed_in != NULL:
-        pack_all(r.width, row, w, r.width, 1, <real*> r.packed_in, workers)
+        pack_tiles(r.width, row, w, r.width, 1, <real*> r.packed_in, workers)
     if r.packed_x != NULL:
-        pack_all(u, row, w + 2 * u, r.width, 1, <real*> r.packed_x, workers)
+        pack_tiles(u, row, w + 2 * u, r.width, 1, <real*> r.packed_x, workers)
     if r.packed_hat != NULL and r.after:
-        pack_all(u, depth, w + row * r.width + 2 * u, r.width, 1, <real*> r.packed_hat, workers)
+        _pack(r, depth, u, w + row * r.width + 2 * u, <real*> r.packed_hat, workers)
     if not r.few:
         depth, row = r.length, 0
     if r.packed_hat != NULL and not r.after:
-        pack_all(u, depth, w + row * r.width + 2 * u, r.width, 1, <real*> r.packed_hat, workers)
+        _pack(r, depth, u, w + row * r.width + 2 * u, <real*> r.packed_hat, workers)
     if r.packed != NULL:
-        pack_all(r.width - hat, depth, w + row * r.width, r.width, 1, <real*> r.packed, workers)
+        _pack(r, depth, r.width - hat, w + row * r.width, <real*> r.packed, workers)
 
 
 cdef inline void _input_panels(rnn_t* r, Py_ssize_t task, const real* _) noexcept nogil:
@@ -309,9 +319,9 @@ cdef inline void run_backward(jobs_t* jobs, const real* _) except *:
                 swap_bias(r, <const real*> r.w, <real*> r.swapped, False)
                 r.w = r.swapped
             w_h = <const real*> r.w + (r.length - u) * r.width
-            pack_all(u, r.width - hat, w_h, 1, r.width, <real*> r.packed, workers)
+            pack_tiles(u, r.width - hat, w_h, 1, r.width, <real*> r.packed, workers)
             if hat:
-                pack_all(u, hat, w_h + r.width - hat, 1, r.width, <real*> r.packed_hat, workers)
+                pack_tiles(u, hat, w_h + r.width - hat, 1, r.width, <real*> r.packed_hat, workers)
         _walk(jobs, workers)
         for i in range(jobs.count):
             r = &jobs.job[i]

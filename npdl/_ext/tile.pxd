@@ -12,7 +12,8 @@ A tile computes MR x NR numbers, each a sum over k, and keeps them in registers:
 `panel_tiles` reads b from a *packed panel*, in which row k follows row k-1. `tile` reads the
 positions of the rows of b, and of the vectors in them, from two short tables, so it can read the
 shifted pixels of an image. `tall_tiles` has tiles of TALL rows and two vectors, which fit matrices
-of 16, 32 or 64 columns better; `short_tiles` has SHORT rows, for matrices with few rows.
+of 16, 32 or 64 columns better; `short_tiles` has SHORT rows, for matrices with few rows. The other
+forms, with half the rows or fewer vectors, are for the edges of a matrix (``panels.pxd``).
 """
 
 from libc.string cimport memset
@@ -46,16 +47,36 @@ ctypedef struct tall_panel_t:
     char _
 ctypedef struct short_panel_t:
     char _
+ctypedef struct lone_panel_t:  # of one vector
+    char _
+ctypedef struct half_panel_t:
+    char _
+ctypedef struct half_tall_panel_t:
+    char _
+ctypedef struct half_short_panel_t:
+    char _
+ctypedef struct half_lone_panel_t:
+    char _
 ctypedef fused panels_t:
     panel_t
     tall_panel_t
     short_panel_t
+    lone_panel_t
+    half_panel_t
+    half_tall_panel_t
+    half_short_panel_t
+    half_lone_panel_t
 ctypedef fused form_t:
     shifted_t
     tall_shifted_t
     panel_t
     tall_panel_t
     short_panel_t
+    lone_panel_t
+    half_panel_t
+    half_tall_panel_t
+    half_short_panel_t
+    half_lone_panel_t
 
 cdef enum:
     MAX_NR = 64  # the largest NR of all builds
@@ -117,8 +138,18 @@ cdef inline void _sums(
     cdef Py_ssize_t i, j, k, _t, rows = MR, wide = NV
     if form_t is tall_shifted_t or form_t is tall_panel_t:
         rows, wide = TALL, 2
+    elif form_t is half_tall_panel_t:
+        rows, wide = TALL // 2, 2
     elif form_t is short_panel_t:
         rows, wide = SHORT, 2
+    elif form_t is half_short_panel_t:
+        rows, wide = SHORT // 2, 2
+    elif form_t is half_panel_t:
+        rows = MR // 2
+    elif form_t is lone_panel_t:
+        wide = 1
+    elif form_t is half_lone_panel_t:
+        rows, wide = MR // 2, 1
     for _t in range(tiles):
         memset(&zero, 0, sizeof(zero))
         for i in range(rows):
@@ -188,7 +219,7 @@ cdef inline void _tall_tile(
     _sums(1, depth, a, a_at, 1, 0, b, b_row, b_at, c, ldc, bias, 0, _, <tall_shifted_t*> NULL)
 
 
-cdef inline void _panel_tiles(
+cdef inline void _panel_sums(
     Py_ssize_t tiles,
     Py_ssize_t depth,
     const real* a,
@@ -201,51 +232,9 @@ cdef inline void _panel_tiles(
     const real* start,
     Py_ssize_t start_row,
     vec* _,
+    panels_t* form,
 ) noexcept nogil:
-    _sums(
-        tiles, depth, a, a_at, a_step, a_tile, b, NULL, NULL, c, ldc, start, start_row, _,
-        <panel_t*> NULL,
-    )
-
-
-cdef inline void _tall_tiles(
-    Py_ssize_t tiles,
-    Py_ssize_t depth,
-    const real* a,
-    const Py_ssize_t* a_at,
-    Py_ssize_t a_step,
-    Py_ssize_t a_tile,
-    const real* b,
-    real* c,
-    Py_ssize_t ldc,
-    const real* start,
-    Py_ssize_t start_row,
-    vec* _,
-) noexcept nogil:
-    _sums(
-        tiles, depth, a, a_at, a_step, a_tile, b, NULL, NULL, c, ldc, start, start_row, _,
-        <tall_panel_t*> NULL,
-    )
-
-
-cdef inline void _short_tiles(
-    Py_ssize_t tiles,
-    Py_ssize_t depth,
-    const real* a,
-    const Py_ssize_t* a_at,
-    Py_ssize_t a_step,
-    Py_ssize_t a_tile,
-    const real* b,
-    real* c,
-    Py_ssize_t ldc,
-    const real* start,
-    Py_ssize_t start_row,
-    vec* _,
-) noexcept nogil:
-    _sums(
-        tiles, depth, a, a_at, a_step, a_tile, b, NULL, NULL, c, ldc, start, start_row, _,
-        <short_panel_t*> NULL,
-    )
+    _sums(tiles, depth, a, a_at, a_step, a_tile, b, NULL, NULL, c, ldc, start, start_row, _, form)
 
 
 ctypedef void (*tile_f32)(
@@ -258,11 +247,11 @@ ctypedef void (*tile_f64)(
 ) noexcept nogil
 ctypedef void (*panel_f32)(
     Py_ssize_t, Py_ssize_t, const float*, const Py_ssize_t*, Py_ssize_t, Py_ssize_t, const float*,
-    float*, Py_ssize_t, const float*, Py_ssize_t, f32v*
+    float*, Py_ssize_t, const float*, Py_ssize_t, f32v*, void*
 ) noexcept nogil
 ctypedef void (*panel_f64)(
     Py_ssize_t, Py_ssize_t, const double*, const Py_ssize_t*, Py_ssize_t, Py_ssize_t, const double*,
-    double*, Py_ssize_t, const double*, Py_ssize_t, f64v*
+    double*, Py_ssize_t, const double*, Py_ssize_t, f64v*, void*
 ) noexcept nogil
 
 
@@ -314,6 +303,31 @@ cdef inline void tall_tile(
         )
 
 
+cdef inline void form_tiles(
+    Py_ssize_t tiles,
+    Py_ssize_t depth,
+    const real* a,
+    const Py_ssize_t* a_at,
+    Py_ssize_t a_step,
+    Py_ssize_t a_tile,
+    const real* b,
+    real* c,
+    Py_ssize_t ldc,
+    const real* start,
+    Py_ssize_t start_row,
+    panels_t* form,
+) noexcept nogil:
+    """As `panel_tiles`, for tiles of any form, and panels as wide."""
+    if real is float:
+        (<panel_f32> opaque(<void*> &_panel_sums[float, f32v, panels_t]))(
+            tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, NULL, NULL
+        )
+    else:
+        (<panel_f64> opaque(<void*> &_panel_sums[double, f64v, panels_t]))(
+            tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, NULL, NULL
+        )
+
+
 cdef inline void panel_tiles(
     Py_ssize_t tiles,
     Py_ssize_t depth,
@@ -331,14 +345,9 @@ cdef inline void panel_tiles(
 
     Then the same for all `tiles` tiles below it, whose a are `a_tile` elements apart.
     """
-    if real is float:
-        (<panel_f32> opaque(<void*> &_panel_tiles[float, f32v]))(
-            tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, NULL
-        )
-    else:
-        (<panel_f64> opaque(<void*> &_panel_tiles[double, f64v]))(
-            tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, NULL
-        )
+    form_tiles(
+        tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, <panel_t*> NULL
+    )
 
 
 cdef inline void tall_tiles(
@@ -355,14 +364,9 @@ cdef inline void tall_tiles(
     Py_ssize_t start_row,
 ) noexcept nogil:
     """As `panel_tiles`, for tiles of TALL x 2 vectors and panels as wide."""
-    if real is float:
-        (<panel_f32> opaque(<void*> &_tall_tiles[float, f32v]))(
-            tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, NULL
-        )
-    else:
-        (<panel_f64> opaque(<void*> &_tall_tiles[double, f64v]))(
-            tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, NULL
-        )
+    form_tiles(
+        tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, <tall_panel_t*> NULL
+    )
 
 
 cdef inline void short_tiles(
@@ -379,68 +383,13 @@ cdef inline void short_tiles(
     Py_ssize_t start_row,
 ) noexcept nogil:
     """As `panel_tiles`, for tiles of SHORT x 2 vectors and panels as wide."""
-    if real is float:
-        (<panel_f32> opaque(<void*> &_short_tiles[float, f32v]))(
-            tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, NULL
-        )
-    else:
-        (<panel_f64> opaque(<void*> &_short_tiles[double, f64v]))(
-            tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, NULL
-        )
+    form_tiles(
+        tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, <short_panel_t*> NULL
+    )
 
 
-cdef inline void times_panel(
-    bint tall,
-    Py_ssize_t m,
-    Py_ssize_t cols,
-    Py_ssize_t depth,
-    const real* a,
-    Py_ssize_t a_row,
-    Py_ssize_t a_step,
-    Py_ssize_t a_tile,
-    const real* b,
-    real* c,
-    Py_ssize_t ldc,
-    const real* start,
-    Py_ssize_t start_row,
-) noexcept nogil:
-    """c[i*ldc + j] = s + Σ_k a[i, k] · b[k*NR + j]  for i < m, j < cols, of one form of tiles.
-
-    a[i, k] is at i*a_row + k*a_step, and the tile below is `a_tile` elements further. (If A is
-    packed, this is not a_row times the rows of a tile.)
-    """
-    cdef real out[TALL * MAX_NR]
-    cdef Py_ssize_t a_at[TALL]
-    cdef Py_ssize_t high = TALL if tall else MR, nr = 2 * lanes(c) if tall else tile_cols(c), j
-    cdef Py_ssize_t whole = m // high if cols == nr else 0, i = whole * high
-    for j in range(high):
-        a_at[j] = j * a_row
-    if tall:
-        tall_tiles(whole, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row)
-    else:
-        panel_tiles(whole, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row)
-    while i < m:  # tiles that are partly outside C
-        for j in range(high):
-            a_at[j] = min(j, m - i - 1) * a_row  # a short tile repeats its last row
-        if tall:
-            tall_tiles(1, depth, a + i // high * a_tile, a_at, a_step, 0, b, out, nr, NULL, 0)
-        else:
-            panel_tiles(1, depth, a + i // high * a_tile, a_at, a_step, 0, b, out, nr, NULL, 0)
-        _store_rows(
-            out, nr, c + i * ldc, ldc, min(high, m - i), cols,
-            NULL if start == NULL else start + i * start_row, start_row,
-        )
-        i += high
-
-
-cdef inline void _store_rows(
-    const real* tile_out, Py_ssize_t nr, real* c, Py_ssize_t ldc, Py_ssize_t rows, Py_ssize_t cols,
-    const real* start, Py_ssize_t start_row,
-) noexcept nogil:
-    cdef Py_ssize_t i, j
-    for i in range(rows):
-        for j in range(cols):
-            if start != NULL:
-                c[i * ldc + j] = start[i * start_row + j] + tile_out[i * nr + j]
-            else:
-                c[i * ldc + j] = tile_out[i * nr + j]
+cdef inline Py_ssize_t panel_width(Py_ssize_t cols, Py_ssize_t nr, const real* _) noexcept nogil:
+    """Elements per row of a packed panel of which `cols` columns are used: nr, or fewer."""
+    if cols <= 2 * lanes(_) and nr == tile_cols(_) and SHORT == MR:
+        return round_up(cols, lanes(_))
+    return nr

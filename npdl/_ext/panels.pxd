@@ -1,0 +1,147 @@
+"""Rows of A times a packed panel of B: tiles below one another, and smaller ones at the edges.
+
+Below the last whole tile is one with half the rows, if that is enough, and the last panel of a
+matrix has no more vectors than it needs. So little is computed beyond the edges.
+"""
+
+from npdl._ext.simd cimport MR, TALL, real
+from npdl._ext.tile cimport (
+    MAX_NR,
+    form_tiles,
+    half_lone_panel_t,
+    half_panel_t,
+    half_short_panel_t,
+    half_tall_panel_t,
+    lanes,
+    lone_panel_t,
+    panel_t,
+    panel_width,
+    short_panel_t,
+    tall_panel_t,
+    tile_cols,
+)
+
+
+cdef inline void _some_tiles(
+    bint tall,
+    bint half,
+    Py_ssize_t width,
+    Py_ssize_t tiles,
+    Py_ssize_t depth,
+    const real* a,
+    const Py_ssize_t* a_at,
+    Py_ssize_t a_step,
+    Py_ssize_t a_tile,
+    const real* b,
+    real* c,
+    Py_ssize_t ldc,
+    const real* start,
+    Py_ssize_t start_row,
+) noexcept nogil:
+    """Tiles of any form, `width` elements wide."""
+    if tall and half:
+        form_tiles(
+            tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row,
+            <half_tall_panel_t*> NULL,
+        )
+    elif tall:
+        form_tiles(
+            tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row,
+            <tall_panel_t*> NULL,
+        )
+    elif width == tile_cols(c) and half:
+        form_tiles(
+            tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row,
+            <half_panel_t*> NULL,
+        )
+    elif width == tile_cols(c):
+        form_tiles(
+            tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row,
+            <panel_t*> NULL,
+        )
+    elif width == 2 * lanes(c) and half:
+        form_tiles(
+            tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row,
+            <half_short_panel_t*> NULL,
+        )
+    elif width == 2 * lanes(c):
+        form_tiles(
+            tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row,
+            <short_panel_t*> NULL,
+        )
+    elif half:
+        form_tiles(
+            tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row,
+            <half_lone_panel_t*> NULL,
+        )
+    else:
+        form_tiles(
+            tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row,
+            <lone_panel_t*> NULL,
+        )
+
+
+cdef inline void times_panel(
+    bint tall,
+    Py_ssize_t m,
+    Py_ssize_t cols,
+    Py_ssize_t depth,
+    const real* a,
+    Py_ssize_t a_row,
+    Py_ssize_t a_step,
+    Py_ssize_t a_tile,
+    const real* b,
+    real* c,
+    Py_ssize_t ldc,
+    const real* start,
+    Py_ssize_t start_row,
+) noexcept nogil:
+    """c[i*ldc + j] = s + Σ_k a[i, k] · b[k*width + j]  for i < m, j < cols, of one form of tiles.
+
+    Panel b has `panel_width` columns. a[i, k] is at i*a_row + k*a_step, and the tile below is
+    `a_tile` elements further. (If A is packed, this is not a_row times the rows of a tile.)
+    """
+    cdef real out[TALL * MAX_NR]
+    cdef Py_ssize_t a_at[TALL]
+    cdef Py_ssize_t high = TALL if tall else MR, rest, j
+    cdef Py_ssize_t width = panel_width(cols, 2 * lanes(c) if tall else tile_cols(c), c)
+    cdef Py_ssize_t whole = m // high if cols == width else 0, i = whole * high
+    cdef bint half
+    cdef const real* begin
+    for j in range(high):
+        a_at[j] = j * a_row
+    if whole:
+        _some_tiles(
+            tall, False, width, whole, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row
+        )
+    while i < m:
+        rest = m - i
+        half = rest <= high // 2
+        begin = NULL if start == NULL else start + i * start_row
+        if half and 2 * rest == high and cols == width:
+            _some_tiles(
+                tall, True, width, 1, depth, a + i // high * a_tile, a_at, a_step, 0, b,
+                c + i * ldc, ldc, begin, start_row,
+            )
+            return
+        for j in range(high):  # tiles that are partly outside C
+            a_at[j] = min(j, rest - 1) * a_row  # a short tile repeats its last row
+        _some_tiles(
+            tall, half, width, 1, depth, a + i // high * a_tile, a_at, a_step, 0, b, out, width,
+            NULL, 0,
+        )
+        _store_rows(out, width, c + i * ldc, ldc, min(high, rest), cols, begin, start_row)
+        i += high
+
+
+cdef inline void _store_rows(
+    const real* tile_out, Py_ssize_t nr, real* c, Py_ssize_t ldc, Py_ssize_t rows, Py_ssize_t cols,
+    const real* start, Py_ssize_t start_row,
+) noexcept nogil:
+    cdef Py_ssize_t i, j
+    for i in range(rows):
+        for j in range(cols):
+            if start != NULL:
+                c[i * ldc + j] = start[i * start_row + j] + tile_out[i * nr + j]
+            else:
+                c[i * ldc + j] = tile_out[i * nr + j]
