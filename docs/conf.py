@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import posixpath
+import re
 import sys
 from pathlib import Path
 
@@ -114,6 +115,17 @@ def public_names(module):
     return [n for n in names if not (n.startswith("_") or inspect.ismodule(getattr(module, n)))]
 
 
+def groups_of(module, names):
+    """Names by topic: in a package, that of the file which defines them."""
+    groups = {}
+    for name in names:
+        file = sys.modules[getattr(module, name).__module__]
+        is_one = module is npdl or not hasattr(module, "__path__") or file is module
+        title = "" if is_one else re.split(r"[:;\n]", file.__doc__)[0].rstrip(".")
+        groups.setdefault(title, []).append(name)
+    return groups
+
+
 def list_names(app, what, name, obj, options, lines):
     """Put a table of all names at the head of a module's page."""
     if what != "module":
@@ -122,8 +134,10 @@ def list_names(app, what, name, obj, options, lines):
     names = [public for public in public_names(obj) if public not in hidden]
     aliases = {n: getattr(getattr(obj, n), "__name__", "") for n in names}  # "": a constant
     others = [f"`{n}` for `{real}`" for n, real in aliases.items() if real not in (n, "")]
-    lines += ["", ".. autosummary::", ""]
-    lines += [f"   {n}" for n, real in aliases.items() if n == real]
+    listed = [n for n, real in aliases.items() if n == real]
+    for title, group in groups_of(obj, listed).items():
+        lines += ["", f"**{title}**" if title else "", "", ".. autosummary::", ""]
+        lines += [f"   {n}" for n in group]
     lines += ["", f"Other names: {', '.join(others)}." if others else "", ""]
 
 

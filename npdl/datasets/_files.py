@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-StrPath = str | os.PathLike[str]
+from npdl._files import StrPath
 
 
 @dataclass(frozen=True)

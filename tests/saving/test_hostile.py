@@ -18,18 +18,14 @@ from npdl.utils import get_dtype, get_rng_state
 
 
 @pytest.fixture(scope="module")
-def parts():
+def parts(tmp_path_factory):
     """Tensors, configuration and state of a good file."""
     npdl.utils.set_seed(1)
     model = make_model()
     train(model)
-    path = "/tmp/npdl-hostile"
-    try:
-        model.save(path)
-        tensors, metadata = _safetensors.read(path)
-    finally:
-        os.unlink(path)
-    return tensors, metadata
+    path = tmp_path_factory.mktemp("model") / "good"
+    model.save(path)
+    return _safetensors.read(path)
 
 
 def texts(metadata, config, state):
