@@ -14,13 +14,13 @@ from npdl._ext.gemm cimport (
 )
 from npdl._ext.simd cimport real
 from npdl._ext.steps cimport make_step, ready_t
-from npdl._ext.sums cimport sum_many_rows
+from npdl._ext.sums cimport add_sums, sum_rows
 from npdl._ext.tape cimport recorded
 from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
 from npdl._ext.tile cimport ceil_div
 
 cdef enum:
-    ROWS = 16  # rows per elementwise task
+    ROWS = 32  # rows per elementwise task; the sums of each are added in double
 
 
 ctypedef struct dense_t:
@@ -38,6 +38,7 @@ ctypedef struct dense_t:
     void* dw
     void* db
     void* dz
+    void* sums  # of the rows of dz, a row for each task
 
 
 cdef inline void _activate_part(
@@ -61,22 +62,27 @@ cdef void _activate(
         _activate_part(r, i0, i1, j0, j1, <double*> NULL)
 
 
-cdef inline void _pull_back_rows(dense_t* r, Py_ssize_t n0, Py_ssize_t n1, real* _) noexcept nogil:
-    # dz = f'(z) dy
+cdef inline void _back_rows(dense_t* r, Py_ssize_t n0, Py_ssize_t n1, real* _) noexcept nogil:
+    # dz = f'(z) dy, and the sum of these rows
     cdef Py_ssize_t at = n0 * r.u
-    pull_back_span(
-        r.act, <const real*> r.y + at, <const real*> r.dy + at, <real*> r.dz + at,
-        (n1 - n0) * r.u,
-    )
+    cdef const real* dz = <const real*> r.dy + at
+    if r.act.code != LINEAR:
+        dz = <const real*> r.dz + at
+        pull_back_span(
+            r.act, <const real*> r.y + at, <const real*> r.dy + at, <real*> r.dz + at,
+            (n1 - n0) * r.u,
+        )
+    if r.db != NULL:
+        sum_rows(dz, n1 - n0, r.u, r.u, <real*> r.sums + n0 // ROWS * r.u)
 
 
-cdef void _pull_back_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+cdef void _back_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
     cdef dense_t* r = <dense_t*> context
     cdef Py_ssize_t n0 = task * ROWS, n1 = min(r.n, n0 + ROWS)
     if r.single:
-        _pull_back_rows(r, n0, n1, <float*> NULL)
+        _back_rows(r, n0, n1, <float*> NULL)
     else:
-        _pull_back_rows(r, n0, n1, <double*> NULL)
+        _back_rows(r, n0, n1, <double*> NULL)
 
 
 cdef void _multiply(product_t* p, char* scratch, int workers) noexcept nogil:
@@ -136,9 +142,11 @@ cdef inline size_t _own_scratch(dense_t* r, real* _) noexcept nogil:
 cdef inline size_t _backward_scratch(dense_t* r, real* _) noexcept nogil:
     cdef product_t weights = _weights_product(r, <const real*> r.dy)
     cdef product_t inputs = _inputs_product(r, <const real*> r.dy)
-    cdef size_t work = product_scratch(&weights, r.workers)
+    cdef size_t work = product_scratch(&weights, r.workers), sums = 0
     work = max(work, product_scratch(&inputs, r.workers))
-    return _own_scratch(r, _) + max(work, aligned(r.u * sizeof(double)))
+    if r.db != NULL:  # the sums in double, and those of each task
+        sums = aligned(r.u * sizeof(double)) + ceil_div(r.n, ROWS) * r.u * sizeof(real)
+    return _own_scratch(r, _) + max(work, sums)
 
 
 cdef inline void _backward(dense_t* r, char* scratch, real* _) noexcept nogil:
@@ -146,10 +154,14 @@ cdef inline void _backward(dense_t* r, char* scratch, real* _) noexcept nogil:
     cdef product_t p
     if r.act.code != LINEAR:
         r.dz, dz = scratch, <const real*> scratch
-        run(_pull_back_task, r, (r.n + ROWS - 1) // ROWS, r.workers)
         scratch += _own_scratch(r, _)
+    r.sums = scratch + aligned(r.u * sizeof(double))
+    if r.act.code != LINEAR or r.db != NULL:
+        run(_back_task, r, ceil_div(r.n, ROWS), r.workers)
     if r.db != NULL:
-        sum_many_rows(dz, r.n, r.u, <double*> scratch, <real*> r.db)
+        add_sums(
+            <const real*> r.sums, ceil_div(r.n, ROWS), r.u, <double*> scratch, <real*> r.db
+        )
     if r.dw != NULL:
         p = _weights_product(r, dz)
         _multiply(&p, scratch, r.workers)

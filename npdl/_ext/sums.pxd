@@ -89,6 +89,20 @@ cdef inline void sum_rows(
         x += step
 
 
+cdef inline void add_sums(
+    const real* sums, Py_ssize_t n, Py_ssize_t w, double* totals, real* s
+) noexcept nogil:
+    """s = Σ of n rows of w sums, added in double."""
+    cdef Py_ssize_t _, j
+    memset(totals, 0, w * sizeof(double))
+    for _ in range(n):
+        for j in range(w):
+            totals[j] += sums[j]
+        sums += w
+    for j in range(w):
+        s[j] = <real> totals[j]
+
+
 cdef inline void sum_many_rows(
     const real* x, Py_ssize_t n, Py_ssize_t w, double* totals, real* s
 ) noexcept nogil:

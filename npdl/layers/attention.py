@@ -12,6 +12,7 @@ from npdl import initializations, regularizers
 from npdl._checks import check_choice, check_int
 from npdl._ext import kernels
 from npdl._ext.activation_np import LINEAR
+from npdl.layers._fusing import add_arrays
 from npdl.layers.base import Layer, ParameterView, Shape
 
 _IDENTITY = (LINEAR, 1.0)
@@ -92,10 +93,11 @@ class _Reading(Layer):
         if n_inputs == 3 or grads[0] is None:
             return tuple(grads[:n_inputs]) if n_inputs > 1 else grads[0]
         query, value, key = grads
-        np.add(value, key, out=value)  # type: ignore[arg-type]
+        add_arrays(value, key, value)  # type: ignore[arg-type]
         if n_inputs == 2:
             return query, value
-        return np.add(query, value, out=query)  # type: ignore[arg-type]
+        add_arrays(query, value, query)  # type: ignore[arg-type]
+        return query
 
     def weights(self, *inputs: ArrayLike, mask: Any = None) -> NDArray:
         """Return how much of each step of the value goes into each step of the output.

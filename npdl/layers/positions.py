@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from npdl import initializations
 from npdl._checks import check_int
+from npdl._ext import kernels
 from npdl.layers.base import Layer, ParameterView, Shape
 
 
@@ -87,6 +88,6 @@ class PositionEmbedding(Layer):
             dy[~steps] = 0
         grad = self.dpositions
         if grad is not None:
-            dy.sum(axis=0, dtype=np.float64, out=grad[: shape[1]])
-            grad[shape[1] :] = 0
+            rows = np.tile(np.arange(shape[1]), shape[0])
+            kernels().embedding_backward(rows, dy.reshape(-1, shape[2]), grad)
         return dy if self.need_input_grad else None
