@@ -1,4 +1,4 @@
-"""Level 2: steps of training that are recorded once and replayed by compiled code.
+"""Level 2: training steps that are recorded once and replayed by compiled code.
 
 In training, npdl's layers call the same kernels with the same arrays in every step; only the batch
 differs. `Replays` records these calls in one step and makes a tape of them. In the next step it
@@ -6,9 +6,9 @@ runs both the tape and the layers, and compares them bit by bit. From then on th
 layers: `Passes` is their forward and backward pass; `WholeStep` is a step with softmax
 cross-entropy and one of npdl's optimizers, as one call of compiled code.
 
-A tape is used only while nothing changes but numbers in arrays, the learning rate and the like; a
-watch compares all attributes at every step. Layers, losses and optimizers that a user wrote run as
-usual, and so do batches with masks and networks that are not chains.
+A tape is used only while nothing changes except values in arrays, the learning rate and similar
+numbers; a watch compares all attributes at every step. A user's layers, losses and optimizers,
+batches with masks, and networks that are not chains run as usual.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ LONGEST_WAIT = 1024
 
 
 class Replays:
-    """What was recorded of the training of one model."""
+    """The recorded steps of one model."""
 
     def __init__(self) -> None:
         self._plan: Plan | None = None
@@ -76,7 +76,7 @@ class Replays:
         self._next_wait = 1
 
     def passes(self, plan: Plan, x: Any, linear: bool) -> Passes | None:
-        """The passes for this batch; None where the layers have to run."""
+        """The passes for this batch; None if the layers have to run."""
         active = kernels()
         if not active.recorded or type(x) is not np.ndarray:
             return None
@@ -111,7 +111,7 @@ class Replays:
         return found if self._watch.same() and found.watch.same() else None
 
     def add_whole(self, model: Any, batch: Batch, passes: Passes) -> None:
-        """Make a whole step for batches like this one, after a step that was replayed."""
+        """Make a whole step for batches like this one, after a replayed step."""
         if batch.weight or batch.mask or not passes.ready:
             return
         key = _key(batch)
@@ -131,7 +131,7 @@ def _key(batch: Batch) -> Any:
 
 
 def _watch_layers(plan: Plan) -> Any:
-    """A watch over the layers of a plan; None if one of them has to run by itself."""
+    """A watch over the layers of a plan; None if one of them can't be replayed."""
     attributes: list[tuple[Any, str]] = [(plan, "_lowest"), (plan, "is_chain")]
     dicts: list[tuple[dict[str, Any], frozenset[str]]] = []
     for step in plan.steps:
@@ -161,9 +161,9 @@ class Passes:
     Attributes
     ----------
     holds : bool
-        Whether to go on: it was not found that they can't be replayed.
+        False once it is known that the passes can't be replayed.
     ready : bool
-        Whether the tapes take the place of the layers.
+        Whether the tapes replace the layers.
     """
 
     def __init__(self, plan: Plan, x: NDArray, linear: bool) -> None:
@@ -215,14 +215,14 @@ class Passes:
         dy = gradient
         if gradient is not None:
             dy = np.asarray(gradient, self.y.dtype, "C")
-        if dy is None or dy.shape != self.y.shape:  # the layers say what is wrong
+        if dy is None or dy.shape != self.y.shape:  # the layers raise the error
             self.holds = self.ready = False
             plan.backward([gradient], linear)
         elif self.ready:
             if self._tapes[1].play([self._now, dy]) < 0:
                 raise RuntimeError("A recorded step could not be replayed.")
         elif len(self.calls) == 1:
-            self.dy = dy = dy.copy()  # in memory of its own, whatever the loss returned
+            self.dy = dy = dy.copy()  # shares no memory with what the loss returned
             with noted() as calls:
                 plan.backward([dy], linear)
             self._record(calls)
@@ -235,12 +235,12 @@ class Passes:
             self.holds = self.ready = found == [grad.tobytes() for grad in grads]
 
     def draw(self) -> None:
-        """Draw what layers draw in a forward pass."""
+        """Draw the random numbers that layers draw in a forward pass."""
         for seed in self.seeds:
             seed[0] = get_rng().integers(2**64, dtype=np.uint64)
 
     def _record(self, calls: Sequence[tuple[str, tuple[Any, ...]]]) -> None:
-        """Keep calls with their arrays; those that can't be recorded with all arguments."""
+        """Store calls with their arrays; calls that can't be recorded, with all arguments."""
         made: list[tuple[Any, Any]] = []
         active = kernels()
         for name, args in calls:
@@ -266,7 +266,7 @@ class Passes:
 
 
 def _dtype_for(plan: Plan, x: NDArray) -> Any:
-    """The dtype in which the first layer that computes gets the batch; None if it may not."""
+    """The dtype in which the first computing layer gets the batch; None if it can't be replayed."""
     first = next((s.layer for s in plan.steps if not isinstance(s.layer, Reshaping)), None)
     dtype = x.dtype
     for parameter in first._parameters_by_name.values() if first is not None else ():
@@ -285,13 +285,13 @@ class WholeStep:
     ----------
     passes : Passes
     watch : Watch
-        Over loss and optimizer.
+        Of loss and optimizer.
     classes : bool
         Whether the targets are class numbers.
     share : float
         The factor of an item in the loss.
     optimizer : Optimizer, optional
-        Whose update is part of the step.
+        Its update is part of the step.
     """
 
     def __init__(
@@ -350,7 +350,7 @@ class WholeStep:
 
     @classmethod
     def of(cls, model: Any, batch: Batch, passes: Passes) -> WholeStep | None:
-        """The step of a model for batches like this one; None if it does more."""
+        """The whole step of a model for batches like this one; None if its step does more."""
         (head, *others), z, t = model.heads, passes.y, batch.y[0]
         loss, optimizer = head.loss, model.optimizer
         if (
@@ -386,13 +386,13 @@ class WholeStep:
         return cls(passes, watch, classes, share, optimizer if alone else None)
 
     def __call__(self, batch: Batch, check: Any = None) -> tuple[Result, bool] | None:
-        """Do the step, and return its result and whether the parameters were updated.
+        """Run the step; return its result and whether the parameters were updated.
 
         Parameters
         ----------
         batch : Batch
         check : callable, optional
-            Is called with the loss if it is not finite, before the update.
+            Called with the loss if it is not finite, before the update.
 
         Returns
         -------

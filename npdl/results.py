@@ -136,8 +136,7 @@ class RunningMetrics:
             head.add(loss, result.outputs[i], batch.y[i], weight, result.masks[i])
 
     def results(self, everything: bool = True) -> Results:
-        """Loss and metrics of all batches so far; if not `all`, only those in the logs of a
-        batch."""
+        """Loss and metrics of all batches so far, or only those in the logs of a batch."""
         losses = {head.name: head.loss() for head in self._heads}
         if len(losses) == 1:
             found = Results(loss=float(self._heads[0].loss()))

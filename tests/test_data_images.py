@@ -172,8 +172,7 @@ def test_rotation_by_quarters_is_exact(rng, shape):
 
 
 def test_rotation_interpolates_and_meets_the_fill_half_a_pixel_outside():
-    """A rotated linear gradient is linear; outside is the fill value, with interpolation
-    between."""
+    """A rotated linear gradient is linear; outside is the fill value, interpolated at the edge."""
     rows, cols = np.mgrid[-4.0:5, -4.0:5]
     angle = np.deg2rad(30)
     y = Rotation(30, fill=100)((2 * rows + 3 * cols)[None, None], Fixed(30))[0, 0]

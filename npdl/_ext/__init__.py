@@ -214,7 +214,7 @@ def noted() -> Iterator[list[tuple[str, tuple]]]:
         return call
 
     names = [name for functions in PAIRS.values() for name in functions]
-    others = {**vars(active), "recorded": {}}  # what is played could not be noted
+    others = {**vars(active), "recorded": {}}  # calls that a tape plays could not be noted
     token = _active.set(SimpleNamespace(**{**others, **{n: note(n) for n in names}}))
     try:
         yield calls

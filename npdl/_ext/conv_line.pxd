@@ -20,12 +20,12 @@ from npdl._ext.winograd_line cimport (
 )
 
 cdef enum:
-    LINE_CHANNELS = 16  # in and out; with fewer the transforms cost more than they save
-    GROUPS = 4  # of sequences, for the gradient of the filters
+    LINE_CHANNELS = 16  # in and out; with fewer, the transforms cost more than they save
+    GROUPS = 4  # groups of sequences, for the gradient of the filters
     TURNS = 3  # pairs of places, each a task
-    TILES = 128  # of a chunk: terms enough to make up for reading and writing dU
-    MOST_CHUNKS = 256  # whose sums are added in float32
-    MOST_BYTES = 64 * 1024 * 1024  # for dU of all groups
+    TILES = 128  # per chunk: enough terms to outweigh reading and writing dU
+    MOST_CHUNKS = 256  # the most chunks whose sums are added in float32
+    MOST_BYTES = 64 * 1024 * 1024  # the most memory for dU of all groups
 
 # A pass, or both gradients.
 ctypedef struct line_job_t:
@@ -37,25 +37,25 @@ ctypedef struct line_job_t:
     size_t scratch_step
     # the gradients of the filters
     const float* dz
-    Py_ssize_t size, groups  # sequences of a group
+    Py_ssize_t size, groups  # sequences per group, groups
     Py_ssize_t most  # tiles at once
     float* sums  # dU, [group]
-    double* totals  # of dz, [group][m]; and behind each room for m numbers
+    double* totals  # sums of dz, [group][m], each followed by space for m numbers
     float* dw
     float* db
 
 
 cdef inline bint is_line(const conv_t* j) noexcept nogil:
-    """Whether this is a convolution of sequences that gains by Winograd's form.
+    """Whether this is a convolution of sequences for which Winograd's form is faster.
 
-    The batch has no say, as in ``conv_winograd.pxd``.
+    This does not depend on the batch, as in ``conv_winograd.pxd``.
     """
     cdef Py_ssize_t high = 7 - j.kh
     return (
         j.single and j.last and j.groups == 1 and 3 <= j.kh <= 5 and j.sh == 1
         and j.kw == 1 and j.w == 1 and j.ow == 1 and j.pw == 0 and j.oh >= 8
         and j.c >= LINE_CHANNELS and j.f >= LINE_CHANNELS
-        # steps beyond the last, many if it is dilated, must leave a gain
+        # the steps computed beyond the last one, many if dilated, must not outweigh the gain
         and 8 * min(j.dil_h, j.oh) * ceil_div(ceil_div(j.oh, j.dil_h), high) <= j.oh * j.kh
     )
 
@@ -75,7 +75,7 @@ cdef inline void _correlate_task(void* context, Py_ssize_t chunk, int worker) no
 
 
 cdef inline void line_sizes(line_job_t* r, const conv_t* j, int workers) noexcept nogil:
-    """The plan of the forward pass, for so many threads."""
+    """The plan of the forward pass, for this number of threads."""
     memset(r, 0, sizeof(r[0]))
     r.p = line_plan(j.n, j.f, j.c, j.h, j.oh, j.ph, j.dil_h, j.kh, workers)
     r.p.act, r.p.bias, r.w = j.act, <const float*> j.bias, <const float*> j.filters
@@ -83,12 +83,12 @@ cdef inline void line_sizes(line_job_t* r, const conv_t* j, int workers) noexcep
 
 
 cdef inline size_t line_kept(const line_job_t* r) noexcept nogil:
-    """Bytes of the transformed filters."""
+    """Size of the transformed filters in bytes."""
     return aligned(line_filters(&r.p) * sizeof(float))
 
 
 cdef inline void line_pack(line_job_t* r, char* at, int workers) noexcept nogil:
-    """The transformed filters, at `at`."""
+    """Store the transformed filters at `at`."""
     r.packed = <float*> at
     r.p.filters = r.packed
     run(_filters_task, r, r.p.panels, workers)
@@ -104,7 +104,7 @@ cdef inline void line_multiply(
 # ---------------------------------------------------------------------------------------- gradients
 
 cdef inline void line_input(conv_t* j, const void* dz) except *:
-    """dx: the correlation of dz with the filters turned round."""
+    """dx: the correlation of dz with the reversed filters."""
     cdef line_job_t r
     cdef int workers = max_workers()
     cdef scratch_t s
@@ -122,7 +122,7 @@ cdef inline void line_input(conv_t* j, const void* dz) except *:
 
 
 cdef inline void _weights_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
-    """Two places of dU of a group of sequences; and its part of db."""
+    """Two places of dU for a group of sequences, and its part of db."""
     cdef line_job_t* r = <line_job_t*> context
     cdef line_t* p = &r.p
     cdef Py_ssize_t group = task // TURNS, turn = task % TURNS
@@ -153,7 +153,7 @@ cdef inline void _finish_task(void* context, Py_ssize_t f, int worker) noexcept 
 
 
 cdef inline Py_ssize_t _groups(const line_t* p) noexcept nogil:
-    """Into how many groups to cut the sequences: as many in every build, for dW is their sum."""
+    """Number of groups of sequences. The same in every build, because dW is the sum over them."""
     cdef Py_ssize_t groups = max(<Py_ssize_t> GROUPS, p.n * p.tiles // (TILES * MOST_CHUNKS))
     while groups > 1 and (
         p.n // groups * p.tiles < TILES // 2
@@ -164,7 +164,7 @@ cdef inline Py_ssize_t _groups(const line_t* p) noexcept nogil:
 
 
 cdef inline void line_weights_gradient(conv_t* j, const void* dz) except *:
-    """dw and db, each where it is asked for."""
+    """dw and db, each if needed."""
     cdef line_job_t r
     cdef int workers = max_workers()
     cdef size_t sums, totals

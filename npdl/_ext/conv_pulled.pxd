@@ -1,4 +1,4 @@
-"""dz = f'(z) dy of a whole output, and the sums of its channels: where several passes read dz."""
+"""dz = f'(z) dy for a whole output, and the sums of its channels, if several passes read dz."""
 
 from npdl._ext.activation cimport act_t, pull_back_span
 from npdl._ext.conv cimport conv_t

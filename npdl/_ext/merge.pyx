@@ -6,8 +6,8 @@ from npdl._ext.simd cimport real
 from npdl._ext.threads cimport max_workers, run
 
 cdef enum:
-    CHUNK = 16384  # numbers to a task
-    PIECE = 1024  # numbers that are still in the nearest cache when the activation runs
+    CHUNK = 16384  # elements per task
+    PIECE = 1024  # elements that are still in the level-1 cache when the activation runs
 
 
 ctypedef struct job_t:

@@ -127,7 +127,7 @@ cdef void _run(step_t* j) noexcept:
 
 
 cdef step_t _plan_with(const char* kernel, int kind, p, g, slots, numbers) except *:
-    """A step with what the optimizer remembers, and the numbers that the kernel takes."""
+    """A step with the state arrays of the optimizer and the scalars of the kernel."""
     cdef step_t j = _plan(kernel, kind, p, g, numbers[0])
     cdef double values[6]
     cdef int i
@@ -142,7 +142,7 @@ cdef step_t _plan_with(const char* kernel, int kind, p, g, slots, numbers) excep
 
 
 cdef void _set_numbers(step_t* j, const double* values) noexcept nogil:
-    """What the kernel of this kind takes after its arrays."""
+    """The scalars that the kernel of this kind takes after its arrays."""
     j.lr = values[0]
     if j.kind in (MOMENTUM, NESTEROV):
         j.keep1 = values[1]

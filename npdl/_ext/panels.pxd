@@ -1,7 +1,7 @@
 """Rows of A times a packed panel of B: tiles below one another, and smaller ones at the edges.
 
-Below the last whole tile is one with half the rows, if that is enough, and the last panel of a
-matrix has no more vectors than it needs. So little is computed beyond the edges.
+The last tile has half the rows if that is enough, and the last panel of a matrix has only as many
+vectors as it needs. So little is computed beyond the edges.
 """
 
 from npdl._ext.simd cimport MR, TALL, real

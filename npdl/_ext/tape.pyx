@@ -1,11 +1,11 @@
-"""Calls of kernels that are recorded once and then played again and again.
+"""Kernel calls that are recorded once and then replayed many times.
 
-The kernels of a training step are called with the same arrays in every step, but for the batch.
-A tape holds these calls, checked and with the addresses of their arrays (``*_recorded`` of the
-kernels' modules), and plays them without Python. Kernels that can't be recorded are called.
+Except for the batch, every training step calls the same kernels with the same arrays. A tape holds
+these calls, checked and with the addresses of their arrays (``*_recorded`` of the kernels'
+modules), and plays them without Python. Kernels that can't be recorded are called normally.
 
-Unlike a chain of steps.pyx, a tape reads weights where they are, and works in the arrays that were
-recorded: only one thread may play it at a time.
+Unlike a chain of steps.pyx, a tape reads weights in place and works in the recorded arrays, so only
+one thread may play it at a time.
 """
 
 from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBuffer_Release
@@ -19,7 +19,7 @@ cdef extern from "Python.h":
     int PyObject_GetBuffer(object x, Py_buffer* view, int flags)
 
 cdef class Recorded:
-    """One call of a kernel."""
+    """One kernel call."""
 
     cdef play_t play
     cdef void* job
@@ -39,7 +39,7 @@ cdef object recorded(play_t play, const void* job, size_t job_bytes, size_t scra
     return call
 
 
-ctypedef struct array_t:  # one that is passed to `play`, and what is known of it
+ctypedef struct array_t:  # an array that is passed to `play`, and its description
     void* data
     size_t bytes
     Py_ssize_t itemsize
@@ -47,7 +47,7 @@ ctypedef struct array_t:  # one that is passed to `play`, and what is known of i
 
 
 cdef bint _read(x, array_t* a):
-    """What is known of an array; False unless it is C-ordered, of numbers of this machine."""
+    """Describe an array; return False unless it is C-ordered and in native byte order."""
     cdef Py_buffer view
     cdef const char* code
     if PyObject_GetBuffer(x, &view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) < 0:
@@ -68,25 +68,25 @@ ctypedef struct entry_t:
 
 
 cdef class Tape:
-    """Calls, one after the other.
+    """A sequence of calls.
 
     Parameters
     ----------
     calls : list of (Recorded or callable, sequence)
-        Each with its arrays, None where there is none; a callable with all its arguments.
+        Each with its arrays, None if it has none; a callable with all its arguments.
     varying : list of array
-        Those that are others each time, such as the batch: as they were when the calls were
-        recorded. They may be among the arguments in any shape.
+        Arrays that differ each time, such as the batch, as they were when the calls were recorded.
+        They may be among the arguments in any shape.
     losses : array, optional
         After call number `stop`, all of these numbers must be finite. Otherwise `play` stops there.
     classes : int
-        If not 0, the last varying array holds int64, which must be below this number.
+        If not 0, the last varying array is int64, and its values must be below this number.
     """
 
     cdef entry_t* entries
     cdef void** table
     cdef Py_ssize_t n, stop, n_spots, n_varying
-    cdef Py_ssize_t* spots  # in the table, those of the varying arrays; and of which
+    cdef Py_ssize_t* spots  # positions of varying arrays in the table, and the number of each array
     cdef size_t scratch
     cdef int64_t classes
     cdef array_t like[2]
@@ -138,7 +138,7 @@ cdef class Tape:
         free(self.spots)
 
     cdef Py_ssize_t _which(self, const array_t* a):
-        """Which of the varying arrays this is; -1 if none."""
+        """The number of this array among the varying ones; -1 if it is none of them."""
         cdef Py_ssize_t i
         for i in range(self.n_varying):
             if a.data == self.like[i].data and a.bytes == self.like[i].bytes:
@@ -146,7 +146,7 @@ cdef class Tape:
         return -1
 
     def takes(self, list varying):
-        """Whether these are like the varying arrays as they were recorded."""
+        """Whether these arrays are like the varying ones that were recorded."""
         cdef void* data[2]
         return self._take(varying, data)
 
@@ -164,13 +164,13 @@ cdef class Tape:
         return not self.classes or self._are_labels(<const int64_t*> data[self.n_varying - 1])
 
     def play(self, list varying, Py_ssize_t first=0):
-        """Do all calls from `first` on.
+        """Run all calls from `first` on.
 
         Returns
         -------
         int
-            The number of the call that is to be done next: that of all calls, unless the losses
-            are not finite. -1 if nothing was done, as an array is not like the recorded one.
+            The number of the next call: the number of all calls, or less if the losses are not
+            finite. -1 if nothing was run, because an array is not like the recorded one.
         """
         cdef Py_ssize_t i, k
         cdef void* data[2]
@@ -198,7 +198,7 @@ cdef class Tape:
         return i
 
     cdef Py_ssize_t _play_from(self, Py_ssize_t i, char* scratch) noexcept nogil:
-        """Do calls up to the next function, or up to where the losses are looked at."""
+        """Run calls up to the next function, or up to the check of the losses."""
         cdef Py_ssize_t last = self.n if i > self.stop else self.stop + 1
         while i < last and self.entries[i].play != NULL:
             self.entries[i].play(self.entries[i].job, self.entries[i].arrays, scratch)
@@ -234,13 +234,13 @@ cdef class Tape:
 
 
 cdef class Watch:
-    """Tells whether attributes are still the objects that they were.
+    """Checks whether attributes are still the same objects.
 
     Parameters
     ----------
     attributes : list of (object, str)
     dicts : list of (dict, frozenset of str)
-        All entries of each but those of these names.
+        All entries of each dict, except those of these names.
     """
 
     cdef list attributes, entries, sizes
@@ -257,7 +257,7 @@ cdef class Watch:
         self.workers = max_workers()
 
     def same(self):
-        """Whether nothing has changed, nor the number of threads."""
+        """Whether nothing has changed, including the number of threads."""
         cdef tuple item
         cdef dict names
         if self.workers != max_workers():
@@ -276,7 +276,7 @@ cdef class Watch:
 
 
 cdef Py_ssize_t _size(dict names, passing):
-    """Number of entries without those that may come and go."""
+    """Number of entries, without those that may be added or removed."""
     cdef Py_ssize_t n = len(names)
     for name in passing:
         n -= name in names

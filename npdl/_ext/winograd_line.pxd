@@ -1,18 +1,18 @@
 """Winograd's minimal filtering along one axis, for sequences of steps of channels.
 
-The output is cut into tiles of M steps, each of which needs 6 steps of the input. M + R = 7 for
+The output is divided into tiles of M steps, each of which needs 6 steps of the input. M + R = 7 for
 filters over R steps: F(4, 3), F(3, 4) and F(2, 5) share their six points 0, 1, -1, 2, -2 and
 infinity, and so the matrix Bᵀ of ``winograd.pxd``:
 
-    y = Aᵀ [ (G g) ∘ (Bᵀ d) ]                          6 products in the place of 12, 12 and 10
+    y = Aᵀ [ (G g) ∘ (Bᵀ d) ]                          6 products instead of 12, 12 and 10
 
-The sum over the channels stands inside the bracket: a matrix product for each of the six places,
+The sum over the channels is inside the bracket: a matrix product for each of the six places,
 
     M[t, m] = Σ_k V[t, k] U[k, m],   V = Bᵀ d,   U = G g
 
 and the gradient of the filters is the transpose of this, dg = Gᵀ Σ_tiles (A dy) ∘ V. The channels
-of a step lie side by side and are the lanes of all vectors. With dilation D, every D-th step makes
-a sequence by itself. float32 alone; the error is that of ``winograd.pxd`` or less.
+of a step are side by side and are the lanes of all vectors. With dilation D, every D-th step
+belongs to one of D separate sequences. float32 only; the error is at most that of ``winograd.pxd``.
 """
 
 from libc.string cimport memcpy, memset
@@ -23,28 +23,28 @@ from npdl._ext.winograd cimport WIDE, input_pair, place_step, products_of, row_o
 
 cdef enum:
     STEPS = 6  # of the input of a tile, and places
-    LINE_BYTES = 384 * 1024  # V of a chunk: they stay in the level-2 cache
-    LEAST = 12  # tiles of a chunk
+    LINE_BYTES = 384 * 1024  # V of a chunk, which stays in the level-2 cache
+    LEAST = 12  # the fewest tiles per chunk
 
 ctypedef struct line_t:
-    Py_ssize_t n, m, k  # sequences; channels out, in
+    Py_ssize_t n, m, k  # sequences; output channels, input channels
     Py_ssize_t h, oh  # steps of the input, of the output
-    Py_ssize_t before  # zeros before the input; or, below 0, steps that are left out
+    Py_ssize_t before  # zeros before the input; if negative, steps to leave out
     Py_ssize_t dilation, taps
     Py_ssize_t high  # steps of a tile
     Py_ssize_t across, tiles  # tiles of every D-th step, and of a sequence
     Py_ssize_t chunk, chunks  # tiles of a chunk; chunks of all sequences
-    Py_ssize_t ld, panels  # numbers of a row of V; panels of output channels
+    Py_ssize_t ld, panels  # elements of a row of V; panels of output channels
     const float* x
     float* y
     const float* filters  # U, [panel][6][k][WIDE]
     const float* bias  # [m] or NULL
     act_t act
 
-# The steps that a tile reads: rows of channels, some of which may stand in scratch memory.
+# The steps that a tile reads: rows of channels, some of which may be in scratch memory.
 ctypedef struct rows_t:
     const float* zeros
-    const float* last  # the very last row, with room behind it
+    const float* last  # the last row of all, copied with slack behind it
     const float* end  # where that row begins in the array
 
 
@@ -68,7 +68,7 @@ cdef inline line_t line_plan(
 
 
 cdef inline Py_ssize_t first_step(const line_t* p, Py_ssize_t tile) noexcept nogil:
-    """Of the output of a tile."""
+    """Steps of the output of a tile."""
     tile %= p.tiles
     return tile // p.across + tile % p.across * p.high * p.dilation
 
@@ -76,7 +76,7 @@ cdef inline Py_ssize_t first_step(const line_t* p, Py_ssize_t tile) noexcept nog
 cdef inline rows_t rows_of(
     const float* x, Py_ssize_t count, Py_ssize_t channels, float* room
 ) noexcept nogil:
-    """What is read in place of missing rows, and of the last one; `room` holds two of them."""
+    """The rows read in place of missing ones and of the last one; `room` holds both."""
     cdef rows_t r
     cdef Py_ssize_t ld = round_up(channels, LANES_F32)
     memset(room, 0, 2 * ld * sizeof(float))
@@ -114,7 +114,7 @@ cdef inline void _input_rows(
 cdef inline void _filter_line(
     const f32v* g, Py_ssize_t taps, float* u, Py_ssize_t place
 ) noexcept nogil:
-    # u = G g; behind the taps stand zeros
+    # u = G g; zeros follow the taps
     cdef float quarter = 0.25, sixth = 1.0 / 6, twentyfourth = 1.0 / 24
     cdef float two = 2, four = 4, eight = 8, sixteen = 16
     cdef f32v a = sixth * (g[0] + g[2] + g[4]), b = sixth * (g[1] + g[3])
@@ -152,7 +152,7 @@ cdef inline void _output_line(
 cdef inline void _gradient_pair(
     const f32v* y, Py_ssize_t high, Py_ssize_t turn, f32v* first, f32v* second
 ) noexcept nogil:
-    # two places of z = A y; behind the steps stand zeros
+    # two places of z = A y; zeros follow the steps
     cdef float two = 2, four = 4, eight = 8
     cdef f32v a, b
     if turn == 0:
@@ -183,7 +183,7 @@ cdef inline void _weight_line(const f32v* u, Py_ssize_t taps, f32v* w) noexcept 
 # ---------------------------------------------------------------------------------- the correlation
 
 cdef inline Py_ssize_t line_filters(const line_t* p) noexcept nogil:
-    """Numbers in U."""
+    """Number of elements in U."""
     return p.panels * STEPS * place_step(p.k * WIDE)
 
 
@@ -191,7 +191,7 @@ cdef inline void transform_line_filters(
     const line_t* p, Py_ssize_t panel, const float* w, Py_ssize_t m_step, Py_ssize_t k_step,
     bint turned, float* out,
 ) noexcept nogil:
-    """U of one panel, from the filters at w[m*m_step + k*k_step], their taps turned if asked."""
+    """U of one panel, from the filters at w[m*m_step + k*k_step]; `turned` reverses the taps."""
     cdef f32v g[STEPS]
     cdef float* lane = <float*> g
     cdef Py_ssize_t place = place_step(p.k * WIDE), half, k, m, l, q, count
@@ -220,14 +220,14 @@ cdef inline Py_ssize_t _m_step(const line_t* p) noexcept nogil:
 
 
 cdef inline Py_ssize_t line_scratch(const line_t* p) noexcept nogil:
-    """Numbers in V, in M of one panel, and in two rows of x."""
+    """Number of elements in V, in M of one panel, and in two rows of x."""
     return STEPS * (_v_step(p) + _m_step(p)) + 2 * p.ld
 
 
 cdef inline void _transform_input(
     const line_t* p, Py_ssize_t first, Py_ssize_t count, const rows_t* r, float* v
 ) noexcept nogil:
-    """V of a chunk, a row for each tile."""
+    """V of a chunk, with a row for each tile."""
     cdef const float* row[STEPS]
     cdef f32v d[STEPS]
     cdef Py_ssize_t place = _v_step(p), t, c, e, turn
@@ -301,22 +301,22 @@ cdef inline Py_ssize_t _cols(const line_t* p) noexcept nogil:
 
 
 cdef inline Py_ssize_t line_sums(const line_t* p) noexcept nogil:
-    """Numbers in dU, in whole tiles."""
+    """Number of elements in dU, in whole tiles."""
     return STEPS * _rows(p) * _cols(p)
 
 
 cdef inline Py_ssize_t _panels_step(const line_t* p, Py_ssize_t most) noexcept nogil:
-    """Numbers in one place of V, in panels."""
+    """Number of elements in one place of V, in panels."""
     return place_step(most * _cols(p))
 
 
 cdef inline Py_ssize_t _z_step(const line_t* p, Py_ssize_t most) noexcept nogil:
-    """Numbers in one place of Z, and those that the last register tile reads beyond."""
+    """Number of elements in one place of Z, and those beyond it that the last tile reads."""
     return place_step(most * round_up(p.m, LANES_F32) + TALL)
 
 
 cdef inline Py_ssize_t line_weights_scratch(const line_t* p, Py_ssize_t most) noexcept nogil:
-    """Numbers in two places of V and Z of `most` tiles, and in two rows of x and dz."""
+    """Number of elements in two places of V and Z of `most` tiles, and in two rows of x and dz."""
     return (
         2 * (_panels_step(p, most) + _z_step(p, most)) + 2 * (p.ld + round_up(p.m, LANES_F32))
     )
@@ -376,7 +376,7 @@ cdef inline void add_line_products(
 cdef inline void line_weights(
     const line_t* p, const float* sums, Py_ssize_t groups, Py_ssize_t m, float* dw
 ) noexcept nogil:
-    """dw[m] = Gᵀ dU, dU being the sum over the groups; the lanes are input channels."""
+    """dw[m] = Gᵀ dU, where dU is the sum over the groups; the lanes are input channels."""
     cdef f32v u[STEPS]
     cdef f32v w[STEPS]
     cdef Py_ssize_t k = 0, e, g, l, at

@@ -1,4 +1,4 @@
-"""Layers that do the work of two: a sum or a normalization, and the activation behind it."""
+"""Fused layers: a sum or a normalization that also runs the activation behind it."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def add_arrays(a: NDArray, b: NDArray, out: NDArray, act: KernelCode = IDENTITY)
 
 
 def pairs(steps: Sequence[Any], repeated: Sequence[Any], kept: Collection[int]) -> dict[int, Any]:
-    """For steps of a plan, by id, the step behind whose activation the layer can run too.
+    """The activation step behind each step of a plan that can run it too, by the id of the latter.
 
-    Nothing else may read what is between them.
+    Nothing else may read the value between them.
 
     Parameters
     ----------
     steps : sequence of Step
     repeated : sequence of Step
-        Those that share a layer with an earlier one.
+        Steps that share a layer with an earlier one.
     kept : collection of int
         The slots that are read outside the plan.
     """

@@ -124,8 +124,7 @@ def test_mask_is_running_each_sequence_at_its_true_length(cls, float64, rng):
 
 @pytest.mark.parametrize("cls", ALL)
 def test_states_carry_over(cls, float64, rng):
-    """Two halves, the second starting from the last state of the first, equal the whole
-    sequence."""
+    """Two halves equal the whole, if the second starts from the last state of the first."""
     layer = made(cls, return_sequence=True)
     x = rng.normal(size=(N, T, D))
     whole = layer.forward(x)
