@@ -59,55 +59,50 @@ def scripted(callback, values, name="val_loss", **kwargs):
 # ------------------------------------------------------------------------------------ the hooks
 
 
-def test_every_hook_in_order():
-    calls = []
+def recorder(calls):
+    """A callback that records its calls, without their logs."""
 
     def note(hook):
         return lambda *args: calls.append((hook, *args[:-1]))
 
-    every = {
-        hook: note(hook) for hook in HOOKS if hook not in ("on_step_boundary", "on_batch_begin")
-    }
+    other_names = ("on_batch_begin", "on_batch_end")
+    every = {hook: note(hook) for hook in HOOKS if hook not in other_names}
     every["on_metrics_ready"] = lambda metrics: calls.append(("on_metrics_ready",))
-    every["on_step_boundary"] = lambda epoch, batch: calls.append(
-        ("on_step_boundary", epoch, batch)
-    )
-    del every["on_batch_end"]
-    model = regression()
-    fit(LambdaCallback(**every), model=model, epochs=2, validation_data=(X, X))
-    batches = [
-        call
-        for i in range(3)
-        for call in (
-            ("on_train_batch_begin", i),
-            ("on_train_batch_end", i),
-            ("on_step_boundary", None, i + 1),
-        )
-    ]
-    test = [("on_test_begin",), ("on_test_batch_begin", 0), ("on_test_batch_end", 0)]
-    test += [("on_test_batch_begin", 1), ("on_test_batch_end", 1)]
-    test += [("on_test_batch_begin", 2), ("on_test_batch_end", 2)]
-    test += [("on_metrics_ready",), ("on_test_end",)]
+    every["on_step_boundary"] = lambda *place: calls.append(("on_step_boundary", *place))
+    return LambdaCallback(**every)
+
+
+#: An evaluation in three batches.
+EVALUATION = [
+    ("on_test_begin",),
+    *((f"on_test_batch_{when}", i) for i in range(3) for when in ("begin", "end")),
+    ("on_metrics_ready",),
+    ("on_test_end",),
+]
+
+
+def test_hooks_of_fit_in_order():
+    calls = []
+    fit(recorder(calls), epochs=2, validation_data=(X, X))
     wanted = [("on_train_begin",)]
     for epoch in range(2):
         wanted.append(("on_epoch_begin", epoch))
-        wanted += [(c[0], epoch, c[2]) if c[0] == "on_step_boundary" else c for c in batches]
-        wanted += [
-            ("on_metrics_ready",),
-            *test,
-            ("on_epoch_end", epoch),
-            ("on_step_boundary", epoch + 1, 0),
-        ]
+        for i in range(3):
+            wanted += [("on_train_batch_begin", i), ("on_train_batch_end", i)]
+            wanted.append(("on_step_boundary", epoch, i + 1))
+        wanted += [("on_metrics_ready",), *EVALUATION, ("on_epoch_end", epoch)]
+        wanted.append(("on_step_boundary", epoch + 1, 0))
     assert calls == [*wanted, ("on_train_end",)]
+
+
+def test_hooks_of_evaluate_and_predict_in_order():
+    model, calls = regression(), []
+    model.evaluate(X, X, batch_size=4, callbacks=recorder(calls))
+    assert calls == EVALUATION
     calls.clear()
-    model.evaluate(X, X, batch_size=4, callbacks=LambdaCallback(**every))
-    assert calls == test
-    calls.clear()
-    model.predict(X, batch_size=5, callbacks=[LambdaCallback(**every)])
-    wanted = [("on_predict_begin",)]
-    for i in range(2):
-        wanted += [("on_predict_batch_begin", i), ("on_predict_batch_end", i)]
-    assert calls == [*wanted, ("on_predict_end",)]
+    model.predict(X, batch_size=5, callbacks=[recorder(calls)])
+    batches = [(f"on_predict_batch_{when}", i) for i in range(2) for when in ("begin", "end")]
+    assert calls == [("on_predict_begin",), *batches, ("on_predict_end",)]
 
 
 def test_on_batch_is_another_name():
