@@ -88,14 +88,14 @@ def plot_model(
 class _Box:
     """An input, or a call of a layer, with the strings to show and its place."""
 
-    def __init__(self, texts: tuple[str, str, str, str], color: str | None, below: list[_Box]):
+    def __init__(self, labels: tuple[str, str, str, str], color: str | None, below: list[_Box]):
         #: Above left, below left, above right, below right; an input has the first only.
-        self.texts = texts
+        self.labels = labels
         self.color = color
         self.below = below
         self.rank: int = 1 + max((box.rank for box in below), default=-1)
         longest = max(
-            _WIDE * (len(texts[0]) + len(texts[2])), _NARROW * (len(texts[1]) + len(texts[3]))
+            _WIDE * (len(labels[0]) + len(labels[2])), _NARROW * (len(labels[1]) + len(labels[3]))
         )
         self.width = (0.0 if color is None else 28 + 24) + longest
         self.x = self.y = 0.0
@@ -117,8 +117,8 @@ def _boxes(model: Trainer, shapes: bool, names: bool, parameters: bool) -> list[
         entry = model.layers[0].declared_shape
         found = [_Box((_entry("input", entry, shapes), "", "", ""), None, [])]
         for layer in model.layers:
-            texts = _texts(rows[id(layer)], shapes, names, parameters)
-            found.append(_Box(texts, layer.color, [found[-1]]))
+            labels = _labels(rows[id(layer)], shapes, names, parameters)
+            found.append(_Box(labels, layer.color, [found[-1]]))
         return found
     found = [
         _Box((_entry(name, shape, shapes), "", "", ""), None, [])
@@ -128,12 +128,12 @@ def _boxes(model: Trainer, shapes: bool, names: bool, parameters: bool) -> list[
     seen: set[int] = set()
     for step in plan.steps:
         layer = step.owner
-        texts = _texts(rows[id(layer)], shapes, names, parameters and id(layer) not in seen)
+        labels = _labels(rows[id(layer)], shapes, names, parameters and id(layer) not in seen)
         if id(layer) in seen:
-            texts = (*texts[:3], "shared weights")
+            labels = (*labels[:3], "shared weights")
         seen.add(id(layer))
         below = list(dict.fromkeys(slots[slot] for slot in step.sources))
-        box = _Box(texts, layer.color, below)
+        box = _Box(labels, layer.color, below)
         found.append(box)
         slots += [box] * len(step.targets)
     return found
@@ -143,7 +143,7 @@ def _entry(name: str, shape: Any, shapes: bool) -> str:
     return name + (f"  {shape_text(shape)}" if shapes else "")
 
 
-def _texts(row: Row, shapes: bool, names: bool, parameters: bool) -> tuple[str, str, str, str]:
+def _labels(row: Row, shapes: bool, names: bool, parameters: bool) -> tuple[str, str, str, str]:
     layer, kind = row.layer, type(row.layer).__name__
     options = _options(layer)
     below = ", ".join([kind, *options] if names else options)
@@ -233,19 +233,19 @@ def _svg(boxes: list[_Box]) -> str:
             parts.append(_arrow(below.middle, below.y + below.height, box.middle, box.y, lane))
     for box in boxes:
         if box.color is None:
-            parts.append(_text(box.middle, box.y + 14, box.texts[0], "d", "text-anchor='middle'"))
+            parts.append(_text(box.middle, box.y + 14, box.labels[0], "d", "text-anchor='middle'"))
             continue
         x, y, left, right = box.x, box.y, box.x + 16, box.x + box.width - 12
-        title = html.escape(" ".join(text for text in box.texts if text), quote=False)
+        title = html.escape(" ".join(text for text in box.labels if text), quote=False)
         parts += [
             f"<g><title>{title}</title>",
             f"<rect class='b' x='{x:g}' y='{y:g}' width='{box.width:g}' height='{_HEIGHT}' "
             "rx='5'/>",
             f"<rect x='{x:g}' y='{y:g}' width='6' height='{_HEIGHT}' rx='3' fill='{box.color}'/>",
-            _text(left, y + 22, box.texts[0], "n"),
-            _text(left, y + 42, box.texts[1], "d"),
-            _text(right, y + 22, box.texts[2], "n r"),
-            _text(right, y + 42, box.texts[3], "d r"),
+            _text(left, y + 22, box.labels[0], "n"),
+            _text(left, y + 42, box.labels[1], "d"),
+            _text(right, y + 22, box.labels[2], "n r"),
+            _text(right, y + 42, box.labels[3], "d r"),
             "</g>",
         ]
     head = (

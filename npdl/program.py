@@ -186,13 +186,13 @@ class _Chain:
             if slot is last:
                 slot.place = Y
                 continue
-            at, room = 0, -(-slot.array.nbytes // LINE) * LINE
+            at, nbytes = 0, -(-slot.array.nbytes // LINE) * LINE
             for start, end, other in sorted(placed, key=lambda item: item[0]):
-                if other.dies >= slot.born and start < at + room and at < end:
+                if other.dies >= slot.born and start < at + nbytes and at < end:
                     at = end
             slot.place = at
-            placed.append((at, at + room, slot))
-            size = max(size, at + room)
+            placed.append((at, at + nbytes, slot))
+            size = max(size, at + nbytes)
         steps = [(step, source.place, target.place) for step, source, target in self.steps]
         return importlib.import_module("npdl._ext.steps").Chain(steps, size, self.slots[0].array, y)
 

@@ -65,13 +65,13 @@ class Background:
 def _run_ahead(items: Iterator[Any], ahead: int) -> Iterator[Any]:
     """Yield `items`; another thread prepares up to `ahead` of them in advance."""
     ready: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue()
-    room = threading.Semaphore(ahead)
+    free = threading.Semaphore(ahead)
     stop = threading.Event()
 
     def work() -> None:
         failure = None
         try:
-            while room.acquire() and not stop.is_set():
+            while free.acquire() and not stop.is_set():
                 item = next(items, _END)
                 if item is _END:
                     break
@@ -95,9 +95,9 @@ def _run_ahead(items: Iterator[Any], ahead: int) -> Iterator[Any]:
             if item is _END:
                 return
             # One item is in use now, so another may be prepared.
-            room.release()
+            free.release()
             yield item
     finally:
         stop.set()
-        room.release()
+        free.release()
         thread.join()
