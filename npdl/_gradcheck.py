@@ -100,8 +100,8 @@ def check_gradients(
         for name, array in problem.variables.items():
             analytic = _checked_gradient(name, array, gradients.get(name))
             results.append((name, *_pairs(value, array, analytic, mode, step, rng)))
-    greatest = max((np.abs(numeric).max() for _, _, numeric in results), default=0.0)
-    floor = max(1e-3 * greatest, 1e-5 * max(start, 1.0))
+    largest = max((np.abs(numeric).max() for _, _, numeric in results), default=0.0)
+    floor = max(1e-3 * largest, 1e-5 * max(start, 1.0))
     return max((_worst(*result, floor, rtol, mode) for result in results), default=0.0)
 
 

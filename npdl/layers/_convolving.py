@@ -139,7 +139,7 @@ class Convolving(Affine):
 
     def _counts(self, in_shape: Sequence[int | None], filters: tuple[int, ...]) -> Shape:
         """Size of the output along the axes of a window; an error if it is empty."""
-        counts, _ = _lie(tuple(in_shape), filters, *self._options())
+        counts, _ = _window_layout(tuple(in_shape), filters, *self._options())
         if 0 not in counts:
             return counts
         axis = counts.index(0)
@@ -199,7 +199,7 @@ class Convolving(Affine):
         return filters[0] if self._transposed else filters[1] * self.groups
 
 
-def _lie(
+def _window_layout(
     shape: Any,
     filters: Any,
     axes: int,
@@ -237,7 +237,7 @@ def _geometry(
         channels, out = filters[0], filters[1] * groups
     if not shape_fits(shape, ("N", channels, "H", "W") if axes == 2 else ("N", "T", channels)):
         return None
-    counts, before = _lie(shape, filters, axes, stride, dilation, padding, groups, over)
+    counts, before = _window_layout(shape, filters, axes, stride, dilation, padding, groups, over)
     if 0 in counts:
         return None
     if axes == 2:

@@ -220,9 +220,9 @@ SLOPES = {  # at the same places, where these are not 0 and 1
 @pytest.mark.parametrize("act", LIMITS, ids=lambda act: f"code{act[0]}")
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the twins' inf / inf
 def test_extremes(implementation, act, dtype):
-    greatest = np.finfo(dtype).max
-    names = {"max": greatest, "-max": -greatest, "-max/2": -greatest / 2}
-    x = np.array([-np.inf, -greatest, greatest, np.inf], dtype)
+    largest = np.finfo(dtype).max
+    names = {"max": largest, "-max": -largest, "-max/2": -largest / 2}
+    x = np.array([-np.inf, -largest, largest, np.inf], dtype)
     wanted = [names.get(value, value) for value in LIMITS[act]]
     y = apply(implementation, x, *act)
     np.testing.assert_array_equal(y, np.array(wanted, dtype))

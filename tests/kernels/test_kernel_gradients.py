@@ -158,11 +158,11 @@ def test_convolution_gradients(kernels, stride, pad, out, more, without, transpo
 )
 def test_pooling_gradients(kernels, window, stride, pad):
     make = Maker("float64")
-    greatest, mean, mean_back, greatest_back = make.pool((2, 2, 5, 6), window, stride, pad)
-    values = make.rng.permutation(greatest.args["x"].size).reshape(2, 2, 5, 6)
-    greatest.args["x"][...] = values  # all apart
+    largest, mean, mean_back, largest_back = make.pool((2, 2, 5, 6), window, stride, pad)
+    values = make.rng.permutation(largest.args["x"].size).reshape(2, 2, 5, 6)
+    largest.args["x"][...] = values  # all apart
     check_gradients(kernels, mean, mean_back, {"y": "dy"})
-    check_gradients(kernels, greatest, greatest_back, {"y": "dy"})
+    check_gradients(kernels, largest, largest_back, {"y": "dy"})
 
 
 @pytest.mark.parametrize("linear", [False, True], ids=["nearest", "linear"])

@@ -142,7 +142,7 @@ def test_convolution_backward(backend):
 
 
 @pytest.mark.parametrize(
-    "window, stride, winners, mean",
+    "window, stride, argmax, mean",
     [
         ((2, 2), (2, 2), [[5, 7], [13, 15]], [[2.5, 4.5], [10.5, 12.5]]),
         ((2, 2), (1, 2), [[5, 7], [9, 11], [13, 15]], [[2.5, 4.5], [6.5, 8.5], [10.5, 12.5]]),
@@ -151,23 +151,23 @@ def test_convolution_backward(backend):
         ((4, 4), (1, 1), [[15]], [[7.5]]),
     ],
 )
-def test_pooling(backend, window, stride, winners, mean):
-    winners, steps = np.array([[winners]]), (*window, *stride, 0, 0)
-    y, where = np.empty(winners.shape), np.empty(winners.shape, np.int32)
+def test_pooling(backend, window, stride, argmax, mean):
+    argmax, steps = np.array([[argmax]]), (*window, *stride, 0, 0)
+    y, where = np.empty(argmax.shape), np.empty(argmax.shape, np.int32)
     backend.maxpool_forward(IMAGE, y, where, *steps)
-    np.testing.assert_array_equal(y, winners)
-    np.testing.assert_array_equal(where, winners)  # pixel k has the value k
+    np.testing.assert_array_equal(y, argmax)
+    np.testing.assert_array_equal(where, argmax)  # pixel k has the value k
     y[...] = np.nan
     backend.maxpool_forward(IMAGE, y, None, *steps)
-    np.testing.assert_array_equal(y, winners)
+    np.testing.assert_array_equal(y, argmax)
     backend.meanpool_forward(IMAGE, y, *steps)
     np.testing.assert_allclose(y[0, 0], mean, rtol=1e-15)
 
 
 def test_pooling_backward(backend):
     dx, dy = like(IMAGE), array([[[[1, 2], [3, 4]]]])
-    winners = np.array([[[[5, 6], [5, 15]]]], np.int32)  # pixel 5 won twice
-    backend.maxpool_backward(dy, winners, dx)
+    argmax = np.array([[[[5, 6], [5, 15]]]], np.int32)  # pixel 5 won twice
+    backend.maxpool_backward(dy, argmax, dx)
     wanted = np.zeros(16)
     wanted[[5, 6, 15]] = 4, 2, 4
     np.testing.assert_array_equal(dx.ravel(), wanted)
@@ -264,7 +264,7 @@ def test_cross_entropy_of_what_is_almost_impossible(backend):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
-    "p, greatest",
+    "p, largest",
     [
         ([1, 3, 2], 1),
         ([3, 3, 2], 0),
@@ -279,16 +279,16 @@ def test_cross_entropy_of_what_is_almost_impossible(backend):
         ([7], 0),
     ],
 )
-def test_right_answers(backend, p, greatest, dtype):
+def test_right_answers(backend, p, largest, dtype):
     """All classes, and numbers outside of them, as numbers, one-hot and as the row itself."""
     k = len(p)
     rows = np.tile(np.array(p, dtype), (k + 4, 1))
     t = np.array([*range(k), -1, k, -(2**63), 2**63 - 1])
     right = np.full(k + 4, 7, np.uint8)
     backend.right_answers(rows, t, right)
-    np.testing.assert_array_equal(right, t == greatest)
+    np.testing.assert_array_equal(right, t == largest)
     backend.right_answers(rows[:k], np.eye(k, dtype=dtype), right[:k])
-    np.testing.assert_array_equal(right[:k], t[:k] == greatest)
+    np.testing.assert_array_equal(right[:k], t[:k] == largest)
     backend.right_answers(rows, rows, right)
     np.testing.assert_array_equal(right, 1)
 
