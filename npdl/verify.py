@@ -452,8 +452,8 @@ def run(budget: float = 0.1) -> int:
     """Run ``python -m npdl verify``: 0 if all pairs agree, 1 if not, 2 without Cython kernels."""
     if "cython" not in available_backends():
         print(
-            "There is nothing to compare: npdl was built without its Cython kernels. Install it "
-            "where a C compiler is at hand.",
+            "There is nothing to compare: npdl was built without its Cython kernels. Install a C "
+            "compiler and reinstall npdl.",
             file=sys.stderr,
         )
         return 2

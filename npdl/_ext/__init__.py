@@ -176,9 +176,9 @@ def _load_backends() -> tuple[dict[str, SimpleNamespace], str]:
             ) from error
         if wanted is None:
             warnings.warn(
-                f"npdl runs without its compiled kernels ({error}); the NumPy twins take their "
-                "place and are many times slower. Reinstall npdl where a C compiler is at hand, "
-                "or set NPDL_BACKEND=numpy to say that this is meant.",
+                f"npdl runs without its compiled kernels ({error}); it uses NumPy instead, which "
+                "is many times slower. Install a C compiler and reinstall npdl, or set "
+                "NPDL_BACKEND=numpy to hide this warning.",
                 RuntimeWarning,
                 stacklevel=4,
             )
