@@ -56,7 +56,7 @@ def _names(known: Any) -> Any:
 
 
 def pythons(args: argparse.Namespace, mode: str, default: tuple[str, ...]) -> dict[str, str]:
-    """The interpreter of each peer that was asked for and is installed."""
+    """The interpreter of each requested peer that is installed."""
     given = dict(item.split("=", 1) for item in args.python)
     found = {}
     for peer in args.peers or default:
@@ -181,7 +181,7 @@ def more_cores(args: argparse.Namespace) -> None:
 
 
 def everything(args: argparse.Namespace) -> None:
-    """All benchmarks, one after the other."""
+    """All benchmarks, one after another."""
     for name, (_, command) in COMMANDS.items():
         if command is not everything:
             print(f"\n## {name}\n")

@@ -41,7 +41,7 @@ def difference(ours: Arrays, theirs: Arrays) -> float:
 
 
 def _compute(what: str, worker: Worker, case: dict[str, Any], folder: Path) -> Arrays | None:
-    """The numbers in question; None where the timed network has no such numbers."""
+    """The numbers to compare; None if the timed network has no such numbers."""
     if what == "losses":
         answer = worker.ask("open", mode="train", **case)
         if not answer.get("same_formula"):

@@ -74,7 +74,7 @@ OURS = ("npdl", "npdl-predictor", "npdl-numpy")
 
 
 def env_python(family: str, envs: Path = ENVS) -> Path:
-    """Where the interpreter of a family's environment lies, whether it exists or not."""
+    """The path of the interpreter of a family's environment, whether it exists or not."""
     folder, name = ("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")
     return envs / family / folder / name
 

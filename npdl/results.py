@@ -26,7 +26,7 @@ class Results(dict[str, Any]):
     """Loss and metric values by name, which are found under some other names too.
 
     Those are ``"accuracy"`` and ``"val_accuracy"`` for "acc" and "val_acc", and any other name
-    under which a metric was asked for. `keys` lists all names; iteration, `items` and `len` count
+    under which a metric was requested. `keys` lists all names; iteration, `items` and `len` count
     each value once.
     """
 
@@ -69,7 +69,7 @@ class Results(dict[str, Any]):
 class EvaluationResult(tuple):
     """``(loss, accuracy)``, or the loss and all metrics that `Model.compile` was given.
 
-    The accuracy is None where the loss does not classify and no metrics were asked for.
+    The accuracy is None if the loss does not classify and no metrics were requested.
 
     Attributes
     ----------

@@ -131,7 +131,7 @@ def test_the_next_items_are_ready_while_one_is_in_use():
 
     items = iter(Background(source(), ahead=2))
     assert next(items) == 0
-    assert made[1].wait(5) and made[2].wait(5)  # without being asked for
+    assert made[1].wait(5) and made[2].wait(5)  # in advance
     time.sleep(0.02)
     assert not made[3].is_set()  # but no more than two
     assert [*items] == [1, 2, 3, 4]

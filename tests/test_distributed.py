@@ -169,7 +169,7 @@ def test_one_stop_stops_all_and_statistics_are_averaged(run):
 
 
 class Process:
-    """A communicator of which only the numbers are asked for."""
+    """A communicator that knows only its rank and size."""
 
     def __init__(self, rank, size):
         self.Get_rank, self.Get_size = (lambda: rank), (lambda: size)

@@ -102,7 +102,7 @@ def python_headers(python: str) -> Path:
 
 
 def replace(path: Path, pattern: str, by: str, times: int = 1) -> None:
-    """Replace a pattern in a file that must hold it so many times."""
+    """Replace a pattern in a file, which must contain it exactly this many times."""
     text, count = re.subn(pattern, by, path.read_text("utf-8"))
     if count != times:
         raise ValueError(f"{path} must have {pattern!r} {times} times. Received: {count}")
@@ -113,7 +113,7 @@ def replace(path: Path, pattern: str, by: str, times: int = 1) -> None:
 
 
 def compiler(language: str, arguments: list[str]) -> int:
-    """Stand for the compiler and linker that setup.py, or Meson, calls.
+    """Run in place of the compiler and linker that setup.py, or Meson, calls.
 
     The headers of Python are those of the folder in NPDL_WASM_PYTHON.
     """
@@ -150,7 +150,7 @@ def includes(language: str) -> list[str]:
 
 
 def filtered(arguments: list[str]) -> list[str]:
-    """The options without what is for this machine, and for the linker."""
+    """The options, without those for this machine and for the linker."""
     ours = (sysconfig.get_path("include"), "/python3.")
     dropped = ("-pthread", "-shared", "-fno-strict-overflow", "-Wl,", "-L", "-l", "-march=")
     return [
@@ -162,14 +162,14 @@ def filtered(arguments: list[str]) -> list[str]:
 
 
 def link(objects: list[str], out: str, shared: bool) -> int:
-    """Link a module, or a program that is only tried for whether it links."""
+    """Link a module, or a program that only tests whether linking works."""
     command = [f"wasm-ld-{LLVM}", "--strip-debug", *objects, "-o", out]
     if shared:
         name = Path(out).name.partition(".")[0]
         command += ["-shared", "--experimental-pic", f"--export-if-defined=PyInit_{name}"]
         command += ["--unresolved-symbols=import-dynamic"]
     else:
-        # Without the second option main would be dropped, and with it what it calls.
+        # Without the second option, main and everything that it calls would be dropped.
         command += ["--no-entry", "--no-gc-sections"]
         command += [f"--allow-undefined-file={functions_of_pyodide()}"]
     return call(command)
@@ -182,7 +182,7 @@ def call(command: list[str]) -> int:
 
 @functools.cache
 def functions_of_pyodide() -> Path:
-    """The file that lists what Pyodide's main module offers to others."""
+    """The file that lists the symbols exported by Pyodide's main module."""
     path = OUT / "functions.txt"
     if not path.exists():
         names = in_node("exports(module).map((e) => e.name)", OUT / "pyodide" / "pyodide.asm.wasm")
@@ -201,7 +201,7 @@ def in_node(code: str, path: Path) -> list[str]:
 
 
 def check_functions(archive: Path) -> None:
-    """End the program if a module in an archive calls what Pyodide does not have.
+    """End the program if a module in an archive calls functions that Pyodide does not have.
 
     It would load all the same, and Python would break down at the call.
     """
@@ -221,12 +221,12 @@ def check_functions(archive: Path) -> None:
 
 
 def environment(python: str) -> dict[str, str]:
-    """The variables under which this program stands for the compiler."""
+    """The environment variables that make this program the compiler."""
     return {**os.environ, "NPDL_WASM_PYTHON": str(python_headers(python))}
 
 
 def this(language: str) -> list[str]:
-    """The command that stands for a compiler."""
+    """The command that runs in place of a compiler."""
     return [sys.executable, str(Path(__file__).resolve()), "compiler", language]
 
 

@@ -61,7 +61,7 @@ RUNS = {
 
 
 class Compared(NamedTuple):
-    """What `compare` finds."""
+    """The result of `compare`."""
 
     parameters: int
     size: int
@@ -70,7 +70,7 @@ class Compared(NamedTuple):
 
 @contextlib.contextmanager
 def watched() -> Iterator[dict[int, tuple[npdl.Model, Any]]]:
-    """The models that are trained within, with the data that they learn from, in order."""
+    """The models that are trained in the block, with their training data, in order."""
     trained: dict[int, tuple[npdl.Model, Any]] = {}
     fit = npdl.Model.fit
 

@@ -10,7 +10,7 @@ COLOURS = ["#fde2b8", "#c9e4c5", "#c6dbf5", "#f3cbd3"]  # of the four pixels of 
 
 
 class Picture:
-    """An SVG file in the making."""
+    """An SVG file under construction."""
 
     def __init__(self, width: int, height: int, title: str) -> None:
         self.parts = [
@@ -24,7 +24,7 @@ class Picture:
         ]
 
     def box(self, x, y, width, height, text="", fill=PAPER, *, round=0):
-        """A box with a text in its middle."""
+        """A box with a text in the middle."""
         self.parts.append(
             f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="{round}" fill="{fill}" '
             f'stroke="{GRID}"/>'
@@ -33,7 +33,7 @@ class Picture:
             self.text(x + width / 2, y + height / 2 + 5, text)
 
     def frame(self, x, y, width, height):
-        """A thick frame around what is there."""
+        """A thick frame."""
         self.parts.append(
             f'<rect x="{x}" y="{y}" width="{width}" height="{height}" fill="none" stroke="{INK}" '
             'stroke-width="2.5"/>'

@@ -25,7 +25,7 @@ TESTS = ["tests/kernels", "tests/layers", "--ignore=tests/kernels/test_bad_argum
 
 
 def run(*command: object, **options: object) -> str:
-    """Run a command; return what it says, and say it if it fails."""
+    """Run a command and return its output; print the output if it fails."""
     parts = [str(part) for part in command]
     done = subprocess.run(  # type: ignore[call-overload]
         parts, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options
@@ -36,7 +36,7 @@ def run(*command: object, **options: object) -> str:
 
 
 def unpack_debian(root: Path) -> str:
-    """Unpack CPython and what it needs into `root`; return its version, "3.11"."""
+    """Unpack CPython and its dependencies into `root`; return its version, "3.11"."""
     state, cache = WORK / "apt", WORK / "cache"
     for folder in (state / "lists" / "partial", cache / "archives" / "partial", root):
         folder.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def prepare(wheel: Path) -> tuple[list[object], dict[str, str]]:
 
 
 def test(wheel: Path, arguments: list[str]) -> list[tuple[str, str]]:
-    """Verify the kernels and run tests; return what was run, and the last line of what it said."""
+    """Verify the kernels and run tests; return each command with the last line of its output."""
     python, env = prepare(wheel)
     shutil.copytree(ROOT / "tests", WORK / "elsewhere" / "tests")
     shutil.copy(ROOT / "pyproject.toml", WORK / "elsewhere")

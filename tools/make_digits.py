@@ -1,4 +1,4 @@
-"""Make npdl/datasets/digits.npz from the digits.csv.gz that scikit-learn carries.
+"""Make npdl/datasets/digits.npz from the digits.csv.gz of scikit-learn.
 
     pip install scikit-learn
     python tools/make_digits.py

@@ -1,4 +1,4 @@
-"""Run the examples on real data and write the pages of docs/examples/ from what they print.
+"""Run the examples on real data and write the pages of docs/examples/ from their output.
 
 python tools/make_gallery.py                    all of them, an hour or so
 python tools/make_gallery.py names glucose      these alone
@@ -50,7 +50,7 @@ EXAMPLES: dict[str, tuple[str, list[str], str]] = {
 
 
 def run(script: str, options: str, picture: Path | None) -> tuple[str, float]:
-    """What an example prints, and the seconds of processor time that it takes."""
+    """The output of an example, and its processor time in seconds."""
     command = [sys.executable, str(ROOT / "examples" / f"{script}.py"), *options.split()]
     if picture:
         command += ["--picture", str(picture)]
@@ -89,7 +89,7 @@ def write_page(script: str) -> None:
 
 
 def table() -> str:
-    """The table of the index: each run with its figure, the one to beat, and its time."""
+    """The table of the index: each run with its result, the one to beat, and its time."""
     lines = ["| example | reached | to beat | time |", "|---|---|---|---:|"]
     for script, (title, _, _) in EXAMPLES.items():
         if not (OUT / f"{script}.md").exists():
@@ -108,7 +108,7 @@ def table() -> str:
 
 
 def write_index() -> None:
-    """Put the table into the index, in the place of the one that is there."""
+    """Replace the table in the index."""
     path = OUT / "index.md"
     text = path.read_text("utf-8")
     begin, end = "<!-- figures -->\n", "\n<!-- end of figures -->"

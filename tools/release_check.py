@@ -20,14 +20,14 @@ SECTIONS = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
 
 
 def git(*command: str) -> str:
-    """What a git command says."""
+    """The output of a git command."""
     return subprocess.run(
         ["git", *command], cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout.strip()
 
 
 def version_of(text: str) -> str:
-    """The version that npdl/_version.py says."""
+    """The version in npdl/_version.py."""
     found = re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)
     return found[1] if found else ""
 
@@ -62,7 +62,7 @@ def problems(final: bool) -> list[str]:
 
 
 def main() -> None:
-    """Print what was found."""
+    """Print the problems."""
     found = problems("--final" in sys.argv[1:])
     if found:
         sys.exit("\n".join(found))

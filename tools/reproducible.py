@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(*command: object, **options: Any) -> str:
-    """Run a command; return what it says, and say it if it fails."""
+    """Run a command and return its output; print the output if it fails."""
     parts = [str(part) for part in command]
     done = subprocess.run(
         parts, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options
@@ -45,7 +45,7 @@ def build(folder: Path, seed: int) -> dict[str, Path]:
 
 
 def members(path: Path) -> dict[str, object]:
-    """What an archive says of each of its members, in order."""
+    """The metadata of each member of an archive, in order."""
     if path.suffix == ".whl":
         with zipfile.ZipFile(path) as wheel:
             return {
@@ -63,7 +63,7 @@ def members(path: Path) -> dict[str, object]:
 
 
 def differences(first: Path, second: Path) -> list[str]:
-    """What two archives differ in, a line for each member; empty if they are the same."""
+    """The differences between two archives, a line for each member; empty if they are equal."""
     if first.read_bytes() == second.read_bytes():
         return []
     old, new = members(first), members(second)
@@ -74,7 +74,7 @@ def differences(first: Path, second: Path) -> list[str]:
 
 
 def main() -> None:
-    """Build, compare, and say what differs."""
+    """Build, compare, and print the differences."""
     with (
         tempfile.TemporaryDirectory() as one,
         tempfile.TemporaryDirectory(prefix="another-") as two,

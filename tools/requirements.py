@@ -1,4 +1,4 @@
-"""Print requirements that pyproject.toml lists, one a line, for ``pip install -r``.
+"""Print requirements from pyproject.toml, one per line, for ``pip install -r``.
 
 python tools/requirements.py build          what setup.py needs
 python tools/requirements.py run test plot  what npdl needs to run, and two of its extras

@@ -1,4 +1,4 @@
-"""Run the notebooks, and store in them what they show.
+"""Run the notebooks, and store their outputs in them.
 
 python tools/run_notebooks.py                 all of them; needs nbclient and ipykernel
 """

@@ -1,4 +1,4 @@
-"""Run the Python code of a Markdown page, block after block, in the current folder.
+"""Run the Python code of a Markdown page, block by block, in the current folder.
 
 python tools/run_page.py docs/tutorials/mlp.md   prints what the page shows, and draws its pictures
 """

@@ -28,11 +28,11 @@ IGNORED = shutil.ignore_patterns(
 
 
 class Variant(NamedTuple):
-    """How to compile, and how to run what was compiled."""
+    """How to compile a variant, and how to run it."""
 
     flags: str = ""
     compiler: str = "gcc"
-    preload: str = ""  # a library that has to be there before Python is
+    preload: str = ""  # a library that must be loaded before Python
     env: Mapping[str, str] = MappingProxyType({})
 
 

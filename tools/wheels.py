@@ -1,4 +1,4 @@
-"""Build sdist and wheel as for a release, audit both, and test the wheel with no source in sight.
+"""Build sdist and wheel as for a release, audit both, and test the wheel without the sources.
 
 python tools/wheels.py                  all of it (make wheels)
 python tools/wheels.py --pythons 3.13   test on one CPython only
@@ -30,8 +30,8 @@ from elftools.elf.elffile import ELFFile
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "build" / "wheels"
-GLIBC = "2.17"  # what zig aims at
-NEWEST_GLIBC = (2, 28)  # what the finished wheel may ask for: manylinux_2_28
+GLIBC = "2.17"  # the target of zig
+NEWEST_GLIBC = (2, 28)  # the newest that the finished wheel may need: manylinux_2_28
 MAX_SIZE = 3_000_000
 IMPORT_MS = 60  # of the CPU that npdl may add to the import of numpy, where that takes no longer
 
@@ -51,7 +51,7 @@ exec "{python}" -m ziglang cc -target {arch}-linux-gnu.{glibc} "${{args[@]}}"
 
 
 def run(*command: object, **options: object) -> str:
-    """Run a command; return what it says, and say it if it fails."""
+    """Run a command and return its output; print the output if it fails."""
     env = {**os.environ, **options.pop("env", {})}  # type: ignore[dict-item]
     done = subprocess.run(
         [str(part) for part in command],
@@ -72,12 +72,12 @@ def say(what: str, text: object) -> None:
 
 
 def newest(folder: Path, pattern: str) -> Path:
-    """The last file that was made."""
+    """The newest file."""
     return max(folder.glob(pattern), key=lambda path: path.stat().st_mtime)
 
 
 def environment(arch: str) -> dict[str, str]:
-    """The variables under which setup.py makes a wheel for `arch`, the same bits each time."""
+    """The variables for setup.py to make a wheel for `arch`, with the same bits each time."""
     commit = subprocess.run(
         ["git", "log", "-1", "--format=%ct"], cwd=ROOT, capture_output=True, text=True
     ).stdout.strip()
@@ -155,7 +155,7 @@ def check_contents(wheel: Path) -> None:
 
 
 def audit(out: Path, wheel: Path) -> None:
-    """Have the packaging tools look at what was built."""
+    """Check the built files with the packaging tools."""
     tool = Path(sys.executable).parent
     path = {"PATH": f"{tool}{os.pathsep}{os.environ['PATH']}"}
     shown = run(tool / "auditwheel", "show", wheel, env=path)
@@ -170,7 +170,7 @@ def audit(out: Path, wheel: Path) -> None:
 
 
 def interpreters(wanted: list[str]) -> list[Path]:
-    """Every CPython from 3.11 on that PATH, pyenv or uv has, one of each minor version."""
+    """Every CPython from 3.11 on in PATH, pyenv or uv, one of each minor version."""
     folders = [Path(folder) for folder in os.environ["PATH"].split(os.pathsep)]
     for pattern in (".pyenv/versions/*/bin", ".local/share/uv/python/cpython-*/bin"):
         folders += sorted(Path.home().glob(pattern), reverse=True)
@@ -186,7 +186,8 @@ def interpreters(wanted: list[str]) -> list[Path]:
 
 
 def fill(venv: Path, interpreter: Path, wheel: Path, numpy: str) -> Path | None:
-    """An environment with the wheel, a numpy and what the suite needs; None: no such numpy."""
+    """An environment with the wheel, a numpy and the requirements of the suite; None: no such
+    numpy."""
     shutil.rmtree(venv, ignore_errors=True)
     run(interpreter, "-m", "venv", venv)
     python = venv / "bin" / "python"

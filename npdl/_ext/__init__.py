@@ -81,7 +81,7 @@ PAIRS = {
     ),
 }
 
-#: Kernels whose calls can be made ready once and then done many times (``steps.pyx``): function ->
+#: Kernels whose calls can be prepared once and then run many times (``steps.pyx``): function ->
 #: module, the function that does this, and the places of x and y among the arguments.
 READY = {
     "activation_forward": ("activation", "activation_ready", 0, 1),

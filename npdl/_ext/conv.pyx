@@ -302,7 +302,7 @@ def conv2d_forward(
         _forward(&j, <double*> NULL)
 
 
-# -------------------------------------------------------------------------------------- made ready
+# ---------------------------------------------------------------------------------- prepared calls
 
 cdef void _run_ready(const void* job, const void* x, void* y, char* scratch) noexcept nogil:
     cdef made_t m = (<const made_t*> job)[0]

@@ -225,7 +225,7 @@ def dense_forward_recorded(x, w, b, y, act):
     return recorded(_play_forward, &r, sizeof(dense_t), _scratch_forward(&r)) if r.n else None
 
 
-# ------------------------------------------------------------------------------------- made ready
+# --------------------------------------------------------------------------------- prepared calls
 
 # A few rows of float32, with weights packed in blocks of k. The sums of each block are separate
 # tasks; they are added in the same order as in `product`.

@@ -423,7 +423,7 @@ def gru_backward(
         # h' = (1-z)∘ĥ + z∘h
         d_hat = pull_back(act, hat_in, hat, step * (1 - z))
         d_z = pull_back(gate_act, z_in, z, step * (h_before[:, t] - hat))
-        # ĥ = act(b + x w_x + r∘q), or with (h∘r) w_hat in the place of r∘q
+        # ĥ = act(b + x w_x + r∘q), or with (h∘r) w_hat instead of r∘q
         if after:
             dq[:, t] = d_hat * r
             d_r, d_seen = d_hat * gates[:, t, 3 * units :], dq[:, t] @ w_hat.T

@@ -18,7 +18,7 @@ from npdl.callbacks.monitor import figure, validates_later
 class OptunaPruning(Callback):
     """End an unpromising trial of a search by Optuna, which the study's pruner decides.
 
-    Reports a metric value at the end of each epoch. Where the pruner says so, `fit` is ended by
+    Reports a metric value at the end of each epoch. If the pruner decides so, `fit` is ended by
     the exception ``optuna.TrialPruned``, which the study expects from its objective. Needs Optuna:
     ``pip install 'npdl[optuna]'``.
 

@@ -53,7 +53,7 @@ class Step:
     built : object
         `owner.out_shape` at the time of planning: another object if the layer is built again.
     forward : function
-        The `forward` of the layer's class when it was last looked at.
+        The `forward` of the layer's class at the last check.
     takes_train : bool
         Whether that has the argument `train`, which a user's layer need not have.
     """
