@@ -186,8 +186,7 @@ def interpreters(wanted: list[str]) -> list[Path]:
 
 
 def fill(venv: Path, interpreter: Path, wheel: Path, numpy: str) -> Path | None:
-    """An environment with the wheel, a numpy and the requirements of the suite; None: no such
-    numpy."""
+    """An environment with the wheel, a numpy and what the suite needs; None: no such numpy."""
     shutil.rmtree(venv, ignore_errors=True)
     run(interpreter, "-m", "venv", venv)
     python = venv / "bin" / "python"
