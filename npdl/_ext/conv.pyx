@@ -5,8 +5,8 @@ Winograd's form (``conv_winograd.pxd``; for sequences, ``conv_line.pxd``) where 
 allowed, by direct sums over planes (``conv_direct.pxd``) if it is wide and the channels are few,
 else as a product of matrices (``conv_products.pxd``, ``conv_gradients.pxd``); the gradients in
 Winograd's form or as products. One window that is the whole image needs only three products
-(``conv_dense.pxd``). With as many groups as channels, there are no matrix products at all
-(``conv_depthwise.pxd``).
+(``conv_dense.pxd``), and windows of one pixel need no copies (``conv_pointwise.pxd``). With as many
+groups as channels, there are no matrix products at all (``conv_depthwise.pxd``).
 """
 
 from libc.string cimport memset
@@ -32,8 +32,18 @@ from npdl._ext.conv_line cimport (
     line_sizes,
     line_weights_gradient,
 )
+from npdl._ext.conv_pointwise cimport (
+    is_pointwise,
+    pointwise_input,
+    pointwise_kept,
+    pointwise_multiply,
+    pointwise_pack,
+    pointwise_plan,
+    pointwise_t,
+    pointwise_weights,
+)
 from npdl._ext.conv_products cimport products_multiply, products_pack, products_plan, products_t
-from npdl._ext.conv_pulled cimport add_up_task, pull_back_all, pulled_t
+from npdl._ext.conv_pulled cimport add_up_task, pull_back_all, pulled_t, take_dz
 from npdl._ext.conv_winograd cimport (
     winograd_backward,
     winograd_kept,
@@ -121,6 +131,7 @@ cdef inline bint _line(const conv_t* j) noexcept nogil:
 cdef enum:
     WINOGRAD
     LINE
+    POINTWISE
     DIRECT
     PRODUCTS
 
@@ -129,6 +140,7 @@ ctypedef struct made_t:
     conv_t j
     products_t p
     line_job_t line
+    pointwise_t pointwise
     int form, workers
     size_t kept, scratch  # bytes
 
@@ -146,6 +158,13 @@ cdef void _set_form(made_t* m, conv_t* j) noexcept nogil:
         m.form = LINE
         line_sizes(&m.line, j, m.workers)
         m.kept, m.scratch = line_kept(&m.line), m.workers * m.line.scratch_step
+    elif is_pointwise(j):
+        m.form = POINTWISE
+        if j.single:
+            pointwise_plan(&m.pointwise, j, j.bias, j.act, False, m.workers, <float*> NULL)
+        else:
+            pointwise_plan(&m.pointwise, j, j.bias, j.act, False, m.workers, <double*> NULL)
+        m.kept, m.scratch = pointwise_kept(&m.pointwise), m.workers * m.pointwise.scratch_step
     elif _direct(j):
         m.form = DIRECT
         j.taps_h, j.taps_w = (j.kh - 1) // j.sh + 1, (j.kw - 1) // j.sw + 1
@@ -170,11 +189,13 @@ cdef void _set_form(made_t* m, conv_t* j) noexcept nogil:
 
 cdef void _pack(made_t* m, char* at) noexcept nogil:
     """Fill the memory from `at` on with what is kept: packed filters and tables."""
-    m.p.j = m.p.w.j = &m.j
+    m.p.j = m.p.w.j = m.pointwise.j = &m.j
     if m.form == WINOGRAD:
         winograd_pack(&m.j, at, m.workers)
     elif m.form == LINE:
         line_pack(&m.line, at, m.workers)
+    elif m.form == POINTWISE:
+        pointwise_pack(&m.pointwise, at, m.workers)
     elif m.form == DIRECT:
         m.j.offset = <Py_ssize_t*> at
         set_offsets(&m.j)
@@ -185,12 +206,14 @@ cdef void _pack(made_t* m, char* at) noexcept nogil:
 cdef void _compute(made_t* m, char* scratch) noexcept nogil:
     """y = f(b + w * x)."""
     cdef conv_t* j = &m.j
-    m.p.j = m.p.w.j = j
+    m.p.j = m.p.w.j = m.pointwise.j = j
     j.scratch = scratch
     if m.form == WINOGRAD:
         winograd_multiply(j, scratch, m.workers)
     elif m.form == LINE:
         line_multiply(&m.line, j.x, j.y, scratch, m.workers)
+    elif m.form == POINTWISE:
+        pointwise_multiply(&m.pointwise, j.x, j.y, scratch, m.workers)
     elif m.form == DIRECT:
         if j.shared:
             run(copy_task, j, j.n * COPIES, m.workers)
@@ -225,21 +248,20 @@ cdef inline void _forward(conv_t* j, const real* _) except *:
         _form_forward(j)
 
 
-cdef inline void _line_backward(conv_t* j, const real* _) except *:
-    cdef pulled_t r
+cdef inline void _backward_of_dz(conv_t* j, const real* _) except *:
+    """As `_backward`, where both gradients read dz."""
     cdef scratch_t s
-    cdef const void* dz = j.dy
-    cdef bint own = j.act.code != LINEAR
-    if own:
-        r.j, r.act, r.y, r.dy, r.size = j, j.act, j.y, j.dy, j.n * j.oh * j.f
-        s = take(aligned(r.size * sizeof(real)))
-        dz = r.dz = s.data
-        with nogil:
-            pull_back_all(&r, max_workers())
-    if j.dw != NULL or j.db != NULL:
-        line_weights_gradient(j, dz)
-    if j.dx != NULL:
-        line_input(j, dz)
+    cdef bint own = take_dz(j, &s, _)
+    if _line(j):
+        if j.dw != NULL or j.db != NULL:
+            line_weights_gradient(j)
+        if j.dx != NULL:
+            line_input(j)
+    else:
+        if j.dw != NULL or j.db != NULL:
+            pointwise_weights(j, _)
+        if j.dx != NULL:
+            pointwise_input(j, NULL, j.act, _)
     if own:
         give(s)
 
@@ -252,8 +274,8 @@ cdef inline void _backward(conv_t* j, const real* _) except *:
         dense_backward(j, NULL, linear, _)
     elif _winograd(j):
         winograd_backward(j)
-    elif _line(j):
-        _line_backward(j, _)
+    elif _line(j) or is_pointwise(j):
+        _backward_of_dz(j, _)
     elif is_depthwise(j):
         if j.dw != NULL or j.db != NULL:
             depthwise_weights(j, _)
@@ -375,6 +397,8 @@ cdef inline void _transposed_forward(conv_t* j, act_t act, const real* _) except
         dense_backward(j, j.bias, act, _)
     elif is_depthwise(j):
         depthwise_input(j, j.bias, act, _)
+    elif is_pointwise(j):
+        pointwise_input(j, j.bias, act, _)
     else:
         products_input(j, j.bias, act, _)
 

@@ -38,7 +38,7 @@ cdef enum:
     CHANNELS = 32  # about as many channels of dx are computed together
 
 
-cdef inline void _take_gradient(
+cdef inline void take_gradient(
     conv_t* j, Py_ssize_t g, Py_ssize_t q, Py_ssize_t count, real* dz, Py_ssize_t ldq, real* room
 ) noexcept nogil:
     """dz[f, 0:count] = f'(z) dy of the windows from number q on, counted over all images.
@@ -112,7 +112,7 @@ cdef inline void _weights(products_t* p, Py_ssize_t task, int worker, const real
         db[f] = 0
     for number in range(group * w.blocks // p.groups, (group + 1) * w.blocks // p.groups):
         b = block_of(w, number)
-        _take_gradient(j, g, b.first, b.count, dz, p.ldq, dz + j.f * p.ldq)
+        take_gradient(j, g, b.first, b.count, dz, p.ldq, dz + j.f * p.ldq)
         if j.db != NULL:
             for f in range(f0, f1):
                 db[f] += <real> sum_of(dz + f * p.ldq, b.count)
@@ -256,7 +256,7 @@ cdef inline void _input(products_t* p, Py_ssize_t task, int worker, const real* 
     cdef real* dz = pixels + p.w.pixels + p.high * p.panels * p.nr
     cdef bint once = b.count <= p.high  # the gradient serves all sections
     if once:
-        _take_gradient(j, g, b.first, b.count, dz, p.ldq, dz + j.f * p.ldq)
+        take_gradient(j, g, b.first, b.count, dz, p.ldq, dz + j.f * p.ldq)
     for section in range(turn * p.sections // p.parts, (turn + 1) * p.sections // p.parts):
         _section(p, &b, g, section, once, pixels, dz)
 
@@ -279,7 +279,7 @@ cdef inline void _section(
     while q < b.count:
         count = min(p.high, b.count - q)
         if not once:
-            _take_gradient(j, g, b.first + q, count, dz, p.ldq, dz + j.f * p.ldq)
+            take_gradient(j, g, b.first + q, count, dz, p.ldq, dz + j.f * p.ldq)
         for s in range(p.panels):
             sum_tiles(
                 p, count, dz, p.index, p.ldq, packed + s * p.nr * j.f, sums + s * p.nr, ldk, NULL

@@ -103,8 +103,8 @@ cdef inline void line_multiply(
 
 # ---------------------------------------------------------------------------------------- gradients
 
-cdef inline void line_input(conv_t* j, const void* dz) except *:
-    """dx: the correlation of dz with the reversed filters."""
+cdef inline void line_input(conv_t* j) except *:
+    """dx: the correlation of dz (in j.dy) with the reversed filters."""
     cdef line_job_t r
     cdef int workers = max_workers()
     cdef scratch_t s
@@ -117,7 +117,7 @@ cdef inline void line_input(conv_t* j, const void* dz) except *:
     s = take(line_kept(&r) + workers * r.scratch_step)
     with nogil:
         line_pack(&r, s.data, workers)
-        line_multiply(&r, dz, j.dx, s.data + line_kept(&r), workers)
+        line_multiply(&r, j.dy, j.dx, s.data + line_kept(&r), workers)
     give(s)
 
 
@@ -163,8 +163,8 @@ cdef inline Py_ssize_t _groups(const line_t* p) noexcept nogil:
     return min(groups, p.n)
 
 
-cdef inline void line_weights_gradient(conv_t* j, const void* dz) except *:
-    """dw and db, each if needed."""
+cdef inline void line_weights_gradient(conv_t* j) except *:
+    """dw and db from dz (in j.dy), each if needed."""
     cdef line_job_t r
     cdef int workers = max_workers()
     cdef size_t sums, totals
@@ -174,7 +174,7 @@ cdef inline void line_weights_gradient(conv_t* j, const void* dz) except *:
     r.size = ceil_div(j.n, _groups(&r.p))
     r.groups = ceil_div(j.n, r.size)
     r.most = ceil_div(r.size * r.p.tiles, ceil_div(r.size * r.p.tiles, TILES))
-    r.p.x, r.dz = <const float*> j.x, <const float*> dz
+    r.p.x, r.dz = <const float*> j.x, <const float*> j.dy
     r.dw, r.db = <float*> j.dw, <float*> j.db
     r.scratch_step = aligned(line_weights_scratch(&r.p, r.most) * sizeof(float))
     sums = aligned(r.groups * line_sums(&r.p) * sizeof(float))

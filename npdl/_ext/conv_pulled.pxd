@@ -1,10 +1,10 @@
 """dz = f'(z) dy for a whole output, and the sums of its channels, if several passes read dz."""
 
-from npdl._ext.activation cimport act_t, pull_back_span
+from npdl._ext.activation cimport LINEAR, act_t, pull_back_span
 from npdl._ext.conv cimport conv_t
 from npdl._ext.simd cimport real
 from npdl._ext.sums cimport sum_of
-from npdl._ext.threads cimport run
+from npdl._ext.threads cimport aligned, max_workers, run, scratch_t, take
 
 cdef enum:
     SPAN = 2048  # elements per elementwise task
@@ -38,6 +38,20 @@ cdef inline void _pull_back_task(void* context, Py_ssize_t task, int worker) noe
 
 cdef inline void pull_back_all(pulled_t* r, int workers) noexcept nogil:
     run(_pull_back_task, r, (r.size + SPAN - 1) // SPAN, workers)
+
+
+cdef inline bint take_dz(conv_t* j, scratch_t* s, const real* _) except? -1:
+    """Put dz in the place of dy. Returns whether it stands in scratch memory, to be given back."""
+    cdef pulled_t r
+    if j.act.code == LINEAR:
+        return False
+    r.j, r.act, r.y, r.dy, r.size = j, j.act, j.y, j.dy, j.n * j.groups * j.f * j.oh * j.ow
+    s[0] = take(aligned(r.size * sizeof(real)))
+    r.dz = s.data
+    with nogil:
+        pull_back_all(&r, max_workers())
+    j.dy, j.act.code, j.act.steepness = r.dz, LINEAR, 1
+    return True
 
 
 cdef inline void _add_up(pulled_t* r, Py_ssize_t channel, const real* _) noexcept nogil:

@@ -11,6 +11,8 @@ FORMS = {
     "direct": dict(x=(9, 3, 11, 18), w=(13, 3, 3)),
     "winograd": dict(x=(9, 16, 7, 6), w=(17, 3, 3), pad=(1, 1)),
     "dense": dict(x=(9, 5, 4, 3), w=(17, 4, 3)),
+    "pointwise": dict(x=(9, 35, 8, 8), w=(50, 1, 1)),
+    "pointwise, many channels": dict(x=(3, 530, 5, 5), w=(13, 1, 1)),
     "wide filters": dict(x=(9, 1, 21, 50), w=(35, 3, 50)),
     "one pixel each": dict(x=(30, 40, 3, 3), w=(21, 3, 3), stride=(2, 2), pad=(1, 1), out=(1, 1)),
     "narrow": dict(x=(9, 34, 12, 3), w=(21, 3, 2), pad=(1, 1)),
