@@ -1,25 +1,28 @@
 """Attention of queries to keys and values. Contract: ``attention_np.py``.
 
 A task is a block of queries of one head of one sample; in the backward pass, all queries of the
-head, block by block. Keys, values and queries that are not masked are gathered side by side in
-scratch memory, so that the products are of dense matrices and never read a masked step. Only the
-scores of the current block of queries are in memory; the backward pass computes them again.
+head, block by block. With a mask, the real keys, values or queries are gathered side by side in
+scratch memory, so that the products never read a masked step; without one they are read, and the
+results written, where they are. Only the scores of the current block of queries are in memory; the
+backward pass computes them again.
 
 The sums of a head depend on its own real steps only: not on the batch, on padding behind the steps,
 or on the number of threads.
 """
 
 from libc.stdint cimport uint8_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 from npdl._ext.arrays cimport OR_NONE, OUT, REAL, UINT8, array, array_t, call_t, clear, same_shape
 from npdl._ext.elementary cimport exp, tanh
 from npdl._ext.gemm cimport product, product_of, product_t
+from npdl._ext.masked cimport clear_rows, gather, real_steps, scatter
 from npdl._ext.simd cimport real
 from npdl._ext.sums cimport sum_of, sum_of_products, sum_rows
 from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
 
 cdef enum:
-    ROWS = 48  # queries whose scores are in memory at a time: whole tiles of every build
+    ROWS = 48  # queries whose scores are in memory at a time: whole tiles of every build;
+    FEW = 96  # or all of them, if they are at most this many
     LANES = 16  # numbers compared side by side
     DEPTH = 512  # the largest depth of a block of `product`
     BESIDE = 256  # rows and columns that packing may add to a matrix
@@ -29,7 +32,7 @@ ctypedef struct heads_t:
     bint single, causal, backward
     double scale
     Py_ssize_t n, h, d, e, tq, tk
-    Py_ssize_t parts  # tasks per head
+    Py_ssize_t parts, part_rows  # tasks per head, queries per task
     const void* q
     const void* k
     const void* v
@@ -61,6 +64,8 @@ ctypedef struct head_t:  # the data of a task
     void* dv
     void* t
     char* packed
+    # elements from one step to the next in these arrays
+    Py_ssize_t q_row, k_row, v_row, y_row, dq_row, dk_row, dv_row
 
 
 cdef inline size_t _space(size_t* used, size_t numbers, size_t size) noexcept nogil:
@@ -73,61 +78,27 @@ cdef inline size_t _space(size_t* used, size_t numbers, size_t size) noexcept no
 cdef inline size_t _lay_out(heads_t* r, head_t* a, char* start) noexcept nogil:
     """Set the pointers into a worker's scratch memory from `start` on; return its size."""
     cdef size_t size = sizeof(float) if r.single else sizeof(double), used = 0
-    cdef size_t sides = ROWS + r.tk + r.d + r.e + BESIDE
+    cdef size_t sides = FEW + r.tk + r.d + r.e + BESIDE
     a.row_at = <Py_ssize_t*> (start + _space(&used, r.tq, sizeof(Py_ssize_t)))
     a.key_at = <Py_ssize_t*> (start + _space(&used, r.tk, sizeof(Py_ssize_t)))
-    a.q = start + _space(&used, ROWS * r.d, size)
+    a.q = start + _space(&used, FEW * r.d, size)
     a.k = start + _space(&used, r.tk * r.d, size)
     a.v = start + _space(&used, r.tk * r.e, size)
-    a.p = start + _space(&used, ROWS * r.tk, size)
-    a.y = start + _space(&used, ROWS * r.e, size)
+    a.p = start + _space(&used, FEW * r.tk, size)
+    a.y = start + _space(&used, FEW * r.e, size)
     a.t = start + _space(&used, r.d, size)
     if r.backward:
-        a.ds = start + _space(&used, ROWS * r.tk, size)
-        a.dq = start + _space(&used, ROWS * r.d, size)
+        a.ds = start + _space(&used, FEW * r.tk, size)
+        a.dq = start + _space(&used, FEW * r.d, size)
         a.dk = start + _space(&used, r.tk * r.d, size)
         a.dv = start + _space(&used, r.tk * r.e, size)
     a.packed = start + _space(
-        &used, sides * min(max(max(r.d, r.e), max(r.tk, <Py_ssize_t> ROWS)), <Py_ssize_t> DEPTH),
+        &used, sides * min(max(max(r.d, r.e), max(r.tk, <Py_ssize_t> FEW)), <Py_ssize_t> DEPTH),
         size,
     )
+    a.q_row = a.k_row = a.dq_row = a.dk_row = r.d
+    a.v_row = a.y_row = a.dv_row = r.e
     return used
-
-
-cdef inline Py_ssize_t _real_steps(
-    const uint8_t* mask, Py_ssize_t steps, Py_ssize_t* at
-) noexcept nogil:
-    """Fill `at` with the positions of the steps that are not masked; return their number."""
-    cdef Py_ssize_t i, n = 0
-    for i in range(steps):
-        if mask == NULL or mask[i]:
-            at[n] = i
-            n += 1
-    return n
-
-
-cdef inline void _gather(
-    const real* x, Py_ssize_t step, const Py_ssize_t* at, Py_ssize_t n, Py_ssize_t w, real* out
-) noexcept nogil:
-    """out[i] = x[at[i]], rows of w elements that are `step` apart in x."""
-    cdef Py_ssize_t i
-    for i in range(n):
-        memcpy(out + i * w, x + at[i] * step, w * sizeof(real))
-
-
-cdef inline void _scatter(
-    const real* x, const Py_ssize_t* at, Py_ssize_t n, Py_ssize_t w, real* out, Py_ssize_t step
-) noexcept nogil:
-    """out[at[i]] = x[i]."""
-    cdef Py_ssize_t i
-    for i in range(n):
-        memcpy(out + at[i] * step, x + i * w, w * sizeof(real))
-
-
-cdef inline void _clear_rows(real* x, Py_ssize_t n, Py_ssize_t step, Py_ssize_t w) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(n):
-        memset(x + i * step, 0, w * sizeof(real))
 
 
 cdef inline void _times(
@@ -140,17 +111,19 @@ cdef inline void _times(
     product(&p, packed, 1)
 
 
-cdef inline real _largest(const real* x, Py_ssize_t n) noexcept nogil:
-    """The largest of n numbers."""
+cdef inline real _scale(real* x, Py_ssize_t n, real scale) noexcept nogil:
+    """x *= scale; return the largest of these n numbers."""
     cdef real s[LANES]
     cdef Py_ssize_t i, k = 0
     for i in range(LANES):
-        s[i] = x[0]
+        s[i] = x[0] * scale
     while k + LANES <= n:
         for i in range(LANES):
+            x[k + i] *= scale
             s[i] = x[k + i] if x[k + i] > s[i] else s[i]
         k += LANES
     for i in range(k, n):
+        x[i] *= scale
         s[0] = x[i] if x[i] > s[0] else s[0]
     for i in range(1, LANES):
         s[0] = s[i] if s[i] > s[0] else s[0]
@@ -189,18 +162,16 @@ cdef inline Py_ssize_t _probabilities(
     if keys == 0:
         return 0
     if r.w == NULL:  # p = q kᵀ
-        _times(i1 - i0, keys, d, q, d, 1, k, 1, d, p, keys, False, a.packed)
+        _times(i1 - i0, keys, d, q, a.q_row, 1, k, 1, a.k_row, p, keys, False, a.packed)
     for i in range(i0, i1):
         own = _reach(r, a, i, own)
         if r.w != NULL:
             for j in range(own):
-                _tanh_row(q, k + j * d, d, t)
+                _tanh_row(q, k + j * a.k_row, d, t)
                 p[j] = <real> sum_of_products(t, w, d, <real> 0, <real> 0)
-            q += d
+            q += a.q_row
         if own:
-            for j in range(own):
-                p[j] *= scale
-            top = _largest(p, own)
+            top = _scale(p, own, scale)
             for j in range(own):
                 p[j] = exp(p[j] - top)
             top = one / <real> sum_of(p, own)
@@ -214,43 +185,50 @@ cdef inline Py_ssize_t _probabilities(
 cdef inline void _head(
     heads_t* r, Py_ssize_t task, head_t* a, const real* _
 ) noexcept nogil:
-    """Gather the keys and values of a task, and the positions of its real steps."""
+    """Find the keys and values of a task, and note the positions of its real steps."""
     cdef Py_ssize_t n = task // r.h, head = task % r.h
-    a.rows = _real_steps(NULL if r.q_mask == NULL else r.q_mask + n * r.tq, r.tq, a.row_at)
-    a.keys = _real_steps(NULL if r.k_mask == NULL else r.k_mask + n * r.tk, r.tk, a.key_at)
-    _gather(
-        <const real*> r.k + (n * r.tk * r.h + head) * r.d, r.h * r.d, a.key_at, a.keys, r.d,
-        <real*> a.k,
-    )
-    _gather(
-        <const real*> r.v + (n * r.tk * r.h + head) * r.e, r.h * r.e, a.key_at, a.keys, r.e,
-        <real*> a.v,
-    )
+    cdef const real* k = <const real*> r.k + (n * r.tk * r.h + head) * r.d
+    cdef const real* v = <const real*> r.v + (n * r.tk * r.h + head) * r.e
+    a.rows = real_steps(NULL if r.q_mask == NULL else r.q_mask + n * r.tq, r.tq, a.row_at)
+    a.keys = real_steps(NULL if r.k_mask == NULL else r.k_mask + n * r.tk, r.tk, a.key_at)
+    if r.k_mask == NULL:
+        a.k, a.k_row = <void*> k, r.h * r.d
+        a.v, a.v_row = <void*> v, r.h * r.e
+        return
+    gather(k, r.h * r.d, a.key_at, a.keys, r.d, <real*> a.k)
+    gather(v, r.h * r.e, a.key_at, a.keys, r.e, <real*> a.v)
 
 
 cdef inline void _forward(
     heads_t* r, Py_ssize_t task, head_t* a, const real* _
 ) noexcept nogil:
     cdef Py_ssize_t part = task % r.parts, n = task // r.parts // r.h, head = task // r.parts % r.h
-    cdef Py_ssize_t i0 = part * ROWS, i1, keys, d = r.d, e = r.e
+    cdef Py_ssize_t first = part * r.part_rows, last = min(r.tq, first + r.part_rows)
+    cdef Py_ssize_t i0, i1, keys, d = r.d, e = r.e
     cdef const real* q = <const real*> r.q + (n * r.tq * r.h + head) * d
     cdef real* y = <real*> r.y + (n * r.tq * r.h + head) * e
-    _clear_rows(y + i0 * r.h * e, min(r.tq, i0 + ROWS) - i0, r.h * e, e)
     _head(r, task // r.parts, a, <const real*> NULL)
-    i0 = _first_from(a, i0)
-    i1 = _first_from(a, (part + 1) * ROWS)
-    if i0 == i1:
-        return
-    _gather(q, r.h * d, a.row_at + i0, i1 - i0, d, <real*> a.q)
+    i0, i1 = _first_from(a, first), _first_from(a, last)
+    if r.q_mask == NULL:
+        a.q, a.q_row = <void*> (q + i0 * r.h * d), r.h * d
+        a.y, a.y_row = y + i0 * r.h * e, r.h * e
+    else:
+        clear_rows(y + first * r.h * e, last - first, r.h * e, e)
+        if i0 == i1:
+            return
+        gather(q, r.h * d, a.row_at + i0, i1 - i0, d, <real*> a.q)
     keys = _probabilities(r, a, head, i0, i1, <const real*> NULL)
     if keys == 0:
+        if r.q_mask == NULL:
+            clear_rows(<real*> a.y, i1 - i0, a.y_row, e)
         return
     # y = p v
     _times(
-        i1 - i0, e, keys, <const real*> a.p, keys, 1, <const real*> a.v, e, 1, <real*> a.y, e,
-        False, a.packed,
+        i1 - i0, e, keys, <const real*> a.p, keys, 1, <const real*> a.v, a.v_row, 1, <real*> a.y,
+        a.y_row, False, a.packed,
     )
-    _scatter(<const real*> a.y, a.row_at + i0, i1 - i0, e, y, r.h * e)
+    if r.q_mask != NULL:
+        scatter(<const real*> a.y, a.row_at + i0, i1 - i0, e, y, r.h * e)
 
 
 cdef inline Py_ssize_t _first_from(head_t* a, Py_ssize_t step) noexcept nogil:
@@ -275,12 +253,12 @@ cdef inline void _additive_back(
     cdef real* dk
     cdef real* dw = NULL if r.dws == NULL else <real*> r.dws + (n * r.h + head) * d
     cdef real one = 1
-    memset(a.dq, 0, rows * d * sizeof(real))
+    clear_rows(<real*> a.dq, rows, a.dq_row, d)
     for i in range(rows):
-        q, ds = <const real*> a.q + i * d, <const real*> a.ds + i * keys
-        dq, dk = <real*> a.dq + i * d, <real*> a.dk
+        q, ds = <const real*> a.q + i * a.q_row, <const real*> a.ds + i * keys
+        dq, dk = <real*> a.dq + i * a.dq_row, <real*> a.dk
         for j in range(keys):
-            _tanh_row(q, <const real*> a.k + j * d, d, t)
+            _tanh_row(q, <const real*> a.k + j * a.k_row, d, t)
             if dw != NULL:
                 for c in range(d):
                     dw[c] += ds[j] * t[c]
@@ -288,37 +266,46 @@ cdef inline void _additive_back(
                 t[c] = ds[j] * w[c] * (one - t[c] * t[c])
                 dq[c] += t[c]
                 dk[c] += t[c]
-            dk += d
+            dk += a.dk_row
 
 
 cdef inline void _back_rows(
     heads_t* r, head_t* a, Py_ssize_t n, Py_ssize_t head, Py_ssize_t i0, Py_ssize_t i1,
     const real* _,
 ) noexcept nogil:
-    """The gradients that pass through the queries i0 to i1."""
+    """The gradients through the queries i0 to i1; those of keys and values are added to."""
     cdef Py_ssize_t d = r.d, e = r.e, rows = i1 - i0, keys, i, j
+    cdef const real* q = <const real*> r.q + (n * r.tq * r.h + head) * d
+    cdef const real* y = <const real*> r.dy + (n * r.tq * r.h + head) * e
     cdef const real* p = <const real*> a.p
     cdef real* ds = <real*> a.ds
-    cdef const real* dy = <const real*> a.y
+    cdef const real* dy
     cdef real total, scale = <real> r.scale
-    _gather(
-        <const real*> r.q + (n * r.tq * r.h + head) * d, r.h * d, a.row_at + i0, rows, d,
-        <real*> a.q,
-    )
-    _gather(
-        <const real*> r.dy + (n * r.tq * r.h + head) * e, r.h * e, a.row_at + i0, rows, e,
-        <real*> a.y,
-    )
+    if r.q_mask == NULL:
+        a.q, a.q_row = <void*> (q + i0 * r.h * d), r.h * d
+        a.y, a.y_row = <void*> (y + i0 * r.h * e), r.h * e
+    else:
+        gather(q, r.h * d, a.row_at + i0, rows, d, <real*> a.q)
+        gather(y, r.h * e, a.row_at + i0, rows, e, <real*> a.y)
+    dy = <const real*> a.y
     keys = _probabilities(r, a, head, i0, i1, <const real*> NULL)
+    if i0 == 0:  # the sums of the first block need zeros only where it reaches no key
+        clear_rows(<real*> a.dv + keys * a.dv_row, a.keys - keys, a.dv_row, e)
+        i = keys if r.w == NULL else 0
+        clear_rows(<real*> a.dk + i * a.dk_row, a.keys - i, a.dk_row, d)
     if keys == 0:
-        memset(a.dq, 0, rows * d * sizeof(real))
+        clear_rows(<real*> a.dq, rows, a.dq_row, d)
         return
     if r.dv != NULL:  # dv += pᵀ dy
-        _times(keys, e, rows, p, 1, keys, dy, e, 1, <real*> a.dv, e, True, a.packed)
+        _times(
+            keys, e, rows, p, 1, keys, dy, a.y_row, 1, <real*> a.dv, a.dv_row, i0 > 0, a.packed
+        )
     if r.dq == NULL and r.dk == NULL and r.dws == NULL:
         return
     # ds = scale p ∘ (dp - Σ p ∘ dp), where dp = dy vᵀ
-    _times(rows, keys, e, dy, e, 1, <const real*> a.v, 1, e, ds, keys, False, a.packed)
+    _times(
+        rows, keys, e, dy, a.y_row, 1, <const real*> a.v, 1, a.v_row, ds, keys, False, a.packed
+    )
     for i in range(rows):
         p, ds = <const real*> a.p + i * keys, <real*> a.ds + i * keys
         total = <real> sum_of_products(p, ds, keys, <real> 0, <real> 0)
@@ -330,38 +317,50 @@ cdef inline void _back_rows(
         return
     if r.dq != NULL:  # dq = ds k
         _times(
-            rows, d, keys, ds, keys, 1, <const real*> a.k, d, 1, <real*> a.dq, d, False, a.packed
+            rows, d, keys, ds, keys, 1, <const real*> a.k, a.k_row, 1, <real*> a.dq, a.dq_row,
+            False, a.packed,
         )
     if r.dk != NULL:  # dk += dsᵀ q
         _times(
-            keys, d, rows, ds, 1, keys, <const real*> a.q, d, 1, <real*> a.dk, d, True, a.packed
+            keys, d, rows, ds, 1, keys, <const real*> a.q, a.q_row, 1, <real*> a.dk, a.dk_row,
+            i0 > 0, a.packed,
         )
 
 
 cdef inline void _backward(heads_t* r, Py_ssize_t task, head_t* a, const real* _) noexcept nogil:
-    cdef Py_ssize_t n = task // r.h, head = task % r.h, d = r.d, e = r.e, i0 = 0, i1
+    cdef Py_ssize_t n = task // r.h, head = task % r.h, d = r.d, e = r.e, i0 = 0, i1, most
     cdef real* dq = <real*> r.dq + (n * r.tq * r.h + head) * d
     cdef real* dk = <real*> r.dk + (n * r.tk * r.h + head) * d
     cdef real* dv = <real*> r.dv + (n * r.tk * r.h + head) * e
     _head(r, task, a, <const real*> NULL)
-    memset(a.dk, 0, a.keys * d * sizeof(real))
-    memset(a.dv, 0, a.keys * e * sizeof(real))
+    most = a.rows if a.rows <= FEW else <Py_ssize_t> ROWS
+    if r.k_mask == NULL and r.dk != NULL:
+        a.dk, a.dk_row = dk, r.h * d
+    if r.k_mask == NULL and r.dv != NULL:
+        a.dv, a.dv_row = dv, r.h * e
     if r.dws != NULL:
         memset(<real*> r.dws + task * d, 0, d * sizeof(real))
-    if r.dq != NULL:
-        _clear_rows(dq, r.tq, r.h * d, d)
+    if r.dq != NULL and r.q_mask != NULL:
+        clear_rows(dq, r.tq, r.h * d, d)
+    if a.rows == 0:
+        clear_rows(<real*> a.dk, a.keys, a.dk_row, d)
+        clear_rows(<real*> a.dv, a.keys, a.dv_row, e)
     while i0 < a.rows:
-        i1 = min(a.rows, i0 + ROWS)
+        i1 = min(a.rows, i0 + most)
+        if r.dq != NULL and r.q_mask == NULL:
+            a.dq, a.dq_row = dq + i0 * r.h * d, r.h * d
         _back_rows(r, a, n, head, i0, i1, <const real*> NULL)
-        if r.dq != NULL:
-            _scatter(<const real*> a.dq, a.row_at + i0, i1 - i0, d, dq, r.h * d)
+        if r.dq != NULL and r.q_mask != NULL:
+            scatter(<const real*> a.dq, a.row_at + i0, i1 - i0, d, dq, r.h * d)
         i0 = i1
+    if r.k_mask == NULL:
+        return
     if r.dk != NULL:
-        _clear_rows(dk, r.tk, r.h * d, d)
-        _scatter(<const real*> a.dk, a.key_at, a.keys, d, dk, r.h * d)
+        clear_rows(dk, r.tk, r.h * d, d)
+        scatter(<const real*> a.dk, a.key_at, a.keys, d, dk, r.h * d)
     if r.dv != NULL:
-        _clear_rows(dv, r.tk, r.h * e, e)
-        _scatter(<const real*> a.dv, a.key_at, a.keys, e, dv, r.h * e)
+        clear_rows(dv, r.tk, r.h * e, e)
+        scatter(<const real*> a.dv, a.key_at, a.keys, e, dv, r.h * e)
 
 
 cdef void _task(void* context, Py_ssize_t task, int worker) noexcept nogil:
@@ -434,7 +433,10 @@ def attention_forward(q, k, v, q_mask, k_mask, w, scale, causal, y):
     cdef array_t y_ = array(&call, y, "y", 4, REAL | OUT)
     cdef heads_t r = _plan(&q_, &k_, &v_, &q_mask_, &k_mask_, &w_, &y_, scale, causal)
     r.y = y_.data
-    r.parts = (r.tq + ROWS - 1) // ROWS
+    if r.tq <= FEW:
+        r.parts, r.part_rows = 1, r.tq
+    else:
+        r.parts, r.part_rows = (r.tq + ROWS - 1) // ROWS, ROWS
     _start(&r, r.n * r.h * r.parts)
 
 
