@@ -4,7 +4,7 @@ Every channel is copied into *planes*, padded, and split by the phases of the st
 ``conv_direct.pxd``. Windows are at q = i*WP + j, and results beyond OW in a row are dropped:
 
     forward   y[m, q]              = b[m] + Σ_k w[m, k] · plane[offset[k] + q]
-    input     plane[offset[k] + q] += w[m, k] · dz[m, q]
+    input     plane[offset[k] + q] += w[m, k] · dz[m, q]      or, without a stride, as forward
     weights   dw[m, k]             = Σ_q dz[m, q] · plane[offset[k] + q]
 
 A task is some channels of an image; for the gradients, of all images in turn, so that no sum
@@ -14,6 +14,7 @@ crosses tasks.
 from libc.string cimport memcpy, memset
 from npdl._ext.activation cimport LINEAR, act_span, act_t, pull_back_span
 from npdl._ext.conv cimport conv_t
+from npdl._ext.conv_pulled cimport take_dz
 from npdl._ext.conv_windows cimport interleave, part
 from npdl._ext.simd cimport (
     add_product_f32,
@@ -47,6 +48,7 @@ ctypedef struct depthwise_t:
     Py_ssize_t plane, planes  # elements of a plane, and of all planes of a channel
     Py_ssize_t span  # positions from the first window to the last
     Py_ssize_t room  # the same, rounded up to whole blocks of vectors
+    bint turned  # the taps are those of the filters turned by 180 degrees
     Py_ssize_t* offset  # offset of each tap
     char* scratch
     size_t scratch_step
@@ -54,6 +56,17 @@ ctypedef struct depthwise_t:
 
 cdef inline bint is_depthwise(const conv_t* j) noexcept nogil:
     return j.c == 1 and j.groups > 1 and j.sh <= PHASES and j.sw <= PHASES
+
+
+cdef inline bint _is_correlation(const conv_t* j) noexcept nogil:
+    """Whether dx is the correlation of dz with the filters turned by 180 degrees.
+
+    It then needs no sums in memory. The taps are added in the same order.
+    """
+    return (
+        j.f == 1 and j.sh == 1 and j.sw == 1
+        and (j.kh - 1) * j.dil_h >= j.ph and (j.kw - 1) * j.dil_w >= j.pw
+    )
 
 
 cdef inline depthwise_t _plan(conv_t* j, const real* _) noexcept nogil:
@@ -80,6 +93,8 @@ cdef inline void _set_offsets(depthwise_t* p) noexcept nogil:
     for u in range(j.kh):
         for v in range(j.kw):
             r, c = u * j.dil_h, v * j.dil_w
+            if p.turned:
+                r, c = (j.kh - 1) * j.dil_h - r, (j.kw - 1) * j.dil_w - c
             p.offset[u * j.kw + v] = (
                 (r % j.sh * j.sw + c % j.sw) * p.plane + r // j.sh * p.wide + c // j.sw
             )
@@ -415,9 +430,25 @@ cdef inline void depthwise_forward(conv_t* j, const void* bias, act_t act, const
 
 cdef inline void depthwise_input(conv_t* j, const void* bias, act_t act, const real* _) except *:
     """dx, or the output of the transposed convolution: f(b + dx)."""
-    cdef depthwise_t p = _plan(j, _)
-    p.bias, p.act = bias, act
-    _compute(&p, _input_task, j.n * p.parts, _)
+    cdef depthwise_t p
+    cdef conv_t turned
+    cdef scratch_t s
+    cdef bint own
+    if not _is_correlation(j):
+        p = _plan(j, _)
+        p.bias, p.act = bias, act
+        _compute(&p, _input_task, j.n * p.parts, _)
+        return
+    turned = j[0]
+    own = take_dz(&turned, &s, _)
+    turned.x, turned.y = turned.dy, j.dx
+    turned.h, turned.w, turned.oh, turned.ow = j.oh, j.ow, j.h, j.w
+    turned.ph, turned.pw = (j.kh - 1) * j.dil_h - j.ph, (j.kw - 1) * j.dil_w - j.pw
+    p = _plan(&turned, _)
+    p.bias, p.act, p.turned = bias, act, True
+    _compute(&p, _forward_task, j.n * p.parts, _)
+    if own:
+        give(s)
 
 
 cdef inline void depthwise_weights(conv_t* j, const real* _) except *:
