@@ -177,7 +177,8 @@ def serve(workload: str) -> None:
     for _, args in calls:
         arrays = {id(a): a.nbytes for a in args if isinstance(a, np.ndarray)}
         n_bytes += sum(arrays.values())
-    adapter.step()
+    for _ in range(8):  # until the steps are replayed
+        adapter.step()
     first = os.path.getsize(os.environ["NPDL_TRACE"])
     for _ in range(STEPS):
         adapter.step()

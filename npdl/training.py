@@ -12,11 +12,10 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -32,80 +31,10 @@ from npdl.heads import Result
 from npdl.layers.plan import Plan
 from npdl.results import EvaluationResult, Results, RunningMetrics
 from npdl.trainer import Trainer
+from npdl.training_checks import GradientCheck, LossCheck
 from npdl.utils.random import get_rng_state, set_rng_state
 
 __all__ = ["EvaluationResult", "History", "TrainingLoop", "evaluate", "predict", "train_step"]
-
-
-class LossCheck:
-    """Warns once if a loss is not finite, or if outputs are not probabilities."""
-
-    def __init__(self) -> None:
-        self.epoch = 0
-        self._warned = False
-        self._looked = False
-
-    def look_at(self, model: Trainer, outputs: Sequence[NDArray]) -> None:
-        """Warn if the loss takes probabilities, and outputs of the first batch are not."""
-        if self._looked:
-            return
-        self._looked = True
-        for head in model.heads:
-            p = outputs[head.index]
-            if not getattr(head.loss, "takes_probabilities", False):
-                continue
-            outside = (p < -1e-6) | (p > 1 + 1e-6)
-            if outside.any():
-                warn(
-                    f"{type(head.loss).__name__} takes probabilities, but outputs lie outside of "
-                    f"[0, 1], such as {p[outside][0].item():.3g}, and have no gradient there. End "
-                    "the network with a softmax or sigmoid, or use from_logits=True."
-                )
-                return
-
-    def check(self, model: Trainer, batch: Batch, loss: float) -> None:
-        """Warn if `loss`, that of the batch before the update, is nan or inf."""
-        if self._warned or math.isfinite(loss):
-            return
-        self._warned = True
-        data = _not_finite(model, batch)
-        if data is not None:
-            warn(f"The loss is {loss} in epoch {self.epoch}: {data}.")
-            return
-        warn(
-            f"The loss is {loss} in epoch {self.epoch}: {_first_not_finite(model, batch)}. A lower "
-            "learning rate, clipped gradients (clip=1.0) or scaled inputs may help."
-        )
-
-
-def _not_finite(model: Trainer, batch: Batch) -> str | None:
-    """The part of the data that is not finite, as a message; masked steps may hold anything."""
-    names: list[Any] = [("X", name, array) for name, array in zip(model.input_names, batch.x)]
-    names += [("Y", name, array) for name, array in zip(model.output_names, batch.y)]
-    names += [
-        ("sample_weight", name, array) for name, array in zip(model.output_names, batch.weight)
-    ]
-    masks = [mask for mask in batch.mask if mask is not None]
-    for what, name, array in names:
-        if array is None:
-            continue
-        if what != "X" and masks and masks[0].shape == array.shape[:2]:
-            array = array[masks[0] != 0]
-        if not np.isfinite(array).all():
-            several = len(batch.x) > 1 if what == "X" else len(batch.y) > 1
-            what += f"[{name!r}]" if several else ""
-            return f"{what}{' itself' if what == 'X' else ''} holds values that are not finite"
-    return None
-
-
-def _first_not_finite(model: Trainer, batch: Batch) -> str:
-    """The name of the first layer whose output is not finite, as a message."""
-    for layer, output in model.require_plan("fit").trace(batch.x, batch.mask or None):
-        outputs = output if isinstance(output, tuple) else (output,)
-        if not all(np.isfinite(y).all() for y in outputs):
-            return f"layer {layer.name!r} is the first whose output is not finite"
-    losses = ", ".join(type(head.loss).__name__ for head in model.heads)
-    return f"the outputs of all layers are finite, the loss {losses} is not"
 
 
 def train_step(
@@ -243,6 +172,7 @@ class TrainingLoop:
         self.metrics = RunningMetrics(model)
         self.interrupted = False
         self._watch = LossCheck()
+        self._gradients: GradientCheck | None = None
         self._interrupt = Interrupt()
         self._resume: dict[str, Any] | None = None
         self._logs: Results | None = None
@@ -318,6 +248,7 @@ class TrainingLoop:
                     self._apply_resume_state()
                     if getattr(model.optimizer, "swapped", False):
                         model.swap_averages()
+                    self._gradients = GradientCheck(model)
                     while self.epoch < self.epochs and not model.stop_training:
                         self._run_epoch()
                 except KeyboardInterrupt:
@@ -341,6 +272,9 @@ class TrainingLoop:
             self.model.stop_training = True
             if self.batch == 0:
                 return
+        if self._gradients is not None:
+            self._gradients.check()
+            self._gradients = None
         callbacks.call("on_metrics_ready", self.metrics)
         self._logs = logs = self.metrics.results()
         if self.validation is not None and (epoch + 1) % self.validation_freq == 0:

@@ -43,6 +43,7 @@ LEVELS = [
             "diagram",
             "viz",
             "callbacks",
+            "training_checks",
             "training",
             "hints",
             "adapter",
