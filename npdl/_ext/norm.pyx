@@ -31,7 +31,8 @@ from npdl._ext.threads cimport max_workers, run
 cdef enum:
     LONG = 512  # also the most columns of a task
     ROWS = 32
-    WIDTH = 64  # columns per task, or one channel
+    WIDTH = 64  # columns per task, or one channel; more,
+    TASKS = 16  # as long as there are so many tasks
 
 cdef enum:
     FORWARD
@@ -346,7 +347,9 @@ cdef bint _plan(
     j.outer, j.channels, j.inner = x.shape[0], x.shape[1], x.shape[2]
     if j.outer == 0 or j.inner == 0:
         return False
+    # wide blocks, whose rows are long stretches of memory, if there are enough of them
     j.per_task = max(1, WIDTH // j.inner)
+    j.per_task = max(j.per_task, min(LONG // j.inner, j.channels // TASKS))
     j.x, j.gamma, j.mean, j.var = x.data, gamma.data, mean.data, var.data
     j.dy = j.x  # something to point at
     return True

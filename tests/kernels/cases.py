@@ -139,6 +139,7 @@ def norm_cases():
     for channels in (31, 32, 33, 63, 64, 65, 129):  # around the columns of a task
         yield case(35, channels, 1)
         yield case(6, channels, 2)
+    yield case(3, 149, 40)  # blocks of several channels
     yield case(67, 3, 1500)
     yield case(9001, 2, 1)
     yield case(1, 5, 1)  # one number: the result is 0
@@ -148,7 +149,7 @@ def norm_cases():
         for key in ("dx", "dgamma", "dbeta"):
             label, options = case(*shape, **{key: False})
             yield f"{label}-no-{key}", options
-    sizes = [(9, 5, 1), (1, 3, 7), (2, 3, 7), (3, 65, 1), (37, 4, 9), (5, 3, 511)]
+    sizes = [(9, 5, 1), (1, 3, 7), (2, 3, 7), (3, 65, 1), (37, 4, 9), (3, 149, 40), (5, 3, 511)]
     for shape in [*sizes, (3, 2, 512), (2, 3, 1055), (0, 3, 4)]:
         label, options = case(*shape, act=(RELU, 1.0))
         yield f"{label}-relu", options
