@@ -22,6 +22,7 @@ FORMS = {
     "groups": dict(x=(9, 6, 9, 8), w=(15, 3, 2), groups=3),
     "depthwise": dict(x=(9, 35, 9, 8), w=(70, 3, 2), stride=(2, 1), pad=(1, 1), groups=35),
     "depthwise sequence": dict(x=(9, 35, 90, 1), w=(35, 3, 1), pad=(2, 0), groups=35, last=1),
+    "sequence, 5 taps": dict(x=(3, 18, 30, 1), w=(20, 5, 1), last=1),
     "sequence": dict(x=(9, 17, 30, 1), w=(21, 3, 1), pad=(2, 0), dilation=(2, 1), last=1),
 }
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from cases import CASES
 from kernel_calls import FILLED, Call, Maker, built_isas, implementation
+from test_conv_forms import FORMS
 
 import npdl
 
@@ -42,7 +43,8 @@ def between_pages(array: np.ndarray, at_end: bool) -> np.ndarray:
 
 def call_all(suffix: str) -> None:
     """Every case, forward and backward, in both formats and at both ends of a page."""
-    for label, (kind, options) in CASES.items():
+    forms = {label: ("conv", options) for label, options in FORMS.items()}
+    for label, (kind, options) in {**CASES, **forms}.items():
         for dtype in ("float32", "float64"):
             make = getattr(Maker(dtype), "recurrent" if "cell" in options else kind)
             for call in make(**options):
