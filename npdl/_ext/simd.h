@@ -228,6 +228,15 @@ static inline void npdl_transpose(const float *from, const ptrdiff_t *from_at, f
 #define NPDL_LANES_F32 ((int)(sizeof(npdl_f32v) / sizeof(float)))
 #define NPDL_LANES_F64 ((int)(sizeof(npdl_f64v) / sizeof(double)))
 
+/* Prefetch a cache line that will be read. */
+static inline void npdl_prefetch(const void *p) {
+#if defined(__GNUC__)
+    __builtin_prefetch(p);
+#else
+    (void)p;
+#endif
+}
+
 /* Prefetch a cache line that will be written. */
 static inline void npdl_prefetch_w(const void *p) {
 #if defined(__GNUC__) && defined(__AVX2__)

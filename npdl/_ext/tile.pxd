@@ -28,6 +28,7 @@ from npdl._ext.simd cimport (
     f32v,
     f64v,
     opaque,
+    prefetch,
     prefetch_w,
     real,
 )
@@ -79,6 +80,8 @@ ctypedef fused form_t:
     half_lone_panel_t
 
 cdef enum:
+    AHEAD = 8  # rows of a panel between what a tile reads and what it prefetches
+    LINE = 64  # bytes of a cache line
     MAX_NR = 64  # the largest NR of all builds
     SHORT = 2 * TALL // 3  # rows of the shorter tile of two vectors
 
@@ -163,6 +166,8 @@ cdef inline void _sums(
             for j in range(wide):
                 if form_t in panels_t:
                     row[j] = (<const vec*> (b_k + j * lanes(a)))[0]
+                    if sizeof(vec) == LINE:  # long panels come from the level-2 cache
+                        prefetch(b_k + (AHEAD * wide + j) * lanes(a))
                 else:
                     row[j] = (<const vec*> (b + b_row[k] + b_at[j]))[0]
             for i in range(rows):
