@@ -112,7 +112,7 @@ cdef inline void _map_spans(norm_t* j, Py_ssize_t c, affine_t* a, const real* _)
     cdef const real* dy
     cdef real* out
     cdef Py_ssize_t o, i, at
-    for o in range(j.outer):
+    for o in range(j.outer - 1, -1, -1):  # the last ones are still in the cache
         at = (o * j.channels + c) * j.inner
         x, dy, out = <const real*> j.x + at, <const real*> j.dy + at, <real*> j.out + at
         if j.kind == BACKWARD:
@@ -211,7 +211,7 @@ cdef inline void _map_columns(
     cdef const real* dy
     cdef real* out
     cdef real zero = 0, u
-    for o in range(j.outer):
+    for o in range(j.outer - 1, -1, -1):
         x, dy = <const real*> j.x + o * step + at, <const real*> j.dy + o * step + at
         out = <real*> j.out + o * step + at
         if j.kind == BACKWARD:
