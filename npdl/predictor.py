@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from npdl._checks import check_int, error_message
-from npdl._ext import get_precision, kernels
+from npdl._ext import get_num_threads, get_precision, kernels
 from npdl._files import StrPath
 from npdl.batch import Batch, as_batch, is_stream
 from npdl.layers.owning import keeps_its_arrays
-from npdl.layers.recurrent import is_stateful
+from npdl.layers.plan import Plan
+from npdl.layers.recurrent import Recurrent, is_stateful
 from npdl.layers.tree import every_layer
 from npdl.program import Route
 from npdl.trainer import Trainer
@@ -21,6 +23,10 @@ from npdl.training import own_arrays, predict_step
 
 #: Number of input shapes that a predictor prepares; each has its own packed weights.
 ROUTES = 8
+#: Bytes of a layer's arrays, per thread, that stay in the cache until the next layer reads them.
+CACHE = 1 << 21
+#: The least number of images at a time.
+FEWEST = 8
 #: The parts of a model that a snapshot needs; no loss, no optimizer.
 _KEPT = ("name", "layers", "_names", "_plan", "inputs", "outputs")
 
@@ -37,12 +43,15 @@ class Predictor:
     model : Model
         A built model. Its weights are copied.
     batch_size : int
-        Samples at a time; bounds the memory needed.
+        The most samples at a time; bounds the memory needed.
 
     Notes
     -----
     Dropout and noise do nothing at prediction. Batch normalization stays a separate step: scaled
     filters would round differently from ``model.predict``.
+
+    Large images run through all layers a few at a time, so that the output of a layer is still in
+    the cache when the next one reads it.
 
     With stateful recurrent layers, each call continues where the last one ended, from the state
     that the model had. Then only one thread may call it.
@@ -65,6 +74,7 @@ class Predictor:
         stateful = any(is_stateful(layer) for layer in every_layer(self._plan.layers))
         #: Whether every call runs the plan.
         self._walks = self._plan.makes_masks or stateful
+        self._image_bytes = 0 if self._walks else _image_bytes(self._plan)
         #: The prepared routes, by the shapes of the inputs; and their kernels.
         self._routes: dict[Any, Route] = {}
         self._made_for: Any = None
@@ -105,11 +115,12 @@ class Predictor:
                 if y is not None:
                     return self._model.packed([y])
         batch = self._batch(X, mask)
-        if batch.samples <= self._batch_size:
+        size = self._samples_at_a_time(batch.samples)
+        if batch.samples <= size:
             return self._model.packed(self._outputs(batch))
         whole: list[NDArray] = []
-        for first in range(0, batch.samples, self._batch_size):
-            part = batch.rows(slice(first, first + self._batch_size))
+        for first in range(0, batch.samples, size):
+            part = batch.rows(slice(first, first + size))
             outputs = self._outputs(part)
             if not whole:
                 whole = [np.empty((batch.samples, *y.shape[1:]), y.dtype) for y in outputs]
@@ -132,6 +143,15 @@ class Predictor:
             outputs, route.made = route.made, None
             self._routes[key] = route
         return predict_step(self._plan, batch) if outputs is None else own_arrays(outputs, batch)
+
+    def _samples_at_a_time(self, n: int) -> int:
+        """The size of the parts of a batch of n samples."""
+        most = self._batch_size
+        if self._image_bytes and kernels().ready:  # the twins' bits depend on the size
+            fitting = CACHE * get_num_threads() // self._image_bytes
+            most = min(most, max(FEWEST, fitting))
+        parts = -(-n // most)
+        return -(-n // parts) if parts else most
 
     def _is_current(self) -> bool:
         """Whether the routes were made for the active kernels."""
@@ -178,6 +198,32 @@ class Predictor:
 def _setting() -> tuple[Any, ...]:
     """The settings that, besides weights and inputs, determine the bits of a prediction."""
     return kernels().backend, get_precision()
+
+
+def _image_bytes(plan: Plan) -> int:
+    """The most bytes of one sample that a layer of images reads and writes.
+
+    0 if the size of the batch matters to a layer: to recurrent ones for their speed, to a user's
+    layers perhaps for their results.
+    """
+    layers = [*every_layer(plan.layers)]
+    if any(
+        isinstance(layer, Recurrent) or not type(layer).__module__.startswith("npdl.layers.")
+        for layer in layers
+    ):
+        return 0
+    itemsize = max((a.itemsize for layer in layers for a in layer.params), default=8)
+    size = {slot: _image_size(shape) for slot, shape in enumerate(plan.in_shapes)}
+    most = 0
+    for step in plan.steps:
+        size.update(zip(step.targets, map(_image_size, step.shapes)))
+        most = max(most, sum(size[slot] for slot in {*step.sources, *step.targets}))
+    return most * itemsize
+
+
+def _image_size(shape: Any) -> int:
+    """The number of values of an image; 0 for other arrays, and where a size is open."""
+    return math.prod(shape[1:]) if len(shape) == 4 and None not in shape[1:] else 0
 
 
 def _snapshot(model: Trainer) -> Trainer:

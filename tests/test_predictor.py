@@ -11,6 +11,7 @@ import pytest
 
 import npdl
 from npdl import Input, Model, layers
+from npdl._ext import kernels
 from npdl.layers import (
     GRU,
     LSTM,
@@ -26,6 +27,7 @@ from npdl.layers import (
     Layer,
     MaxPooling,
     MeanPooling,
+    Reshape,
     SimpleRNN,
     Softmax,
 )
@@ -401,3 +403,33 @@ def test_bad_input():
         model.predictor(0)
     with pytest.raises(RuntimeError, match="compile"):
         Model([Dense(3)]).predictor()
+
+
+@pytest.mark.parametrize(("n", "parts"), [(1, {1}), (8, {8}), (9, {5, 4}), (50, {8, 2})])
+def test_large_images_go_through_all_layers_a_few_at_a_time(n, parts, monkeypatch):
+    model = Model(
+        [
+            *(Convolution(4, 3, padding="same", activation="relu"), BatchNormal()),
+            *(MaxPooling(2), Flatten(), Softmax(3)),
+        ]
+    )
+    model.build((None, 2, 12, 12))
+    x = np.random.default_rng(n).normal(size=(n, 2, 12, 12)).astype(np.float32)
+    wanted = model.predict(x)
+    monkeypatch.setattr("npdl.predictor.CACHE", 10)
+    predictor = model.predictor()
+    sizes = set()
+    outputs = predictor._outputs
+    monkeypatch.setattr(
+        predictor, "_outputs", lambda batch: (sizes.add(batch.samples), outputs(batch))[1]
+    )
+    assert same(predictor(x), wanted) and same(predictor(x), wanted)
+    assert sizes <= (parts if kernels().ready else {n}) and (sizes or n < 9)
+
+
+@pytest.mark.parametrize("further", [[Doubled(), Flatten()], [Reshape((16, 4)), LSTM(3)]])
+def test_the_batch_stays_whole_where_its_size_may_matter(further, monkeypatch):
+    monkeypatch.setattr("npdl.predictor.CACHE", 10)
+    model = Model([Convolution(4, 3), *further, Softmax(3)])
+    model.build((None, 2, 6, 6))
+    assert model.predictor()._samples_at_a_time(100) == 100

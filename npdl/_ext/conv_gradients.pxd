@@ -225,18 +225,24 @@ cdef inline void _pack_turned(products_t* p, Py_ssize_t task, const real* _) noe
     """The filters of a section of channels, as panels [F][nr] of the elements of a window."""
     cdef conv_t* j = p.j
     cdef windows_t* w = &p.w
-    cdef Py_ssize_t g = task // p.sections, section = task % p.sections, f, k, ldk
-    cdef Py_ssize_t c0 = section * w.c, taps = j.kh * j.kw, c, at
-    cdef real* out
+    cdef Py_ssize_t g = task // p.sections, c0 = task % p.sections * w.c, taps = j.kh * j.kw
+    cdef Py_ssize_t s, f, i, n
+    cdef bint full = c0 + w.c <= j.c  # the last section may lack channels
+    cdef real* out = <real*> p.packed + task * j.f * p.panels * p.nr
     cdef const real* filters
-    ldk = p.panels * p.nr
-    out = <real*> p.packed + task * j.f * ldk
-    for f in range(j.f):
-        filters = <const real*> j.filters + ((g * j.f + f) * j.c + c0) * taps
-        for k in range(ldk):
-            at = k // p.nr * p.nr * j.f + f * p.nr + k % p.nr
-            c = k % w.c
-            out[at] = filters[w.order[k]] if k < w.k and c0 + c < j.c else 0
+    cdef const Py_ssize_t* order
+    for s in range(p.panels):
+        order, n = w.order + s * p.nr, min(p.nr, w.k - s * p.nr)
+        for f in range(j.f):
+            filters = <const real*> j.filters + ((g * j.f + f) * j.c + c0) * taps
+            for i in range(n):
+                if full or c0 + (s * p.nr + i) % w.c < j.c:
+                    out[i] = filters[order[i]]
+                else:
+                    out[i] = 0
+            for i in range(n, p.nr):
+                out[i] = 0
+            out += p.nr
 
 
 cdef inline void _pack_turned_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
