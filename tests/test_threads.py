@@ -49,6 +49,7 @@ def large_calls(dtype: str) -> list[Call]:
         *make.dropout(3 * 16384 + 5),
         *make.embedding(601, 67, 1301),
         *make.activation(70_001, (GELU, 1.0)),
+        *make.merge(70_001, (TANH, 1.0)),
         *make.layernorm((301, 167, 1)),
         *make.layernorm((701, 3, 5), groups=2),
         *make.norm((301, 167, 1)),

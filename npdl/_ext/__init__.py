@@ -36,7 +36,7 @@ from npdl._ext.cores import usable_cores
 
 #: The kernel pairs: module stem -> its functions.
 PAIRS = {
-    "activation": ("activation_forward", "activation_backward"),
+    "activation": ("activation_forward", "activation_backward", "add_forward"),
     "attention": ("attention_forward", "attention_backward"),
     "conv": (
         "conv2d_forward",
@@ -50,7 +50,6 @@ PAIRS = {
     "embedding": ("embedding_backward",),
     "layernorm": ("layernorm_forward", "layernorm_backward"),
     "log_softmax": ("log_softmax_forward", "log_softmax_backward"),
-    "merge": ("add_forward",),
     "norm": ("norm_forward", "norm_fixed_forward", "norm_backward"),
     "optimizer": (
         "sgd_step",

@@ -244,3 +244,20 @@ def activation_backward(y, dy, dx, act):
     act : tuple (code, steepness)
     """
     dx[...] = dy * slope(act, y)
+
+
+def add_forward(a, b, y, act):
+    """y = f(a + b), element by element.
+
+    Parameters
+    ----------
+    a, b : ndarray, shape (n,)
+        Read only.
+    y : ndarray, shape (n,)
+        Filled. It may be `a` or `b` itself.
+    act : tuple (code, steepness)
+        The activation f, one whose derivative is a function of its output.
+    """
+    np.add(a, b, out=y)
+    if act[0] != LINEAR:
+        y[...] = apply(act, y)

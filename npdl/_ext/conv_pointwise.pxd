@@ -19,7 +19,7 @@ from npdl._ext.panels cimport times_panel
 from npdl._ext.simd cimport MR, TALL, real, transpose
 from npdl._ext.sums cimport sum_of
 from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
-from npdl._ext.tile cimport MAX_NR, ceil_div, lanes, panel_width, round_up, tile_cols
+from npdl._ext.tile cimport MAX_NR, ceil_div, lanes, least_rows, panel_width, round_up, tile_cols
 
 cdef enum:
     DEPTH = 512  # channels, or pixels, that are summed at once
@@ -66,7 +66,7 @@ cdef inline void _choose_tile(
 ) noexcept nogil:
     """The form of tiles that computes less beside m rows and n columns."""
     cdef Py_ssize_t nr = tile_cols(_), square
-    square = round_up(m, MR // 2) * (n // nr * nr + panel_width(n % nr, nr, _))
+    square = round_up(m, least_rows(_)) * (n // nr * nr + panel_width(n % nr, nr, _))
     p.mr, p.nr = MR, nr
     p.tall = round_up(m, TALL // 2) * round_up(n, 2 * lanes(_)) < square - square // 32
     if p.tall:

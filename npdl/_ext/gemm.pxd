@@ -22,7 +22,7 @@ from npdl._ext.panels cimport times_panel
 from npdl._ext.rows cimport row_times_columns
 from npdl._ext.simd cimport MR, TALL, opaque, real
 from npdl._ext.threads cimport aligned, run
-from npdl._ext.tile cimport ceil_div, lanes, panel_width, round_up, tile_cols
+from npdl._ext.tile cimport ceil_div, lanes, least_rows, panel_width, round_up, tile_cols
 
 cdef enum:
     K_BLOCK = 512  # a panel of B (48 kB) stays in the level-2 cache
@@ -106,7 +106,7 @@ cdef inline product_t product_of(
     p.few = m < MR and a_col == 1 and b_col == 1
     p.in_place = a_col == 1 or (a_row == 1 and m <= A_COLUMN and k <= COLUMNS)
     p.mr, p.nr = MR, tile_cols(c)
-    square = round_up(m, MR // 2) * (n // p.nr * p.nr + panel_width(n % p.nr, p.nr, c))
+    square = round_up(m, least_rows(c)) * (n // p.nr * p.nr + panel_width(n % p.nr, p.nr, c))
     p.tall = m > MR and (
         round_up(m, TALL // 2) * round_up(n, 2 * lanes(c)) < square - square // 32
     )

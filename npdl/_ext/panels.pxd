@@ -12,6 +12,7 @@ from npdl._ext.tile cimport (
     half_panel_t,
     half_short_panel_t,
     half_tall_panel_t,
+    has_edge_forms,
     lanes,
     lone_panel_t,
     panel_t,
@@ -39,7 +40,7 @@ cdef inline void _some_tiles(
     Py_ssize_t start_row,
 ) noexcept nogil:
     """Tiles of any form, `width` elements wide."""
-    if tall and half:
+    if has_edge_forms(c) and tall and half:
         form_tiles(
             tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row,
             <half_tall_panel_t*> NULL,
@@ -49,12 +50,12 @@ cdef inline void _some_tiles(
             tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row,
             <tall_panel_t*> NULL,
         )
-    elif width == tile_cols(c) and half:
+    elif has_edge_forms(c) and width == tile_cols(c) and half:
         form_tiles(
             tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row,
             <half_panel_t*> NULL,
         )
-    elif width == tile_cols(c):
+    elif not has_edge_forms(c) or width == tile_cols(c):
         form_tiles(
             tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row,
             <panel_t*> NULL,
@@ -103,35 +104,31 @@ cdef inline void times_panel(
     """
     cdef real out[TALL * MAX_NR]
     cdef Py_ssize_t a_at[TALL]
-    cdef Py_ssize_t high = TALL if tall else MR, rest, j
+    cdef Py_ssize_t high = TALL if tall else MR, rest, j, i = 0, tiles, ld
     cdef Py_ssize_t width = panel_width(cols, 2 * lanes(c) if tall else tile_cols(c), c)
-    cdef Py_ssize_t whole = m // high if cols == width else 0, i = whole * high
     cdef bint half
     cdef const real* begin
+    cdef const real* added
+    cdef real* to
     for j in range(high):
         a_at[j] = j * a_row
-    if whole:
-        _some_tiles(
-            tall, False, width, whole, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row
-        )
     while i < m:
         rest = m - i
-        half = rest <= high // 2
+        half = has_edge_forms(c) and rest <= high // 2
         begin = NULL if start == NULL else start + i * start_row
-        if half and 2 * rest == high and cols == width:
-            _some_tiles(
-                tall, True, width, 1, depth, a + i // high * a_tile, a_at, a_step, 0, b,
-                c + i * ldc, ldc, begin, start_row,
-            )
-            return
-        for j in range(high):  # tiles that are partly outside C
-            a_at[j] = min(j, rest - 1) * a_row  # a short tile repeats its last row
+        to, ld, added, tiles = c + i * ldc, ldc, begin, rest // high
+        if cols < width or tiles == 0 and 2 * rest != high or tiles == 0 and not half:  # partly outside C
+            for j in range(high):
+                a_at[j] = min(j, rest - 1) * a_row  # a short tile repeats its last row
+            to, ld, added, tiles = out, width, NULL, 0
+        # one call, since the compiler makes a copy of all forms of tiles for each
         _some_tiles(
-            tall, half, width, 1, depth, a + i // high * a_tile, a_at, a_step, 0, b, out, width,
-            NULL, 0,
+            tall, half, width, max(tiles, 1), depth, a + i // high * a_tile, a_at, a_step, a_tile,
+            b, to, ld, added, start_row,
         )
-        _store_rows(out, width, c + i * ldc, ldc, min(high, rest), cols, begin, start_row)
-        i += high
+        if to == out:
+            _store_rows(out, width, c + i * ldc, ldc, min(high, rest), cols, begin, start_row)
+        i += max(tiles, 1) * high
 
 
 cdef inline void _store_rows(

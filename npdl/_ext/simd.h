@@ -224,6 +224,12 @@ static inline void npdl_transpose(const float *from, const ptrdiff_t *from_at, f
 }
 #endif
 
+/* Whether there are smaller tiles for the edges of a matrix; they make up a tenth of a module. */
+#if defined(__FMA__) || defined(__AVX2__) || defined(__aarch64__)
+#  define NPDL_EDGE_FORMS 1
+#else
+#  define NPDL_EDGE_FORMS 0
+#endif
 #define NPDL_TALL (NPDL_MR * NPDL_NV / 2)
 #define NPDL_LANES_F32 ((int)(sizeof(npdl_f32v) / sizeof(float)))
 #define NPDL_LANES_F64 ((int)(sizeof(npdl_f64v) / sizeof(double)))

@@ -9,6 +9,7 @@ cdef extern from "simd.h":
     enum:
         MR "NPDL_MR"  # rows of the register tile
         NV "NPDL_NV"  # vectors in one of its rows
+        EDGE_FORMS "NPDL_EDGE_FORMS"  # whether there are smaller tiles for the edges of a matrix
         TALL "NPDL_TALL"  # rows of the tile of two vectors
         LANES_F32 "NPDL_LANES_F32"
         LANES_F64 "NPDL_LANES_F64"

@@ -225,10 +225,10 @@ cdef class Tape:
         cdef Py_ssize_t i
         cdef double total = 0
         if self.losses.itemsize == 4:
-            for i in range(self.losses.bytes // 4):
+            for i in range(<Py_ssize_t> (self.losses.bytes // 4)):
                 total += (<const float*> self.losses.data)[i]
         else:
-            for i in range(self.losses.bytes // 8):
+            for i in range(<Py_ssize_t> (self.losses.bytes // 8)):
                 total += (<const double*> self.losses.data)[i]
         return total - total == 0
 

@@ -18,6 +18,7 @@ forms, with half the rows or fewer vectors, are for the edges of a matrix (``pan
 
 from libc.string cimport memset
 from npdl._ext.simd cimport (
+    EDGE_FORMS,
     LANES_F32,
     LANES_F64,
     MR,
@@ -393,8 +394,24 @@ cdef inline void short_tiles(
     )
 
 
+cdef inline bint has_edge_forms(const real* _) noexcept nogil:
+    """Whether tiles at the edges of a matrix have forms of their own, which cost code.
+
+    Not in float64, and not in the build for CPUs without fused multiply-adds.
+    """
+    if real is float:
+        return EDGE_FORMS
+    else:
+        return False
+
+
+cdef inline Py_ssize_t least_rows(const real* _) noexcept nogil:
+    """Rows of the shortest tile of NV vectors."""
+    return MR // 2 if has_edge_forms(_) else MR
+
+
 cdef inline Py_ssize_t panel_width(Py_ssize_t cols, Py_ssize_t nr, const real* _) noexcept nogil:
     """Elements per row of a packed panel of which `cols` columns are used: nr, or fewer."""
-    if cols <= 2 * lanes(_) and nr == tile_cols(_) and SHORT == MR:
+    if has_edge_forms(_) and cols <= 2 * lanes(_) and nr == tile_cols(_) and SHORT == MR:
         return round_up(cols, lanes(_))
     return nr

@@ -64,7 +64,7 @@ def open_archive(path: StrPath) -> tuple[dict[str, Any], Weights]:
             text = _member(archive, "config.json", MAX_CONFIG)
             binary = _member(archive, "model.weights.h5", MAX_RATIO * size)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
-        raise Unreadable(f"it is not a zip archive as Keras 3 writes them ({error})") from error
+        raise Unreadable(f"it is no zip archive as Keras 3 writes them ({error})") from error
     if text.count(b"{") + text.count(b"[") > _safetensors.MAX_CONTAINERS:
         raise Unreadable("its config.json is too complex")
     try:
