@@ -165,7 +165,7 @@ def activation_backward_recorded(y, dy, dx, act):
     return recorded(_play_backward, &j, sizeof(job_t), 0)
 
 
-# -------------------------------------------------------------------------------- sums of two arrays
+# ---------------------------------------------------------------------------- sums of two arrays
 
 ctypedef struct sum_t:
     bint single

@@ -117,11 +117,11 @@ cdef inline void times_panel(
         half = has_edge_forms(c) and rest <= high // 2
         begin = NULL if start == NULL else start + i * start_row
         to, ld, added, tiles = c + i * ldc, ldc, begin, rest // high
-        if cols < width or tiles == 0 and 2 * rest != high or tiles == 0 and not half:  # partly outside C
+        if cols < width or not (tiles or half and 2 * rest == high):  # partly outside C
             for j in range(high):
                 a_at[j] = min(j, rest - 1) * a_row  # a short tile repeats its last row
             to, ld, added, tiles = out, width, NULL, 0
-        # one call, since the compiler makes a copy of all forms of tiles for each
+        # One call, since the compiler copies all forms of tiles for each.
         _some_tiles(
             tall, half, width, max(tiles, 1), depth, a + i // high * a_tile, a_at, a_step, a_tile,
             b, to, ld, added, start_row,
