@@ -8,8 +8,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cores, envs, footprint, geometry, kernels, limits, race, report, scaling
+from benchmarks import (
+    cores,
+    envs,
+    footprint,
+    geometry,
+    kernels,
+    limits,
+    race,
+    report,
+    scaling,
+)
 from benchmarks.process import note
+from benchmarks.versions import versions, versions_table
 from benchmarks.workloads import WORKLOADS
 
 SWEPT_THREADS = ("mlp784", "mnistcnn", "lstm256")
@@ -37,6 +48,9 @@ def parser() -> argparse.ArgumentParser:
             metavar="FAMILY=PATH",
             help="interpreter of a family, instead of its environment's",
         )
+    commands.choices["versions"].add_argument(
+        "--other", type=Path, required=True, help="a checkout whose kernels are built in place"
+    )
     for command in commands.choices.values():
         command.add_argument("--envs", type=Path, default=envs.ENVS, help="the environments")
     return top
@@ -180,10 +194,17 @@ def more_cores(args: argparse.Namespace) -> None:
     finish(args, "cores", rows, cores.cores_table(rows))
 
 
+def two_versions(args: argparse.Namespace) -> None:
+    """Training steps in two checkouts."""
+    names = args.workloads or WORKLOADS
+    pairs = versions(args.other.resolve(), names, args.threads, args.rounds, args.seconds)
+    finish(args, "versions", pairs, versions_table(pairs))
+
+
 def everything(args: argparse.Namespace) -> None:
     """All benchmarks, one after another."""
     for name, (_, command) in COMMANDS.items():
-        if command is not everything:
+        if command not in (everything, two_versions):
             print(f"\n## {name}\n")
             command(args)
 
@@ -199,7 +220,8 @@ COMMANDS = {
     "neighbour": ("`np.matmul` between two steps: two pools of threads in turns", neighbour),
     "scaling": ("cost by threads, batch, sequence length and image size", scale),
     "cores": ("a training step on 1 to 64 cores, simulated", more_cores),
-    "all": ("all of these", everything),
+    "versions": ("training steps against those of another checkout", two_versions),
+    "all": ("all but `versions`", everything),
 }
 
 

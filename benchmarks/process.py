@@ -21,12 +21,13 @@ class WorkerError(RuntimeError):
 class Worker:
     """One library in a separate process."""
 
-    def __init__(self, peer: str, python: str, threads: int) -> None:
+    def __init__(self, peer: str, python: str, threads: int, root: Path = ROOT) -> None:
         spec = PEERS[peer]
         self.peer = peer
+        self.root = root
         config = {"adapter": spec.adapter, "options": dict(spec.options), "threads": threads}
         env = os.environ | dict(spec.env)
-        env |= {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+        env |= {"PYTHONPATH": str(root), "PYTHONWARNINGS": "ignore"}
         env |= dict.fromkeys(("OMP_NUM_THREADS", "NPDL_NUM_THREADS"), str(threads))
         self._process = subprocess.Popen(
             [python, "-m", "benchmarks.worker", json.dumps(config)],
@@ -35,7 +36,7 @@ class Worker:
             stderr=None if os.environ.get("BENCH_VERBOSE") else subprocess.DEVNULL,
             text=True,
             env=env,
-            cwd=ROOT,
+            cwd=root,
         )
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from npdl._checks import error_message
 from npdl._registry import snake_case
 from npdl.layers._names import LayerType
@@ -40,8 +42,14 @@ def shared_number(layer: Any) -> tuple[int | None, bool]:
     return number, before and number is not None
 
 
+#: Types of most attributes of a layer; none of them contains layers.
+_WITHOUT_LAYERS = frozenset({str, int, float, bool, type(None), np.ndarray})
+
+
 def collect(value: Any, found: dict[int, Any]) -> None:
     """Add the layers in `value` to `found`."""
+    if type(value) in _WITHOUT_LAYERS:
+        return
     if isinstance(type(value), LayerType):
         found[id(value)] = value
     elif isinstance(value, list | tuple):
