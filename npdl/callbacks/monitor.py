@@ -6,13 +6,14 @@ import errno
 import os
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from npdl._checks import check_choice, error_message, warn
 from npdl.results import ALIASES
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from npdl.callbacks.base import Callback
     from npdl.trainer import Trainer
 
