@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from cases import ACTIVATIONS, ELEMENTWISE, EXPONENTIAL
+from case_values import ACTIVATIONS, ELEMENTWISE, EXPONENTIAL
 from kernel_calls import TWINS, Call, Maker, run
 
 from npdl._ext.activation_np import FROM_INPUT, LINEAR, RELU, SIGMOID, TANH

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import CASES, ELEMENTWISE
+from case_values import ELEMENTWISE
+from cases import CASES
 from kernel_calls import (
     FILLED,
     PAIRS,

@@ -11,7 +11,7 @@ import itertools
 
 import numpy as np
 import pytest
-from cases import ACTIVATIONS
+from case_values import ACTIVATIONS
 from kernel_calls import Call, Maker, implementation, run, wider
 
 from npdl import _ext
