@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import hashlib
 import json
 import os
 import re
@@ -23,6 +24,7 @@ import sys
 import sysconfig
 import tarfile
 import tempfile
+import urllib.request
 import zipfile
 from pathlib import Path
 
@@ -271,6 +273,23 @@ needs_exe_wrapper = true
 """
 
 
+def fetch_source(package: str, version: str, folder: Path) -> Path:
+    """Fetch the source archive of a release from PyPI; `pip download` would also compile it."""
+    form = {"Accept": "application/vnd.pypi.simple.v1+json"}
+    page = urllib.request.Request(f"https://pypi.org/simple/{package}/", headers=form)
+    with urllib.request.urlopen(page) as answer:
+        files = json.load(answer)["files"]
+    (found,) = (f for f in files if f["filename"] == f"{package}-{version}.tar.gz")
+    archive = folder / found["filename"]
+    if not archive.exists():
+        with urllib.request.urlopen(found["url"]) as answer:
+            content = answer.read()
+        if hashlib.sha256(content).hexdigest() != found["hashes"]["sha256"]:
+            sys.exit(f"error: {found['url']} has another checksum than PyPI names")
+        archive.write_bytes(content)
+    return archive
+
+
 def build_numpy(python: str) -> Path:
     """Build NumPy with a Python of Pyodide's version, and return the path of a zip file."""
     made = OUT / f"numpy-{NUMPY}-{PYTHON}.zip"
@@ -284,10 +303,7 @@ def build_numpy(python: str) -> Path:
         run(folder / "venv/bin/pip", "install", "-q", "Cython", "ninja")
     source = folder / f"numpy-{NUMPY}"
     if not source.exists():
-        if not Path(f"{source}.tar.gz").exists():  # pip also builds it, for its metadata: minutes
-            pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary=numpy"]
-            run(*pip, f"numpy=={NUMPY}", "--dest", folder)
-        with tarfile.open(f"{source}.tar.gz") as archive:
+        with tarfile.open(fetch_source("numpy", NUMPY, folder)) as archive:
             archive.extractall(folder, filter="data")
     bin = folder / "venv" / "bin"
     cross = folder / "cross.ini"
