@@ -12,6 +12,7 @@ from npdl import metrics as npdl_metrics
 from npdl import objectives
 from npdl._checks import check_number, error_message
 from npdl.layers._affine import Affine
+from npdl.layers._fusing import are_replaced
 from npdl.layers.base import Layer
 from npdl.metrics import Metric
 from npdl.objectives.base import aligned, gradient_of, value_of
@@ -94,6 +95,7 @@ class Head:
             # A subclass may compute something else.
             and type(layer).forward is Affine.forward
             and type(layer).backward is Affine.backward
+            and not are_replaced(layer)
         )
 
     def forward(self, outputs: NDArray, *rest: Any) -> tuple[float, Any]:

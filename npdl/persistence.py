@@ -22,7 +22,7 @@ class Persistent:
 
     def __getstate__(self) -> dict[str, Any]:
         """The state for `pickle` and `copy.deepcopy`: everything except a running training loop."""
-        passing = ("loop", "_trained", "_adding", "_reached", "_replays", "_passes")
+        passing = ("loop", "_trained", "_adding", "_running", "_reached", "_replays", "_passes")
         return {k: v for k, v in self.__dict__.items() if k not in passing}
 
     def to_json(self) -> dict[str, Any]:

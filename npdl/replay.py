@@ -13,9 +13,10 @@ batches with masks, and networks that are not chains run as usual.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ STEPS = frozenset(
 )
 METHODS = ("forward", "backward", "forward_linear", "backward_linear")
 #: Attributes of layers and optimizers that may change between steps.
-PASSING = frozenset({"_cache", "_buffers", "keep_buffers", "_last_input"})
+PASSING = frozenset({"_cache", "_buffers", "keep_buffers", "prepared_for", "_last_input"})
 COUNTING = frozenset({"lr", "iterations", "_pending", "_weight"})
 #: Number of batch shapes that are recorded at one time.
 SHAPES = 4
@@ -185,8 +186,9 @@ class Passes:
         """The output, as `Plan.forward` returns it in training."""
         x = self._now = np.asarray(x, self.dtype, "C")
         if self.ready:
-            self.draw()
-            if self._tapes[0].play([x]) >= 0:
+            if self._tapes[0].takes([x]):
+                self.draw()
+                self._tapes[0].play([x])
                 return self.y
             self.holds = self.ready = False
         heads = [0] if self._linear else []
@@ -198,12 +200,14 @@ class Passes:
             return self.y
         state = get_rng().bit_generator.state if self.seeds else None
         self.draw()
-        self._tapes[0].play([x])
-        found = self.y.tobytes()
+        with _without_values(self._own_arrays(plan, 0)):
+            self._tapes[0].play([x])
+            found = self.y.tobytes()
         if state is not None:
             get_rng().bit_generator.state = state
         y = plan.forward((x,), True, None, heads)[0][0]
-        self.holds = found == y.tobytes()
+        # Once more, for the tape of the backward pass, which reads other arrays than the layers.
+        self.holds = found == y.tobytes() and self._tapes[0].play([x]) >= 0
         return y
 
     def backward(self, plan: Plan, gradient: Any) -> None:
@@ -229,10 +233,13 @@ class Passes:
             self.holds = self.holds and self._make_tapes()
         else:
             grads = [grad for layer in plan.layers for grad in layer.grads]
-            self._tapes[1].play([self._now, dy])
-            found = [grad.tobytes() for grad in grads]
+            with _without_values(self._own_arrays(plan, 1)):
+                self._tapes[1].play([self._now, dy])
+                found = [grad.tobytes() for grad in grads]
             plan.backward([dy], linear)
             self.holds = self.ready = found == [grad.tobytes() for grad in grads]
+            for layer in plan.layers if self.ready else ():
+                layer._cache = None  # of this step, and not of those that are replayed
 
     def draw(self) -> None:
         """Draw the random numbers that layers draw in a forward pass."""
@@ -255,6 +262,21 @@ class Passes:
                 made.append((call, [a for a in args if a is None or isinstance(a, np.ndarray)]))
         self.calls.append(made)
 
+    def _own_arrays(self, plan: Plan, which: int) -> list[NDArray]:
+        """The arrays that a pass has to fill by itself, as far as they hold floats."""
+        given = [p.value for layer in plan.layers for p in layer.parameters]
+        given += [self.x, self._now, self.dy]
+        if which:
+            given += [a for _, args in self.calls[0] for a in args if isinstance(a, np.ndarray)]
+        found = [a for _, args in self.calls[which] for a in args if isinstance(a, np.ndarray)]
+        return [
+            a
+            for a in found
+            if a.dtype in FLOATS
+            and a.flags.writeable
+            and not any(np.may_share_memory(a, other) for other in given)
+        ]
+
     def _make_tapes(self) -> bool:
         forward, backward = self.calls
         arrays = [a for _, args in forward for a in args if isinstance(a, np.ndarray)]
@@ -272,6 +294,20 @@ def _dtype_for(plan: Plan, x: NDArray) -> Any:
     for parameter in first._parameters_by_name.values() if first is not None else ():
         dtype = parameter.value.dtype
     return dtype if x.dtype.kind in "fiub" and dtype in FLOATS and dtype.isnative else None
+
+
+@contextlib.contextmanager
+def _without_values(arrays: list[NDArray]) -> Iterator[None]:
+    """Fill arrays with nan within the block.
+
+    What a tape does not compute, but NumPy did in the recorded step, can't pass for right then.
+    """
+    before = [array.copy() for array in arrays]
+    for array in arrays:
+        array.fill(np.nan)
+    yield
+    for array, values in zip(arrays, before):
+        array[...] = values
 
 
 def _start(array: NDArray) -> int:
@@ -375,6 +411,7 @@ class WholeStep:
             return None
         attributes = [(model, name) for name in ("heads", "terms", "optimizer")]
         attributes += [(Affine, name) for name in METHODS]
+        attributes += [(SCCE, name) for name in ("forward_logits", "backward_logits")]
         dicts: list[tuple[dict[str, Any], frozenset[str]]]
         dicts = [(vars(head), frozenset()), (vars(loss), frozenset())]
         alone = _is_one_kernel(optimizer)

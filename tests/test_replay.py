@@ -226,6 +226,74 @@ def test_changes_between_training_runs(change, walked):
     assert result() == found
 
 
+class Clipped(npdl.activations.Activation):
+    """An activation that a user wrote, which no kernel computes."""
+
+    def forward(self, input):
+        return np.clip(input, -0.5, 0.5)
+
+    def backward(self, x, y, dy):
+        return dy * (np.abs(x) < 0.5)
+
+
+@compiled
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        lambda: [Dense(7, activation=Clipped())],
+        lambda: [Dense(7), Activation(Clipped())],
+        lambda: [Dense(7), Activation("log_softmax")],
+    ],
+    ids=["fused", "layer", "softmax"],
+)
+def test_steps_that_begin_all_alike(hidden, walked):
+    """What NumPy computed in the recorded step must not pass as the tape's."""
+
+    def result():
+        npdl.utils.set_seed(3)
+        model = Model([*hidden(), Dense(5), Softmax(3)])
+        model.compile("scce", optimizers.SGD(lr=0.0))
+        model.build((None, 4))
+        for i in range(9):
+            if i == 5:
+                model.optimizer.lr = 0.1
+            model.train_on_batch(*batch((4,), 3, seed=max(i, 5)))
+        return state(model)
+
+    found = result()
+    walked()
+    assert result() == found
+
+
+@compiled
+def test_batches_that_are_not_aligned(walked):
+    def result():
+        model, shape = built("dropout", "adam")
+        with model.training():
+            for i in range(9):
+                x, y = batch(shape, 3, seed=i)
+                memory = np.zeros(x.nbytes + 64, np.uint8)
+                start = 1 - memory.ctypes.data % 64
+                odd = np.frombuffer(memory.data, x.dtype, x.size, start % 64).reshape(x.shape)
+                odd[...] = x
+                assert not odd.flags.aligned
+                train_step(model, x if i in (5, 6) else odd, y)
+        return state(model)
+
+    found = result()
+    walked()
+    assert result() == found
+
+
+def test_backward_after_training_is_an_error():
+    """The layers have not seen the batches of replayed steps."""
+    model, shape = built("dense", "adam")
+    for i in range(4):
+        model.train_on_batch(*batch(shape, 3, seed=i))
+        with pytest.raises(RuntimeError, match="must come after a training forward pass"):
+            model.backward(np.ones((12, 3), np.float32))
+
+
 @compiled
 def test_batches_that_are_not_alike(walked):
     def result():

@@ -54,6 +54,8 @@ cdef bint _read(x, array_t* a):
         PyErr_Clear()
         return False
     code = view.format
+    if code != NULL and code[0] == c"=":  # native, but not aligned
+        code += 1
     a.data, a.bytes, a.itemsize, a.code = view.buf, view.len, view.itemsize, 0
     if code != NULL and code[0] != 0 and code[1] == 0 and view.obj is x:
         a.code = c"l" if code[0] == c"q" else code[0]

@@ -28,6 +28,12 @@ def add_arrays(a: NDArray, b: NDArray, out: NDArray, act: KernelCode = IDENTITY)
         kernels().activation_forward(out.reshape(-1).copy(), out.reshape(-1), act)
 
 
+def are_replaced(layer: Any) -> bool:
+    """Whether a layer or its follower has a `forward` or `backward` of its own."""
+    layers = [layer] if layer.follower is None else [layer, layer.follower]
+    return any("forward" in vars(one) or "backward" in vars(one) for one in layers)
+
+
 def pairs(steps: Sequence[Any], repeated: Sequence[Any], kept: Collection[int]) -> dict[int, Any]:
     """The activation step behind each step of a plan that can run it too, by the id of the latter.
 
@@ -52,6 +58,7 @@ def pairs(steps: Sequence[Any], repeated: Sequence[Any], kept: Collection[int]) 
             and len(step.sources) == readers[slot] == len(before.targets) == 1
             and slot not in kept
             and not any(one is step or one is before for one in repeated)
+            and not (are_replaced(before.layer) or are_replaced(step.layer))
             and before.layer.takes_over(step.layer)
         ):
             found[id(before)] = step

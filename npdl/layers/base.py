@@ -24,6 +24,11 @@ from npdl.layers.owning import Owner, twin
 from npdl.layers.parameter import Parameter, ParameterView
 from npdl.layers.tree import shared_number
 
+#: Attributes that copies and pickles of a layer do without.
+_PASSING = frozenset(
+    ("_buffers", "_cache", "keep_buffers", "need_input_grad", "follower", "prepared_for")
+)
+
 __all__ = [
     "Layer",
     "Parameter",
@@ -71,6 +76,8 @@ class Layer(Owner, Configurable, metaclass=LayerType):
 
     #: The activation layer whose work this one does too while a model trains, see `takes_over`.
     follower: Any = None
+    #: The plan that prepared the layer for training last, see `Plan.begin_training`.
+    prepared_for: Any = None
     #: How many arrays `forward` returns: a tuple of them if there are several.
     n_outputs: int = 1
     #: Of the layer's box in a drawing, see `npdl.plot_model`.
@@ -145,8 +152,7 @@ class Layer(Owner, Configurable, metaclass=LayerType):
 
     def __getstate__(self) -> dict[str, Any]:
         """The state for `pickle` and `copy.deepcopy`: everything except kept arrays."""
-        passing = ("_buffers", "_cache", "keep_buffers", "need_input_grad", "follower")
-        return {k: v for k, v in self.__dict__.items() if k not in passing}
+        return {k: v for k, v in self.__dict__.items() if k not in _PASSING}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -397,8 +403,8 @@ class Layer(Owner, Configurable, metaclass=LayerType):
             layer.begin_training(True)
 
     def end_training(self) -> None:
-        """Undo `begin_training`."""
-        self.keep_buffers, self.need_input_grad = False, True
+        """Undo `begin_training`; no `backward` can follow."""
+        self.keep_buffers, self.need_input_grad, self._cache = False, True, None
         for layer in self.sublayers:
             layer.end_training()
 

@@ -129,6 +129,6 @@ class Block(Layer):
         self._steps.begin_training(need_input_grad)
 
     def end_training(self) -> None:
-        """Undo `begin_training`."""
-        self.keep_buffers, self.need_input_grad = False, True
+        """Undo `begin_training`; no `backward` can follow."""
+        self.keep_buffers, self.need_input_grad, self._cache = False, True, None
         self._steps.end_training()

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from npdl._calls import forward_takes
 from npdl._checks import error_message
-from npdl.layers._fusing import add_arrays, pairs
+from npdl.layers._fusing import add_arrays, are_replaced, pairs
 from npdl.layers._padding import without_padding
 from npdl.layers.base import Layer, Shape
 from npdl.layers.node import Node, Value, nodes_of
@@ -231,12 +231,19 @@ class Plan:
             for slot in step.targets:
                 needed[slot] = below or bool(step.layer.params)
             step.layer.begin_training(below)
+            step.layer.prepared_for = self
         self._needed = needed
         self._fuse()
         self._lowest = len(self._walked) - 1
         for i, step in reversed([*enumerate(self._walked)]):
             if input_grads or step.layer.params:
                 self._lowest = i
+
+    def _prepare_again(self, needed: list[bool]) -> None:
+        """Prepare layers that another model was trained with since, or whose methods are others."""
+        for layer in [step.layer for step in self.steps]:
+            if layer.prepared_for is not self or (layer.follower and are_replaced(layer)):
+                return self.begin_training(needed[0])
 
     def _fuse(self) -> None:
         """Let layers do the work of the activations behind them."""
@@ -269,6 +276,7 @@ class Plan:
         self._part()
         for step in self.steps:
             step.layer.end_training()
+            step.layer.prepared_for = None
 
     def _make_twins(self) -> None:
         for step in self._repeated:
@@ -299,6 +307,8 @@ class Plan:
         """
         if masks is not None and not any(mask is not None for mask in masks):
             masks = None
+        if train and self._needed is not None:
+            self._prepare_again(self._needed)
         if self.is_chain and masks is None and not self._makes_masks:
             return [self._chain(inputs[0], train, bool(linear))], [None]
         if train and self._repeated and self._repeated[0].layer is self._repeated[0].owner:
