@@ -21,7 +21,7 @@ from npdl._ext.conv_depthwise cimport (
     is_depthwise,
 )
 from npdl._ext.conv_direct cimport copy_task, forward_task, set_offsets, set_parts
-from npdl._ext.conv_gradients cimport products_input, products_weights
+from npdl._ext.conv_gradients cimport products_weights
 from npdl._ext.conv_line cimport (
     is_line,
     line_input,
@@ -32,6 +32,7 @@ from npdl._ext.conv_line cimport (
     line_sizes,
     line_weights_gradient,
 )
+from npdl._ext.conv_phases cimport input_of
 from npdl._ext.conv_pointwise cimport (
     is_pointwise,
     pointwise_input,
@@ -285,7 +286,7 @@ cdef inline void _backward(conv_t* j, const real* _) except *:
         if j.dw != NULL or j.db != NULL:
             products_weights(j, _)
         if j.dx != NULL:
-            products_input(j, NULL, linear, _)
+            input_of(j, NULL, linear, _)
 
 
 cdef conv_t _plan_forward(
@@ -400,7 +401,7 @@ cdef inline void _transposed_forward(conv_t* j, act_t act, const real* _) except
     elif is_pointwise(j):
         pointwise_input(j, j.bias, act, _)
     else:
-        products_input(j, j.bias, act, _)
+        input_of(j, j.bias, act, _)
 
 
 cdef inline void _transposed_backward(

@@ -17,13 +17,7 @@ from npdl._ext.conv cimport conv_t
 from npdl._ext.conv_pulled cimport take_dz
 from npdl._ext.conv_windows cimport interleave, part
 from npdl._ext.simd cimport (
-    add_product_f32,
-    add_product_f64,
-    f32v,
-    f64v,
-    fma_f32v,
-    fma_f64v,
-    real,
+    add_product_f32, add_product_f64, f32v, f64v, fma_f32v, fma_f64v, opaque, real,
 )
 from npdl._ext.sums cimport sum_of
 from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take, task_t
@@ -31,7 +25,8 @@ from npdl._ext.tile cimport ceil_div, lanes, round_up, vec
 
 cdef enum:
     AT_ONCE = 4  # vectors of windows computed at once
-    QUARTER = 4  # elements of a row copied at once
+    WHOLE = 16  # elements of a row copied at once,
+    QUARTER = 4  # and of its rest
     LANES = 32  # partial sums per tap, the same in all builds
     FOLD = 64  # terms of a partial sum, before it is added to the total
     NEIGHBOURS = 16  # the most channels per task
@@ -48,8 +43,10 @@ ctypedef struct depthwise_t:
     Py_ssize_t plane, planes  # elements of a plane, and of all planes of a channel
     Py_ssize_t span  # positions from the first window to the last
     Py_ssize_t room  # the same, rounded up to whole blocks of vectors
+    Py_ssize_t vectors, per_row  # vectors of results; those of a row, if rows consist of whole ones
     bint turned  # the taps are those of the filters turned by 180 degrees
     Py_ssize_t* offset  # offset of each tap
+    Py_ssize_t* cleared  # [worker], whether there are zeros around its planes
     char* scratch
     size_t scratch_step
 
@@ -78,6 +75,9 @@ cdef inline depthwise_t _plan(conv_t* j, const real* _) noexcept nogil:
     p.plane = p.high * p.wide
     p.span = (j.oh - 1) * p.wide + j.ow
     p.room = round_up(p.span, max(<Py_ssize_t> LANES, AT_ONCE * lanes(_)))
+    p.vectors = p.room // lanes(_)
+    if not j.last and j.ow % lanes(_) == 0:
+        p.vectors, p.per_row = j.oh * j.ow // lanes(_), j.ow // lanes(_)
     p.planes = round_up(j.sh * j.sw * p.plane + p.room - p.span, 16)  # with slack after the last
     p.channels = NEIGHBOURS
     if not j.last:  # copy several planes before reading any, so that loads don't wait for stores
@@ -104,6 +104,9 @@ cdef inline void _copy(const real* x, Py_ssize_t step, real* to, Py_ssize_t n) n
     """to[k] = x[k*step]. Rows are short, so one call of memcpy would take longer."""
     cdef Py_ssize_t k = 0
     if step == 1:
+        while k + WHOLE <= n:
+            memcpy(to + k, x + k, WHOLE * sizeof(real))
+            k += WHOLE
         while k + QUARTER <= n:
             memcpy(to + k, x + k, QUARTER * sizeof(real))
             k += QUARTER
@@ -152,6 +155,20 @@ cdef inline void _exchange(
                     _copy(line + c * step, j.sw * pixel, plane + c * p.planes, k1 - k0)
 
 
+ctypedef void (*exchange_f32)(const depthwise_t*, float*, Py_ssize_t, float*, bint) noexcept nogil
+ctypedef void (*exchange_f64)(const depthwise_t*, double*, Py_ssize_t, double*, bint) noexcept nogil
+
+
+cdef inline void exchange(
+    const depthwise_t* p, real* x, Py_ssize_t count, real* planes, bint back
+) noexcept nogil:
+    """`_exchange`, compiled once for all callers."""
+    if real is float:
+        (<exchange_f32> opaque(<void*> &_exchange[float]))(p, x, count, planes, back)
+    else:
+        (<exchange_f64> opaque(<void*> &_exchange[double]))(p, x, count, planes, back)
+
+
 cdef inline void _take_gradient(
     const depthwise_t* p, Py_ssize_t n, Py_ssize_t f0, Py_ssize_t count, real* dz, real* row
 ) noexcept nogil:
@@ -178,30 +195,41 @@ cdef inline void _take_gradient(
 cdef inline void _sum_taps(
     const depthwise_t* p, const real* w, const real* plane, real bias, real* out, vec* _
 ) noexcept nogil:
-    """out[q] = bias + Σ_k w[k] plane[offset[k] + q], for whole blocks of vectors."""
+    """out[q] = bias + Σ_k w[k] plane[offset[k] + q], vector by vector.
+
+    The vectors are those of the output, if rows consist of whole ones, else all from the first
+    position to the last.
+    """
     cdef vec acc[AT_ONCE]
     cdef vec zero
-    cdef Py_ssize_t q = 0, i, k, taps = p.j.kh * p.j.kw
+    cdef const real* at[AT_ONCE]
+    cdef Py_ssize_t v = 0, across = 0, i, k, taps = p.j.kh * p.j.kw
     cdef const real* source
     memset(&zero, 0, sizeof(zero))
-    while q < p.room:
+    while v < p.vectors:
         for i in range(AT_ONCE):
             acc[i] = zero
+            at[i] = plane
+            if v + i < p.vectors - 1:  # else repeat the last one
+                plane += lanes(w)
+                across += 1
+                if across == p.per_row:
+                    across = 0
+                    plane += p.wide - p.j.ow
         for k in range(taps):
-            source = plane + p.offset[k] + q
             for i in range(AT_ONCE):
+                source = at[i] + p.offset[k]
                 if real is float and vec is f32v:
-                    acc[i] = add_product_f32(
-                        acc[i], w[k], (<const vec*> (source + i * lanes(w)))[0]
-                    )
+                    acc[i] = add_product_f32(acc[i], w[k], (<const vec*> source)[0])
                 elif real is double and vec is f64v:
-                    acc[i] = add_product_f64(
-                        acc[i], w[k], (<const vec*> (source + i * lanes(w)))[0]
-                    )
+                    acc[i] = add_product_f64(acc[i], w[k], (<const vec*> source)[0])
         for i in range(AT_ONCE):
+            if v + i == p.vectors:
+                break
             if (real is float and vec is f32v) or (real is double and vec is f64v):
-                (<vec*> (out + q + i * lanes(w)))[0] = acc[i] + bias
-        q += AT_ONCE * lanes(w)
+                (<vec*> out)[0] = acc[i] + bias
+            out += lanes(w)
+        v += AT_ONCE
 
 
 cdef inline void _spread_taps(
@@ -268,19 +296,30 @@ cdef inline void _forward(
     cdef const real* plane
     cdef real* y = <real*> j.y
     cdef real bias = 0
-    memset(planes, 0, count * p.planes * sizeof(real))
-    _exchange(
+    if not p.cleared[worker]:
+        p.cleared[worker] = True
+        memset(planes, 0, p.channels * p.planes * sizeof(real))
+    exchange(
         p, <real*> j.x + n * j.groups * j.h * j.w + c0 * step, count, planes, False
     )
     for m in range(count * j.f):
+        if p.per_row:
+            out = y + (n * filters + c0 * j.f + m) * j.oh * j.ow
         if p.bias != NULL:
             bias = (<const real*> p.bias)[c0 * j.f + m]
         plane = planes + m // j.f * p.planes
         if real is float:
-            _sum_taps(p, w + m * taps, plane, bias, out + m * p.room, <f32v*> NULL)
+            _sum_taps(p, w + m * taps, plane, bias, out, <f32v*> NULL)
         else:
-            _sum_taps(p, w + m * taps, plane, bias, out + m * p.room, <f64v*> NULL)
-        act_span(p.act, out + m * p.room, out + m * p.room, p.span)
+            _sum_taps(p, w + m * taps, plane, bias, out, <f64v*> NULL)
+        if p.per_row:
+            act_span(p.act, out, out, j.oh * j.ow)
+            continue
+        act_span(p.act, out, out, p.span)
+        out += p.room
+    if p.per_row:
+        return
+    out = planes + p.channels * p.planes
     for i in range(j.oh):
         if j.last:
             at = (n * j.oh + i) * j.ow * filters + c0 * j.f
@@ -324,7 +363,7 @@ cdef inline void _input(
         for c in range(count):
             for k in range(area):
                 dx[c * step + k * pixel] = 0
-    _exchange(p, dx, count, planes, True)
+    exchange(p, dx, count, planes, True)
     if p.bias == NULL and p.act.code == LINEAR:
         return
     for c in range(count):
@@ -364,7 +403,7 @@ cdef inline void _weights(
     for k in range(filters * (taps + 1)):
         dw[k] = 0
     for n in range(j.n):
-        _exchange(
+        exchange(
             p, <real*> j.x + n * j.groups * j.h * j.w + c0 * step, count, planes, False
         )
         _take_gradient(p, n, c0 * j.f, filters, dz, dz + p.channels * j.f * p.room)
@@ -406,7 +445,7 @@ cdef inline void _compute(depthwise_t* p, task_t task, Py_ssize_t n, const real*
     cdef conv_t* j = p.j
     cdef int workers = max_workers()
     cdef Py_ssize_t taps = j.kh * j.kw, filters = p.channels * j.f
-    cdef size_t offsets = aligned(taps * sizeof(Py_ssize_t))
+    cdef size_t offsets = aligned((taps + workers) * sizeof(Py_ssize_t))
     cdef scratch_t s
     p.scratch_step = aligned(
         p.channels * p.planes * sizeof(real)
@@ -415,6 +454,8 @@ cdef inline void _compute(depthwise_t* p, task_t task, Py_ssize_t n, const real*
     )
     s = take(offsets + workers * p.scratch_step)
     p.offset, p.scratch = <Py_ssize_t*> s.data, s.data + offsets
+    p.cleared = p.offset + taps
+    memset(p.cleared, 0, workers * sizeof(Py_ssize_t))
     with nogil:
         _set_offsets(p)
         run(task, p, n, workers)

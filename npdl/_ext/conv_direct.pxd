@@ -184,6 +184,9 @@ cdef inline void _split_image(
                     source = x + (c * j.h + row) * j.w + pv - j.pw
                     if j.sw == 1:
                         memcpy(to + i * j.plane_w + k0, source + k0, (k1 - k0) * sizeof(real))
+                    elif j.sw == 2:  # a constant, for the compiler
+                        for k in range(k0, k1):
+                            to[i * j.plane_w + k] = source[2 * k]
                     else:
                         for k in range(k0, k1):
                             to[i * j.plane_w + k] = source[k * j.sw]

@@ -17,7 +17,7 @@ elements of a window are always in the order (u, v, c).
 
 from libc.string cimport memcpy, memset
 from npdl._ext.conv cimport conv_t
-from npdl._ext.simd cimport real, transpose4
+from npdl._ext.simd cimport LANES_F32, real, transpose, transpose4
 from npdl._ext.tile cimport ceil_div, round_up
 
 cdef enum:
@@ -174,6 +174,8 @@ cdef inline void interleave(
     real* to, Py_ssize_t ld,
 ) noexcept nogil:
     """to[j*ld + l] = x[l*channel_step + j*pixel_step]  for j < count, l < c; one step is 1."""
+    cdef Py_ssize_t x_at[LANES_F32]
+    cdef Py_ssize_t to_at[LANES_F32]
     cdef Py_ssize_t i, l, first = 0, last
     if channel_step == 1:
         if pixel_step == c == ld:
@@ -192,10 +194,19 @@ cdef inline void interleave(
             to[3 * i + 1] = x[channel_step + i]
             to[3 * i + 2] = x[2 * channel_step + i]
         return
+    if real is float:
+        for l in range(LANES_F32):
+            x_at[l], to_at[l] = l * channel_step, l * ld
     while first < count:  # a line of the cache at a time
         last = min(count, first + CHUNK)
         l = 0
         if real is float:
+            while last == first + CHUNK and l + LANES_F32 <= c:
+                i = first
+                while i < last:
+                    transpose(x + l * channel_step + i, x_at, to + i * ld + l, to_at)
+                    i += LANES_F32
+                l += LANES_F32
             while count >= 4 and l + 4 <= c:
                 i = first
                 while i < last:

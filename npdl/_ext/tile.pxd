@@ -12,8 +12,9 @@ A tile computes MR x NR numbers, each a sum over k, and keeps them in registers:
 `panel_tiles` reads b from a *packed panel*, in which row k follows row k-1. `tile` reads the
 positions of the rows of b, and of the vectors in them, from two short tables, so it can read the
 shifted pixels of an image. `tall_tiles` has tiles of TALL rows and two vectors, which fit matrices
-of 16, 32 or 64 columns better; `short_tiles` has SHORT rows, for matrices with few rows. The other
-forms, with half the rows or fewer vectors, are for the edges of a matrix (``panels.pxd``).
+of 16, 32 or 64 columns better; `short_tiles` has SHORT rows, for matrices with few rows, and
+`narrow_tiles` twice as many of one vector. The other forms, with half the rows or fewer vectors,
+are for the edges of a matrix (``panels.pxd``).
 """
 
 from libc.string cimport memset
@@ -49,6 +50,8 @@ ctypedef struct tall_panel_t:
     char _
 ctypedef struct short_panel_t:
     char _
+ctypedef struct narrow_panel_t:  # of one vector, twice as many rows
+    char _
 ctypedef struct lone_panel_t:  # of one vector
     char _
 ctypedef struct half_panel_t:
@@ -63,6 +66,7 @@ ctypedef fused panels_t:
     panel_t
     tall_panel_t
     short_panel_t
+    narrow_panel_t
     lone_panel_t
     half_panel_t
     half_tall_panel_t
@@ -74,6 +78,7 @@ ctypedef fused form_t:
     panel_t
     tall_panel_t
     short_panel_t
+    narrow_panel_t
     lone_panel_t
     half_panel_t
     half_tall_panel_t
@@ -85,6 +90,8 @@ cdef enum:
     LINE = 64  # bytes of a cache line
     MAX_NR = 64  # the largest NR of all builds
     SHORT = 2 * TALL // 3  # rows of the shorter tile of two vectors
+    NARROW = 2 * SHORT  # rows of the tile of one vector
+    WIDEST = 32  # the most numbers in two vectors
 
 
 cdef inline Py_ssize_t tile_cols(const real* _) noexcept nogil:
@@ -133,7 +140,7 @@ cdef inline void _sums(
     The loop over tiles is here and not around calls, because gcc unrolls the loops over the
     accumulators early enough to keep these in registers only inside another loop.
     """
-    cdef vec acc[TALL][NV]
+    cdef vec acc[NARROW][NV]
     cdef vec row[NV]
     cdef vec zero
     cdef real a_i
@@ -146,6 +153,8 @@ cdef inline void _sums(
         rows, wide = TALL // 2, 2
     elif form_t is short_panel_t:
         rows, wide = SHORT, 2
+    elif form_t is narrow_panel_t:
+        rows, wide = NARROW, 1
     elif form_t is half_short_panel_t:
         rows, wide = SHORT // 2, 2
     elif form_t is half_panel_t:
@@ -391,6 +400,25 @@ cdef inline void short_tiles(
     """As `panel_tiles`, for tiles of SHORT x 2 vectors and panels as wide."""
     form_tiles(
         tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, <short_panel_t*> NULL
+    )
+
+
+cdef inline void narrow_tiles(
+    Py_ssize_t tiles,
+    Py_ssize_t depth,
+    const real* a,
+    const Py_ssize_t* a_at,
+    Py_ssize_t a_step,
+    Py_ssize_t a_tile,
+    const real* b,
+    real* c,
+    Py_ssize_t ldc,
+    const real* start,
+    Py_ssize_t start_row,
+) noexcept nogil:
+    """As `panel_tiles`, for tiles of NARROW x 1 vectors and panels as wide."""
+    form_tiles(
+        tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, <narrow_panel_t*> NULL
     )
 
 

@@ -22,12 +22,14 @@ from libc.string cimport memcpy, memset
 from npdl._ext.activation cimport act_span, act_t
 from npdl._ext.pixels cimport TOGETHER, area_of, area_size, area_t
 from npdl._ext.simd cimport LANES_F32, TALL, f32v, prefetch_w, scaled_f32, transpose, transpose4
-from npdl._ext.tile cimport SHORT, ceil_div, round_up, short_tiles, tall_tiles
+from npdl._ext.tile cimport (
+    NARROW, SHORT, ceil_div, narrow_tiles, round_up, short_tiles, tall_tiles,
+)
 
 cdef enum:
     PLACES = 36
     CUT = 12  # rows of the tallest tile of any build; fixes the chunks over which dW is summed
-    WIDE = 2 * LANES_F32  # channels in a panel
+    WIDE = 2 * LANES_F32  # channels in a panel, unless there is one panel of half the width
     V_BYTES = 384 * 1024  # V of a chunk, which stays in the level-2 cache
 
 ctypedef struct winograd_t:
@@ -40,9 +42,9 @@ ctypedef struct winograd_t:
     Py_ssize_t images, rows  # images and rows of tiles per chunk
     Py_ssize_t strips, chunks  # chunks per image; of all images
     Py_ssize_t tiles  # tiles per chunk, in whole register tiles
-    Py_ssize_t high  # rows of a register tile: TALL or SHORT
+    Py_ssize_t high  # rows of a register tile: TALL, SHORT or NARROW
     Py_ssize_t panels  # panels of output channels
-    const float* filters  # U, [panel][36][k][WIDE]
+    const float* filters  # U, [panel][36][k][width]
     const float* bias  # [m] or NULL
     act_t act
 
@@ -74,13 +76,20 @@ cdef inline winograd_t winograd_plan(
             if best < 0 or cost <= best:
                 best, p.images = cost, images
     p.chunks = ceil_div(n, p.images) * p.strips
-    p.high = rows_of_tile(p.images * p.rows * p.tiles_w)
+    p.high = rows_of_tile(p.images * p.rows * p.tiles_w, panel_of(p.m))
     p.tiles = round_up(p.images * p.rows * p.tiles_w, p.high)
     return p
 
 
-cdef inline Py_ssize_t rows_of_tile(Py_ssize_t count) noexcept nogil:
-    """The height of register tiles that wastes fewer rows on `count` rows."""
+cdef inline Py_ssize_t panel_of(Py_ssize_t channels) noexcept nogil:
+    """Width of a panel of channels, of which there are 16 at least."""
+    return LANES_F32 if LANES_F32 >= 16 and channels <= LANES_F32 else WIDE
+
+
+cdef inline Py_ssize_t rows_of_tile(Py_ssize_t count, Py_ssize_t width) noexcept nogil:
+    """The height of register tiles of so many columns that wastes fewer rows on `count` rows."""
+    if width < WIDE:
+        return NARROW
     return SHORT if 33 * round_up(count, SHORT) < 32 * round_up(count, TALL) else TALL
 
 
@@ -88,14 +97,22 @@ cdef inline void products_of(
     Py_ssize_t high, Py_ssize_t rows, Py_ssize_t depth, const float* a, Py_ssize_t a_row,
     Py_ssize_t a_step, const float* b, float* c, Py_ssize_t ldc, bint add,
 ) noexcept nogil:
-    """c[i*ldc + j] (+)= Σ_k a[i*a_row + k*a_step] b[k*WIDE + j]  for i < rows, rounded up."""
-    cdef Py_ssize_t a_at[TALL]
+    """c[i*ldc + j] (+)= Σ_k a[i*a_row + k*a_step] b[k*width + j]  for i < rows, rounded up.
+
+    For panels as wide as tiles of `high` rows.
+    """
+    cdef Py_ssize_t a_at[NARROW]
     cdef Py_ssize_t i
     for i in range(high):
         a_at[i] = i * a_row
     if high == TALL:
         tall_tiles(
             ceil_div(rows, TALL), depth, a, a_at, a_step, TALL * a_row, b, c, ldc,
+            c if add else NULL, ldc,
+        )
+    elif LANES_F32 >= 16 and high == NARROW:
+        narrow_tiles(
+            ceil_div(rows, NARROW), depth, a, a_at, a_step, NARROW * a_row, b, c, ldc,
             c if add else NULL, ldc,
         )
     else:
@@ -160,14 +177,14 @@ cdef inline void transform_filters(
     """U of one panel, from the filters at w[m*m_step + k*k_step], turned by 180° if asked."""
     cdef f32v g[9]
     cdef f32v half[18]
-    cdef Py_ssize_t place = place_step(p.k * WIDE), m, k, h, e, l, count, q
+    cdef Py_ssize_t place = place_step(p.k * WIDE), width = panel_of(p.m), m, k, h, e, l, count, q
     cdef Py_ssize_t step = -LANES_F32 if turned else LANES_F32
     cdef float* first
     cdef const float* source
     memset(g, 0, sizeof(g))
     out += panel * PLACES * place
     for k in range(p.k):
-        for h in range(2):
+        for h in range(width // LANES_F32):
             m = panel * WIDE + h * LANES_F32
             count = max(<Py_ssize_t> 0, min(<Py_ssize_t> LANES_F32, p.m - m))
             first = <float*> g + (8 * LANES_F32 if turned else 0)
@@ -192,7 +209,7 @@ cdef inline void transform_filters(
                 _filter_line(g + e, 3, half + e, 3)
             for e in range(6):
                 _filter_line(
-                    half + 3 * e, 1, <f32v*> (out + 6 * e * place + k * WIDE + h * LANES_F32),
+                    half + 3 * e, 1, <f32v*> (out + 6 * e * place + k * width + h * LANES_F32),
                     place // LANES_F32,
                 )
 
@@ -263,9 +280,10 @@ cdef inline void transform_input_rows(
     winograd_t* p, chunk_t* c, const area_t* a, const float* pixels, float* v, Py_ssize_t panel,
     Py_ssize_t place, Py_ssize_t turn,
 ) noexcept nogil:
-    """As `transform_input`, for two of the six rows of places, in panels of WIDE channels."""
+    """As `transform_input`, for two of the six rows of places, in panels of channels."""
     cdef f32v half[12]
-    cdef Py_ssize_t across = a.ld // LANES_F32, down = a.wide * across, _, r, s, l, e
+    cdef Py_ssize_t across = a.ld // LANES_F32, down = a.wide * across, width = panel_of(p.k)
+    cdef Py_ssize_t _, r, s, l, e
     cdef const f32v* d
     cdef float* to
     for _ in range(c.images):
@@ -280,7 +298,7 @@ cdef inline void transform_input_rows(
                         _input_line(
                             half + 6 * e, <f32v*> (to + 6 * e * place), place // LANES_F32
                         )
-                v += WIDE
+                v += width
         pixels += area_size(a)
 
 
@@ -318,7 +336,7 @@ cdef inline void _store_row(
             j, row, col = 0, i, 0
             while j + TOGETHER <= whole:
                 for l in range(TOGETHER):
-                    y_at[l] = (4 * (col - col % 4 + row) + col % 4) * WIDE
+                    y_at[l] = (4 * (col - col % 4 + row) + col % 4) * panel_of(p.m)
                     col += 1
                     if col == p.ow:
                         row, col = row + 1, 0
@@ -332,9 +350,9 @@ cdef inline void _store_row(
     _store_rest(p, y, most, channels, 0, 0, rows, out)
 
 
-cdef inline Py_ssize_t _in_tiles(Py_ssize_t i, Py_ssize_t j) noexcept nogil:
+cdef inline Py_ssize_t _in_tiles(winograd_t* p, Py_ssize_t i, Py_ssize_t j) noexcept nogil:
     """Position of a pixel in a row of tiles."""
-    return (j // 4 * 16 + 4 * i + j % 4) * WIDE
+    return (j // 4 * 16 + 4 * i + j % 4) * panel_of(p.m)
 
 
 cdef inline void _store_rest(
@@ -344,7 +362,7 @@ cdef inline void _store_rest(
     """Write some channels from pixel (i, j) on, which is the first of a tile."""
     cdef float four[16]
     cdef float* to
-    cdef Py_ssize_t area = p.oh * p.ow, c, l, k
+    cdef Py_ssize_t area = p.oh * p.ow, width = panel_of(p.m), c, l, k
     while i < rows:
         while j < p.ow:
             c = first
@@ -352,11 +370,12 @@ cdef inline void _store_rest(
                 to = out + c * area + i * p.ow + j
                 if j + 4 <= p.ow:
                     transpose4(
-                        y + _in_tiles(i, j) + c, WIDE, to, to + area, to + 2 * area, to + 3 * area
+                        y + _in_tiles(p, i, j) + c, width, to, to + area, to + 2 * area,
+                        to + 3 * area,
                     )
                 else:
                     transpose4(
-                        y + _in_tiles(i, j) + c, WIDE, four, four + 4, four + 8, four + 12
+                        y + _in_tiles(p, i, j) + c, width, four, four + 4, four + 8, four + 12
                     )
                     for l in range(4):
                         for k in range(p.ow - j):
@@ -364,7 +383,7 @@ cdef inline void _store_rest(
                 c += 4
             while c < last:
                 for k in range(min(<Py_ssize_t> 4, p.ow - j)):
-                    out[c * area + i * p.ow + j + k] = y[_in_tiles(i, j + k) + c]
+                    out[c * area + i * p.ow + j + k] = y[_in_tiles(p, i, j + k) + c]
                 c += 1
             j += 4
         i, j = i + 1, 0
@@ -382,6 +401,7 @@ cdef inline void _transform_output(
     cdef float* to
     cdef Py_ssize_t m0 = panel * WIDE, channels = min(<Py_ssize_t> WIDE, p.m - m0)
     cdef Py_ssize_t area = p.oh * p.ow, step = place // LANES_F32, i, r, s, l, e, rows
+    cdef Py_ssize_t width = panel_of(p.m), vectors = width // LANES_F32
     memset(shift, 0, sizeof(shift))
     if p.bias != NULL:
         memcpy(shift, p.bias + m0, channels * sizeof(float))
@@ -396,17 +416,17 @@ cdef inline void _transform_output(
                     while e < rows * p.ow:
                         prefetch_w(to + l * area + e)
                         e += 16
-                for l in range(2):
+                for l in range(vectors):
                     m = <const f32v*> products + l
                     for e in range(6):
                         _output_line(m + e * step, 6 * step, half + e, 6)
                     for e in range(4):
-                        _output_line(half + 6 * e, 1, y + 8 * e + l, 2)
+                        _output_line(half + 6 * e, 1, y + 4 * vectors * e + l, vectors)
                     for e in range(16):
-                        y[2 * e + l] = y[2 * e + l] + shift[l]
-                products += WIDE
-                y += 32
-            act_span(p.act, room, room, p.tiles_w * 16 * WIDE)
+                        y[vectors * e + l] = y[vectors * e + l] + shift[l]
+                products += width
+                y += 16 * vectors
+            act_span(p.act, room, room, p.tiles_w * 16 * width)
             _store_row(p, room, channels, rows, to)
 
 
@@ -436,6 +456,7 @@ cdef inline void correlate_3x3(
         for e in range(PLACES):
             products_of(
                 p.high, tiles, p.k, v + e * v_step(p), p.ld, 1,
-                p.filters + (panel * PLACES + e) * u_place, products + e * place, WIDE, False,
+                p.filters + (panel * PLACES + e) * u_place, products + e * place, panel_of(p.m),
+                False,
             )
         _transform_output(p, c, products, place, panel, out, products + PLACES * place)

@@ -284,7 +284,7 @@ cdef inline void correlate_line(const line_t* p, Py_ssize_t chunk, float* v) noe
     for panel in range(p.panels):
         for e in range(STEPS):
             products_of(
-                rows_of_tile(count), count, p.k, v + e * _v_step(p), p.ld, 1,
+                rows_of_tile(count, WIDE), count, p.k, v + e * _v_step(p), p.ld, 1,
                 p.filters + (panel * STEPS + e) * u_place, products + e * _m_step(p), WIDE, False,
             )
         _transform_output(p, first, count, panel, products)
@@ -293,7 +293,7 @@ cdef inline void correlate_line(const line_t* p, Py_ssize_t chunk, float* v) noe
 # ---------------------------------------------------------------------- the gradient of the filters
 
 cdef inline Py_ssize_t _rows(const line_t* p) noexcept nogil:
-    return round_up(p.m, rows_of_tile(p.m))
+    return round_up(p.m, rows_of_tile(p.m, WIDE))
 
 
 cdef inline Py_ssize_t _cols(const line_t* p) noexcept nogil:
@@ -367,7 +367,7 @@ cdef inline void add_line_products(
             to = sums + row_of(turn, e) * _rows(p) * _cols(p)
             for c in range(_cols(p) // WIDE):
                 products_of(
-                    rows_of_tile(p.m), _rows(p), count, z + e * z_place, 1, ldz,
+                    rows_of_tile(p.m, WIDE), _rows(p), count, z + e * z_place, 1, ldz,
                     v + e * v_place + c * most * WIDE, to + c * WIDE, _cols(p), start > first,
                 )
         start += count

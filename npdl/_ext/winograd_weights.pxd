@@ -14,6 +14,7 @@ from npdl._ext.winograd cimport (
     PLACES,
     WIDE,
     chunk_t,
+    panel_of,
     place_step,
     products_of,
     row_of,
@@ -29,11 +30,11 @@ cdef enum:
 
 
 cdef inline Py_ssize_t _rows(winograd_t* p) noexcept nogil:
-    return round_up(p.m, rows_of_tile(p.m))
+    return round_up(p.m, rows_of_tile(p.m, panel_of(p.k)))
 
 
 cdef inline Py_ssize_t _cols(winograd_t* p) noexcept nogil:
-    return round_up(p.k, WIDE)
+    return round_up(p.k, panel_of(p.k))
 
 
 cdef inline Py_ssize_t sums_size(winograd_t* p) noexcept nogil:
@@ -124,6 +125,7 @@ cdef inline void add_products(
     places are computed at once, so that V and Z stay in the level-2 cache.
     """
     cdef Py_ssize_t tiles = c.images * c.rows * p.tiles_w, panel = p.tiles * WIDE, turn, e, k
+    cdef Py_ssize_t width = panel_of(p.k)
     cdef Py_ssize_t rows = _rows(p), cols = _cols(p)
     cdef float* z = v + 12 * _v_step(p)
     cdef float* to
@@ -132,9 +134,9 @@ cdef inline void add_products(
         _transform_gradient_rows(p, c, dz, gradients, z, turn)
         for e in range(12):
             to = sums + (6 * row_of(turn, e // 6) + e % 6) * rows * cols
-            for k in range(cols // WIDE):
+            for k in range(cols // width):
                 products_of(
-                    rows_of_tile(p.m), rows, tiles, z + e * _z_step(p), 1, dz.ld,
+                    rows_of_tile(p.m, width), rows, tiles, z + e * _z_step(p), 1, dz.ld,
                     v + e * _v_step(p) + k * panel, to + k * WIDE, cols, add,
                 )
 

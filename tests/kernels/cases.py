@@ -265,6 +265,9 @@ def transposed_cases(case):
     yield case((2, 3, 8, 9), (4, 2, 1), (3, 4))
     yield case((2, 35, 6, 5), (17, 3, 3), (1, 1), (1, 1))
     yield case((3, 2, 4, 3), (5, 4, 3))  # from one pixel
+    yield case((3, 32, 9, 8), (17, 3, 4), (2, 3), (1, 2))  # phase by phase
+    yield case((3, 16, 9, 9), (16, 3, 3), (2, 2), (1, 1))
+    yield case((2, 30, 7, 6), (18, 1, 2), (2, 2))
     label, options = case((2, 4, 9, 8), (6, 3, 2), (2, 1), (1, 0), groups=2, dilation=(2, 3))
     yield f"{label}-groups2-dilation", options
     for without in (("dx",), ("dw",), ("db",), ("dw", "db"), ("b",)):

@@ -10,6 +10,12 @@ from kernel_calls import Call, Maker, built_isas, implementation, run
 FORMS = {
     "direct": dict(x=(9, 3, 11, 18), w=(13, 3, 3)),
     "winograd": dict(x=(9, 16, 7, 6), w=(17, 3, 3), pad=(1, 1)),
+    "winograd, one vector": dict(x=(9, 16, 9, 10), w=(16, 3, 3), pad=(1, 1)),
+    "phases": dict(x=(9, 33, 9, 8), w=(17, 3, 4), stride=(2, 3), pad=(1, 2), out=(5, 3)),
+    "phases, one vector": dict(x=(5, 16, 12, 12), w=(20, 3, 3), stride=(2, 2), pad=(1, 1)),
+    "phases without taps": dict(x=(5, 16, 9, 7), w=(18, 1, 2), stride=(2, 3)),
+    "phases in strips": dict(x=(1, 40, 70, 60), w=(30, 2, 2), stride=(2, 2)),
+    "depthwise, whole vectors": dict(x=(5, 20, 7, 16), w=(20, 3, 3), pad=(1, 1), groups=20),
     "dense": dict(x=(9, 5, 4, 3), w=(17, 4, 3)),
     "pointwise": dict(x=(9, 35, 8, 8), w=(50, 1, 1)),
     "pointwise, many channels": dict(x=(3, 530, 5, 5), w=(13, 1, 1)),
@@ -51,7 +57,7 @@ def test_a_sample_has_the_same_bits_alone_and_in_any_batch(compiled, form, dtype
 @pytest.mark.skipif(not {"v3", "v4"} <= set(built_isas()), reason="needs AVX-512, and both builds")
 @pytest.mark.parametrize("transposed", [False, True], ids=["", "transposed"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("form", [form for form in FORMS if form != "winograd"])
+@pytest.mark.parametrize("form", [form for form in FORMS if not form.startswith("winograd")])
 def test_the_same_bits_with_vectors_of_any_width(form, dtype, transposed):
     options = dict(FORMS[form], transposed=transposed, act=(1, 1.0))
     for call in Maker(dtype).conv(**options):
