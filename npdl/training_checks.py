@@ -96,7 +96,9 @@ class GradientCheck:
     """
 
     def __init__(self, model: Trainer) -> None:
-        layers = every_layer(model.require_plan("fit").layers)
+        plan = model.require_plan("fit")
+        reached = plan.reached(head.index for head in model.heads)
+        layers = every_layer(layer for layer in plan.layers if id(layer) in reached)
         own = [layer for layer in layers if not type(layer).__module__.startswith("npdl.")]
         self._before = [
             (layer, name, parameter, parameter.value.copy())

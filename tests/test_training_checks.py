@@ -52,3 +52,13 @@ def test_a_frozen_layer_of_ones_own_is_not_reported():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.fit(X, Y, epochs=2, verbose=0)
+
+
+def test_a_layer_of_ones_own_below_an_output_without_a_loss_is_not_reported():
+    x = npdl.Input((6,))
+    h = Dense(3)(x)
+    model = Model(x, {"a": Softmax(2)(h), "b": Scaled(forgets=False)(h)})
+    model.compile({"a": "scce"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.fit(X, {"a": Y}, epochs=1, verbose=0)
