@@ -95,6 +95,11 @@ class Replays:
                 found = self._passes[key] = Passes(plan, x, linear)
         return found if found is not None and found.holds else None
 
+    def rest(self) -> None:
+        """Let go of what only a training run needs."""
+        for passes in self._passes.values():
+            passes.rest()
+
     def _start_anew(self, plan: Plan, active: Any) -> None:
         if plan is self._plan and self._passes:
             self._wait, self._next_wait = self._next_wait, min(2 * self._next_wait, LONGEST_WAIT)
@@ -194,8 +199,9 @@ class Passes:
         heads = [0] if self._linear else []
         if len(self.calls) < 2:  # or the backward pass did not follow
             self.calls, self.seeds = [], []
+            self.x = x.copy()  # that of the program may be a view of all its data
             with noted() as calls:
-                self.y, self.x = plan.forward((x,), True, None, heads)[0][0], x
+                self.y = plan.forward((self.x,), True, None, heads)[0][0]
             self._record(calls)
             return self.y
         state = get_rng().bit_generator.state if self.seeds else None
@@ -240,6 +246,13 @@ class Passes:
             self.holds = self.ready = found == [grad.tobytes() for grad in grads]
             for layer in plan.layers if self.ready else ():
                 layer._cache = None  # of this step, and not of those that are replayed
+
+    def rest(self) -> None:
+        """Let go of the last batch, and of all arrays if they are of no use."""
+        self._now = None
+        if not self.holds:
+            self.x = self.y = self.dy = None
+            self.calls, self._tapes = [], []
 
     def draw(self) -> None:
         """Draw the random numbers that layers draw in a forward pass."""
@@ -411,7 +424,6 @@ class WholeStep:
             return None
         attributes = [(model, name) for name in ("heads", "terms", "optimizer")]
         attributes += [(Affine, name) for name in METHODS]
-        attributes += [(SCCE, name) for name in ("forward_logits", "backward_logits")]
         dicts: list[tuple[dict[str, Any], frozenset[str]]]
         dicts = [(vars(head), frozenset()), (vars(loss), frozenset())]
         alone = _is_one_kernel(optimizer)

@@ -159,6 +159,8 @@ class Trainer(Functional):
         finally:
             self._trained = self._adding = self._reached = self._running = self._passes = None
             plan.end_training()
+            if self._replays is not None:
+                self._replays.rest()
 
     def add_loss(self, function: Callable[..., Any], *values: Any) -> None:
         """Add a term to the loss, in training and in `evaluate`.

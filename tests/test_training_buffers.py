@@ -1,6 +1,7 @@
 """The arrays that layers keep from step to step, and release at the end of training."""
 
 import tracemalloc
+import weakref
 
 import numpy as np
 import pytest
@@ -36,6 +37,18 @@ def test_buffers_are_kept_only_in_training():
         assert not layer.keep_buffers and layer.need_input_grad
     one, two = (model.layers[0].forward(X[:3]) for _ in range(2))
     assert not np.shares_memory(one, two)
+
+
+@pytest.mark.parametrize("activation", ["relu", npdl.activations.Softmax(axis=0)])
+def test_a_model_does_not_keep_its_data(activation):
+    """Batches that are not shuffled are views of them."""
+    x = np.ones((60, 4), np.float32)
+    model = Model([Dense(5, activation=activation), Softmax(3)])
+    model.compile("scce", "adam")
+    model.fit(x, np.zeros(60, int), batch_size=10, epochs=2, shuffle=False, verbose=False)
+    kept = weakref.ref(x)
+    del x
+    assert kept() is None
 
 
 @pytest.mark.skipif(npdl._ext.kernels().backend == "numpy", reason="the twins do allocate")
