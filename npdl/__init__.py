@@ -98,7 +98,8 @@ def __getattr__(name: str) -> Any:
         found = getattr(importlib.import_module(f"npdl.{_LATER_FROM[name]}"), name)
         globals()[name] = found
         return found
-    raise AttributeError(f"module 'npdl' has no attribute {name!r}")
+    hint = ". A chain of layers is npdl.Model([...])." if name == "Sequential" else ""
+    raise AttributeError(f"module 'npdl' has no attribute {name!r}{hint}")
 
 
 def __dir__() -> list[str]:

@@ -147,13 +147,18 @@ def prepare(model: Trainer, batch: Batch, tables: Tables) -> Batch:
 def _tried(model: Trainer, batch: Batch, tables: Tables) -> Batch:
     plan = model.require_plan("fit")
     one = batch.rows(slice(1))
-    outputs, masks = plan.forward(one.x, False, one.mask or None)
+    n = batch.samples
+    try:
+        outputs, masks = plan.forward(one.x, False, one.mask or None)
+    except ValueError as error:
+        if n > 1:
+            error.add_note(f"This was the first of {n} samples, which is tried by itself.")
+        raise
     for rows in _extreme_rows(batch):
         plan.forward(rows.x, False, rows.mask or None)
     _warn_of_lost_masks(model, batch, masks)
     if plan.is_chain:
         hints.channels_last(plan.layers[0], batch.x[0])
-    n = batch.samples
     for head in model.heads:
         i = head.index
         if batch.y[i] is None:

@@ -388,6 +388,14 @@ def test_what_fit_cannot_take(data, options, error, message):
     assert model.loop is None
 
 
+def test_the_error_about_the_shape_of_a_sample_says_how_many_there_are():
+    model = classifier()
+    model.build()
+    with pytest.raises(ValueError, match=r"shape=\(1, 3\)") as caught:
+        fit(model, X[:, :3], LABELS)
+    assert caught.value.__notes__ == ["This was the first of 70 samples, which is tried by itself."]
+
+
 def test_no_warning_without_reason():
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -303,6 +303,8 @@ def test_names_from_elsewhere(name, ours):
     with pytest.raises(AttributeError, match=ours):
         getattr(npdl.layers, name)
     assert not hasattr(npdl.layers, "Conv7D")
+    with pytest.raises(AttributeError, match=r"A chain of layers is npdl.Model\(\[...\]\)"):
+        npdl.Sequential  # noqa: B018
 
 
 def test_hints_name_layers_that_are_there():
