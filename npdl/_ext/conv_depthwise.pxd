@@ -7,8 +7,7 @@ Every channel is copied into *planes*, padded, and split by the phases of the st
     input     plane[offset[k] + q] += w[m, k] · dz[m, q]      or, without a stride, as forward
     weights   dw[m, k]             = Σ_q dz[m, q] · plane[offset[k] + q]
 
-A task is some channels of an image; for the gradients, of all images in turn, so that no sum
-crosses tasks.
+A task is some channels of an image; for the gradients, of all images: no sum crosses tasks.
 """
 
 from libc.string cimport memcpy, memset
@@ -162,7 +161,7 @@ ctypedef void (*exchange_f64)(const depthwise_t*, double*, Py_ssize_t, double*, 
 cdef inline void exchange(
     const depthwise_t* p, real* x, Py_ssize_t count, real* planes, bint back
 ) noexcept nogil:
-    """`_exchange`, compiled once for all callers."""
+    """`_exchange`, compiled once."""
     if real is float:
         (<exchange_f32> opaque(<void*> &_exchange[float]))(p, x, count, planes, back)
     else:
@@ -495,4 +494,6 @@ cdef inline void depthwise_input(conv_t* j, const void* bias, act_t act, const r
 cdef inline void depthwise_weights(conv_t* j, const real* _) except *:
     """dw and db, each if needed."""
     cdef depthwise_t p = _plan(j, _)
+    p.channels = ceil_div(j.groups, round_up(p.parts, max_workers()))  # as many for each thread
+    p.parts = ceil_div(j.groups, p.channels)
     _compute(&p, _weights_task, p.parts, _)

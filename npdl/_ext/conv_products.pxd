@@ -251,6 +251,8 @@ cdef inline void products_plan(
     p.j, p.act, p.bias = j, act, bias
     p.w = windows_of(j, j.c, True)
     set_block(w, j.f, FEWEST, ceil_div(2 * workers, j.groups))
+    if w.strips == 1 and j.groups == 1 and round_up(w.blocks, workers) <= j.n:
+        set_block(w, j.f, FEWEST, round_up(w.blocks, workers))  # as many for each thread
     choose_tile(p, positions(w), j.f, _)
     p.parts = min(p.panels, ceil_div(2 * workers, w.blocks * j.groups))
     p.pieces = cut(w.k, 1) if w.whole else cut(w.run, w.runs)

@@ -246,7 +246,8 @@ cdef inline void lay_out(
 ) noexcept nogil:
     """Lay out the pixels under some rows of windows of one image, from its channels at `x`."""
     cdef conv_t* j = w.j
-    cdef Py_ssize_t r, i, s, high = pixel_rows(w, rows), pieces = 1, length = w.wide, lo, hi, first
+    cdef Py_ssize_t r, i, s, l, high = pixel_rows(w, rows), pieces = 1, length = w.wide, lo, hi
+    cdef Py_ssize_t first
     cdef real* to
     if j.sw > w.reach_w:
         pieces, length = j.ow, w.reach_w
@@ -268,6 +269,11 @@ cdef inline void lay_out(
         to = pixels + r * w.ld
         if i < 0 or i >= j.h:
             memset(to, 0, w.ld * sizeof(real))
+            continue
+        if length == 1 and j.pw == 0 and (j.ow - 1) * j.sw < j.w:
+            for l in range(w.c):
+                for s in range(j.ow):
+                    to[s * w.c + l] = x[l * channel_step + (i * j.w + s * j.sw) * pixel_step]
             continue
         for s in range(pieces):
             lo = min(max(<Py_ssize_t> 0, j.pw - s * j.sw), length)

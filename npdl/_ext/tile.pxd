@@ -166,7 +166,7 @@ cdef inline void _sums(
     for _t in range(tiles):
         memset(&zero, 0, sizeof(zero))
         for i in range(rows):
-            if form_t in panels_t:  # c is usually not in the cache
+            if form_t in panels_t and form_t is not narrow_panel_t:  # c may not be in the cache
                 prefetch_w(c + i * ldc)
                 prefetch_w(c + i * ldc + wide * lanes(a) - 1)
             for j in range(wide):

@@ -25,6 +25,7 @@ cdef enum:
     STEPS = 6  # of the input of a tile, and places
     LINE_BYTES = 384 * 1024  # V of a chunk, which stays in the level-2 cache
     LEAST = 12  # the fewest tiles per chunk
+    LARGE = 96  # tiles of a chunk that outweigh reading U
 
 ctypedef struct line_t:
     Py_ssize_t n, m, k  # sequences; output channels, input channels
@@ -61,8 +62,10 @@ cdef inline line_t line_plan(
     p.tiles = min(dilation, oh) * p.across
     p.ld, p.panels = round_up(k, LANES_F32), ceil_div(m, WIDE)
     most = LINE_BYTES // (STEPS * p.ld * <Py_ssize_t> sizeof(float)) // LEAST * LEAST
-    most = min(most, round_up(ceil_div(n * p.tiles, 2 * workers), LEAST))
-    p.chunk = max(<Py_ssize_t> LEAST, most)
+    # as many chunks for each thread, and more than one if they are large
+    p.chunks = ceil_div(n * p.tiles, max(<Py_ssize_t> LEAST, most))
+    p.chunks = round_up(max(p.chunks, min(2 * workers, n * p.tiles // LARGE)), workers)
+    p.chunk = max(<Py_ssize_t> LEAST, ceil_div(n * p.tiles, p.chunks))
     p.chunks = ceil_div(n * p.tiles, p.chunk)
     return p
 
