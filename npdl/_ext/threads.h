@@ -286,6 +286,26 @@ static int npdl_threads_init(void) {
 
 #endif
 
+/* Large blocks lie in huge pages, where the system has them: a kernel that walks through many
+ * places of a block would otherwise wait for the addresses of its pages. */
+#if defined(__linux__)
+#include <sys/mman.h>
+#define NPDL_HUGE ((size_t)2 << 20)
+#endif
+
+static void *npdl_malloc(size_t size) {
+#if defined(NPDL_HUGE) && defined(MADV_HUGEPAGE)
+    if (size >= NPDL_HUGE) {
+        void *start = NULL;
+        const size_t whole = (size + NPDL_HUGE - 1) & ~(NPDL_HUGE - 1);
+        if (posix_memalign(&start, NPDL_HUGE, whole)) return NULL;
+        madvise(start, whole, MADV_HUGEPAGE); /* if it fails, the pages are small */
+        return start;
+    }
+#endif
+    return malloc(size);
+}
+
 /* Scratch memory: a kernel takes one block at its start and gives it back at its end. Returned
  * blocks are kept, up to `npdl_keep` bytes, and the last one returned is reused first, so that a
  * kernel that is called again allocates nothing. npdl_release() frees them. */
@@ -311,7 +331,7 @@ static char *npdl_take(size_t size, void **start, size_t *got) {
     NPDL_UNLOCK();
     if (!*start || *got < size) {
         free(*start);
-        *start = malloc(size + NPDL_ALIGN);
+        *start = npdl_malloc(size + NPDL_ALIGN);
         *got = *start ? size : 0;
     }
     if (!*start) return NULL;
