@@ -3,11 +3,10 @@
 B is *packed* into panels as wide as a tile, in the order in which the tile reads them, K_BLOCK
 values of k at a time. The form of the tiles is the one that wastes fewer elements outside C. Rows
 of A are read in place if they are contiguous along k; otherwise A is packed too, with the rows of a
-tile side by side. A task is a block of rows times some panels. If one block holds all rows, each
-panel is read by one task only, which packs it itself, and everything is one job. (If the last
-panels are fewer than the threads, threads divide their rows, and each packs the panel again.)
-Otherwise, packing is a separate job before all tasks. Products of one to three rows read B in
-place.
+tile side by side. A task is a block of rows times some panels. If A is not too large, a task has
+all rows and packs its panels itself, so that they are in its cache. (If the last panels are fewer
+than the threads, threads divide their rows, and each packs the panel again.) Otherwise, packing B
+is a separate job before all tasks. Products of one to three rows read B in place.
 
 Every element of C is summed in the order of k, in blocks that depend only on K: neither the number
 of threads nor the number of rows changes a bit of the result. For very large K, the sums over LONG
@@ -29,6 +28,8 @@ cdef enum:
     LONG = 32768  # values of k (64 blocks) whose sums are added in the dtype of C
     A_ROWS = 96  # rows per task: 192 kB of A, which stay there too
     A_BYTES = 262144  # bytes of A that stay there while a thread goes from panel to panel
+    A_ALL = 1310720  # bytes of a block of A that tasks read in whole for each panel,
+    MANY = 4  # if each thread has at least so many panels
     GRAIN = 100000  # the fewest multiply-adds per task, of several panels if necessary
     PACKED = 4  # panels of B per packing task
     TOGETHER = 2  # panels of B packed at once by a task that packs its own
@@ -61,8 +62,9 @@ ctypedef struct product_t:
     void* context
     # the plan
     bint few  # so few rows that packing b would cost more than the product
-    bint alone  # one block of rows: tasks pack their own panels
+    bint alone  # tasks have all rows, and pack their own panels
     bint in_place  # A is not packed
+    bint packed  # by the caller: A over all of K; row k of a tile follows row k-1
     bint tall  # tiles of TALL x 2 vectors
     bint even  # the last panel of B is as wide as the others
     Py_ssize_t mr, nr  # rows and columns of a tile
@@ -113,7 +115,7 @@ cdef inline product_t product_of(
     if p.tall:
         p.mr, p.nr = TALL, 2 * lanes(c)
     p.a_tasks, p.panels = ceil_div(m, A_ROWS), ceil_div(n, p.nr)
-    p.alone = p.in_place and p.a_tasks == 1
+    p.alone = p.packed = False
     p.depth = block_depth(long_part(k))
     p.group = ceil_div(GRAIN, min(m, <Py_ssize_t> A_ROWS) * p.depth * p.nr)
     p.packed_a = p.packed_b = NULL
@@ -139,6 +141,17 @@ cdef inline void make_chain(product_t* p) noexcept nogil:
     p.chain, p.depth = True, p.k
 
 
+cdef inline bint one_block(product_t* p) noexcept nogil:
+    """Whether A is read in place, and has few rows."""
+    return p.in_place and p.m <= A_ROWS
+
+
+cdef inline bint packs_alone(product_t* p, int threads) noexcept nogil:
+    """Whether each task packs its panels, and multiplies all rows of A by them."""
+    cdef Py_ssize_t size = sizeof(float) if p.single else sizeof(double)
+    return one_block(p) or (p.panels >= MANY * threads and p.m * p.depth * size <= A_ALL)
+
+
 cdef inline int threads_for(product_t* p, int workers) noexcept nogil:
     if p.few:
         return 1 if p.n * p.k < FEW_SMALL else workers
@@ -159,9 +172,16 @@ cdef inline size_t _scratch(product_t* p, int workers) noexcept nogil:
     cdef Py_ssize_t size = sizeof(float) if p.single else sizeof(double)
     if p.few:
         return 0
-    if p.alone:
-        return threads_for(p, workers) * TOGETHER * p.depth * p.nr * size
-    return ((0 if p.in_place else round_up(p.m, p.mr)) + p.panels * p.nr) * p.depth * size
+    return _panels_size(p, threads_for(p, workers)) + (
+        0 if p.in_place or p.packed else round_up(p.m, p.mr) * p.depth * size
+    )
+
+
+cdef inline size_t _panels_size(product_t* p, int threads) noexcept nogil:
+    """Bytes of the panels of B that are packed at a time."""
+    cdef Py_ssize_t size = sizeof(float) if p.single else sizeof(double)
+    cdef Py_ssize_t panels = threads * TOGETHER if packs_alone(p, threads) else p.panels
+    return aligned(panels * p.nr * p.depth * size)
 
 
 cdef inline void product(product_t* p, char* scratch, int workers) noexcept nogil:
@@ -227,30 +247,33 @@ cdef inline void _long_task(void* context, Py_ssize_t task, int worker) noexcept
 
 
 cdef inline void _product(product_t* p, char* scratch, int workers) noexcept nogil:
-    cdef Py_ssize_t size = sizeof(float) if p.single else sizeof(double), tasks
+    cdef Py_ssize_t size = sizeof(float) if p.single else sizeof(double), tasks, packing
     workers = threads_for(p, workers)
     if p.few:
         p.group = round_up(ceil_div(p.n, workers), p.nr)
         run(_few_task, p, ceil_div(p.n, p.group), workers)
         return
-    if p.alone and p.m * p.k * size > A_BYTES:  # to read A as few times as possible
+    p.alone = packs_alone(p, workers)
+    if one_block(p) and p.m * p.k * size > A_BYTES:  # to read A as few times as possible
         p.group = ceil_div(p.panels, workers)
-    p.whole = tasks = p.a_tasks * ceil_div(p.panels, p.group)
+    p.whole = tasks = (1 if p.alone else p.a_tasks) * ceil_div(p.panels, p.group)
     p.parts = workers
     if p.alone:  # the last panels, if fewer than the threads, are divided by rows
         p.whole -= tasks % workers
         tasks += tasks % workers * (workers - 1)
         p.part_rows = round_up(ceil_div(p.m, workers), p.mr)
     p.packed_b = scratch
-    if p.alone:
+    if one_block(p):
         p.k0, p.k1 = 0, p.k
         run(_multiply_task, p, tasks, workers)
         return
-    p.packed_a = scratch + p.panels * p.nr * p.depth * size
+    if not p.packed:
+        p.packed_a = scratch + _panels_size(p, workers)
+    packing = pack_tasks(p) + (0 if p.in_place or p.packed else p.a_tasks)
     p.k0 = 0
     while p.k0 < p.k:
         p.k1 = min(p.k, p.k0 + p.depth)
-        run(_pack_task, p, pack_tasks(p) + (0 if p.in_place else p.a_tasks), workers)
+        run(_pack_task, p, packing, workers)
         run(_multiply_task, p, tasks, workers)
         p.k0 = p.k1
 
@@ -301,7 +324,7 @@ cdef inline void _pack_whole(
 
 cdef inline Py_ssize_t pack_tasks(product_t* p) noexcept nogil:
     """Number of tasks of `_pack_task` that pack B."""
-    return ceil_div(p.panels, PACKED)
+    return 0 if p.alone else ceil_div(p.panels, PACKED)
 
 
 cdef inline void _pack(product_t* p, Py_ssize_t task, const real* _) noexcept nogil:
@@ -334,7 +357,7 @@ cdef inline void _multiply(
     product_t* p, Py_ssize_t task, int worker, const real* _
 ) noexcept nogil:
     cdef Py_ssize_t nr = p.nr, across = ceil_div(p.panels, p.group)
-    cdef Py_ssize_t i0 = task // across * A_ROWS, i1 = min(p.m, i0 + A_ROWS)
+    cdef Py_ssize_t i0 = task // across * A_ROWS, i1 = p.m if p.alone else min(p.m, i0 + A_ROWS)
     cdef Py_ssize_t s0 = task % across * p.group, s1, j, k, s, nth, cols, depth
     cdef Py_ssize_t a_row, a_step, a_tile, start_row
     cdef const real* start
@@ -367,6 +390,9 @@ cdef inline void _multiply(
             if p.in_place:
                 a = <const real*> p.a + i0 * p.a_row + k * p.a_col
                 a_row, a_step, a_tile = p.a_row, p.a_col, p.mr * p.a_row
+            elif p.packed:
+                a = <const real*> p.packed_a + i0 * p.k + k * p.mr
+                a_row, a_step, a_tile = 1, p.mr, p.mr * p.k
             else:
                 a = <const real*> p.packed_a + i0 * depth
                 a_row, a_step, a_tile = 1, p.mr, p.mr * depth

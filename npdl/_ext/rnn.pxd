@@ -20,9 +20,12 @@ from libc.string cimport memcpy, memset
 from npdl._ext.activation cimport act_t
 from npdl._ext.gemm cimport make_chain, product, product_of, product_t
 from npdl._ext.panels cimport times_panel
-from npdl._ext.simd cimport MR, real
+from npdl._ext.simd cimport MR, TALL, real
 from npdl._ext.threads cimport aligned, max_workers, run
-from npdl._ext.tile cimport round_up, tile_cols
+from npdl._ext.tile cimport EACH, LINE, fetching_tiles, has_edge_forms, round_up, tile_cols
+
+cdef enum:
+    STAYS = 1310720  # bytes of weights that a level-2 cache keeps from one step to the next
 
 ctypedef struct rnn_t:
     bint single
@@ -62,16 +65,28 @@ ctypedef struct rnn_t:
     void* packed_x  # if after: the columns of ĥ, rows of bias and input
     void* packed_in  # if few and ready: the rows of bias and input
     void* swapped  # if after: the weights with reordered rows; in the backward pass, dw
-    void* design  # the rows [1, x, h] of all steps
+    void* design  # the rows [1, x, h] of all steps, in tiles as the product for dw reads them
+    Py_ssize_t tile  # rows of such a tile; 0 if the rows are one after another
     Py_ssize_t gate  # the gate by which the state is multiplied in `design`, or -1
     char* work  # for `product`
     char* rows  # rows of a step, for each worker
     size_t rows_step
+    size_t lines_at  # where the list of lines to prefetch stands in them
 
 
 cdef inline size_t panels_size(Py_ssize_t depth, Py_ssize_t n, const real* _) noexcept nogil:
     """Size of a packed depth x n matrix in bytes, rounded up to whole cache lines."""
     return aligned(depth * round_up(n, tile_cols(_)) * sizeof(real))
+
+
+cdef inline Py_ssize_t _ahead(
+    Py_ssize_t n, Py_ssize_t depth, Py_ssize_t j, const real* _
+) noexcept nogil:
+    """From the panel of column j to the next one, if the level-2 cache does not hold them all."""
+    cdef Py_ssize_t next = j + tile_cols(_)
+    if n * depth * <Py_ssize_t> sizeof(real) < STAYS:
+        return 0
+    return (next if next < n else 0) * depth - j * depth
 
 
 cdef inline void times_panels(
@@ -84,15 +99,79 @@ cdef inline void times_panels(
     real* c,
     Py_ssize_t ldc,
     bint add,
+    const void* const* lines,
 ) noexcept nogil:
-    """c[i*ldc + j] (+)= Σ_k a[i*a_row + k] b[k, j], b from `pack_tiles`."""
-    cdef Py_ssize_t nr = tile_cols(c), j = 0
+    """c[i*ldc + j] (+)= Σ_k a[i*a_row + k] b[k, j], b from `pack_tiles`.
+
+    Prefetches `lines`, from `fetches`, unless they are NULL.
+    """
+    cdef Py_ssize_t nr = tile_cols(c), j = 0, i, tiles
+    cdef Py_ssize_t a_at[MR]
+    for i in range(MR):
+        a_at[i] = i * a_row
     while j < n:
+        i = 0
+        if real is float:
+            if has_edge_forms(c) and lines != NULL and j + nr <= n:
+                tiles = m // MR
+                fetching_tiles(
+                    tiles, depth, a, a_at, MR * a_row, packed + j * depth, c + j, ldc,
+                    c + j if add else NULL, lines, _ahead(n, depth, j, c),
+                )
+                lines += tiles * (depth // EACH)
+                i = tiles * MR
         times_panel(
-            False, m, min(nr, n - j), depth, a, a_row, 1, MR * a_row, packed + j * depth, c + j,
-            ldc, c + j if add else NULL, ldc,
+            False, m - i, min(nr, n - j), depth, a + i * a_row, a_row, 1, MR * a_row,
+            packed + j * depth, c + i * ldc + j, ldc, c + i * ldc + j if add else NULL, ldc,
         )
         j += nr
+
+
+cdef inline Py_ssize_t _free_lines(
+    Py_ssize_t m, Py_ssize_t n, Py_ssize_t depth, const real* _
+) noexcept nogil:
+    """How many lines `times_panels` prefetches."""
+    return n // tile_cols(_) * (m // MR) * (depth // EACH) if has_edge_forms(_) else 0
+
+
+ctypedef struct fetch_t:  # the cache lines that a step is going to use
+    const void** lines
+    Py_ssize_t count, most
+
+
+cdef inline size_t fetch_size(
+    Py_ssize_t m, Py_ssize_t n, Py_ssize_t depth, const real* _
+) noexcept nogil:
+    return (_free_lines(m, n, depth, _) + 1) * sizeof(void*)
+
+
+cdef inline fetch_t fetches(
+    rnn_t* r, Py_ssize_t m, Py_ssize_t n, Py_ssize_t depth, const real* room
+) noexcept nogil:
+    """An empty list, as long as `times_panels` can use, at the end of the room of a worker."""
+    cdef fetch_t f
+    f.lines, f.count = <const void**> (<const char*> room + r.lines_at), 0
+    f.most = 0 if r.few else _free_lines(m, n, depth, room)
+    return f
+
+
+cdef inline void fetch(fetch_t* f, const void* start, size_t bytes) noexcept nogil:
+    """Add the cache lines from `start` on, as far as there is room."""
+    cdef Py_ssize_t count = min(<Py_ssize_t> (bytes // LINE + 1), f.most - f.count), i
+    cdef const char* at = <const char*> start
+    for i in range(count):
+        f.lines[f.count + i] = at + i * LINE
+    f.count += count
+
+
+cdef inline const void* const* fetch_all(fetch_t* f) noexcept nogil:
+    """The list, filled up with a line that is in the cache; then it is empty."""
+    while f.count < f.most:
+        f.lines[f.count] = f.lines
+        f.count += 1
+    f.lines[f.most] = f.lines
+    f.count = 0
+    return f.lines if f.most else NULL
 
 
 cdef inline const real* state_before(
@@ -175,7 +254,7 @@ cdef inline void state_product(
         product(&p, NULL, max_workers())
     else:
         times_panels(
-            m, cols, depth, rows + 1 + r.d, r.length, <const real*> packed, z, z_step, add
+            m, cols, depth, rows + 1 + r.d, r.length, <const real*> packed, z, z_step, add, NULL
         )
 
 
@@ -188,13 +267,14 @@ cdef inline void step_product(
     const void* packed,
     real* z,
     Py_ssize_t z_step,
+    const void* const* lines,
 ) noexcept nogil:
     """z[:, col : col+cols] = b + x w_x + h w_h, for the rows of a step."""
     if r.few:  # z already holds b + x w_x, and the sums continue from it
         state_product(r, m, col, cols, rows, packed, z + col, z_step, True)
     else:
         times_panels(
-            m, cols, r.length, rows, r.length, <const real*> packed, z + col, z_step, False
+            m, cols, r.length, rows, r.length, <const real*> packed, z + col, z_step, False, lines
         )
 
 
@@ -219,28 +299,50 @@ cdef inline void input_rows(rnn_t* r, real* rows) noexcept nogil:
         rows += 1 + r.d
 
 
-cdef inline void _design_rows(rnn_t* r, Py_ssize_t n, const real* _) noexcept nogil:
-    cdef Py_ssize_t t, j
-    cdef real* row = <real*> r.design + n * r.t * r.length
+cdef inline void _design_row(rnn_t* r, Py_ssize_t n, Py_ssize_t t, real* row) noexcept nogil:
+    cdef Py_ssize_t j
     cdef const real* gate
+    if active(r, n, t):
+        _row(r, n, t, row)
+        if r.gate >= 0:
+            gate = <const real*> r.gates + (n * r.t + t) * r.wide + r.gate * r.u
+            for j in range(r.u):
+                row[r.length - r.u + j] *= gate[j]
+    else:  # its dz is 0, but x may be NaN
+        memset(row, 0, r.length * sizeof(real))
+
+
+cdef inline void _cut_row(rnn_t* r, const real* row, real* to) noexcept nogil:
+    """Pack a row, which may be read beyond its end."""
+    cdef Py_ssize_t i = 0
+    while i < r.length:
+        if r.tile == MR:  # as a constant
+            memcpy(to, row + i, MR * sizeof(real))
+        else:
+            memcpy(to, row + i, TALL * sizeof(real))
+        to += r.n * r.t * r.tile
+        i += r.tile
+
+
+cdef inline void _design_rows(rnn_t* r, Py_ssize_t n, real* row) noexcept nogil:
+    """The rows of one sequence; `row` has room for one."""
+    cdef Py_ssize_t t, at
     for t in range(r.t):
-        if active(r, n, t):
-            _row(r, n, t, row)
-            if r.gate >= 0:
-                gate = <const real*> r.gates + (n * r.t + t) * r.wide + r.gate * r.u
-                for j in range(r.u):
-                    row[r.length - r.u + j] *= gate[j]
-        else:  # its dz is 0, but x may be NaN
-            memset(row, 0, r.length * sizeof(real))
-        row += r.length
+        at = n * r.t + t
+        if r.tile:
+            _design_row(r, n, t, row)
+            _cut_row(r, row, <real*> r.design + at * r.tile)
+        else:
+            _design_row(r, n, t, <real*> r.design + at * r.length)
 
 
 cdef inline void _design_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
     cdef rnn_t* r = <rnn_t*> context
+    cdef char* row = r.rows + worker * r.rows_step
     if r.single:
-        _design_rows(r, task, <float*> NULL)
+        _design_rows(r, task, <float*> row)
     else:
-        _design_rows(r, task, <double*> NULL)
+        _design_rows(r, task, <double*> row)
 
 
 cdef inline void design_matrix(rnn_t* r, Py_ssize_t gate, int workers) noexcept nogil:

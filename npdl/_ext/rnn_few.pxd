@@ -73,7 +73,7 @@ cdef inline void _input_task(void* context, Py_ssize_t task, int worker) noexcep
     cdef Py_ssize_t wide = PANELS * tile_cols(<float*> NULL), j = task * wide, depth = 1 + f.r.d
     times_panels(
         f.r.n * f.r.t, min(wide, f.ld - j), depth, <const float*> f.r.design, depth,
-        <const float*> f.packed_in + j * depth, <float*> f.z + j, f.ld, False,
+        <const float*> f.packed_in + j * depth, <float*> f.z + j, f.ld, False, NULL,
     )
 
 
@@ -87,6 +87,7 @@ cdef inline void _step_task(void* context, Py_ssize_t part, int worker) noexcept
     cdef const float* before = state_before(<const float*> r.h, <const float*> r.h0, 0, f.t, r)
     cdef float* z = <float*> f.z + f.t * f.ld + part * wide
     cdef float* c
+    cdef float* gates
     cdef product_t p = product_of(
         r.n, wide, u, before, u if f.k == 0 else r.t * u, 1, packed, nr, 1, z, r.t * f.ld, True
     )
@@ -99,9 +100,9 @@ cdef inline void _step_task(void* context, Py_ssize_t part, int worker) noexcept
         few_sums(&p, s * nr, (s + count) * nr, 0, u, z, r.t * f.ld)
         s += count
     for n in range(r.n):
-        c = <float*> f.cells + n * u + u0
+        c, gates = <float*> f.cells + n * u + u0, z + n * r.t * f.ld
         lstm_cell(
-            r, units, z + n * r.t * f.ld, <const float*> r.c0 + n * u + u0 if f.k == 0 else c, c,
+            r, units, gates, gates, <const float*> r.c0 + n * u + u0 if f.k == 0 else c, c,
             <float*> r.h + (n * r.t + f.t) * u + u0,
         )
 

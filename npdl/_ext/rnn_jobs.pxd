@@ -5,10 +5,11 @@ and each job gets half of the threads. The work before and after the loops is do
 the other, on all threads.
 """
 
-from npdl._ext.gemm cimport pack_all, pack_tiles, product, product_scratch, product_t
+from npdl._ext.gemm cimport is_long, pack_all, pack_tiles, product, product_scratch, product_t
 from npdl._ext.rnn cimport (
     design_matrix,
     drop_gradient,
+    fetch_size,
     input_gradient,
     input_product,
     input_rows,
@@ -26,7 +27,7 @@ from npdl._ext.rnn_loops cimport (
     rnn_loop,
     rnn_loop_back,
 )
-from npdl._ext.simd cimport MR, real
+from npdl._ext.simd cimport MR, TALL, real
 from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
 from npdl._ext.tile cimport ceil_div, round_up, tile_cols
 
@@ -124,7 +125,8 @@ cdef inline size_t forward_scratch(jobs_t* jobs, rnn_t* r, char* at, const real*
     """Assign the scratch memory of one job from `at` on; return its size."""
     cdef char* start = at
     cdef product_t inputs
-    r.rows_step = panels_size(r.block, r.length + r.wide + r.u, _)  # the rows, z and c of a step
+    r.lines_at = panels_size(r.block, r.length + r.wide + r.u, _)  # the rows, z and c of a step
+    r.rows_step = r.lines_at + aligned(fetch_size(r.block, r.wide, r.length, _))
     if r.few:
         r.design = _cut(&at, aligned(r.n * r.t * (1 + r.d) * sizeof(real)))
         if not r.ready:
@@ -174,7 +176,7 @@ cdef inline void _input_panels(rnn_t* r, Py_ssize_t task, const real* _) noexcep
     cdef real* z = <real*> (r.h if r.loop == RNN_FORWARD else r.gates)
     times_panels(
         r.n * r.t, min(wide, r.width - j), depth, <const real*> r.design, depth,
-        <const real*> r.packed_in + j * depth, z + j, r.wide, False,
+        <const real*> r.packed_in + j * depth, z + j, r.wide, False, NULL,
     )
 
 
@@ -238,8 +240,13 @@ cdef inline size_t _backward_scratch(
     """Assign the scratch memory of one job, except the part that the jobs use in turn."""
     cdef char* start = at
     cdef Py_ssize_t u = r.u, hat = u if r.loop == GRU_BACKWARD else 0
+    cdef product_t p = weight_product(r, 0, r.length, 0, r.width, 0, _)
     r.block = _share(jobs, r, max_workers())
-    r.rows_step = panels_size(3 * r.block + 1, u, _)
+    r.lines_at = max(
+        panels_size(3 * r.block + 1, u, _), aligned((r.length + TALL) * sizeof(real))
+    )
+    r.rows_step = r.lines_at + aligned(fetch_size(r.block, u, r.wide, _))
+    r.tile = 0 if r.loop == GRU_BACKWARD or is_long(&p) else p.mr
     r.packed, r.packed_hat = _cut(&at, panels_size(r.width, u, _)), NULL
     if hat:
         r.packed_hat = _cut(&at, panels_size(hat, u, _))
@@ -256,6 +263,8 @@ cdef inline size_t _weight_block(
 ) noexcept nogil:
     """Compute a block of dw, unless only planning; return the scratch bytes that it needs."""
     cdef product_t p = weight_product(r, row, rows, col, cols, dz_col, _)
+    if r.tile:
+        p.packed, p.packed_a, p.in_place = True, r.design, False
     if not plan:
         product(&p, r.work, workers)
     return product_scratch(&p, workers)
@@ -290,7 +299,7 @@ cdef inline void run_backward(jobs_t* jobs, const real* _) except *:
     """Run the loops back through time, which fill dz; then compute dw and dx from it."""
     cdef int workers = max_workers(), i
     cdef size_t size = 0, work = 0, design = 0
-    cdef Py_ssize_t u, hat
+    cdef Py_ssize_t u, hat, length
     cdef rnn_t plan
     cdef rnn_t* r
     cdef product_t inputs
@@ -304,7 +313,8 @@ cdef inline void run_backward(jobs_t* jobs, const real* _) except *:
         work = max(work, aligned(product_scratch(&inputs, workers)))
         if plan.dw != NULL:
             work = max(work, aligned(_weight_gradient(&plan, True, workers, _)))
-            design = max(design, panels_size(plan.n * plan.t, plan.length, _))
+            length = round_up(plan.length, plan.tile) if plan.tile else plan.length
+            design = max(design, aligned(plan.n * plan.t * length * sizeof(real)))
     s = take(size + work + design)
     at = s.data + work + design
     for i in range(jobs.count):

@@ -5,6 +5,10 @@ from npdl._ext.activation cimport act_span, pull_back_span
 from npdl._ext.rnn cimport (
     active,
     add_to,
+    fetch,
+    fetch_all,
+    fetch_t,
+    fetches,
     multiply,
     rnn_t,
     state_before,
@@ -27,7 +31,7 @@ cdef inline void rnn_loop(
         t = step_at(r, k)
         step_rows(r, n0, n1, t, rows)
         step_product(
-            r, n1 - n0, 0, u, rows, r.packed, <real*> r.h + (n0 * r.t + t) * u, r.t * u
+            r, n1 - n0, 0, u, rows, r.packed, <real*> r.h + (n0 * r.t + t) * u, r.t * u, NULL
         )
         for n in range(n0, n1):
             h = <real*> r.h + (n * r.t + t) * u
@@ -51,14 +55,14 @@ cdef inline void _start_gradient(
 
 cdef inline void _into_state(
     rnn_t* r, Py_ssize_t n0, Py_ssize_t n1, Py_ssize_t depth, const real* dz, const void* packed,
-    real* carry, real* dstate,
+    real* carry, real* dstate, const void* const* lines,
 ) noexcept nogil:
     """dstate += dz w_hᵀ, times the factors of the state; `carry` holds one such state."""
     cdef Py_ssize_t u = r.u, step = r.t * r.wide, n
     if r.drop_h == NULL:
-        times_panels(n1 - n0, u, depth, dz, step, <const real*> packed, dstate, u, True)
+        times_panels(n1 - n0, u, depth, dz, step, <const real*> packed, dstate, u, True, lines)
         return
-    times_panels(n1 - n0, u, depth, dz, step, <const real*> packed, carry, u, False)
+    times_panels(n1 - n0, u, depth, dz, step, <const real*> packed, carry, u, False, lines)
     for n in range(n0, n1):
         multiply(carry, <const real*> r.drop_h + n * u, carry, u)
         add_to(carry, dstate, u)
@@ -86,7 +90,7 @@ cdef inline void rnn_loop_back(
             else:  # the part that bypasses the step stays in d
                 memset(dz + at, 0, u * sizeof(real))
         _into_state(
-            r, n0, n1, u, dz + (n0 * r.t + t) * u, r.packed, dstate + r.block * u, dstate
+            r, n0, n1, u, dz + (n0 * r.t + t) * u, r.packed, dstate + r.block * u, dstate, NULL
         )
     memcpy(<real*> r.dh0 + n0 * u, dstate, (n1 - n0) * u * sizeof(real))
 
@@ -94,57 +98,69 @@ cdef inline void rnn_loop_back(
 # --------------------------------------------------------------------------------------------- LSTM
 
 cdef inline void _lstm_cell(
-    const rnn_t* r, Py_ssize_t u, real* z, const real* c_before, real* c, real* h
+    const rnn_t* r, Py_ssize_t u, const real* z, real* gates, const real* c_before, real* c, real* h
 ) noexcept nogil:
-    """The states of some units of one sequence after a step, from z: i, f, o, g."""
+    """The gates i, f, o, g of some units of one sequence, and the states after a step, from z.
+
+    `gates` may be z.
+    """
     cdef Py_ssize_t j
     # i, f, o = σ(z), g = act(z)
-    act_span(r.gate_act, z, z, 3 * u)
-    act_span(r.act, z + 3 * u, z + 3 * u, u)
+    act_span(r.gate_act, z, gates, 3 * u)
+    act_span(r.act, z + 3 * u, gates + 3 * u, u)
     # c' = f∘c + i∘g, h' = o∘act(c')
     for j in range(u):
-        c[j] = fma(z[u + j], c_before[j], z[j] * z[3 * u + j])
+        c[j] = fma(gates[u + j], c_before[j], gates[j] * gates[3 * u + j])
     act_span(r.act, c, h, u)
     for j in range(u):
-        h[j] *= z[2 * u + j]
+        h[j] *= gates[2 * u + j]
 
 
 ctypedef void (*cell_f32)(
-    const rnn_t*, Py_ssize_t, float*, const float*, float*, float*
+    const rnn_t*, Py_ssize_t, const float*, float*, const float*, float*, float*
 ) noexcept nogil
 ctypedef void (*cell_f64)(
-    const rnn_t*, Py_ssize_t, double*, const double*, double*, double*
+    const rnn_t*, Py_ssize_t, const double*, double*, const double*, double*, double*
 ) noexcept nogil
 
 
 cdef inline void lstm_cell(
-    const rnn_t* r, Py_ssize_t u, real* z, const real* c_before, real* c, real* h
+    const rnn_t* r, Py_ssize_t u, const real* z, real* gates, const real* c_before, real* c, real* h
 ) noexcept nogil:
     """`_lstm_cell`, compiled once: with many copies gcc misses that activations work in place."""
     if real is float:
-        (<cell_f32> opaque(<void*> &_lstm_cell[float]))(r, u, z, c_before, c, h)
+        (<cell_f32> opaque(<void*> &_lstm_cell[float]))(r, u, z, gates, c_before, c, h)
     else:
-        (<cell_f64> opaque(<void*> &_lstm_cell[double]))(r, u, z, c_before, c, h)
+        (<cell_f64> opaque(<void*> &_lstm_cell[double]))(r, u, z, gates, c_before, c, h)
 
 
 cdef inline void lstm_loop(
-    rnn_t* r, Py_ssize_t n0, Py_ssize_t n1, real* rows, real* _
+    rnn_t* r, Py_ssize_t n0, Py_ssize_t n1, real* room, real* _
 ) noexcept nogil:
     cdef Py_ssize_t u = r.u, n, t, k
-    cdef Py_ssize_t z_step = r.t * 4 * u if r.whole else 4 * u
-    cdef real* room = rows + r.block * r.length
+    cdef Py_ssize_t z_step = r.t * 4 * u if r.few else 4 * u
     cdef real* cells = room + r.block * 4 * u
-    cdef real* z = room
+    cdef real* rows = cells + r.block * u
+    cdef fetch_t f = fetches(r, n1 - n0, 4 * u, r.length, room)
+    cdef real* z = room  # not in `gates`: rows that are far apart share few places of a cache
+    cdef real* gates
     cdef real* h
     cdef real* c
     cdef const real* c_before
     for k in range(r.t):
         t = step_at(r, k)
         step_rows(r, n0, n1, t, rows)
-        if r.whole:
+        if r.few:
             z = <real*> r.gates + (n0 * r.t + t) * 4 * u
-        step_product(r, n1 - n0, 0, 4 * u, rows, r.packed, z, z_step)
+        for n in range(n0, n1):  # what this step writes, and the next one reads
+            if r.gates != NULL:
+                fetch(&f, <real*> r.gates + (n * r.t + t) * 4 * u, 4 * u * sizeof(real))
+            if r.c != NULL:
+                fetch(&f, <real*> r.c + (n * r.t + t) * u, u * sizeof(real))
+            fetch(&f, <real*> r.h + (n * r.t + t) * u, u * sizeof(real))
+        step_product(r, n1 - n0, 0, 4 * u, rows, r.packed, z, z_step, fetch_all(&f))
         for n in range(n0, n1):
+            gates = <real*> r.gates + (n * r.t + t) * 4 * u if r.whole else z
             h = <real*> r.h + (n * r.t + t) * u
             if r.c == NULL:
                 c = cells + (n - n0) * u
@@ -153,11 +169,11 @@ cdef inline void lstm_loop(
                 c = <real*> r.c + (n * r.t + t) * u
                 c_before = state_before(<real*> r.c, <const real*> r.c0, n, t, r)
             if active(r, n, t):
-                lstm_cell(r, u, z, c_before, c, h)
+                lstm_cell(r, u, z, gates, c_before, c, h)
             else:
                 memcpy(h, state_before(<real*> r.h, <const real*> r.h0, n, t, r), u * sizeof(real))
                 memmove(c, c_before, u * sizeof(real))
-                memset(z, 0, 4 * u * sizeof(real))
+                memset(gates, 0, 4 * u * sizeof(real))
             z += z_step
         z = room
 
@@ -192,6 +208,8 @@ cdef inline void lstm_loop_back(
     cdef real* carry = dc + r.block * u
     cdef real* y = carry + r.block * u
     cdef real* dz = <real*> r.dz
+    cdef real* dz_first
+    cdef fetch_t f = fetches(r, n1 - n0, u, 4 * u, dh)
     _start_gradient(r, r.dhn, n0, n1, dh)
     _start_gradient(r, r.dcn, n0, n1, dc)
     for k in reversed(range(r.t)):
@@ -208,7 +226,18 @@ cdef inline void lstm_loop_back(
                 )
             else:
                 memset(dz + at * 4 * u, 0, 4 * u * sizeof(real))
-        _into_state(r, n0, n1, 4 * u, dz + (n0 * r.t + t) * 4 * u, r.packed, carry, dh)
+        for n in range(n0, n1 if k else n0):  # what the next step needs
+            at = n * r.t + step_at(r, k - 1)
+            fetch(&f, <real*> r.gates + at * 4 * u, 4 * u * sizeof(real))
+            fetch(&f, dz + at * 4 * u, 4 * u * sizeof(real))
+            if r.dh != NULL:
+                fetch(&f, <const real*> r.dh + at * u, u * sizeof(real))
+            fetch(
+                &f, state_before(<real*> r.c, <const real*> r.c0, n, step_at(r, k - 1), r),
+                u * sizeof(real),
+            )
+        dz_first = dz + (n0 * r.t + t) * 4 * u
+        _into_state(r, n0, n1, 4 * u, dz_first, r.packed, carry, dh, fetch_all(&f))
     memcpy(<real*> r.dh0 + n0 * u, dh, (n1 - n0) * u * sizeof(real))
     memcpy(<real*> r.dc0 + n0 * u, dc, (n1 - n0) * u * sizeof(real))
 
@@ -232,12 +261,12 @@ cdef inline void gru_loop(
         if r.whole:
             first = <real*> r.gates + (n0 * r.t + t) * r.wide
         # z, r = σ(b + x w_x + h w_zr)
-        step_product(r, n1 - n0, 0, 2 * u, rows, r.packed, first, z_step)
+        step_product(r, n1 - n0, 0, 2 * u, rows, r.packed, first, z_step, NULL)
         if r.after:  # b + x w_x, if not yet computed, and q = b_h + h w_hat
             if not r.few:
                 times_panels(
                     n1 - n0, u, 1 + r.d, rows, r.length, <const real*> r.packed_x, first + 2 * u,
-                    z_step, False,
+                    z_step, False, NULL,
                 )
             state_product(
                 r, n1 - n0, 2 * u, u, rows, r.packed_hat, first + 3 * u, z_step, False
@@ -254,7 +283,7 @@ cdef inline void gru_loop(
                     state[j] *= z[u + j]
         # ĥ = act(b + x w_x + (h∘r) w_hat)
         if not r.after:
-            step_product(r, n1 - n0, 2 * u, u, rows, r.packed_hat, first, z_step)
+            step_product(r, n1 - n0, 2 * u, u, rows, r.packed_hat, first, z_step, NULL)
         for n in range(n0, n1):
             z = first + (n - n0) * z_step
             h = <real*> r.h + (n * r.t + t) * u
@@ -309,11 +338,12 @@ cdef inline void gru_loop_back(
                 pull_back_span(r.gate_act, g, dz, dz, u)
         dz = <real*> r.dz + (n0 * r.t + t) * wide
         if r.after:
-            _into_state(r, n0, n1, u, dz + 3 * u, r.packed_hat, carry, dh)
+            _into_state(r, n0, n1, u, dz + 3 * u, r.packed_hat, carry, dh, NULL)
         else:
             # ĥ = act(x w_x + (h∘r) w_hat + b)
             times_panels(
-                n1 - n0, u, u, dz + 2 * u, r.t * wide, <const real*> r.packed_hat, dreset, u, False
+                n1 - n0, u, u, dz + 2 * u, r.t * wide, <const real*> r.packed_hat, dreset, u,
+                False, NULL,
             )
             for n in range(n0, n1):
                 at = n * r.t + t
@@ -330,5 +360,5 @@ cdef inline void gru_loop_back(
                 pull_back_span(r.gate_act, g + u, dz + u, dz + u, u)
             dz = <real*> r.dz + (n0 * r.t + t) * wide
         # z, r = σ(x w_x + h w_zr + b)
-        _into_state(r, n0, n1, 2 * u, dz, r.packed, carry, dh)
+        _into_state(r, n0, n1, 2 * u, dz, r.packed, carry, dh, NULL)
     memcpy(<real*> r.dh0 + n0 * u, dh, (n1 - n0) * u * sizeof(real))

@@ -243,6 +243,15 @@ static inline void npdl_prefetch(const void *p) {
 #endif
 }
 
+/* Prefetch a cache line that will be used later, into the level-2 cache. */
+static inline void npdl_prefetch_far(const void *p) {
+#if defined(__GNUC__)
+    __builtin_prefetch(p, 0, 2);
+#else
+    (void)p;
+#endif
+}
+
 /* Prefetch a cache line that will be written. */
 static inline void npdl_prefetch_w(const void *p) {
 #if defined(__GNUC__) && defined(__AVX2__)

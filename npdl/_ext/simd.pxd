@@ -14,6 +14,7 @@ cdef extern from "simd.h":
         LANES_F32 "NPDL_LANES_F32"
         LANES_F64 "NPDL_LANES_F64"
     void prefetch "npdl_prefetch"(const void* p) noexcept nogil  # a line that will be read
+    void prefetch_far "npdl_prefetch_far"(const void* p) noexcept nogil  # into the level-2 cache
     void prefetch_w "npdl_prefetch_w"(const void* p) noexcept nogil  # a line that will be written
     f32v add_product_f32 "npdl_add_product_f32"(f32v c, float a, f32v b) noexcept nogil  # c + a b
     f64v add_product_f64 "npdl_add_product_f64"(f64v c, double a, f64v b) noexcept nogil

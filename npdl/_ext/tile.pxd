@@ -31,6 +31,7 @@ from npdl._ext.simd cimport (
     f64v,
     opaque,
     prefetch,
+    prefetch_far,
     prefetch_w,
     real,
 )
@@ -50,6 +51,8 @@ ctypedef struct tall_panel_t:
     char _
 ctypedef struct short_panel_t:
     char _
+ctypedef struct fetching_panel_t:  # prefetches other memory
+    char _
 ctypedef struct narrow_panel_t:  # of one vector, twice as many rows
     char _
 ctypedef struct lone_panel_t:  # of one vector
@@ -64,6 +67,7 @@ ctypedef struct half_lone_panel_t:
     char _
 ctypedef fused panels_t:
     panel_t
+    fetching_panel_t
     tall_panel_t
     short_panel_t
     narrow_panel_t
@@ -76,6 +80,7 @@ ctypedef fused form_t:
     shifted_t
     tall_shifted_t
     panel_t
+    fetching_panel_t
     tall_panel_t
     short_panel_t
     narrow_panel_t
@@ -86,6 +91,7 @@ ctypedef fused form_t:
     half_lone_panel_t
 
 cdef enum:
+    EACH = 4  # values of k for which a tile prefetches one line of other memory
     AHEAD = 8  # rows of a panel between what a tile reads and what it prefetches
     LINE = 64  # bytes of a cache line
     MAX_NR = 64  # the largest NR of all builds
@@ -132,6 +138,8 @@ cdef inline void _sums(
     Py_ssize_t ldc,
     const real* start,
     Py_ssize_t start_row,
+    const void* const* lines,
+    Py_ssize_t ahead,
     vec* _,
     form_t* form,
 ) noexcept nogil:
@@ -146,7 +154,7 @@ cdef inline void _sums(
     cdef real a_i
     cdef const real* a_k
     cdef const real* b_k
-    cdef Py_ssize_t i, j, k, _t, rows = MR, wide = NV
+    cdef Py_ssize_t i, j, k, t, rows = MR, wide = NV, far
     if form_t is tall_shifted_t or form_t is tall_panel_t:
         rows, wide = TALL, 2
     elif form_t is half_tall_panel_t:
@@ -163,7 +171,7 @@ cdef inline void _sums(
         wide = 1
     elif form_t is half_lone_panel_t:
         rows, wide = MR // 2, 1
-    for _t in range(tiles):
+    for t in range(tiles):
         memset(&zero, 0, sizeof(zero))
         for i in range(rows):
             if form_t in panels_t and form_t is not narrow_panel_t:  # c may not be in the cache
@@ -172,6 +180,7 @@ cdef inline void _sums(
             for j in range(wide):
                 acc[i][j] = zero
         a_k, b_k = a, b
+        far = ahead + t * lanes(a) if t < wide else 0  # of each row, another line for each tile
         for k in range(depth):
             for j in range(wide):
                 if form_t in panels_t:
@@ -181,13 +190,20 @@ cdef inline void _sums(
                 else:
                     row[j] = (<const vec*> (b + b_row[k] + b_at[j]))[0]
             for i in range(rows):
-                a_i = a_k[a_at[i]]
+                if form_t is fetching_panel_t:  # registers are few: a_at[0] is 0
+                    a_i = a_k[a_at[i] if i else 0]
+                else:
+                    a_i = a_k[a_at[i]]
                 for j in range(wide):
                     if real is float and vec is f32v:
                         acc[i][j] = add_product_f32(acc[i][j], a_i, row[j])
                     elif real is double and vec is f64v:
                         acc[i][j] = add_product_f64(acc[i][j], a_i, row[j])
-            a_k += a_step
+            if form_t is fetching_panel_t:
+                prefetch_far(b_k + far)
+                if k % EACH == 0:
+                    prefetch_far(lines[k // EACH])
+            a_k += 1 if form_t is fetching_panel_t else a_step  # a register less
             b_k += wide * lanes(a)
         if start != NULL:
             for i in range(rows):
@@ -200,6 +216,8 @@ cdef inline void _sums(
         for i in range(rows):
             for j in range(wide):
                 (<vec*> (c + i * ldc))[j] = acc[i][j]
+        if form_t is fetching_panel_t:
+            lines += depth // EACH
         a += a_tile
         c += rows * ldc
 
@@ -216,7 +234,7 @@ cdef inline void _tile(
     const real* bias,
     vec* _,
 ) noexcept nogil:
-    _sums(1, depth, a, a_at, 1, 0, b, b_row, b_at, c, ldc, bias, 0, _, <shifted_t*> NULL)
+    _sums(1, depth, a, a_at, 1, 0, b, b_row, b_at, c, ldc, bias, 0, NULL, 0, _, <shifted_t*> NULL)
 
 
 cdef inline void _tall_tile(
@@ -231,7 +249,10 @@ cdef inline void _tall_tile(
     const real* bias,
     vec* _,
 ) noexcept nogil:
-    _sums(1, depth, a, a_at, 1, 0, b, b_row, b_at, c, ldc, bias, 0, _, <tall_shifted_t*> NULL)
+    _sums(
+        1, depth, a, a_at, 1, 0, b, b_row, b_at, c, ldc, bias, 0, NULL, 0, _,
+        <tall_shifted_t*> NULL,
+    )
 
 
 cdef inline void _panel_sums(
@@ -248,8 +269,13 @@ cdef inline void _panel_sums(
     Py_ssize_t start_row,
     vec* _,
     panels_t* form,
+    const void* const* lines,
+    Py_ssize_t ahead,
 ) noexcept nogil:
-    _sums(tiles, depth, a, a_at, a_step, a_tile, b, NULL, NULL, c, ldc, start, start_row, _, form)
+    _sums(
+        tiles, depth, a, a_at, a_step, a_tile, b, NULL, NULL, c, ldc, start, start_row, lines,
+        ahead, _, form,
+    )
 
 
 ctypedef void (*tile_f32)(
@@ -262,11 +288,11 @@ ctypedef void (*tile_f64)(
 ) noexcept nogil
 ctypedef void (*panel_f32)(
     Py_ssize_t, Py_ssize_t, const float*, const Py_ssize_t*, Py_ssize_t, Py_ssize_t, const float*,
-    float*, Py_ssize_t, const float*, Py_ssize_t, f32v*, void*
+    float*, Py_ssize_t, const float*, Py_ssize_t, f32v*, void*, const void* const*, Py_ssize_t
 ) noexcept nogil
 ctypedef void (*panel_f64)(
     Py_ssize_t, Py_ssize_t, const double*, const Py_ssize_t*, Py_ssize_t, Py_ssize_t, const double*,
-    double*, Py_ssize_t, const double*, Py_ssize_t, f64v*, void*
+    double*, Py_ssize_t, const double*, Py_ssize_t, f64v*, void*, const void* const*, Py_ssize_t
 ) noexcept nogil
 
 
@@ -335,12 +361,34 @@ cdef inline void form_tiles(
     """As `panel_tiles`, for tiles of any form, and panels as wide."""
     if real is float:
         (<panel_f32> opaque(<void*> &_panel_sums[float, f32v, panels_t]))(
-            tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, NULL, NULL
+            tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, NULL, NULL, NULL, 0
         )
     else:
         (<panel_f64> opaque(<void*> &_panel_sums[double, f64v, panels_t]))(
-            tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, NULL, NULL
+            tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, NULL, NULL, NULL, 0
         )
+
+
+cdef inline void fetching_tiles(
+    Py_ssize_t tiles,
+    Py_ssize_t depth,
+    const float* a,
+    const Py_ssize_t* a_at,
+    Py_ssize_t a_tile,
+    const float* b,
+    float* c,
+    Py_ssize_t ldc,
+    const float* start,
+    const void* const* lines,
+    Py_ssize_t ahead,
+) noexcept nogil:
+    """As `panel_tiles`, and prefetch the panel `ahead` of b, and depth // EACH `lines` per tile.
+
+    One address more may be read.
+    """
+    (<panel_f32> opaque(<void*> &_panel_sums[float, f32v, fetching_panel_t]))(
+        tiles, depth, a, a_at, 1, a_tile, b, c, ldc, start, ldc, NULL, NULL, lines, ahead
+    )
 
 
 cdef inline void panel_tiles(
