@@ -109,7 +109,7 @@ class Replays:
 
     def whole(self, model: Any, batch: Batch) -> WholeStep | None:
         """The whole step for this batch, if there is one."""
-        if batch.weight or batch.mask or not self._whole:
+        if batch.weight or batch.mask or model._adding or not self._whole:
             return None
         found = self._whole.get(_key(batch))
         if found is None or kernels() is not self._kernels or self._plan is not model._running:

@@ -17,6 +17,7 @@ from npdl.layers._shapes import UnknownSize
 from npdl.layers.base import Layer
 from npdl.layers.flat import flatten
 from npdl.layers.owning import keeps_its_arrays, named_arrays
+from npdl.layers.parameter import Parameter
 from npdl.layers.plan import Plan
 from npdl.layers.tree import every_layer
 from npdl.metrics import Metric
@@ -53,6 +54,8 @@ class Trainer(Functional):
     _running: Plan | None = None
     #: Within `training`: the ids of the layers that a loss depends on.
     _reached: set[int] | None = None
+    #: `Parameter.switches` when the layers were prepared.
+    _switches: int = 0
     #: What was recorded of training steps; the part of it that the step under way uses.
     _replays: Replays | None = None
     _passes: Passes | None = None
@@ -145,6 +148,7 @@ class Trainer(Functional):
             flatten(plan.layers)  # layers copied, or built again, since `build`
             for term in self.terms:
                 plan.watch(term.slots(plan))
+            self._switches = Parameter.switches
             plan.begin_training()
             reached = plan.reached(head.index for head in self.heads) if self.compiled else None
             for layer in plan.layers:
@@ -161,6 +165,14 @@ class Trainer(Functional):
             plan.end_training()
             if self._replays is not None:
                 self._replays.rest()
+
+    def _follow_switches(self, plan: Plan) -> None:
+        """Prepare the layers anew if some were frozen or unfrozen in between."""
+        if self._switches != Parameter.switches:
+            self._switches = Parameter.switches
+            plan.begin_training()
+            if self._trained is not None:
+                self._trained = self._find_trained(self._reached)
 
     def add_loss(self, function: Callable[..., Any], *values: Any) -> None:
         """Add a term to the loss, in training and in `evaluate`.
@@ -247,6 +259,8 @@ class Trainer(Functional):
                 plan.watch(term.slots(plan))
         linear = self._fused_heads(plan) if train else []
         self._passes = None
+        if train and plan is self._running:
+            self._follow_switches(plan)
         if train and plan is self._running and plan.is_chain and not (mask or plan.makes_masks):
             self._passes = self._replays.passes(plan, x[0], bool(linear))  # type: ignore[union-attr]
         if self._passes is None:
@@ -343,6 +357,8 @@ class Trainer(Functional):
         count : float, optional
             Over how many items the loss is a mean, for an optimizer that accumulates gradients.
         """
+        if self._running is not None:
+            self._follow_switches(self._running)
         params, grads, names = self._trained or self._find_trained(self._reached)
         optimizer = self.optimizer
         if isinstance(optimizer, Optimizer):

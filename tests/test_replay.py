@@ -266,6 +266,24 @@ def test_steps_that_begin_all_alike(hidden, walked):
 
 
 @compiled
+def test_a_penalty_that_comes_during_an_epoch_counts_from_the_next_one_on(walked):
+    x, y = batch((4,), 3, n=96)
+
+    class Penalty(npdl.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs):
+            self.model.layers[0].regularizer = self.model.layers[0].regularizer or L2(0.1)
+
+    def result():
+        model, _ = built("dense", "adam")
+        history = model.fit(x, y, epochs=3, batch_size=12, verbose=0, callbacks=[Penalty()])
+        return history.history, state(model)
+
+    found = result()
+    walked()
+    assert result() == found
+
+
+@compiled
 def test_batches_that_are_not_aligned(walked):
     def result():
         model, shape = built("dropout", "adam")

@@ -144,3 +144,24 @@ def test_freezing_before_and_after_building(tmp_path):
         again.layers[0].trainable = True
         again.fit(x, y, epochs=1, verbose=0)
         assert (again.weights["dense_1/W"] != before).any()
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["unfrozen", "frozen"])
+def test_freezing_and_unfreezing_between_two_batches(first):
+    """The layers below get gradients from then on, and the others no steps."""
+
+    class Switch(npdl.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs):
+            layer = self.model.layers[0]
+            if batch == 4:
+                layer.trainable = not first
+                self.before = layer.W.copy()
+
+    npdl.utils.set_seed(0)
+    model = Model([Dense(4, trainable=first), Dense(4), Softmax(3)])
+    model.compile("scce", "adam")
+    switch = Switch()
+    model.fit(
+        *(numbers(80, 5), np.arange(80) % 3), batch_size=8, epochs=1, verbose=0, callbacks=[switch]
+    )
+    assert (model.layers[0].W == switch.before).all() == first

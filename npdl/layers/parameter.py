@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,6 +30,9 @@ class Parameter:
     #: `home` is the place of value and gradient in the arrays of a model, see `npdl.layers.flat`.
     __slots__ = ("_trainable", "grad", "home", "learns", "name", "value")
 
+    #: How often any parameter was frozen or unfrozen; a model that trains looks for changes.
+    switches: ClassVar[int] = 0
+
     def __init__(
         self, name: str, value: NDArray, trainable: bool = True, *, learns: bool | None = None
     ) -> None:
@@ -47,6 +50,8 @@ class Parameter:
 
     @trainable.setter
     def trainable(self, trainable: bool) -> None:
+        if bool(trainable) is not getattr(self, "_trainable", None):
+            Parameter.switches += 1
         self._trainable = bool(trainable)
         if not trainable:
             self.grad = None
