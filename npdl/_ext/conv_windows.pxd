@@ -17,7 +17,7 @@ elements of a window are always in the order (u, v, c).
 
 from libc.string cimport memcpy, memset
 from npdl._ext.conv cimport conv_t
-from npdl._ext.simd cimport LANES_F32, real, transpose, transpose4
+from npdl._ext.simd cimport LANES_F32, opaque, real, transpose, transpose4
 from npdl._ext.tile cimport ceil_div, round_up
 
 cdef enum:
@@ -169,7 +169,7 @@ cdef inline block_t block_of(const windows_t* w, Py_ssize_t number) noexcept nog
     return b
 
 
-cdef inline void interleave(
+cdef inline void _interleave(
     const real* x, Py_ssize_t channel_step, Py_ssize_t pixel_step, Py_ssize_t c, Py_ssize_t count,
     real* to, Py_ssize_t ld,
 ) noexcept nogil:
@@ -222,6 +222,29 @@ cdef inline void interleave(
                 to[i * ld + l] = x[l * channel_step + i]
             l += 1
         first = last
+
+
+ctypedef void (*interleave_f32)(
+    const float*, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, float*, Py_ssize_t
+) noexcept nogil
+ctypedef void (*interleave_f64)(
+    const double*, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, double*, Py_ssize_t
+) noexcept nogil
+
+
+cdef inline void interleave(
+    const real* x, Py_ssize_t channel_step, Py_ssize_t pixel_step, Py_ssize_t c, Py_ssize_t count,
+    real* to, Py_ssize_t ld,
+) noexcept nogil:
+    """`_interleave`, compiled once for all callers."""
+    if real is float:
+        (<interleave_f32> opaque(<void*> &_interleave[float]))(
+            x, channel_step, pixel_step, c, count, to, ld
+        )
+    else:
+        (<interleave_f64> opaque(<void*> &_interleave[double]))(
+            x, channel_step, pixel_step, c, count, to, ld
+        )
 
 
 cdef inline void part(

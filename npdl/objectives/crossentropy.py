@@ -153,8 +153,10 @@ class BinaryCrossEntropy(FusedLoss, Clipped, Elementwise):
     def check(self, p, t):
         """Return outputs and targets as `values` takes them, or raise ValueError."""
         p, t = super().check(p, t)
-        outside = (t < 0) | (t > 1)
-        if outside.any():
+        outside = None  # an array only if something may be: most targets are right
+        if t.size and not (t.min() >= 0 and t.max() <= 1):
+            outside = (t < 0) | (t > 1)
+        if outside is not None and outside.any():
             raise ValueError(
                 error_message("Targets must lie in [0, 1]", target=t[outside][0].item())
             )
@@ -180,14 +182,16 @@ class BinaryCrossEntropy(FusedLoss, Clipped, Elementwise):
     def values(self, p, t):
         """Return the value of each element; see `Objective.values`."""
         if self.from_logits:
-            return _logit_values(p, t)
+            return _logit_values(p, t, _decay(p))
         p = np.clip(p, *self._ends(p))
         return -(t * log(p) + (1 - t) * log1p(-p))
 
     def gradient(self, p, t):
         """Return the gradient of each element's value; see `Objective.gradient`."""
         if self.from_logits:
-            return _sigmoid(p) - t
+            q = np.empty_like(p)
+            _to_sigmoid(p, _decay(p), q)
+            return q - t
         low, high = self._ends(p)
         q = np.clip(p, low, high)
         grad = (q - t) / (q * (1 - q))
@@ -195,22 +199,31 @@ class BinaryCrossEntropy(FusedLoss, Clipped, Elementwise):
         return grad
 
     def _fused_values(self, z, t, p):
-        p[...] = _sigmoid(z)
-        return _logit_values(z, t)
+        decay = _decay(z)
+        _to_sigmoid(z, decay, p)
+        return _logit_values(z, t, decay)
 
     def _fused_gradient(self, p, t, factors, dz):
         np.subtract(p, t, out=dz)
         dz *= factors
 
 
-def _sigmoid(z: np.ndarray) -> np.ndarray:
-    e = exp(-np.abs(z))  # can't overflow
-    return np.where(z >= 0, 1, e) / (1 + e)
+def _decay(z: np.ndarray) -> np.ndarray:
+    """e^-|z|, which can't overflow."""
+    return exp(-np.abs(z))
 
 
-def _logit_values(z: np.ndarray, t: np.ndarray) -> np.ndarray:
+def _to_sigmoid(z: np.ndarray, decay: np.ndarray, p: np.ndarray) -> None:
+    """p = 1 / (1 + e^-z)."""
+    np.maximum(z >= 0, decay, out=p)  # 1, or e^z; np.where takes fifteen times as long
+    p /= 1 + decay
+
+
+def _logit_values(z: np.ndarray, t: np.ndarray, decay: np.ndarray) -> np.ndarray:
     """log(1 + e^z) - t z."""
-    return np.maximum(z, 0) - t * z + log1p(exp(-np.abs(z)))
+    values = np.maximum(z, 0) - t * z
+    values += log1p(decay)
+    return values
 
 
 @register("SCCE", "categorical_cross_entropy", "sparse_categorical_cross_entropy", "cross_entropy")
