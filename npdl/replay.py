@@ -318,9 +318,11 @@ def _without_values(arrays: list[NDArray]) -> Iterator[None]:
     before = [array.copy() for array in arrays]
     for array in arrays:
         array.fill(np.nan)
-    yield
-    for array, values in zip(arrays, before):
-        array[...] = values
+    try:
+        yield
+    finally:
+        for array, values in zip(arrays, before):
+            array[...] = values
 
 
 def _start(array: NDArray) -> int:
