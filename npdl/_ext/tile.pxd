@@ -154,7 +154,9 @@ cdef inline void _sums(
     cdef real a_i
     cdef const real* a_k
     cdef const real* b_k
-    cdef Py_ssize_t i, j, k, t, rows = MR, wide = NV, far
+    cdef const real* far  # of what lies ahead, each tile prefetches a part
+    cdef Py_ssize_t far_step = NV * lanes(a) // max(tiles, <Py_ssize_t> 1) if ahead else 0
+    cdef Py_ssize_t i, j, k, t, rows = MR, wide = NV
     if form_t is tall_shifted_t or form_t is tall_panel_t:
         rows, wide = TALL, 2
     elif form_t is half_tall_panel_t:
@@ -180,7 +182,7 @@ cdef inline void _sums(
             for j in range(wide):
                 acc[i][j] = zero
         a_k, b_k = a, b
-        far = ahead + t * lanes(a) if t < wide else 0  # of each row, another line for each tile
+        far = b + ahead + t * depth * far_step
         for k in range(depth):
             for j in range(wide):
                 if form_t in panels_t:
@@ -200,7 +202,8 @@ cdef inline void _sums(
                     elif real is double and vec is f64v:
                         acc[i][j] = add_product_f64(acc[i][j], a_i, row[j])
             if form_t is fetching_panel_t:
-                prefetch_far(b_k + far)
+                prefetch_far(far)
+                far += far_step
                 if k % EACH == 0:
                     prefetch_far(lines[k // EACH])
             a_k += 1 if form_t is fetching_panel_t else a_step  # a register less
