@@ -111,9 +111,10 @@ class Predictor:
         if mask is None and type(X) is np.ndarray:  # the common case, and the fastest
             route = self._routes.get((X.shape, X.dtype.char))
             if route is not None and route.whole is not None and self._is_current():
-                y = route.whole(X if X.dtype is route.dtype else np.asarray(X, route.dtype, "C"))
-                if y is not None:
-                    return self._model.packed([y])
+                dtype = route.whole.dtypes[0]
+                ys = route.whole([X if X.dtype is dtype else np.asarray(X, dtype, "C")])
+                if ys is not None:
+                    return self._model.packed(ys)
         batch = self._batch(X, mask)
         size = self._samples_at_a_time(batch.samples)
         if batch.samples <= size:

@@ -1,211 +1,416 @@
-"""Level 2: runs of layers as one call of compiled code.
+"""Level 2: steps of a plan as one call of compiled code.
 
-At prediction, npdl's layers do little more than call kernels. `Program.of` runs some layers on an
-array, records these calls, and prepares each of them: weights packed, tables set. Each call reads
-the arrays that earlier calls fill, so the calls become a chain, whose arrays are placed in one
-block of memory. Then the chain is tried on other numbers. Layers for which it does not return the
-same bits, or that do more than call kernels, are run as usual.
+At prediction, npdl's layers do little more than call kernels. `Program.of` runs some steps of a
+plan, records these calls (`noted`), and prepares each of them: weights packed, tables set. The
+arrays of a call are the program's inputs, or hold what earlier calls filled, or are constant, such
+as weights. Those in between are placed in one block of memory. Then the program is tried on other
+numbers. Steps for which it does not return the same bits, or that do more than call kernels, are
+run as usual.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from npdl import layers
-from npdl._dtype import FLOATS
-from npdl._ext import kernels, noted
+from npdl._ext import STEPS, kernels, noted
+from npdl._ext.activation_np import GELU, LINEAR, RELU
+from npdl.layers._fusing import IDENTITY
 from npdl.layers.base import Layer
+from npdl.layers.block import Block
 from npdl.layers.plan import Plan, Step
 from npdl.layers.recurrent import is_stateful
+from npdl.layers.tree import every_layer
+from npdl.replay import METHODS, PLAIN
 
-#: Layers that only call kernels, in order, and make views at prediction.
-PLAIN = frozenset(
-    {
-        *(layers.Linear, layers.Dense, layers.Softmax),
-        *(layers.Convolution, layers.Convolution1D),
-        *(layers.MaxPooling, layers.MaxPooling1D, layers.GlobalMaxPooling),
-        *(layers.MeanPooling, layers.MeanPooling1D, layers.GlobalMeanPooling),
-        *(layers.SimpleRNN, layers.GRU, layers.LSTM),
-        *(layers.Activation, layers.ReLU, layers.LeakyReLU, layers.ELU, layers.BatchNormal),
-        *(layers.Flatten, layers.Reshape, layers.DimShuffle),
-        *(layers.Dropout, layers.SpatialDropout, layers.GaussianNoise),
-    }
-)
-#: The places of the input and of the output of a chain, see steps.pyx.
-X, Y = -1, -2
+#: Layers that only call kernels, and make views, at prediction. One that does more for some of its
+#: options is found out when its calls are recorded.
+COMPILED = PLAIN | {
+    *(layers.DepthwiseConvolution, layers.DepthwiseConvolution1D),
+    *(layers.SeparableConvolution, layers.SeparableConvolution1D),
+    *(layers.TransposedConvolution, layers.TransposedConvolution1D),
+    *(layers.SimpleRNN, layers.GRU, layers.LSTM, layers.Bidirectional),
+    *(layers.Embedding, layers.PositionEmbedding),
+    *(layers.Attention, layers.MultiHeadAttention),
+    *(layers.BatchNormal, layers.BatchNormalization),
+    *(layers.LayerNormalization, layers.RMSNormalization, layers.GroupNormalization),
+    *(layers.Add, layers.Concatenate),
+    *(Block, layers.Sequence, layers.Residual, layers.Parallel, layers.TimeDistributed),
+    *(layers.DimShuffle, layers.Permute, layers.SpatialDropout, layers.GaussianNoise),
+}
+#: Memories of a program, see `Chain` in steps.pyx: addresses, the block, and then its inputs and
+#: outputs.
+FIXED, BLOCK, ENDS = 0, 1, 2
+MOST_ENDS = 32
 LINE = 64
 
 
 class Slot:
-    """An array of a chain: its memory, and its lifetime."""
+    """The memory of an array, and its lifetime."""
 
-    def __init__(self, array: NDArray, born: int) -> None:
-        self.array = array
-        self.start = array.ctypes.data
+    def __init__(self, array: NDArray, memory: int, born: int = -1) -> None:
+        while isinstance(array.base, np.ndarray):
+            array = array.base
+        self.array, self.memory = array, memory
+        self.start, self.stop = _span(array)
         self.born = self.dies = born
-        self.place = X
+        #: Its position in the memory.
+        self.place = 0
+        #: Whether it may be written: not what the caller passes.
+        self.is_written = memory == BLOCK
+
+    def holds(self, array: NDArray) -> bool:
+        """Whether an array is a part of this memory."""
+        start, stop = _span(array)
+        return self.start <= start and stop <= self.stop
 
     def is_at(self, array: NDArray) -> bool:
         """Whether an array is the whole of this memory, in its order."""
-        whole = array.flags.c_contiguous and array.nbytes == self.array.nbytes
-        return whole and array.ctypes.data == self.start
+        return array.flags.c_contiguous and _span(array) == (self.start, self.stop)
 
-    def rows_in(self, array: NDArray) -> tuple[int, int, int, int] | None:
-        """Number, bytes, start and distance of the rows of an array that is a part of this one."""
-        first, row = array.ctypes.data - self.start, array[0]
-        step = array.strides[0] if len(array) > 1 else row.nbytes
-        last = first + (len(array) - 1) * step + row.nbytes
-        if first < 0 or step < 0 or last > self.array.nbytes or not row.flags.c_contiguous:
-            return None
-        return len(array), row.nbytes, first, step
+
+def _address(array: NDArray) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
+def _span(array: NDArray) -> tuple[int, int]:
+    """The addresses of the first byte of an array, and of that behind the last one."""
+    start = stop = _address(array)
+    for size, stride in zip(array.shape, array.strides):
+        start += min(0, (size - 1) * stride)
+        stop += max(0, (size - 1) * stride)
+    return start, stop + array.itemsize
 
 
 class Program:
-    """A chain of kernels for arrays of one shape: ``program(x)``.
+    """Some steps of a plan, for inputs of certain shapes: ``program([x])``.
 
     Attributes
     ----------
-    n_layers : int
-        Number of layers that it replaces.
+    steps : list of Step
+        Those that it replaces.
+    sources, targets : tuple of int
+        The slots of the plan that it reads and fills.
+    dtypes : tuple of dtype or None
+        Those that the inputs are converted to.
     """
 
-    def __init__(self, chain: Any, y: NDArray, n_layers: int) -> None:
-        self._fill = chain.fill
-        self._shape, self._dtype = y.shape, y.dtype
-        self.n_layers = n_layers
+    def __init__(
+        self,
+        steps: list[Step],
+        taken: dict[int, Any],
+        chain: Any,
+        filled: dict[int, NDArray],
+        alive: list[NDArray],
+    ) -> None:
+        self.steps = steps
+        self.sources, self.targets = tuple(taken), tuple(filled)
+        self.dtypes = tuple(taken.values())
+        self._fill, self._alive = chain.fill, alive
+        self._likes = [(y.shape, y.dtype) for y in filled.values()]
 
-    def __call__(self, x: NDArray) -> NDArray | None:
-        """The output for an array; None if it was made for another shape or dtype."""
-        y = np.empty(self._shape, self._dtype)
-        return y if self._fill(x, y) else None
+    def __call__(self, inputs: Sequence[NDArray], spoiled: bool = False) -> list[NDArray] | None:
+        """The outputs; None if it was made for other inputs.
+
+        With `spoiled`, no memory holds zeros by chance.
+        """
+        outputs = [np.empty(shape, dtype) for shape, dtype in self._likes]
+        if spoiled:
+            for y in outputs:
+                y[...] = np.nan
+        return outputs if self._fill([*inputs, *outputs], spoiled) else None
 
     @classmethod
-    def of(cls, run: Sequence[Layer], x: NDArray) -> Program | None:
-        """The program for as many of these layers as possible; None if it would not be faster."""
-        if not kernels().ready or x.dtype not in FLOATS or not x.flags.c_contiguous:
-            return None
-        made = _Chain(x)
-        y = x
-        for layer in run:
-            after = made.add(layer, y)
-            if after is None:
-                break
-            y = after
-        if not made.steps or not made.ends_in(y):
-            return None
-        program = cls(made.chain(y), y, made.n_layers)
-        rng = np.random.default_rng(1)
-        for _ in range(2):
-            other = rng.standard_normal(x.shape).astype(x.dtype)
-            wanted: Any = other
-            for layer in run[: made.n_layers]:
-                wanted = layer.forward(wanted, train=False)
-            found = program(other)
-            if found is None or found.tobytes() != np.asarray(wanted).tobytes():
-                return None
-        return program
+    def of(cls, plan: Plan, first: int, values: Sequence[Any]) -> Program | None:
+        """The program for as many steps as possible, from number `first` on; None if for none.
 
-
-class _Chain:
-    """The steps that were made so far."""
-
-    def __init__(self, x: NDArray) -> None:
-        self.slots = [Slot(x, -1)]
-        self.steps: list[tuple[Any, Slot, Slot]] = []
-        self.n_layers = 0
-
-    def add(self, layer: Layer, x: NDArray) -> NDArray | None:
-        """Append the steps of a layer and return its output; None if that is not possible."""
-        if type(layer) not in PLAIN or is_stateful(layer) or layer.n_outputs > 1:
-            return None
-        n_slots, n_steps = len(self.slots), len(self.steps)
-        with noted() as calls:
-            y = layer.forward(x, train=False)
-        if isinstance(y, np.ndarray) and all(self._call(*call) for call in calls):
-            if isinstance(layer, layers.Recurrent) and not layer.return_sequence:
-                y = self.slots[-1].array[:, 0 if layer.go_backwards else -1]  # it returns a copy
-            settled = self._settled(y)
-            if settled is not None:
-                self.n_layers += 1
-                return settled
-        del self.slots[n_slots:], self.steps[n_steps:]
+        Parameters
+        ----------
+        plan : Plan
+        first : int
+        values : list
+            Those of the slots before that step.
+        """
+        most = len(plan.steps) if kernels().ready else 0
+        while most:
+            recording = _Recording(plan, first, values, most)
+            program = recording.program()
+            if program is not None and recording.is_right(program):
+                return program
+            most = len(recording.steps) // 2
         return None
 
-    def _call(self, name: str, args: tuple[Any, ...]) -> bool:
-        maker, at_x, at_y = kernels().ready.get(name, (None, 0, 0))
-        source = self._slot(args[at_x])
-        if maker is None or source is None:
+
+class _Call(NamedTuple):
+    """A call of a kernel, as a step with the places of its arrays."""
+
+    name: str
+    args: tuple[Any, ...]
+    step: Any
+    refs: list[tuple[Any, int]]
+
+    def with_activation(self, y: NDArray, act: Any, ref: tuple[Any, int]) -> _Call | None:
+        """The call with an activation, whose output is y; None if the kernel can't."""
+        args, at = list(self.args), STEPS[self.name][1][0]
+        if self.name == "norm_fixed_forward":
+            args.append(IDENTITY)
+        elif self.name not in ("add_forward", "conv2d_forward", "dense_forward"):
+            return None
+        possible = (LINEAR, RELU) if self.name == "norm_fixed_forward" else range(GELU)
+        if args[-1][0] != LINEAR or act[0] not in possible or args[at].size != y.size:
+            return None
+        args[-1], args[at] = act, y.reshape(args[at].shape)
+        step = kernels().ready[self.name](*args)
+        return _Call(self.name, tuple(args), step, [*self.refs[:-1], ref])
+
+
+class _Recording:
+    """The calls of some steps of a plan."""
+
+    def __init__(self, plan: Plan, first: int, values: Sequence[Any], most: int) -> None:
+        self._plan, self._values, self._now = plan, values, list(values)
+        every = [*every_layer(plan.layers)]
+        #: The arrays of all layers.
+        self._own = [
+            Slot(p.value, FIXED) for one in every for p in one._parameters_by_name.values()
+        ]
+        dtypes = {p.value.dtype for one in every for p in one._parameters_by_name.values()}
+        self._dtype = dtypes.pop() if len(dtypes) == 1 else None
+        self.steps: list[Step] = []
+        #: The dtypes of the inputs, and the limits of their integers, by their slot in the plan.
+        self._taken: dict[int, Any] = {}
+        self._limits: dict[int, int] = {}
+        #: What the steps have filled, by the slot in the plan.
+        self._filled: dict[int, NDArray] = {}
+        self._slots: list[Slot] = []
+        self._calls: list[_Call] = []
+        self._alive: list[NDArray] = []
+        for step in plan.steps[first : first + most]:
+            kept = len(self._slots), len(self._calls), dict(self._taken)
+            if not self._add(step):
+                del self._slots[kept[0] :], self._calls[kept[1] :]
+                self._taken = kept[2]
+                break
+            self.steps.append(step)
+
+    def _add(self, step: Step) -> bool:
+        """Run a step, and record its calls."""
+        if not _is_compiled(step.owner):
             return False
-        step = maker(*args)
-        if step is None:
+        for slot in step.sources:
+            if slot not in self._taken and slot not in self._filled:
+                x = self._values[slot]
+                if not isinstance(x, np.ndarray) or x.dtype.kind not in "fiub":
+                    return False
+                self._taken[slot] = dtype = self._dtype_for(step, x)
+                self._now[slot] = x = np.array(x, dtype, order="C")
+                self._slots.append(Slot(x, ENDS + len(self._taken) - 1))
+        with noted() as calls:
+            self._plan.run_step(step, self._now)
+        made = [self._now[slot] for slot in step.targets]
+        if not all(self._call(*call) for call in calls):
             return False
-        target = self._slot(args[at_y])
-        if target is self.slots[0]:  # the input must not be written
+        if not all(isinstance(y, np.ndarray) and self._slot(y) is not None for y in made):
             return False
-        if target is None:
-            target = Slot(args[at_y], len(self.steps))
-            self.slots.append(target)
-        self._append(step, source, target)
+        self._filled.update(zip(step.targets, made))
         return True
 
-    def _append(self, step: Any, source: Slot, target: Slot) -> None:
-        source.dies = target.dies = len(self.steps)
-        self.steps.append((step, source, target))
+    def _dtype_for(self, step: Step, x: NDArray) -> Any:
+        """The dtype that an input is converted to; None if it keeps its own."""
+        looks_up = any(type(one) is layers.Embedding for one in every_layer([step.owner]))
+        return np.dtype(np.int64) if looks_up and x.dtype.kind in "iu" else self._dtype
+
+    def _call(self, name: str, args: tuple[Any, ...]) -> bool:
+        """Append the step for a call of a kernel."""
+        maker, places = kernels().ready.get(name), STEPS.get(name)
+        given = args
+        if name == "recurrent_pair":  # two calls of one function
+            places, given = _of_both(*args)
+        if maker is None or places is None:
+            return False
+        refs = []
+        for i, array in enumerate(given):
+            if array is None or isinstance(array, np.ndarray):
+                ref = self._ref(array, i in places[0], i in places[1])
+                if ref is None:
+                    return False
+                refs.append(ref)
+        if name == "take_rows":  # a program checks only integers of its inputs
+            slot = refs[1][0]
+            if slot is None or slot.memory < ENDS:
+                return False
+            taken = list(self._taken)[slot.memory - ENDS]
+            self._limits[taken] = min(self._limits.get(taken, 2**62), len(args[0]))
+        step = maker(*args)
+        if step is not None:
+            self._calls.append(_Call(name, args, step, refs))
+        return step is not None
+
+    def _ref(
+        self, array: NDArray | None, is_source: bool, is_target: bool
+    ) -> tuple[Slot | None, int] | None:
+        """The memory of an argument and its position there; None if it is not known.
+
+        It has no slot if it is constant.
+        """
+        if array is None:
+            return None, 0
+        now = len(self._calls)
+        slot = self._slot(array)
+        if slot is None and is_target:
+            slot = Slot(array, BLOCK, now)
+            self._slots.append(slot)
+        if slot is None and is_source and not any(own.holds(array) for own in self._own):
+            return None
+        if slot is None:
+            self._alive.append(array)
+            return None, _address(array)
+        if is_target and not slot.is_written:
+            return None
+        slot.dies = now
+        return slot, _address(array) - slot.start
 
     def _slot(self, array: NDArray) -> Slot | None:
-        return next((slot for slot in self.slots if slot.is_at(array)), None)
+        return next((slot for slot in self._slots if slot.holds(array)), None)
 
-    def _settled(self, y: NDArray) -> NDArray | None:
-        """The output of a layer as a separate array: rows of another array are copied."""
-        if self._slot(y) is not None:
-            return y
-        for slot in self.slots:
-            rows = slot.rows_in(y)
-            if rows is not None:
-                target = Slot(np.ascontiguousarray(y), len(self.steps))
-                self.slots.append(target)
-                step = importlib.import_module("npdl._ext.steps").rows_ready(*rows)
-                self._append(step, slot, target)
-                return target.array
-        return None
+    def program(self) -> Program | None:
+        """The program of all steps; None if they call no kernel."""
+        if not self._calls:
+            return None
+        ours = {id(step) for step in self.steps}
+        read = {slot for step in self._plan.steps if id(step) not in ours for slot in step.sources}
+        read.update(self._plan.out_slots)
+        filled = {slot: y for slot, y in self._filled.items() if slot in read}
+        inputs = [slot.array for slot in self._slots if slot.memory >= ENDS]
+        ends = [*inputs, *(np.empty(y.shape, y.dtype) for y in filled.values())]
+        if len(ends) > MOST_ENDS:
+            return None
+        self._fuse([self._slot(y) for y in filled.values()])
+        for i, y in enumerate(filled.values(), len(inputs)):
+            if not self._end_in(y, ENDS + i):
+                return None
+        size = self._place()
+        steps = [(call.step, [_place_of(*ref) for ref in call.refs]) for call in self._calls]
+        limits = [self._limits.get(slot, 0) for slot in self._taken]
+        chain = importlib.import_module("npdl._ext.steps").Chain(steps, size, ends, limits)
+        return Program(self.steps, self._taken, chain, filled, self._alive)
 
-    def ends_in(self, y: NDArray) -> bool:
-        """Whether an array is the last one that was filled."""
-        return self.steps[-1][2].is_at(y)
+    def _fuse(self, kept: list[Slot | None]) -> None:
+        """Let kernels run the activation behind them, if nothing else reads what is between."""
+        uses = Counter(id(slot) for call in self._calls for slot, _ in call.refs)
+        uses.update(id(slot) for slot in kept)
+        calls: list[_Call] = []
+        for call in self._calls:
+            before = calls[-1] if calls else None
+            between = None if before is None else before.refs[-1]
+            if (
+                before is not None
+                and call.name == "activation_forward"
+                and between == call.refs[0]
+                and uses[id(between[0])] == 2
+                and between[0].memory == BLOCK
+            ):
+                fused = before.with_activation(call.args[1], call.args[2], call.refs[1])
+                if fused is not None:
+                    calls[-1] = fused
+                    self._slots.remove(between[0])
+                    call.refs[1][0].born = between[0].born
+                    continue
+            calls.append(call)
+        self._calls = calls
 
-    def chain(self, y: NDArray) -> Any:
-        """The steps with the places of their arrays: those needed at one time lie side by side."""
-        last, size = self.steps[-1][2], 0
+    def _end_in(self, y: NDArray, memory: int) -> bool:
+        """Let an array be an output: its own memory, or a copy."""
+        slot = self._slot(y)
+        if slot is not None and slot.memory == BLOCK and slot.is_at(y):
+            slot.memory = memory
+            return True
+        copy = Slot(np.empty(y.shape, y.dtype), memory)
+        copy.is_written = True
+        self._slots.append(copy)
+        return self._call("copy_array", (y, copy.array))
+
+    def _place(self) -> int:
+        """Place the arrays in the block: those needed at one time lie side by side."""
+        size = 0
         placed: list[tuple[int, int, Slot]] = []
-        for slot in self.slots[1:]:
-            if slot is last:
-                slot.place = Y
+        for slot in self._slots:
+            if slot.memory != BLOCK:
                 continue
-            at, nbytes = 0, -(-slot.array.nbytes // LINE) * LINE
+            at, n_bytes = 0, -(-(slot.stop - slot.start) // LINE) * LINE
             for start, end, other in sorted(placed, key=lambda item: item[0]):
-                if other.dies >= slot.born and start < at + nbytes and at < end:
+                if other.dies >= slot.born and start < at + n_bytes and at < end:
                     at = end
             slot.place = at
-            placed.append((at, at + nbytes, slot))
-            size = max(size, at + nbytes)
-        steps = [(step, source.place, target.place) for step, source, target in self.steps]
-        return importlib.import_module("npdl._ext.steps").Chain(steps, size, self.slots[0].array, y)
+            placed.append((at, at + n_bytes, slot))
+            size = max(size, at + n_bytes)
+        return size
+
+    def is_right(self, program: Program) -> bool:
+        """Whether a program gives the bits of its steps, on other numbers."""
+        rng = np.random.default_rng(1)
+        for _ in range(2):
+            values = list(self._values)
+            for slot in program.sources:
+                values[slot] = self._other(rng, slot)
+            found = program(taken(program, values), spoiled=True)
+            for step in self.steps:
+                self._plan.run_step(step, values)
+            wanted = [np.asarray(values[slot]) for slot in program.targets]
+            if found is None or any(a.tobytes() != b.tobytes() for a, b in zip(found, wanted)):
+                return False
+        return True
+
+    def _other(self, rng: np.random.Generator, slot: int) -> NDArray:
+        """Random numbers of the dtype of an input."""
+        x = self._values[slot]
+        if slot in self._limits:
+            return rng.integers(0, min(self._limits[slot], np.iinfo(x.dtype).max), x.shape, x.dtype)
+        numbers = 3 * rng.standard_normal(x.shape)
+        return (np.abs(numbers) if x.dtype.kind in "ub" else numbers).astype(x.dtype)
 
 
-class _Part:
-    """Some steps of a plan that a program runs, or one that it does not run."""
+def taken(program: Program, values: Sequence[Any]) -> list[NDArray]:
+    """The inputs of a program, among the values of a plan."""
+    return [
+        np.asarray(values[slot], dtype, order="C")
+        for slot, dtype in zip(program.sources, program.dtypes)
+    ]
 
-    __slots__ = ("dtype", "free", "program", "source", "step", "target")
 
-    def __init__(self, steps: Sequence[Step], program: Program | None, dtype: Any) -> None:
-        self.step, self.program, self.dtype = steps[0], program, dtype
-        self.source, self.target = steps[0].sources[0], steps[-1].targets[0]
-        self.free = [slot for step in steps for slot in step.free]
+def _place_of(slot: Slot | None, at: int) -> tuple[int, int]:
+    return (FIXED, at) if slot is None else (slot.memory, slot.place + at)
+
+
+def _of_both(function: str, one: tuple[Any, ...], other: tuple[Any, ...]) -> Any:
+    """Places and arguments of two calls of a function."""
+    places = STEPS.get(function)
+    if places is not None:
+        sources, targets = ((*both, *(len(one) + i for i in both)) for both in places)
+        places = sources, targets
+    return places, (*one, *other)
+
+
+def _is_compiled(layer: Layer) -> bool:
+    """Whether a layer, with all layers in it, only calls kernels."""
+    for one in every_layer([layer]):
+        own = vars(one)
+        if type(one) not in COMPILED or is_stateful(one) or any(name in own for name in METHODS):
+            return False
+        if not all(_is_ours(own.get(name)) for name in ("activation", "gate_activation")):
+            return False
+    return True
+
+
+def _is_ours(activation: Any) -> bool:
+    return activation is None or type(activation).__module__ == "npdl.activations"
 
 
 class Route:
@@ -221,73 +426,49 @@ class Route:
 
     def __init__(self, plan: Plan, inputs: Sequence[NDArray]) -> None:
         self._plan = plan
-        self._parts: list[_Part] = []
+        self._parts: list[Program | Step] = []
+        #: The slots that no later part reads.
+        self._free: list[list[int]] = []
         values = plan.values_of(inputs)
         first = 0
         while first < len(plan.steps):
-            run = _run_from(plan, first)
-            x = values[run[0].sources[0]]
-            dtype = _dtype_of(run[0].owner)
-            program = None
-            one = len(run[0].sources) == 1 and isinstance(x, np.ndarray)
-            if one and x.dtype.kind in "fiub":
-                x = np.asarray(x, dtype, order="C")
-                program = Program.of([step.owner for step in run], x)
-            part = _Part(run[: 1 if program is None else program.n_layers], program, dtype)
-            self._do(part, values)
-            self._parts.append(part)
-            first += 1 if program is None else program.n_layers
+            program = Program.of(plan, first, values)
+            steps = [plan.steps[first]] if program is None else program.steps
+            self._parts.append(steps[0] if program is None else program)
+            self._free.append([slot for step in steps for slot in step.free])
+            self._do(len(self._parts) - 1, values)
+            first += len(steps)
         #: The outputs for these inputs, until they are used.
         self.made: list[NDArray] | None = self._outputs(values)
-        #: The program of a model that needs only one, and the dtype that it takes.
+        #: The program of a model that needs only one, with the dtypes that it takes.
         self.whole: Program | None = None
-        self.dtype: Any = None
-        if len(self._parts) == len(inputs) == 1:
-            (part,) = self._parts
-            if part.dtype is not None and plan.out_slots == (part.target,):
-                self.whole, self.dtype = part.program, part.dtype
+        if len(self._parts) == 1 and isinstance(self._parts[0], Program):
+            program = self._parts[0]
+            if program.sources == tuple(range(len(inputs))) and program.targets == plan.out_slots:
+                self.whole = program
 
-    def _do(self, part: _Part, values: list[Any]) -> bool:
-        if part.program is None:
-            self._plan.run_step(part.step, values)
+    def _do(self, number: int, values: list[Any]) -> bool:
+        part = self._parts[number]
+        if isinstance(part, Step):
+            self._plan.run_step(part, values)
             return True
-        x = np.asarray(values[part.source], part.dtype, order="C")
-        y = values[part.target] = part.program(x)
-        for slot in part.free:
+        outputs = part(taken(part, values))
+        if outputs is None:
+            return False
+        for slot, y in zip(part.targets, outputs):
+            values[slot] = y
+        for slot in self._free[number]:
             values[slot] = None
-        return y is not None
+        return True
 
     def __call__(self, inputs: Sequence[NDArray]) -> list[NDArray] | None:
         """The outputs; None if it was made for inputs of other shapes or dtypes."""
         values = self._plan.values_of(inputs)
-        for part in self._parts:
-            if not self._do(part, values):
+        for number in range(len(self._parts)):
+            if not self._do(number, values):
                 return None
         return self._outputs(values)
 
-    def _outputs(self, values: list[Any]) -> list[NDArray]:
+    def _outputs(self, values: Iterable[Any]) -> list[NDArray]:
+        values = list(values)
         return [np.asarray(values[slot]) for slot in self._plan.out_slots]
-
-
-def _dtype_of(layer: Layer) -> Any:
-    """The dtype to which a layer converts its input; None if it keeps that of the input."""
-    if type(layer) not in PLAIN:
-        return None
-    return next((parameter.value.dtype for parameter in layer._parameters_by_name.values()), None)
-
-
-def _run_from(plan: Plan, first: int) -> list[Step]:
-    """The steps from one on, as long as each has one input and is the only reader of the last one.
-
-    A first step with several inputs, such as a recurrent layer with a first state, is a separate
-    part.
-    """
-    run = [plan.steps[first]]
-    if len(run[0].sources) > 1:
-        return run
-    for step in plan.steps[first + 1 :]:
-        (before, *others) = run[-1].targets
-        if others or step.sources != (before,) or before not in step.free:
-            break
-        run.append(step)
-    return run

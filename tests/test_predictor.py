@@ -31,6 +31,8 @@ from npdl.layers import (
     SimpleRNN,
     Softmax,
 )
+from npdl.layers.plan import Step
+from npdl.program import Program
 
 IMAGES, STEPS, WORDS = (3, 12, 10), (7, 5), (6,)
 
@@ -188,15 +190,19 @@ def test_bits_of_both_backends(label):
 
 
 @pytest.mark.skipif(not npdl._ext.kernels().ready, reason="needs compiled kernels")
-@pytest.mark.parametrize("label", ["mlp", "steps", "cnn", "lstm", "gru", "simple"])
-@pytest.mark.parametrize("n", [1, 5, 12])
+@pytest.mark.parametrize("n", [1, 5])
+@pytest.mark.parametrize("label", CHAINS)
 def test_layers_of_npdl_become_one_program(label, n):
     model, x = chain(label, n)
     predictor = model.predictor()
     wanted = predictor(x)
-    (route,) = predictor._routes.values()
-    assert route.whole is not None
-    assert same(route.whole(x), wanted) and same(model.predict(x), wanted)
+    routes = [*predictor._routes.values()]
+    if label in ("padded words", "norms", "shapes", "only views", "a layer of ones own"):
+        assert all(route.whole is None for route in routes)
+    elif label == "attention" and n > 1:  # the positions are added by NumPy
+        assert [type(part) for part in routes[0]._parts] == [Step, Program]
+    else:
+        assert same(routes[0].whole([x])[0], wanted) and same(model.predict(x), wanted)
 
 
 def test_more_shapes_than_a_predictor_makes_itself_ready_for():

@@ -32,6 +32,8 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from npdl._ext.cores import usable_cores
 
 #: The kernel pairs: module stem -> its functions.
@@ -80,34 +82,28 @@ PAIRS = {
     ),
 }
 
-#: Kernels whose calls can be prepared once and then run many times (``steps.pyx``): function ->
-#: module, the function that does this, and the places of x and y among the arguments.
-READY = {
-    "activation_forward": ("activation", "activation_ready", 0, 1),
-    "conv2d_forward": ("conv", "conv2d_ready", 0, 3),
-    "dense_forward": ("dense", "dense_ready", 0, 3),
-    "gru_forward": ("rnn", "recurrent_ready", 0, 4),
-    "lstm_forward": ("rnn", "recurrent_ready", 0, 5),
-    "maxpool_forward": ("pool", "pool_ready", 0, 1),
-    "meanpool_forward": ("pool", "pool_ready", 0, 1),
-    "norm_fixed_forward": ("norm", "norm_fixed_ready", 0, 6),
-    "rnn_forward": ("rnn", "recurrent_ready", 0, 4),
-    "softmax_forward": ("softmax", "softmax_ready", 0, 1),
-}
+#: Functions that only move numbers, the same for all backends; see ``moves.py``.
+MOVES = ("copy_array", "take_rows")
 
-#: Kernels whose calls can be recorded (``tape.pyx``): function -> module. The function that does
-#: this is named ``<function>_recorded``. The steps of the optimizers have one in common.
-RECORDED = {
-    "activation_forward": "activation",
-    "activation_backward": "activation",
-    "dense_forward": "dense",
-    "dense_backward": "dense",
-    "dropout_forward": "dropout",
-    "dropout_backward": "dropout",
-    "right_answers": "softmax",
-    "softmax_xent_forward": "softmax",
-    "softmax_xent_backward": "softmax",
-    "step": "optimizer",
+#: Kernels that can be steps of a program (``steps.pyx``): function -> the places, among its
+#: arguments, of the arrays that hang on the input, and of those that it fills.
+STEPS = {
+    "activation_forward": ((0,), (1,)),
+    "add_forward": ((0, 1), (2,)),
+    "attention_forward": ((0, 1, 2), (8,)),
+    "conv2d_forward": ((0,), (3,)),
+    "conv2d_transposed_forward": ((0,), (3,)),
+    "copy_array": ((0,), (1,)),
+    "dense_forward": ((0,), (3,)),
+    "gru_forward": ((0,), (4,)),
+    "layernorm_forward": ((0,), (4, 5, 6)),
+    "lstm_forward": ((0,), (5, 6)),
+    "maxpool_forward": ((0,), (1,)),
+    "meanpool_forward": ((0,), (1,)),
+    "norm_fixed_forward": ((0,), (6,)),
+    "rnn_forward": ((0,), (4,)),
+    "softmax_forward": ((0,), (1,)),
+    "take_rows": ((1,), (2,)),
 }
 
 #: Instruction sets that a build may contain, the best last.
@@ -123,23 +119,40 @@ def _load(name: str, suffix: str) -> SimpleNamespace:
             if not hasattr(module, function):
                 raise ImportError(f"{module.__name__} is from another version: no {function}")
             functions[function] = getattr(module, function)
-    if name == "numpy":
-        return SimpleNamespace(backend=name, isa=None, ready={}, recorded={}, **functions)
-    ready = {}
-    for function, (stem, maker, *places) in READY.items():
-        module = importlib.import_module(f"npdl._ext.{stem}_{suffix}")
-        if not hasattr(module, maker):
-            continue
-        make = getattr(module, maker)
-        if stem == "rnn":  # one for all of them
-            make = functools.partial(make, function)
-        ready[function] = (make, *places)
-    recorded = {}
-    for function, stem in RECORDED.items():
-        module = importlib.import_module(f"npdl._ext.{stem}_{suffix}")
-        if hasattr(module, f"{function}_recorded"):
-            recorded[function] = getattr(module, f"{function}_recorded")
-    return SimpleNamespace(backend=name, isa=suffix, ready=ready, recorded=recorded, **functions)
+    moves = importlib.import_module("npdl._ext.moves")
+    functions.update({function: getattr(moves, function) for function in MOVES})
+    ready, recorded = ({}, {}) if name == "numpy" else _makers(suffix)
+    return SimpleNamespace(
+        backend=name,
+        isa=None if name == "numpy" else suffix,
+        ready=ready,
+        recorded=recorded,
+        **functions,
+    )
+
+
+def _makers(isa: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The functions that prepare a call of a kernel, and those that record it.
+
+    A recorded call reads all of its arrays each time, and a tape can play it. A prepared one may
+    have packed its weights. Programs use either, and copies.
+    """
+    ready, recorded = {}, {}
+    for stem, names in PAIRS.items():
+        module = importlib.import_module(f"npdl._ext.{stem}_{isa}")
+        for function in names:
+            if hasattr(module, f"{function}_recorded"):
+                ready[function] = recorded[function] = getattr(module, f"{function}_recorded")
+            if hasattr(module, f"{function}_ready"):
+                ready[function] = getattr(module, f"{function}_ready")
+            elif stem == "rnn" and function in STEPS:  # one for all of them
+                ready[function] = functools.partial(module.recurrent_ready, function)
+        if stem == "optimizer":
+            recorded["step"] = module.step_recorded
+    moves, steps = (importlib.import_module(f"npdl._ext.{name}") for name in ("moves", "steps"))
+    for function in MOVES:
+        ready[function] = functools.partial(getattr(moves, f"{function}_ready"), steps)
+    return ready, recorded
 
 
 def _load_cython(wanted: str | None) -> SimpleNamespace:
@@ -212,13 +225,20 @@ def noted() -> Iterator[list[tuple[str, tuple]]]:
 
         return call
 
-    names = [name for functions in PAIRS.values() for name in functions]
+    names = [*MOVES, *(name for functions in PAIRS.values() for name in functions)]
     others = {**vars(active), "recorded": {}}  # calls that a tape plays could not be noted
     token = _active.set(SimpleNamespace(**{**others, **{n: note(n) for n in names}}))
     try:
         yield calls
     finally:
         _active.reset(token)
+
+
+def copied(x: Any) -> Any:
+    """A C-ordered copy of an array, noted like the call of a kernel."""
+    y = np.empty(x.shape, x.dtype)
+    kernels().copy_array(x, y)
+    return y
 
 
 def available_backends() -> tuple[str, ...]:

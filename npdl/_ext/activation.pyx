@@ -7,8 +7,7 @@ from npdl._ext.arrays cimport OUT, REAL, array, array_t, call_t
 from npdl._ext.elementary cimport log, log1p
 from npdl._ext.simd cimport real
 from npdl._ext.smooth cimport gelu, gelu_slope, mish, mish_slope, silu, silu_slope
-from npdl._ext.steps cimport simple_step
-from npdl._ext.tape cimport recorded
+from npdl._ext.steps cimport recorded
 from npdl._ext.threads cimport max_workers, run
 
 cdef enum:
@@ -119,21 +118,6 @@ def activation_forward_recorded(x, y, act):
     return recorded(_play_forward, &j, sizeof(job_t), 0)
 
 
-cdef void _run_ready(const void* job, const void* x, void* y, char* scratch) noexcept nogil:
-    cdef job_t j = (<const job_t*> job)[0]
-    j.x, j.out = x, y
-    _run(&j)
-
-
-def activation_ready(x, y, act):
-    """`activation_forward`, prepared for arrays like x and y."""
-    cdef call_t call = call_t("activation_forward", REAL)
-    cdef array_t x_ = array(&call, x, "x", 1, REAL)
-    cdef job_t j
-    j.single, j.act, j.n, j.dy = x_.single, parse_act(act, MISH), x_.shape[0], NULL
-    return simple_step(_run_ready, &j, sizeof(job_t), None)
-
-
 cdef job_t _plan_backward(y, dy, dx, act) except *:
     cdef call_t call = call_t("activation_backward", REAL)
     cdef array_t y_ = array(&call, y, "y", 1, REAL), dy_ = array(&call, dy, "dy", 1, REAL)
@@ -200,8 +184,7 @@ cdef void _add_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
         _add_span(j, at, end, <double*> NULL)
 
 
-def add_forward(a, b, y, act):
-    """y = f(a + b), element by element."""
+cdef sum_t _plan_sum(a, b, y, act) except *:
     cdef call_t call = call_t("add_forward", REAL)
     cdef array_t a_ = array(&call, a, "a", 1, REAL), b_ = array(&call, b, "b", 1, REAL)
     cdef array_t y_ = array(&call, y, "y", 1, REAL | OUT)
@@ -210,5 +193,27 @@ def add_forward(a, b, y, act):
         raise ValueError("add_forward: a, b and y must be of one length.")
     j.single, j.act, j.n = a_.single, parse_act(act), a_.shape[0]
     j.a, j.b, j.y = a_.data, b_.data, y_.data
+    return j
+
+
+cdef void _run_sum(sum_t* j) noexcept nogil:
+    run(_add_task, j, (j.n + CHUNK - 1) // CHUNK, max_workers())
+
+
+def add_forward(a, b, y, act):
+    """y = f(a + b), element by element."""
+    cdef sum_t j = _plan_sum(a, b, y, act)
     with nogil:
-        run(_add_task, &j, (j.n + CHUNK - 1) // CHUNK, max_workers())
+        _run_sum(&j)
+
+
+cdef void _play_sum(const void* job, void** arrays, char* scratch) noexcept nogil:
+    cdef sum_t j = (<const sum_t*> job)[0]
+    j.a, j.b, j.y = arrays[0], arrays[1], arrays[2]
+    _run_sum(&j)
+
+
+def add_forward_recorded(a, b, y, act):
+    """`add_forward` as a step."""
+    cdef sum_t j = _plan_sum(a, b, y, act)
+    return recorded(_play_sum, &j, sizeof(sum_t), 0)

@@ -13,92 +13,18 @@ or on the number of threads.
 from libc.stdint cimport uint8_t
 from libc.string cimport memset
 from npdl._ext.arrays cimport OR_NONE, OUT, REAL, UINT8, array, array_t, call_t, clear, same_shape
+from npdl._ext.attention_heads cimport FEW, head_t, heads_t, lay_out
 from npdl._ext.elementary cimport exp, tanh
 from npdl._ext.gemm cimport product, product_of, product_t
 from npdl._ext.masked cimport clear_rows, gather, real_steps, scatter
 from npdl._ext.simd cimport real
+from npdl._ext.steps cimport recorded
 from npdl._ext.sums cimport sum_of, sum_of_products, sum_rows
-from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
+from npdl._ext.threads cimport give, max_workers, run, scratch_t, take
 
 cdef enum:
-    ROWS = 48  # queries whose scores are in memory at a time: whole tiles of every build;
-    FEW = 96  # or all of them, if they are at most this many
+    ROWS = 48  # queries whose scores are in memory at a time: whole tiles of every build
     LANES = 16  # numbers compared side by side
-    DEPTH = 512  # the largest depth of a block of `product`
-    BESIDE = 256  # rows and columns that packing may add to a matrix
-
-
-ctypedef struct heads_t:
-    bint single, causal, backward
-    double scale
-    Py_ssize_t n, h, d, e, tq, tk
-    Py_ssize_t parts, part_rows  # tasks per head, queries per task
-    const void* q
-    const void* k
-    const void* v
-    const void* w  # or NULL
-    const uint8_t* q_mask  # or NULL
-    const uint8_t* k_mask
-    void* y
-    const void* dy
-    void* dq  # or NULL, as are the next ones
-    void* dk
-    void* dv
-    void* dws  # the gradient of w for each sample, N x H x D
-    char* scratch
-    size_t per_worker
-
-
-ctypedef struct head_t:  # the data of a task
-    Py_ssize_t rows, keys  # number of real queries and keys
-    Py_ssize_t* row_at  # their positions among all steps
-    Py_ssize_t* key_at
-    void* q
-    void* k
-    void* v
-    void* p
-    void* y  # or dy
-    void* ds
-    void* dq
-    void* dk
-    void* dv
-    void* t
-    char* packed
-    # elements from one step to the next in these arrays
-    Py_ssize_t q_row, k_row, v_row, y_row, dq_row, dk_row, dv_row
-
-
-cdef inline size_t _space(size_t* used, size_t numbers, size_t size) noexcept nogil:
-    """Reserve `numbers` elements of a worker's scratch memory; return their position."""
-    cdef size_t at = used[0]
-    used[0] += aligned(numbers * size)
-    return at
-
-
-cdef inline size_t _lay_out(heads_t* r, head_t* a, char* start) noexcept nogil:
-    """Set the pointers into a worker's scratch memory from `start` on; return its size."""
-    cdef size_t size = sizeof(float) if r.single else sizeof(double), used = 0
-    cdef size_t sides = FEW + r.tk + r.d + r.e + BESIDE
-    a.row_at = <Py_ssize_t*> (start + _space(&used, r.tq, sizeof(Py_ssize_t)))
-    a.key_at = <Py_ssize_t*> (start + _space(&used, r.tk, sizeof(Py_ssize_t)))
-    a.q = start + _space(&used, FEW * r.d, size)
-    a.k = start + _space(&used, r.tk * r.d, size)
-    a.v = start + _space(&used, r.tk * r.e, size)
-    a.p = start + _space(&used, FEW * r.tk, size)
-    a.y = start + _space(&used, FEW * r.e, size)
-    a.t = start + _space(&used, r.d, size)
-    if r.backward:
-        a.ds = start + _space(&used, FEW * r.tk, size)
-        a.dq = start + _space(&used, FEW * r.d, size)
-        a.dk = start + _space(&used, r.tk * r.d, size)
-        a.dv = start + _space(&used, r.tk * r.e, size)
-    a.packed = start + _space(
-        &used, sides * min(max(max(r.d, r.e), max(r.tk, <Py_ssize_t> FEW)), <Py_ssize_t> DEPTH),
-        size,
-    )
-    a.q_row = a.k_row = a.dq_row = a.dk_row = r.d
-    a.v_row = a.y_row = a.dv_row = r.e
-    return used
 
 
 cdef inline void _times(
@@ -366,7 +292,7 @@ cdef inline void _backward(heads_t* r, Py_ssize_t task, head_t* a, const real* _
 cdef void _task(void* context, Py_ssize_t task, int worker) noexcept nogil:
     cdef heads_t* r = <heads_t*> context
     cdef head_t a
-    _lay_out(r, &a, r.scratch + worker * r.per_worker)
+    lay_out(r, &a, r.scratch + worker * r.per_worker)
     if r.single:
         if r.backward:
             _backward(r, task, &a, <const float*> NULL)
@@ -409,21 +335,24 @@ cdef heads_t _plan(
     return r
 
 
+cdef size_t _scratch(heads_t* r, Py_ssize_t tasks) noexcept nogil:
+    """The scratch memory of the tasks; sets that of each thread."""
+    cdef head_t a
+    r.workers = <int> min(<Py_ssize_t> max_workers(), max(tasks, 1))
+    r.per_worker = lay_out(r, &a, NULL)
+    return r.workers * r.per_worker
+
+
 cdef void _start(heads_t* r, Py_ssize_t tasks) except *:
     """Run the tasks."""
-    cdef int workers = <int> min(<Py_ssize_t> max_workers(), max(tasks, 1))
-    cdef head_t a
-    cdef scratch_t s
-    r.per_worker = _lay_out(r, &a, NULL)
-    s = take(workers * r.per_worker)
+    cdef scratch_t s = take(_scratch(r, tasks))
     r.scratch = s.data
     with nogil:
-        run(_task, r, tasks, workers)
+        run(_task, r, tasks, r.workers)
     give(s)
 
 
-def attention_forward(q, k, v, q_mask, k_mask, w, scale, causal, y):
-    """y = softmax(scale q kᵀ) v."""
+cdef heads_t _plan_forward(q, k, v, q_mask, k_mask, w, scale, causal, y) except *:
     cdef call_t call = call_t("attention_forward", REAL)
     cdef array_t q_ = array(&call, q, "q", 4, REAL), k_ = array(&call, k, "k", 4, REAL)
     cdef array_t v_ = array(&call, v, "v", 4, REAL)
@@ -437,7 +366,28 @@ def attention_forward(q, k, v, q_mask, k_mask, w, scale, causal, y):
         r.parts, r.part_rows = 1, r.tq
     else:
         r.parts, r.part_rows = (r.tq + ROWS - 1) // ROWS, ROWS
+    return r
+
+
+def attention_forward(q, k, v, q_mask, k_mask, w, scale, causal, y):
+    """y = softmax(scale q kᵀ) v."""
+    cdef heads_t r = _plan_forward(q, k, v, q_mask, k_mask, w, scale, causal, y)
     _start(&r, r.n * r.h * r.parts)
+
+
+cdef void _play_forward(const void* job, void** arrays, char* scratch) noexcept nogil:
+    cdef heads_t r = (<const heads_t*> job)[0]
+    r.q, r.k, r.v, r.w, r.y = arrays[0], arrays[1], arrays[2], arrays[5], arrays[6]
+    r.q_mask, r.k_mask = <const uint8_t*> arrays[3], <const uint8_t*> arrays[4]
+    r.scratch = scratch
+    run(_task, &r, r.n * r.h * r.parts, r.workers)
+
+
+def attention_forward_recorded(q, k, v, q_mask, k_mask, w, scale, causal, y):
+    """`attention_forward` as a step."""
+    cdef heads_t r = _plan_forward(q, k, v, q_mask, k_mask, w, scale, causal, y)
+    cdef size_t scratch = _scratch(&r, r.n * r.h * r.parts)
+    return recorded(_play_forward, &r, sizeof(heads_t), scratch) if r.n else None
 
 
 cdef inline void _sum_samples(heads_t* r, real* dw) except *:

@@ -13,6 +13,7 @@ cdef enum:
 ctypedef struct conv_t:
     bint single
     bint last  # channels are the last axis of x and y
+    bint fast  # Winograd's form is allowed
     act_t act
     Py_ssize_t n, groups, c, h, w, f, oh, ow  # c and f are those of one group
     Py_ssize_t kh, kw, sh, sw, ph, pw, dil_h, dil_w

@@ -12,56 +12,27 @@ groups as channels, there are no matrix products at all (``conv_depthwise.pxd``)
 from libc.string cimport memset
 from npdl._ext.activation cimport LINEAR, act_t, parse_act
 from npdl._ext.arrays cimport OR_NONE, OUT, REAL, array, array_t, call_t, clear, same_shape
-from npdl._ext.conv cimport COPIES, SLACK, conv_t
-from npdl._ext.conv_dense cimport bias_gradient, dense_backward, dense_forward, is_dense
-from npdl._ext.conv_depthwise cimport (
-    depthwise_forward,
-    depthwise_input,
-    depthwise_weights,
-    is_depthwise,
+from npdl._ext.conv cimport conv_t
+from npdl._ext.conv_dense cimport bias_gradient, dense_backward, is_dense
+from npdl._ext.conv_depthwise cimport is_depthwise
+from npdl._ext.conv_depthwise_gradients cimport depthwise_input, depthwise_weights
+from npdl._ext.conv_forms cimport (
+    compute,
+    made_t,
+    pack,
+    set_form,
+    set_transposed,
+    uses_line,
+    uses_winograd,
 )
-from npdl._ext.conv_direct cimport copy_task, forward_task, set_offsets, set_parts
 from npdl._ext.conv_gradients cimport products_weights
-from npdl._ext.conv_line cimport (
-    is_line,
-    line_input,
-    line_job_t,
-    line_kept,
-    line_multiply,
-    line_pack,
-    line_sizes,
-    line_weights_gradient,
-)
-from npdl._ext.conv_phases cimport input_of
-from npdl._ext.conv_pointwise cimport (
-    is_pointwise,
-    pointwise_input,
-    pointwise_kept,
-    pointwise_multiply,
-    pointwise_pack,
-    pointwise_plan,
-    pointwise_t,
-    pointwise_weights,
-)
-from npdl._ext.conv_products cimport products_multiply, products_pack, products_plan, products_t
+from npdl._ext.conv_line cimport line_input, line_weights_gradient
+from npdl._ext.conv_pointwise cimport is_pointwise, pointwise_input, pointwise_weights
 from npdl._ext.conv_pulled cimport add_up_task, pull_back_all, pulled_t, take_dz
-from npdl._ext.conv_winograd cimport (
-    winograd_backward,
-    winograd_kept,
-    winograd_multiply,
-    winograd_pack,
-    winograd_pays,
-    winograd_sizes,
-)
-from npdl._ext.simd cimport LANES_F32, LANES_F64, real
+from npdl._ext.conv_winograd cimport winograd_backward
+from npdl._ext.simd cimport real
 from npdl._ext.steps cimport make_step, ready_t
 from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
-from npdl._ext.tile cimport round_up
-
-cdef enum:
-    WIDE = 12  # columns of the output from which direct sums are faster than the product,
-    NARROW = 6  # or from which they are with
-    FEW = 16  # at most this many filters
 
 cdef bint winograd_allowed = True
 
@@ -94,7 +65,7 @@ cdef conv_t _plan(
         or w.shape[1] * groups != x.shape[ax]
     ):
         raise ValueError("conv2d: the shapes of x, w and y do not fit.")
-    j.single, j.last = x.single, last
+    j.single, j.last, j.fast = x.single, last, winograd_allowed
     j.act.code, j.act.steepness = LINEAR, 1
     j.n, j.groups, j.c, j.f = x.shape[0], groups, w.shape[1], w.shape[0] // groups
     j.h, j.w, j.oh, j.ow = x.shape[rows], x.shape[rows + 1], y.shape[rows], y.shape[rows + 1]
@@ -111,149 +82,41 @@ cdef conv_t _plan(
     return j
 
 
-cdef inline bint _winograd(conv_t* j) noexcept nogil:
-    return (
-        winograd_allowed and j.groups == 1 and j.dil_h == 1 and j.dil_w == 1 and not j.last
-        and winograd_pays(j)
-    )
-
-
-cdef inline bint _direct(const conv_t* j) noexcept nogil:
-    return (
-        not j.last and j.groups == 1 and j.dil_h == 1 and j.dil_w == 1
-        and (j.ow >= WIDE or (j.ow >= NARROW and j.f <= FEW))
-    )
-
-
-cdef inline bint _line(const conv_t* j) noexcept nogil:
-    return winograd_allowed and is_line(j)
-
-
-cdef enum:
-    WINOGRAD
-    LINE
-    POINTWISE
-    DIRECT
-    PRODUCTS
-
-# A forward pass: what is prepared once, and kept with the weights, and what each call needs.
-ctypedef struct made_t:
-    conv_t j
-    products_t p
-    line_job_t line
-    pointwise_t pointwise
-    int form, workers
-    size_t kept, scratch  # bytes
-
-
-cdef void _set_form(made_t* m, conv_t* j) noexcept nogil:
-    """Choose the algorithm of a convolution, and set its sizes."""
-    cdef Py_ssize_t size = sizeof(float) if j.single else sizeof(double)
-    m.j, m.workers = j[0], max_workers()
-    j = &m.j
-    if _winograd(j):
-        m.form = WINOGRAD
-        winograd_sizes(j, m.workers)
-        m.kept, m.scratch = winograd_kept(j), m.workers * j.scratch_step
-    elif _line(j):
-        m.form = LINE
-        line_sizes(&m.line, j, m.workers)
-        m.kept, m.scratch = line_kept(&m.line), m.workers * m.line.scratch_step
-    elif is_pointwise(j):
-        m.form = POINTWISE
-        if j.single:
-            pointwise_plan(&m.pointwise, j, j.bias, j.act, False, m.workers, <float*> NULL)
-        else:
-            pointwise_plan(&m.pointwise, j, j.bias, j.act, False, m.workers, <double*> NULL)
-        m.kept, m.scratch = pointwise_kept(&m.pointwise), m.workers * m.pointwise.scratch_step
-    elif _direct(j):
-        m.form = DIRECT
-        j.taps_h, j.taps_w = (j.kh - 1) // j.sh + 1, (j.kw - 1) // j.sw + 1
-        j.plane_h, j.plane_w = j.oh + j.taps_h - 1, j.ow + j.taps_w - 1
-        j.phases_h, j.phases_w = min(j.sh, j.kh), min(j.sw, j.kw)
-        j.image_step = SLACK + round_up(
-            j.c * j.phases_h * j.phases_w * j.plane_h * j.plane_w, SLACK
-        )
-        set_parts(j, LANES_F32 if j.single else LANES_F64, m.workers)
-        j.scratch_step = aligned(j.image_step * size)
-        m.kept = aligned(j.depth * sizeof(Py_ssize_t))
-        m.scratch = (j.n if j.shared else m.workers) * j.scratch_step
-    else:
-        m.form = PRODUCTS
-        if j.single:
-            products_plan(&m.p, j, j.bias, j.act, m.workers, <float*> NULL)
-        else:
-            products_plan(&m.p, j, j.bias, j.act, m.workers, <double*> NULL)
-        m.kept = m.p.packed_bytes + m.p.tables_bytes
-        m.scratch = m.workers * m.p.scratch_step
-
-
 cdef void _pack(made_t* m, char* at) noexcept nogil:
-    """Fill the memory from `at` on with what is kept: packed filters and tables."""
-    m.p.j = m.p.w.j = m.pointwise.j = &m.j
-    if m.form == WINOGRAD:
-        winograd_pack(&m.j, at, m.workers)
-    elif m.form == LINE:
-        line_pack(&m.line, at, m.workers)
-    elif m.form == POINTWISE:
-        pointwise_pack(&m.pointwise, at, m.workers)
-    elif m.form == DIRECT:
-        m.j.offset = <Py_ssize_t*> at
-        set_offsets(&m.j)
-    else:
-        products_pack(&m.p, at, m.workers)
+    pack(m, at)
 
 
 cdef void _compute(made_t* m, char* scratch) noexcept nogil:
-    """y = f(b + w * x)."""
-    cdef conv_t* j = &m.j
-    m.p.j = m.p.w.j = m.pointwise.j = j
-    j.scratch = scratch
-    if m.form == WINOGRAD:
-        winograd_multiply(j, scratch, m.workers)
-    elif m.form == LINE:
-        line_multiply(&m.line, j.x, j.y, scratch, m.workers)
-    elif m.form == POINTWISE:
-        pointwise_multiply(&m.pointwise, j.x, j.y, scratch, m.workers)
-    elif m.form == DIRECT:
-        if j.shared:
-            run(copy_task, j, j.n * COPIES, m.workers)
-        run(forward_task, j, j.n * j.row_parts * j.filter_parts, m.workers)
-    else:
-        products_multiply(&m.p, scratch, m.workers)
+    compute(m, scratch)
 
 
-cdef void _form_forward(conv_t* j) except *:
-    cdef made_t m
-    cdef scratch_t s
-    _set_form(&m, j)
-    s = take(m.kept + m.scratch)
+cdef void _run(made_t* m) except *:
+    cdef scratch_t s = take(m.kept + m.scratch)
     with nogil:
-        _pack(&m, s.data)
-        _compute(&m, s.data + m.kept)
+        _pack(m, s.data)
+        _compute(m, s.data + m.kept)
     give(s)
 
 
-cdef inline bint _is_formless(conv_t* j) noexcept nogil:
-    """Whether the depthwise kernel serves this convolution."""
-    return is_depthwise(j) and not _winograd(j) and not _direct(j)
+cdef void _forward(conv_t* j) except *:
+    """y = f(b + w * x)."""
+    cdef made_t m
+    set_form(&m, j)
+    _run(&m)
 
 
-cdef inline void _forward(conv_t* j, const real* _) except *:
-    """y = f(b + w * x); f is linear if the task is part of another kernel."""
-    if is_dense(j):
-        dense_forward(j, j.bias, j.act, _)
-    elif _is_formless(j):
-        depthwise_forward(j, j.bias, j.act, _)
-    else:
-        _form_forward(j)
+cdef void _input(conv_t* j, act_t act) except *:
+    """dx, or the output of the transposed convolution: f(b + dx)."""
+    cdef made_t m
+    set_transposed(&m, j, act)
+    _run(&m)
 
 
 cdef inline void _backward_of_dz(conv_t* j, const real* _) except *:
     """As `_backward`, where both gradients read dz."""
     cdef scratch_t s
     cdef bint own = take_dz(j, &s, _)
-    if _line(j):
+    if uses_line(j):
         if j.dw != NULL or j.db != NULL:
             line_weights_gradient(j)
         if j.dx != NULL:
@@ -273,9 +136,9 @@ cdef inline void _backward(conv_t* j, const real* _) except *:
     linear.code, linear.steepness = LINEAR, 1
     if is_dense(j):
         dense_backward(j, NULL, linear, _)
-    elif _winograd(j):
+    elif uses_winograd(j):
         winograd_backward(j)
-    elif _line(j) or is_pointwise(j):
+    elif uses_line(j) or is_pointwise(j):
         _backward_of_dz(j, _)
     elif is_depthwise(j):
         if j.dw != NULL or j.db != NULL:
@@ -286,7 +149,7 @@ cdef inline void _backward(conv_t* j, const real* _) except *:
         if j.dw != NULL or j.db != NULL:
             products_weights(j, _)
         if j.dx != NULL:
-            input_of(j, NULL, linear, _)
+            _input(j, linear)
 
 
 cdef conv_t _plan_forward(
@@ -317,42 +180,43 @@ def conv2d_forward(
         x, w, b, y, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups,
         channels_last, act,
     )
-    if j.n == 0:
-        return
-    if j.single:
-        _forward(&j, <float*> NULL)
-    else:
-        _forward(&j, <double*> NULL)
+    if j.n:
+        _forward(&j)
 
 
 # ---------------------------------------------------------------------------------- prepared calls
 
-cdef void _run_ready(const void* job, const void* x, void* y, char* scratch) noexcept nogil:
+cdef void _play(const void* job, void** arrays, char* scratch) noexcept nogil:
     cdef made_t m = (<const made_t*> job)[0]
-    m.j.x, m.j.y = x, y
+    m.j.x = m.j.dy = arrays[0]  # a transposed one reads and fills gradients
+    m.j.y = m.j.dx = arrays[3]
     _compute(&m, scratch)
 
 
-def conv2d_ready(
+cdef object _ready(made_t* m, alive):
+    cdef ready_t ready = ready_t(_play, m, sizeof(made_t), m.kept, m.scratch)
+    cdef void* job
+    cdef char* kept
+    step = make_step(&ready, alive, &job, &kept)
+    with nogil:
+        _pack(<made_t*> job, kept)
+    return step
+
+
+def conv2d_forward_ready(
     x, w, b, y, Py_ssize_t stride_h, Py_ssize_t stride_w, Py_ssize_t pad_h, Py_ssize_t pad_w,
     Py_ssize_t dilation_h, Py_ssize_t dilation_w, Py_ssize_t groups, Py_ssize_t channels_last, act,
 ):
-    """`conv2d_forward`, prepared for arrays like x and y; None if its form can't be prepared."""
+    """`conv2d_forward`, prepared."""
     cdef conv_t j = _plan_forward(
         x, w, b, y, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups,
         channels_last, act,
     )
     cdef made_t m
-    cdef ready_t ready
-    cdef void* job
-    cdef char* kept
-    if j.n == 0 or is_dense(&j) or _is_formless(&j):
+    if j.n == 0:
         return None
-    _set_form(&m, &j)
-    ready = ready_t(_run_ready, &m, sizeof(made_t), m.kept, m.scratch)
-    step = make_step(&ready, (w, b), &job, &kept)
-    _pack(<made_t*> job, kept)
-    return step
+    set_form(&m, &j)
+    return _ready(&m, (w, b))
 
 
 def conv2d_backward(
@@ -401,7 +265,7 @@ cdef inline void _transposed_forward(conv_t* j, act_t act, const real* _) except
     elif is_pointwise(j):
         pointwise_input(j, j.bias, act, _)
     else:
-        input_of(j, j.bias, act, _)
+        _input(j, act)
 
 
 cdef inline void _transposed_backward(
@@ -426,7 +290,7 @@ cdef inline void _transposed_backward(
             run(add_up_task, r, r.channels, workers)
     if dx != NULL:
         j.y = dx
-        _forward(j, _)
+        _forward(j)
     if dw != NULL:
         j.y, j.dy, j.dw, j.dx = <void*> x, x, dw, NULL
         _backward(j, _)
@@ -434,11 +298,11 @@ cdef inline void _transposed_backward(
         give(s)
 
 
-def conv2d_transposed_forward(
+cdef conv_t _plan_transposed(
     x, w, b, y, Py_ssize_t stride_h, Py_ssize_t stride_w, Py_ssize_t pad_h, Py_ssize_t pad_w,
     Py_ssize_t dilation_h, Py_ssize_t dilation_w, Py_ssize_t groups, Py_ssize_t channels_last, act,
-):
-    """y = f(b + the gradient of the input of a convolution whose output has the gradient x)."""
+) except *:
+    """The convolution whose gradient of the input is y; `act` is that of y."""
     cdef call_t call = call_t("conv2d_transposed_forward", REAL)
     cdef array_t x_ = array(&call, x, "x", 4, REAL), w_ = array(&call, w, "w", 4, REAL)
     cdef array_t b_ = array(&call, b, "b", 1, REAL | OR_NONE)
@@ -447,16 +311,43 @@ def conv2d_transposed_forward(
         &y_, &w_, &x_, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups,
         channels_last,
     )
-    cdef act_t f = parse_act(act)
     if b_.given and b_.shape[0] != groups * w_.shape[1]:
         raise ValueError("conv2d_transposed_forward: b must have one number for each channel of y.")
+    j.dy, j.dx, j.bias = x_.data, y_.data, b_.data
+    return j
+
+
+def conv2d_transposed_forward(
+    x, w, b, y, Py_ssize_t stride_h, Py_ssize_t stride_w, Py_ssize_t pad_h, Py_ssize_t pad_w,
+    Py_ssize_t dilation_h, Py_ssize_t dilation_w, Py_ssize_t groups, Py_ssize_t channels_last, act,
+):
+    """y = f(b + the gradient of the input of a convolution whose output has the gradient x)."""
+    cdef conv_t j = _plan_transposed(
+        x, w, b, y, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups,
+        channels_last, act,
+    )
     if j.n == 0:
         return
-    j.dy, j.dx, j.bias = x_.data, y_.data, b_.data
     if j.single:
-        _transposed_forward(&j, f, <float*> NULL)
+        _transposed_forward(&j, parse_act(act), <float*> NULL)
     else:
-        _transposed_forward(&j, f, <double*> NULL)
+        _transposed_forward(&j, parse_act(act), <double*> NULL)
+
+
+def conv2d_transposed_forward_ready(
+    x, w, b, y, Py_ssize_t stride_h, Py_ssize_t stride_w, Py_ssize_t pad_h, Py_ssize_t pad_w,
+    Py_ssize_t dilation_h, Py_ssize_t dilation_w, Py_ssize_t groups, Py_ssize_t channels_last, act,
+):
+    """`conv2d_transposed_forward`, prepared; None if its form can't be."""
+    cdef conv_t j = _plan_transposed(
+        x, w, b, y, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups,
+        channels_last, act,
+    )
+    cdef made_t m
+    if j.n == 0 or is_dense(&j) or is_depthwise(&j) or is_pointwise(&j):
+        return None
+    set_transposed(&m, &j, parse_act(act))
+    return _ready(&m, (w, b))
 
 
 def conv2d_transposed_backward(

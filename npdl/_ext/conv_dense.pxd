@@ -60,17 +60,30 @@ cdef inline void _compute(product_t* p) except *:
     give(s)
 
 
-cdef inline void dense_forward(conv_t* j, const void* bias, act_t act, const real* _) except *:
-    cdef dense_t r
+cdef inline product_t _forward_product(conv_t* j, dense_t* r, const real* _) noexcept nogil:
     cdef product_t p = product_of(
         j.n, j.f, j.depth, <const real*> j.x, j.depth, 1, <const real*> j.filters, 1, j.depth,
         <real*> j.y, j.f, False,
     )
-    r.j, r.act, r.bias, r.y, r.ldc = j, act, NULL, j.y, j.f
-    p.bias = bias
-    if act.code != LINEAR:
-        p.finish, p.context = _activate, &r
-    _compute(&p)
+    r.j, r.act, r.bias, r.y, r.ldc = j, j.act, NULL, j.y, j.f
+    p.bias = j.bias
+    if j.act.code != LINEAR:
+        p.finish, p.context = _activate, r
+    return p
+
+
+cdef inline size_t dense_scratch(conv_t* j, int workers, const real* _) noexcept nogil:
+    cdef dense_t r
+    cdef product_t p = _forward_product(j, &r, _)
+    return product_scratch(&p, workers)
+
+
+cdef inline void dense_multiply(
+    conv_t* j, char* scratch, int workers, const real* _
+) noexcept nogil:
+    cdef dense_t r
+    cdef product_t p = _forward_product(j, &r, _)
+    product(&p, scratch, workers)
 
 
 cdef inline void dense_input(

@@ -325,15 +325,13 @@ cdef inline void _input_task(void* context, Py_ssize_t task, int worker) noexcep
         _input(p, task, worker, <double*> NULL)
 
 
-cdef inline void products_input(conv_t* j, const void* bias, act_t act, const real* _) except *:
-    """dx, or the output of the transposed convolution: f(b + dx)."""
-    cdef products_t p
+cdef inline void input_plan(
+    products_t* p, conv_t* j, const void* bias, act_t act, int workers, const real* _
+) noexcept nogil:
+    """Set all sizes for dx, with this number of threads."""
     cdef windows_t* w = &p.w
-    cdef int workers = max_workers()
-    cdef size_t packed, tables
-    cdef Py_ssize_t i, ldk
-    cdef scratch_t s
-    memset(&p, 0, sizeof(p))
+    cdef Py_ssize_t ldk
+    memset(p, 0, sizeof(products_t))
     p.j, p.act, p.bias = j, act, bias
     p.sections = ceil_div(j.c, CHANNELS)
     p.w = windows_of(j, ceil_div(j.c, p.sections), False)
@@ -344,23 +342,31 @@ cdef inline void products_input(conv_t* j, const void* bias, act_t act, const re
     p.parts = min(p.sections, ceil_div(4 * workers, w.blocks * j.groups))
     w.image_step = ((j.oh - 1) * w.step_h + w.reach_h) * w.ld
     w.pixels = round_up(w.images * w.image_step, ROWS)
-    choose_tile(&p, positions(w), w.k, _)
+    choose_tile(p, positions(w), w.k, _)
     ldk = p.panels * p.nr
     p.high = min(round_up(positions(w), ROWS), ROWS * max(<Py_ssize_t> 1, OF_INPUT // (ROWS * ldk)))
     p.ldq = p.high + 16
     p.pieces = cut(j.f, 1)
-    packed = aligned(j.groups * p.sections * j.f * ldk * sizeof(real))
-    tables = aligned((tables_size(w) + 3 * p.pieces + p.high) * sizeof(Py_ssize_t))
+    p.packed_bytes = aligned(j.groups * p.sections * j.f * ldk * sizeof(real))
+    p.tables_bytes = aligned((tables_size(w) + 3 * p.pieces + p.high) * sizeof(Py_ssize_t))
     p.scratch_step = aligned((w.pixels + p.high * ldk + j.f * (p.ldq + 1)) * sizeof(real))
-    s = take(packed + tables + workers * p.scratch_step)
-    p.packed, p.scratch = s.data, s.data + packed + tables
-    set_tables(w, <Py_ssize_t*> (s.data + packed))
-    p.piece = <Py_ssize_t*> (s.data + packed) + tables_size(w)
+
+
+cdef inline void input_pack(products_t* p, char* at, int workers) noexcept nogil:
+    """Fill the memory from `at` on with packed filters and tables."""
+    cdef Py_ssize_t* tables = <Py_ssize_t*> (at + p.packed_bytes)
+    cdef Py_ssize_t i
+    p.packed = at
+    set_tables(&p.w, tables)
+    p.piece = tables + tables_size(&p.w)
     p.index = p.piece + 3 * p.pieces
     for i in range(p.high):
         p.index[i] = i
-    set_pieces(&p, j.f, 1, NULL, p.ldq)
-    with nogil:
-        run(_pack_turned_task, &p, j.groups * p.sections, workers)
-        run(_input_task, &p, w.blocks * j.groups * p.parts, workers)
-    give(s)
+    set_pieces(p, p.j.f, 1, NULL, p.ldq)
+    run(_pack_turned_task, p, p.j.groups * p.sections, workers)
+
+
+cdef inline void input_multiply(products_t* p, char* scratch, int workers) noexcept nogil:
+    """dx, or the output of the transposed convolution: f(b + dx)."""
+    p.scratch = scratch
+    run(_input_task, p, p.w.blocks * p.j.groups * p.parts, workers)

@@ -17,11 +17,10 @@ A block is some images or, of a single image, some rows of all its phases.
 from libc.string cimport memcpy, memset
 from npdl._ext.activation cimport LINEAR, act_span, act_t, pull_back_span
 from npdl._ext.conv cimport conv_t
-from npdl._ext.conv_gradients cimport products_input
 from npdl._ext.conv_products cimport DEPTH, channel_step, start_of
 from npdl._ext.conv_windows cimport interleave, part
-from npdl._ext.simd cimport EDGE_FORMS, LANES_F32, TALL, real
-from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
+from npdl._ext.simd cimport EDGE_FORMS, LANES_F32, TALL
+from npdl._ext.threads cimport aligned, run
 from npdl._ext.tile cimport NARROW, WIDEST, ceil_div, narrow_tiles, round_up, tall_tiles
 
 cdef enum:
@@ -46,7 +45,7 @@ ctypedef struct phases_t:
     size_t scratch_step
 
 
-cdef inline bint _has_phases(const conv_t* j) noexcept nogil:
+cdef inline bint has_phases(const conv_t* j) noexcept nogil:
     """Whether this is faster: many channels, and few windows that end beyond the input."""
     return (
         EDGE_FORMS and j.single and j.groups == 1 and j.dil_h == 1 and j.dil_w == 1
@@ -239,26 +238,22 @@ cdef inline void _plan(phases_t* p, int workers) noexcept nogil:
     p.scratch_step = aligned(p.numbers * sizeof(float))
 
 
-cdef inline void _phases_input(conv_t* j, const void* bias, act_t act) except *:
-    cdef phases_t p
-    cdef int workers = max_workers()
-    cdef size_t packed
-    cdef scratch_t s
-    memset(&p, 0, sizeof(p))
+cdef inline size_t phases_plan(
+    phases_t* p, conv_t* j, const void* bias, act_t act, int workers
+) noexcept nogil:
+    """Set all sizes; return the bytes that `phases_pack` fills."""
+    memset(p, 0, sizeof(phases_t))
     p.j, p.act, p.bias = j, act, <const float*> bias
-    _plan(&p, workers)
-    packed = aligned(j.kh * j.kw * p.panels * j.f * p.nr * sizeof(float))
-    s = take(packed + workers * p.scratch_step)
-    p.packed, p.scratch = <float*> s.data, s.data + packed
-    with nogil:
-        run(_pack_task, &p, j.f, workers)
-        run(_input_task, &p, p.blocks, workers)
-    give(s)
+    _plan(p, workers)
+    return aligned(j.kh * j.kw * p.panels * j.f * p.nr * sizeof(float))
 
 
-cdef inline void input_of(conv_t* j, const void* bias, act_t act, const real* _) except *:
+cdef inline void phases_pack(phases_t* p, char* at, int workers) noexcept nogil:
+    p.packed = <float*> at
+    run(_pack_task, p, p.j.f, workers)
+
+
+cdef inline void phases_multiply(phases_t* p, char* scratch, int workers) noexcept nogil:
     """dx, or the output of the transposed convolution: f(b + dx)."""
-    if _has_phases(j):
-        _phases_input(j, bias, act)
-    else:
-        products_input(j, bias, act, _)
+    p.scratch = scratch
+    run(_input_task, p, p.blocks, workers)

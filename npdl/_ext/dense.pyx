@@ -7,15 +7,16 @@ from npdl._ext.gemm cimport (
     few_sums,
     is_long,
     pack_all,
+    pack_task,
+    pack_tasks,
     product,
     product_of,
     product_scratch,
     product_t,
 )
 from npdl._ext.simd cimport real
-from npdl._ext.steps cimport make_step, ready_t
+from npdl._ext.steps cimport make_step, ready_t, recorded
 from npdl._ext.sums cimport add_sums, sum_rows
-from npdl._ext.tape cimport recorded
 from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
 from npdl._ext.tile cimport ceil_div
 
@@ -247,17 +248,17 @@ cdef void _few_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
     few_sums(&p, j, min(p.n, j + f.wide), 0, depth, <float*> f.sums + block * p.m * ld, ld)
 
 
-cdef void _run_few(const void* job, const void* x, void* y, char* scratch) noexcept nogil:
+cdef void _play_few(const void* job, void** arrays, char* scratch) noexcept nogil:
     """y = act(((b + first block) + second block) + ...)."""
     cdef few_t f = (<const few_t*> job)[0]
     cdef Py_ssize_t n = f.p.n, ld = f.p.panels * f.p.nr, i, j, _block
     cdef const float* bias = <const float*> f.r.b
     cdef const float* sums
     cdef float* out
-    f.r.x, f.r.y, f.sums = x, y, scratch
+    f.r.x, f.r.y, f.sums = arrays[0], arrays[3], scratch
     run(_few_task, &f, f.blocks * f.across, f.workers)
     for i in range(f.p.m):
-        out, sums = <float*> y + i * n, <const float*> f.sums + i * ld
+        out, sums = <float*> f.r.y + i * n, <const float*> f.sums + i * ld
         for j in range(n):
             out[j] = sums[j] if bias == NULL else bias[j] + sums[j]
         for _block in range(1, f.blocks):
@@ -268,28 +269,40 @@ cdef void _run_few(const void* job, const void* x, void* y, char* scratch) noexc
         _activate(&f.r, 0, f.p.m, 0, n)
 
 
-cdef void _run_many(const void* job, const void* x, void* y, char* scratch) noexcept nogil:
+cdef void _play_many(const void* job, void** arrays, char* scratch) noexcept nogil:
     cdef few_t f = (<const few_t*> job)[0]
-    f.r.y = y
-    f.p.a, f.p.c, f.p.context = x, y, &f.r
+    f.r.y = arrays[3]
+    f.p.a, f.p.c, f.p.context = arrays[0], arrays[3], &f.r
     _multiply(&f.p, scratch, f.workers)
 
 
-def dense_ready(x, w, b, y, act):
-    """`dense_forward`, prepared for arrays like x and y."""
+cdef void _pack(product_t* p, float* out, int workers) noexcept nogil:
+    """Pack all of B, for products of the same form."""
+    cdef Py_ssize_t k = 0
+    while k < p.k:
+        p.k0, p.k1, p.packed_b = k, min(p.k, k + p.depth), out + k * p.panels * p.nr
+        run(pack_task, p, pack_tasks(p), workers)
+        k = p.k1
+    p.ready = out
+
+
+def dense_forward_ready(x, w, b, y, act):
+    """`dense_forward`, prepared."""
     cdef few_t f
     cdef ready_t ready
     cdef Py_ssize_t k0 = 0, ld, depth
     cdef void* job
     cdef char* kept
     f.r, f.workers = _plan_forward(x, w, b, y, act), max_workers()
-    if f.r.single:
-        f.p = _product_of(&f.r, <float*> NULL)
-    else:
-        f.p = _product_of(&f.r, <double*> NULL)
-    if not f.p.few or not f.r.single or is_long(&f.p):
-        ready = ready_t(_run_many, &f, sizeof(few_t), 0, product_scratch(&f.p, f.workers))
-        return make_step(&ready, (w, b), &job, &kept)
+    f.p = _product_of(&f.r, <float*> NULL)
+    if not f.r.single or is_long(&f.p):
+        return dense_forward_recorded(x, w, b, y, act)
+    if not f.p.few:
+        ld = f.p.panels * f.p.nr
+        ready = ready_t(_play_many, &f, sizeof(few_t), f.r.d * ld * sizeof(float), 0)
+        step = make_step(&ready, (w, b), &job, &kept)
+        _pack(&(<few_t*> job).p, <float*> kept, f.workers)
+        return step
     f.blocks, ld = ceil_div(f.r.d, f.p.depth), f.p.panels * f.p.nr
     f.across, f.wide = 1, ld
     if f.r.u * f.r.d < FEW_SMALL:
@@ -299,7 +312,7 @@ def dense_ready(x, w, b, y, act):
         f.wide = ceil_div(f.p.panels, f.across) * f.p.nr
         f.across = ceil_div(f.r.u, f.wide)
     ready = ready_t(
-        _run_few, &f, sizeof(few_t), f.r.d * ld * sizeof(float),
+        _play_few, &f, sizeof(few_t), f.r.d * ld * sizeof(float),
         f.blocks * f.r.n * ld * sizeof(float),
     )
     step = make_step(&ready, (w, b), &job, &kept)

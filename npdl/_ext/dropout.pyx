@@ -4,7 +4,7 @@ from cpython.number cimport PyNumber_Index
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from npdl._ext.arrays cimport OUT, REAL, UINT8, array, array_t, call_t
 from npdl._ext.simd cimport real
-from npdl._ext.tape cimport recorded
+from npdl._ext.steps cimport recorded
 from npdl._ext.threads cimport max_workers, run
 
 cdef enum:

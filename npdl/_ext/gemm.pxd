@@ -74,6 +74,7 @@ ctypedef struct product_t:
     Py_ssize_t k0, k1, depth  # the current values of k, and how many a block has
     void* packed_a
     void* packed_b
+    const void* ready  # all of B, packed block by block, or NULL
     # for large K
     double* totals
     const void* sums  # over the last of the parts
@@ -119,6 +120,7 @@ cdef inline product_t product_of(
     p.depth = block_depth(long_part(k))
     p.group = ceil_div(GRAIN, min(m, <Py_ssize_t> A_ROWS) * p.depth * p.nr)
     p.packed_a = p.packed_b = NULL
+    p.ready = NULL
     return p
 
 
@@ -170,7 +172,7 @@ cdef inline size_t product_scratch(product_t* p, int workers) noexcept nogil:
 
 cdef inline size_t _scratch(product_t* p, int workers) noexcept nogil:
     cdef Py_ssize_t size = sizeof(float) if p.single else sizeof(double)
-    if p.few:
+    if p.few or p.ready != NULL:
         return 0
     return _panels_size(p, threads_for(p, workers)) + (
         0 if p.in_place or p.packed else round_up(p.m, p.mr) * p.depth * size
@@ -273,18 +275,14 @@ cdef inline void _product(product_t* p, char* scratch, int workers) noexcept nog
     p.k0 = 0
     while p.k0 < p.k:
         p.k1 = min(p.k, p.k0 + p.depth)
-        run(_pack_task, p, packing, workers)
+        if p.ready == NULL:
+            run(pack_task, p, packing, workers)
         run(_multiply_task, p, tasks, workers)
         p.k0 = p.k1
 
 
 cdef inline void pack_all(
-    Py_ssize_t n,
-    Py_ssize_t k,
-    const real* b,
-    Py_ssize_t b_row,
-    Py_ssize_t b_col,
-    real* out,
+    Py_ssize_t n, Py_ssize_t k, const real* b, Py_ssize_t b_row, Py_ssize_t b_col, real* out,
     int workers,
 ) noexcept nogil:
     """Pack all of B, b[k*b_row + j*b_col], for products of few rows that share it."""
@@ -292,12 +290,7 @@ cdef inline void pack_all(
 
 
 cdef inline void pack_tiles(
-    Py_ssize_t n,
-    Py_ssize_t k,
-    const real* b,
-    Py_ssize_t b_row,
-    Py_ssize_t b_col,
-    real* out,
+    Py_ssize_t n, Py_ssize_t k, const real* b, Py_ssize_t b_row, Py_ssize_t b_col, real* out,
     int workers,
 ) noexcept nogil:
     """As `pack_all`, for `times_panel`: the last panel may be narrower."""
@@ -305,25 +298,19 @@ cdef inline void pack_tiles(
 
 
 cdef inline void _pack_whole(
-    Py_ssize_t n,
-    Py_ssize_t k,
-    const real* b,
-    Py_ssize_t b_row,
-    Py_ssize_t b_col,
-    real* out,
-    bint even,
-    int workers,
+    Py_ssize_t n, Py_ssize_t k, const real* b, Py_ssize_t b_row, Py_ssize_t b_col, real* out,
+    bint even, int workers,
 ) noexcept nogil:
     cdef product_t p = product_of(1, n, k, b, 0, 1, b, b_row, b_col, out, 0, False)
     p.packed_b, p.even = out, even
     p.k0, p.k1 = 0, k
-    run(_pack_task, &p, pack_tasks(&p), 1 if n * k < FEW_SMALL else workers)
+    run(pack_task, &p, pack_tasks(&p), 1 if n * k < FEW_SMALL else workers)
 
 
 # ----------------------------------------------------------------------------------------- packing
 
 cdef inline Py_ssize_t pack_tasks(product_t* p) noexcept nogil:
-    """Number of tasks of `_pack_task` that pack B."""
+    """Number of tasks of `pack_task` that pack B."""
     return 0 if p.alone else ceil_div(p.panels, PACKED)
 
 
@@ -343,7 +330,7 @@ cdef inline void _pack(product_t* p, Py_ssize_t task, const real* _) noexcept no
         )
 
 
-cdef inline void _pack_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+cdef inline void pack_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
     cdef product_t* p = <product_t*> context
     if p.single:
         _pack(p, task, <float*> NULL)
@@ -377,7 +364,9 @@ cdef inline void _multiply(
         for s in range(s0, s1):
             j = s * nr
             cols = min(nr, p.n - j)
-            if p.alone:
+            if p.ready != NULL:
+                panel = <real*> p.ready + k * p.panels * nr + j * depth
+            elif p.alone:
                 nth = (s - s0) % TOGETHER
                 panel = <real*> p.packed_b + (worker * TOGETHER * p.depth + nth * depth) * nr
                 if nth == 0:

@@ -14,6 +14,7 @@ from libc.string cimport memset
 from npdl._ext.arrays cimport OR_NONE, OUT, REAL, array, array_t, call_t, clear, same_shape
 from npdl._ext.moments cimport PIECE, add_span, moments_t
 from npdl._ext.simd cimport fma, real
+from npdl._ext.steps cimport recorded
 from npdl._ext.sums cimport LANES, fold, sum_of, sum_of_products
 from npdl._ext.threads cimport give, max_workers, run, scratch_t, take
 
@@ -231,23 +232,46 @@ cdef bint _plan(
     return j.rows > 0
 
 
-def layernorm_forward(x, gamma, beta, double epsilon, y, mean, scale):
-    """y = gamma (x - mean) scale + beta, scale = 1 / √(var + ε), in each row."""
+cdef bint _plan_forward(
+    rows_t* j, x, gamma, beta, double epsilon, y, mean, scale
+) except -1:
     cdef call_t call = call_t("layernorm_forward", REAL)
     cdef array_t x_ = array(&call, x, "x", 3, REAL), y_ = array(&call, y, "y", 3, REAL | OUT)
     cdef array_t gamma_ = array(&call, gamma, "gamma", 1, REAL)
     cdef array_t beta_ = array(&call, beta, "beta", 1, REAL | OR_NONE)
     cdef array_t mean_ = array(&call, mean, "mean", 1, REAL | OUT | OR_NONE)
     cdef array_t scale_ = array(&call, scale, "scale", 1, REAL | OUT)
-    cdef rows_t j
-    cdef bint some = _plan(&j, &x_, &gamma_, &mean_, &scale_)
+    cdef bint some = _plan(j, &x_, &gamma_, &mean_, &scale_)
     if not (same_shape(&y_, &x_) and (not beta_.given or same_shape(&beta_, &gamma_))):
         raise ValueError("layernorm_forward: the shapes of x, y and beta do not fit.")
-    if not some:
-        return
     j.epsilon, j.beta, j.y = epsilon, beta_.data, y_.data
-    with nogil:
-        run(_rows_task, &j, (j.rows + j.per_task - 1) // j.per_task, max_workers())
+    return some
+
+
+cdef void _run_forward(rows_t* j) noexcept nogil:
+    run(_rows_task, j, (j.rows + j.per_task - 1) // j.per_task, max_workers())
+
+
+def layernorm_forward(x, gamma, beta, double epsilon, y, mean, scale):
+    """y = gamma (x - mean) scale + beta, scale = 1 / √(var + ε), in each row."""
+    cdef rows_t j
+    if _plan_forward(&j, x, gamma, beta, epsilon, y, mean, scale):
+        with nogil:
+            _run_forward(&j)
+
+
+cdef void _play_forward(const void* job, void** arrays, char* scratch) noexcept nogil:
+    cdef rows_t j = (<const rows_t*> job)[0]
+    j.x, j.gamma, j.beta, j.y = arrays[0], arrays[1], arrays[2], arrays[3]
+    j.mean, j.scale = arrays[4], arrays[5]
+    _run_forward(&j)
+
+
+def layernorm_forward_recorded(x, gamma, beta, double epsilon, y, mean, scale):
+    """`layernorm_forward` as a step."""
+    cdef rows_t j
+    some = _plan_forward(&j, x, gamma, beta, epsilon, y, mean, scale)
+    return recorded(_play_forward, &j, sizeof(rows_t), 0) if some else None
 
 
 def layernorm_backward(x, gamma, mean, scale, dy, dx, dgamma, dbeta):

@@ -22,7 +22,7 @@ from npdl._ext.activation cimport LINEAR, RELU, act_t, parse_act
 from npdl._ext.arrays cimport OR_NONE, OUT, REAL, array, array_t, call_t, clear, same_shape
 from npdl._ext.moments cimport PIECE, add_span, moments_t, residual_rows
 from npdl._ext.simd cimport fma, real
-from npdl._ext.steps cimport simple_step
+from npdl._ext.steps cimport recorded
 from npdl._ext.sums cimport (
     positive_rows, positive_sums_of, product_rows, sum_of, sum_of_products, sum_rows, total_of,
 )
@@ -406,18 +406,20 @@ def norm_fixed_forward(x, gamma, beta, mean, var, double epsilon, y):
             _run(&j)
 
 
-cdef void _run_ready(const void* job, const void* x, void* y, char* scratch) noexcept nogil:
+cdef void _play_fixed(const void* job, void** arrays, char* scratch) noexcept nogil:
     cdef norm_t j = (<const norm_t*> job)[0]
-    j.x = j.dy = x
-    j.out = y
+    j.x = j.dy = arrays[0]
+    j.gamma, j.beta, j.mean, j.var = arrays[1], arrays[2], arrays[3], arrays[4]
+    j.out = arrays[5]
     _run(&j)
 
 
-def norm_fixed_ready(x, gamma, beta, mean, var, double epsilon, y):
-    """`norm_fixed_forward`, prepared for arrays like x and y."""
+def norm_fixed_forward_recorded(x, gamma, beta, mean, var, double epsilon, y, act=None):
+    """`norm_fixed_forward` as a step, with an activation, linear or ReLU."""
     cdef norm_t j
-    _plan_fixed(&j, x, gamma, beta, mean, var, epsilon, y)
-    return simple_step(_run_ready, &j, sizeof(norm_t), (gamma, beta, mean, var))
+    some = _plan_fixed(&j, x, gamma, beta, mean, var, epsilon, y)
+    j.relu = act is not None and _is_relu(act)
+    return recorded(_play_fixed, &j, sizeof(norm_t), 0) if some else None
 
 
 def norm_backward(x, gamma, beta, mean, var, double epsilon, dy, dx, dgamma, dbeta, act):

@@ -3,7 +3,7 @@
 from libc.math cimport sqrt, sqrtf
 from npdl._ext.arrays cimport OUT, REAL, array, array_t, call_t
 from npdl._ext.simd cimport fma, real
-from npdl._ext.tape cimport recorded
+from npdl._ext.steps cimport recorded
 from npdl._ext.threads cimport max_workers, run
 
 cdef enum:

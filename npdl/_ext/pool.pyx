@@ -23,7 +23,7 @@ from npdl._ext.pool_windows cimport (
     window_t,
 )
 from npdl._ext.simd cimport real
-from npdl._ext.steps cimport simple_step
+from npdl._ext.steps cimport recorded
 from npdl._ext.threads cimport max_workers, run
 from npdl._ext.tile cimport lanes
 
@@ -332,11 +332,10 @@ cdef void _run(int kind, pool_t* p) noexcept nogil:
     run(_task, p, (items + p.per_task - 1) // p.per_task, max_workers())
 
 
-def maxpool_forward(
+cdef pool_t _plan_max(
     x, y, argmax, Py_ssize_t kh, Py_ssize_t kw, Py_ssize_t stride_h, Py_ssize_t stride_w,
     Py_ssize_t pad_h, Py_ssize_t pad_w,
-):
-    """Largest value of each window."""
+) except *:
     cdef call_t call = call_t("maxpool_forward", REAL)
     cdef array_t x_ = array(&call, x, "x", 4, REAL), y_ = array(&call, y, "y", 4, REAL | OUT)
     cdef array_t argmax_ = array(&call, argmax, "argmax", 4, INT32 | OUT | OR_NONE)
@@ -345,8 +344,32 @@ def maxpool_forward(
     if argmax_.given and not same_shape(&argmax_, &y_):
         raise ValueError("maxpool_forward: y and argmax must have one shape.")
     p.x, p.y, p.argmax = x_.data, y_.data, <int32_t*> argmax_.data
+    return p
+
+
+def maxpool_forward(
+    x, y, argmax, Py_ssize_t kh, Py_ssize_t kw, Py_ssize_t stride_h, Py_ssize_t stride_w,
+    Py_ssize_t pad_h, Py_ssize_t pad_w,
+):
+    """Largest value of each window."""
+    cdef pool_t p = _plan_max(x, y, argmax, kh, kw, stride_h, stride_w, pad_h, pad_w)
     with nogil:
         _run(MAX, &p)
+
+
+cdef void _play_max(const void* job, void** arrays, char* scratch) noexcept nogil:
+    cdef pool_t p = (<const pool_t*> job)[0]
+    p.x, p.y, p.argmax = arrays[0], arrays[1], <int32_t*> arrays[2]
+    _run(MAX, &p)
+
+
+def maxpool_forward_recorded(
+    x, y, argmax, Py_ssize_t kh, Py_ssize_t kw, Py_ssize_t stride_h, Py_ssize_t stride_w,
+    Py_ssize_t pad_h, Py_ssize_t pad_w,
+):
+    """`maxpool_forward` as a step."""
+    cdef pool_t p = _plan_max(x, y, argmax, kh, kw, stride_h, stride_w, pad_h, pad_w)
+    return recorded(_play_max, &p, sizeof(pool_t), 0)
 
 
 def maxpool_backward(dy, argmax, dx):
@@ -366,37 +389,41 @@ def maxpool_backward(dy, argmax, dx):
         raise ValueError("maxpool_backward: argmax must lie inside the image.")
 
 
-def meanpool_forward(
+cdef pool_t _plan_mean(
     x, y, Py_ssize_t kh, Py_ssize_t kw, Py_ssize_t stride_h, Py_ssize_t stride_w,
     Py_ssize_t pad_h, Py_ssize_t pad_w,
-):
-    """Mean of each window."""
+) except *:
     cdef call_t call = call_t("meanpool_forward", REAL)
     cdef array_t x_ = array(&call, x, "x", 4, REAL), y_ = array(&call, y, "y", 4, REAL | OUT)
     cdef pool_t p = _plan(&x_, &y_)
     _set_windows(&p, kh, kw, stride_h, stride_w, pad_h, pad_w)
     p.x, p.y = x_.data, y_.data
+    return p
+
+
+def meanpool_forward(
+    x, y, Py_ssize_t kh, Py_ssize_t kw, Py_ssize_t stride_h, Py_ssize_t stride_w,
+    Py_ssize_t pad_h, Py_ssize_t pad_w,
+):
+    """Mean of each window."""
+    cdef pool_t p = _plan_mean(x, y, kh, kw, stride_h, stride_w, pad_h, pad_w)
     with nogil:
         _run(MEAN, &p)
 
 
-cdef void _run_ready(const void* job, const void* x, void* y, char* scratch) noexcept nogil:
+cdef void _play_mean(const void* job, void** arrays, char* scratch) noexcept nogil:
     cdef pool_t p = (<const pool_t*> job)[0]
-    p.x, p.y = x, y
-    _run(p.kind, &p)
+    p.x, p.y = arrays[0], arrays[1]
+    _run(MEAN, &p)
 
 
-def pool_ready(x, y, *rest):
-    """`maxpool_forward`, or `meanpool_forward`, prepared for arrays like x and y."""
-    cdef call_t call = call_t("pool_ready", REAL)
-    cdef array_t x_ = array(&call, x, "x", 4, REAL), y_ = array(&call, y, "y", 4, REAL | OUT)
-    cdef pool_t p = _plan(&x_, &y_)
-    if len(rest) == 7 and rest[0] is not None:
-        return None
-    kh, kw, stride_h, stride_w, pad_h, pad_w = rest[1:] if len(rest) == 7 else rest
-    _set_windows(&p, kh, kw, stride_h, stride_w, pad_h, pad_w)
-    p.kind, p.argmax = MAX if len(rest) == 7 else MEAN, NULL
-    return simple_step(_run_ready, &p, sizeof(pool_t), None)
+def meanpool_forward_recorded(
+    x, y, Py_ssize_t kh, Py_ssize_t kw, Py_ssize_t stride_h, Py_ssize_t stride_w,
+    Py_ssize_t pad_h, Py_ssize_t pad_w,
+):
+    """`meanpool_forward` as a step."""
+    cdef pool_t p = _plan_mean(x, y, kh, kw, stride_h, stride_w, pad_h, pad_w)
+    return recorded(_play_mean, &p, sizeof(pool_t), 0)
 
 
 def meanpool_backward(

@@ -322,30 +322,43 @@ def gru_backward(
     )
 
 
-cdef void _run_ready(const void* job, const void* x, void* y, char* scratch) noexcept nogil:
+cdef int _place(rnn_t* r, void** arrays) noexcept nogil:
+    """Set the arrays of a forward call; return their number."""
+    cdef bint lstm = r.loop == LSTM_FORWARD
+    cdef int i = 4 if lstm else 3
+    r.x, r.h0, r.c0 = arrays[0], arrays[2], arrays[3]
+    r.mask, r.h = <const uint8_t*> arrays[i], arrays[i + 1]
+    r.c = arrays[i + 2] if lstm else NULL
+    return 10 if lstm else 7 if r.loop == RNN_FORWARD else 8
+
+
+cdef void _play(const void* job, void** arrays, char* scratch) noexcept nogil:
     cdef jobs_t jobs = (<const jobs_t*> job)[0]
-    jobs.job[0].x, jobs.job[0].h = x, y
+    cdef int i
+    for i in range(jobs.count):
+        arrays += _place(&jobs.job[i], arrays)
     _steps(&jobs, scratch)
 
 
-cdef object _ready(rnn_t* r, alive):
-    cdef jobs_t jobs
+cdef object _ready(jobs_t* jobs, alive):
     cdef ready_t ready
     cdef void* job
     cdef char* kept
     cdef size_t size, scratch
-    r.ready = True
-    jobs.count, jobs.workers, jobs.job[0] = 1, max_workers(), r[0]
-    size = _sizes(&jobs, &scratch)
-    ready = ready_t(_run_ready, &jobs, sizeof(jobs_t), size, scratch)
+    cdef int i
+    for i in range(jobs.count):
+        jobs.job[i].ready = True
+    jobs.workers = max_workers()
+    size = _sizes(jobs, &scratch)
+    ready = ready_t(_play, jobs, sizeof(jobs_t), size, scratch)
     step = make_step(&ready, alive, &job, &kept)
     _pack(<jobs_t*> job, kept)
     return step
 
 
-cdef void _run_few(const void* job, const void* x, void* y, char* scratch) noexcept nogil:
+cdef void _play_few(const void* job, void** arrays, char* scratch) noexcept nogil:
     cdef few_t f = (<const few_t*> job)[0]
-    f.r.x, f.r.h = x, y
+    _place(&f.r, arrays)
     few_steps(&f, scratch)
 
 
@@ -361,7 +374,7 @@ cdef object _few_ready(rnn_t* r, alive):
     few_sizes(&f, max_workers())
     size = r.length * f.ld * sizeof(float)
     inputs = aligned((1 + r.d) * f.ld * sizeof(float))
-    ready = ready_t(_run_few, &f, sizeof(few_t), inputs + size, few_scratch(&f))
+    ready = ready_t(_play_few, &f, sizeof(few_t), inputs + size, few_scratch(&f))
     step = make_step(&ready, alive, &job, &kept)
     (<few_t*> job).packed_in, (<few_t*> job).packed = kept, kept + inputs
     s = take(size)
@@ -411,20 +424,32 @@ cdef rnn_t _job(function, args) except *:
     raise ValueError(f"recurrent_pair: unknown function {function!r}.")
 
 
-def recurrent_ready(function, *args):
-    """One call of a forward function, prepared for arrays like x and h.
+cdef inline bint _can_be_ready(const rnn_t* r) noexcept nogil:
+    """Whether a call keeps no gates and has no dropout."""
+    return r.n > 0 and r.gates == NULL and r.drop_x == NULL and r.drop_h == NULL
 
-    None if the call has to keep cell states or gates, or has a mask or dropout.
-    """
+
+def recurrent_ready(function, *args):
+    """One call of a forward function, prepared; None if it keeps gates or has dropout."""
+    cdef jobs_t jobs
     cdef rnn_t r = _job(function, args)
-    if (
-        r.n == 0 or r.gates != NULL or r.c != NULL or r.mask != NULL or r.drop_x != NULL
-        or r.drop_h != NULL
-    ):
+    if not _can_be_ready(&r):
         return None
-    if function == "lstm_forward" and r.single and r.n < MR:
+    if (
+        function == "lstm_forward" and r.single and r.n < MR and r.c == NULL and r.mask == NULL
+    ):
         return _few_ready(&r, args)
-    return _ready(&r, args)
+    jobs.count, jobs.job[0] = 1, r
+    return _ready(&jobs, args)
+
+
+def recurrent_pair_ready(function, one, other):
+    """`recurrent_pair`, prepared as `recurrent_ready` does it."""
+    cdef jobs_t jobs
+    jobs.count, jobs.job[0], jobs.job[1] = 2, _job(function, one), _job(function, other)
+    if not (_can_be_ready(&jobs.job[0]) and _can_be_ready(&jobs.job[1])):
+        return None
+    return _ready(&jobs, (one, other))
 
 
 def recurrent_pair(function, one, other):

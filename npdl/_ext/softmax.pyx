@@ -5,9 +5,8 @@ from libc.string cimport memset
 from npdl._ext.arrays cimport ANY, INT64, OUT, REAL, UINT8, array, array_t, call_t, same_shape
 from npdl._ext.elementary cimport exp, log
 from npdl._ext.simd cimport real
-from npdl._ext.steps cimport simple_step
+from npdl._ext.steps cimport recorded
 from npdl._ext.sums cimport sum_of, sum_of_products
-from npdl._ext.tape cimport recorded
 from npdl._ext.threads cimport max_workers, run, task_t
 
 cdef enum:
@@ -231,27 +230,29 @@ cdef void _check_labels(const rows_t* r) except *:
             raise ValueError(f"softmax_xent: label {r.labels[i]} is outside [0, {r.k}).")
 
 
-def softmax_forward(z, p):
-    """p = softmax of each row of z."""
+cdef rows_t _plan_softmax(z, p) except *:
     cdef call_t call = call_t("softmax_forward", REAL)
     cdef array_t z_ = array(&call, z, "z", 2, REAL), p_ = array(&call, p, "p", 2, REAL | OUT)
-    cdef rows_t r = _plan(&z_, &p_, False)
+    return _plan(&z_, &p_, False)
+
+
+def softmax_forward(z, p):
+    """p = softmax of each row of z."""
+    cdef rows_t r = _plan_softmax(z, p)
     with nogil:
         _run(_task, &r)
 
 
-cdef void _run_ready(const void* job, const void* x, void* y, char* scratch) noexcept nogil:
+cdef void _play_softmax(const void* job, void** arrays, char* scratch) noexcept nogil:
     cdef rows_t r = (<const rows_t*> job)[0]
-    r.z, r.p = x, y
+    r.z, r.p = arrays[0], arrays[1]
     _run(_task, &r)
 
 
-def softmax_ready(z, p):
-    """`softmax_forward`, prepared for arrays like z and p."""
-    cdef call_t call = call_t("softmax_forward", REAL)
-    cdef array_t z_ = array(&call, z, "z", 2, REAL), p_ = array(&call, p, "p", 2, REAL | OUT)
-    cdef rows_t r = _plan(&z_, &p_, False)
-    return simple_step(_run_ready, &r, sizeof(rows_t), None)
+def softmax_forward_recorded(z, p):
+    """`softmax_forward` as a step."""
+    cdef rows_t r = _plan_softmax(z, p)
+    return recorded(_play_softmax, &r, sizeof(rows_t), 0)
 
 
 def softmax_backward(p, dp, dz):

@@ -1,16 +1,17 @@
 """Kernel calls that are prepared once, and chains of them that run as one call.
 
 Everything that depends only on shapes and weights (sizes, tables, packed weights) is computed once,
-by the ``*_ready`` functions of a kernel's module. A chain of such steps then runs without Python:
-each step reads the output of the previous one, in a block of scratch memory of the call. Running a
-step does not change it, so any number of threads may run one chain at once.
+by the functions ``<kernel>_ready`` or ``<kernel>_recorded`` of a kernel's module. A chain of such
+steps then runs without Python: each step has its arrays in the inputs and outputs of the call, in
+weights, or in a block of scratch memory of the call. Running a step does not change it, so any
+number of threads may run one chain at once.
 """
 
-from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_WRITABLE, PyBuffer_Release
+from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBuffer_Release
 from cpython.exc cimport PyErr_Clear
-from libc.stdint cimport uintptr_t
+from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 from npdl._ext.threads cimport aligned, give, scratch_t, take
 
 cdef extern from "Python.h":
@@ -19,7 +20,7 @@ cdef extern from "Python.h":
 cdef class Step:
     """One prepared kernel call."""
 
-    cdef step_t run
+    cdef play_t play
     cdef void* start
     cdef void* job
     cdef size_t scratch
@@ -39,45 +40,115 @@ cdef object make_step(const ready_t* ready, object alive, void** job, char** kep
     at = (<uintptr_t> step.start + 63) // 64 * 64
     step.job = <void*> at
     memcpy(step.job, ready.job, ready.job_bytes)
-    step.run, step.scratch, step.alive = ready.run, ready.scratch, alive
+    step.play, step.scratch, step.alive = ready.play, ready.scratch, alive
     job[0], kept[0] = step.job, <char*> at + own
     return step
 
 
-cdef object simple_step(step_t run, const void* job, size_t job_bytes, object alive):
-    cdef ready_t ready = ready_t(run, job, job_bytes, 0, 0)
+cdef object recorded(play_t play, const void* job, size_t job_bytes, size_t scratch):
+    cdef ready_t ready = ready_t(play, job, job_bytes, 0, scratch)
     cdef void* own
     cdef char* kept
-    return make_step(&ready, alive, &own, &kept)
+    return make_step(&ready, None, &own, &kept)
 
 
-ctypedef struct rows_t:
-    Py_ssize_t rows, bytes, first, step
+cdef bint read_step(object step, ready_t* what):
+    cdef Step one
+    if not isinstance(step, Step):
+        return False
+    one = step
+    what.play, what.job, what.scratch = one.play, one.job, one.scratch
+    return True
 
 
-cdef void _take_rows(const void* job, const void* x, void* y, char* scratch) noexcept nogil:
-    cdef const rows_t* r = <const rows_t*> job
-    cdef Py_ssize_t i
-    for i in range(r.rows):
-        memcpy(<char*> y + i * r.bytes, <const char*> x + r.first + i * r.step, r.bytes)
+cdef bint read_given(object x, given_t* a):
+    cdef Py_buffer view
+    cdef const char* code
+    if PyObject_GetBuffer(x, &view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) < 0:
+        PyErr_Clear()
+        return False
+    code = view.format
+    if code != NULL and code[0] == c"=":  # native, but not aligned
+        code += 1
+    a.data, a.bytes, a.itemsize, a.code = view.buf, view.len, view.itemsize, 0
+    if code != NULL and code[0] != 0 and code[1] == 0 and view.obj is x:
+        a.code = c"l" if code[0] == c"q" else code[0]
+    PyBuffer_Release(&view)
+    return a.code != 0
 
 
-def rows_ready(Py_ssize_t rows, Py_ssize_t n_bytes, Py_ssize_t first, Py_ssize_t step):
-    """A step that copies rows, `step` bytes apart in x; the first one begins at byte `first`."""
-    cdef rows_t r
-    r.rows, r.bytes, r.first, r.step = rows, n_bytes, first, step
-    return simple_step(_take_rows, &r, sizeof(rows_t), None)
-
+# ------------------------------------------------------------------------ steps that move numbers
 
 cdef enum:
-    X = -1
-    Y = -2
+    AXES = 8
+
+ctypedef struct copy_t:
+    int axes
+    size_t run  # bytes copied at once
+    Py_ssize_t count[AXES]
+    Py_ssize_t x[AXES]  # bytes from one entry to the next
+    Py_ssize_t y[AXES]
+
+
+cdef void _copy_axis(const copy_t* c, int axis, const char* x, char* y) noexcept nogil:
+    cdef Py_ssize_t i
+    if axis == c.axes:
+        memcpy(y, x, c.run)
+        return
+    for i in range(c.count[axis]):
+        _copy_axis(c, axis + 1, x + i * c.x[axis], y + i * c.y[axis])
+
+
+cdef void _play_copy(const void* job, void** arrays, char* scratch) noexcept nogil:
+    _copy_axis(<const copy_t*> job, 0, <const char*> arrays[0], <char*> arrays[1])
+
+
+def copy_step(size_t run, list axes):
+    """Copy `run` bytes at a time; (count, bytes of x, bytes of y) of the axes, at most 8."""
+    cdef copy_t c
+    cdef int i
+    c.axes, c.run = len(axes), run
+    for i in range(min(c.axes, <int> AXES)):
+        c.count[i], c.x[i], c.y[i] = axes[i]
+    return recorded(_play_copy, &c, sizeof(copy_t), 0)
+
+
+ctypedef struct take_t:
+    Py_ssize_t n
+    size_t row  # bytes
+
+
+cdef void _play_take(const void* job, void** arrays, char* scratch) noexcept nogil:
+    cdef const take_t* t = <const take_t*> job
+    cdef const int64_t* rows = <const int64_t*> arrays[1]
+    cdef Py_ssize_t i
+    for i in range(t.n):
+        memcpy(<char*> arrays[2] + i * t.row, <const char*> arrays[0] + rows[i] * t.row, t.row)
+
+
+def take_step(Py_ssize_t n, size_t row):
+    """n rows of so many bytes, of a table. Their numbers are not checked."""
+    cdef take_t t
+    t.n, t.row = n, row
+    return recorded(_play_take, &t, sizeof(take_t), 0)
+
+
+# -------------------------------------------------------------------------------------- chains
+
+cdef enum:
+    MEMORIES = 34  # addresses, the block, inputs and outputs
+    ARRAYS = 24  # of a step
 
 
 ctypedef struct place_t:
-    step_t run
+    int memory
+    Py_ssize_t at
+
+ctypedef struct entry_t:
+    play_t play
     const void* job
-    Py_ssize_t source, target  # in the block, or X, Y
+    const place_t* places
+    Py_ssize_t n
 
 
 cdef class Chain:
@@ -85,77 +156,101 @@ cdef class Chain:
 
     Parameters
     ----------
-    steps : list of (Step, int, int)
-        Each with the positions, in a block of memory, that it reads and fills; -1 is x, -2 is y.
+    steps : list of (Step, list of (int, int))
+        Each with the places of its arrays: the number of a memory, and a position in it. Memory 0
+        is the address space, for weights, and for None, which is 0. Memory 1 is a block of the
+        call. Then follow the inputs and the outputs.
     block : int
         Size of the block in bytes.
-    x, y : array
-        Examples of the arrays that the chain will be called with.
+    ends : list of array
+        Examples of the inputs and outputs.
+    limits : list of int
+        For each input 0, or the number that its integers must be below.
     """
 
+    cdef entry_t* entries
     cdef place_t* places
-    cdef Py_ssize_t n, x_bytes, y_bytes, itemsize
+    cdef Py_ssize_t n, n_ends, n_limits
     cdef size_t block, scratch
+    cdef given_t ends[MEMORIES]
+    cdef int64_t limits[MEMORIES]
     cdef list alive
 
-    def __cinit__(self, list steps, size_t block, x, y):
-        cdef Step step
-        cdef Py_ssize_t i
-        self.alive, self.n = steps, len(steps)
+    def __cinit__(self, list steps, size_t block, list ends, list limits):
+        cdef Py_ssize_t i, k = 0, size = sum([len(places) for _, places in steps])
+        cdef ready_t made
+        self.alive, self.n, self.n_ends, self.n_limits = steps, len(steps), len(ends), len(limits)
         self.block = aligned(block)
-        self.places = <place_t*> malloc((self.n + 1) * sizeof(place_t))
-        if self.places == NULL:
+        self.entries = <entry_t*> malloc((self.n + 1) * sizeof(entry_t))
+        self.places = <place_t*> malloc((size + 1) * sizeof(place_t))
+        if self.entries == NULL or self.places == NULL:
             raise MemoryError()
-        for i, (step, source, target) in enumerate(steps):
-            self.places[i] = place_t(step.run, step.job, source, target)
-            self.scratch = max(self.scratch, step.scratch)
-        self.itemsize, self.x_bytes, self.y_bytes = x.itemsize, x.nbytes, y.nbytes
+        if self.n_ends + 2 > MEMORIES:
+            raise ValueError(f"A chain has at most {MEMORIES - 2} inputs and outputs.")
+        for i, array in enumerate(ends):
+            if not read_given(array, &self.ends[i]):
+                raise ValueError("A chain needs C-ordered arrays.")
+        for i, limit in enumerate(limits):
+            self.limits[i] = limit
+        for i, (step, places) in enumerate(steps):
+            if not read_step(step, &made) or len(places) > ARRAYS:
+                raise ValueError(f"A step has at most {ARRAYS} arrays.")
+            self.entries[i] = entry_t(made.play, made.job, self.places + k, len(places))
+            self.scratch = max(self.scratch, made.scratch)
+            for memory, at in places:
+                self.places[k] = place_t(memory, at)
+                k += 1
 
     def __dealloc__(self):
+        free(self.entries)
         free(self.places)
 
-    def fill(self, x, y):
-        """Fill y and return True, or return False for an x of another kind."""
-        cdef Py_buffer view
-        cdef const char* source
-        cdef char* target
+    def fill(self, ends, bint spoiled=False):
+        """Fill the outputs and return True, or return False for inputs of another kind.
+
+        `ends` are inputs and outputs. With `spoiled`, the block is not zero by chance: it holds
+        NaN before the first step.
+        """
+        cdef char* memories[MEMORIES]
+        cdef Py_ssize_t i = 0
+        cdef given_t a
         cdef scratch_t s
-        if PyObject_GetBuffer(x, &view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) < 0:
-            PyErr_Clear()
+        if len(ends) != self.n_ends:
             return False
-        source = <const char*> view.buf
-        fits = view.len == self.x_bytes and self._holds(&view) and view.obj is x
-        PyBuffer_Release(&view)
-        if not fits:
-            return False
-        if PyObject_GetBuffer(y, &view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE) < 0:
-            PyErr_Clear()
-            return False
-        target = <char*> view.buf
-        fits = view.len == self.y_bytes and self._holds(&view) and view.obj is y
-        PyBuffer_Release(&view)
-        if not fits:
-            return False
+        for array in ends:
+            if not read_given(array, &a):
+                return False
+            if a.bytes != self.ends[i].bytes or a.code != self.ends[i].code:
+                return False
+            if i < self.n_limits and self.limits[i] and not self._are_below(i, &a):
+                return False
+            memories[2 + i] = <char*> a.data
+            i += 1
         s = take(self.block + self.scratch)
+        memories[0], memories[1] = NULL, s.data
+        if spoiled:
+            memset(s.data, 0xFF, self.block)
         with nogil:
-            self._walk(source, target, s.data)
+            self._walk(memories, s.data + self.block)
         give(s)
         return True
 
-    cdef bint _holds(self, const Py_buffer* view) noexcept:
-        """Whether a buffer holds floats of the chain's size, in native byte order."""
-        return (
-            view.itemsize == self.itemsize and view.format != NULL
-            and view.format[0] == (c"f" if self.itemsize == 4 else c"d") and view.format[1] == 0
-        )
+    cdef bint _are_below(self, Py_ssize_t i, const given_t* a) noexcept:
+        cdef const int64_t* numbers = <const int64_t*> a.data
+        cdef Py_ssize_t k, n = a.bytes // sizeof(int64_t)
+        cdef int64_t wrong = 0
+        for k in range(n):
+            wrong |= (numbers[k] < 0) | (numbers[k] >= self.limits[i])
+        return not wrong
 
-    cdef void _walk(self, const char* x, char* y, char* block) noexcept nogil:
-        cdef Py_ssize_t i
-        cdef place_t* p
-        cdef const char* source
+    cdef void _walk(self, char** memories, char* scratch) noexcept nogil:
+        cdef void* arrays[ARRAYS]
+        cdef const entry_t* e
+        cdef const place_t* p
+        cdef Py_ssize_t i, k
         for i in range(self.n):
-            p = &self.places[i]
-            source = x if p.source == X else y if p.source == Y else block + p.source
-            p.run(
-                p.job, source, y if p.target == Y else block + p.target, block + self.block
-            )
+            e = &self.entries[i]
+            for k in range(e.n):
+                p = e.places + k
+                arrays[k] = <void*> (<uintptr_t> memories[p.memory] + p.at)
+            e.play(e.job, arrays, scratch)

@@ -8,60 +8,10 @@ Unlike a chain of steps.pyx, a tape reads weights in place and works in the reco
 one thread may play it at a time.
 """
 
-from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBuffer_Release
-from cpython.exc cimport PyErr_Clear
 from libc.stdint cimport int64_t
-from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy
+from libc.stdlib cimport calloc, free
+from npdl._ext.steps cimport given_t, play_t, read_given, read_step, ready_t
 from npdl._ext.threads cimport give, max_workers, scratch_t, take
-
-cdef extern from "Python.h":
-    int PyObject_GetBuffer(object x, Py_buffer* view, int flags)
-
-cdef class Recorded:
-    """One kernel call."""
-
-    cdef play_t play
-    cdef void* job
-    cdef size_t scratch
-
-    def __dealloc__(self):
-        free(self.job)
-
-
-cdef object recorded(play_t play, const void* job, size_t job_bytes, size_t scratch):
-    cdef Recorded call = Recorded()
-    call.job = malloc(job_bytes)
-    if call.job == NULL:
-        raise MemoryError()
-    memcpy(call.job, job, job_bytes)
-    call.play, call.scratch = play, scratch
-    return call
-
-
-ctypedef struct array_t:  # an array that is passed to `play`, and its description
-    void* data
-    size_t bytes
-    Py_ssize_t itemsize
-    char code
-
-
-cdef bint _read(x, array_t* a):
-    """Describe an array; return False unless it is C-ordered and in native byte order."""
-    cdef Py_buffer view
-    cdef const char* code
-    if PyObject_GetBuffer(x, &view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) < 0:
-        PyErr_Clear()
-        return False
-    code = view.format
-    if code != NULL and code[0] == c"=":  # native, but not aligned
-        code += 1
-    a.data, a.bytes, a.itemsize, a.code = view.buf, view.len, view.itemsize, 0
-    if code != NULL and code[0] != 0 and code[1] == 0 and view.obj is x:
-        a.code = c"l" if code[0] == c"q" else code[0]
-    PyBuffer_Release(&view)
-    return a.code != 0
-
 
 ctypedef struct entry_t:
     play_t play  # or NULL for a function
@@ -74,7 +24,7 @@ cdef class Tape:
 
     Parameters
     ----------
-    calls : list of (Recorded or callable, sequence)
+    calls : list of (Step or callable, sequence)
         Each with its arrays, None if it has none; a callable with all its arguments.
     varying : list of array
         Arrays that differ each time, such as the batch, as they were when the calls were recorded.
@@ -91,8 +41,8 @@ cdef class Tape:
     cdef Py_ssize_t* spots  # positions of varying arrays in the table, and the number of each array
     cdef size_t scratch
     cdef int64_t classes
-    cdef array_t like[2]
-    cdef array_t losses
+    cdef given_t like[2]
+    cdef given_t losses
     cdef list calls, patches, kept
     cdef bint busy
 
@@ -100,8 +50,9 @@ cdef class Tape:
         self, list calls, list varying, losses=None, Py_ssize_t stop=-1, int64_t classes=0
     ):
         cdef Py_ssize_t i, at = 0, size = sum([len(arrays) for _, arrays in calls])
-        cdef Recorded made
-        cdef array_t a
+        cdef ready_t made
+        cdef bint prepared
+        cdef given_t a
         self.calls, self.kept, self.patches = calls, [losses, *varying], []
         self.n, self.stop, self.classes, self.n_varying = len(calls), stop, classes, len(varying)
         self.entries = <entry_t*> calloc(self.n + 1, sizeof(entry_t))
@@ -110,26 +61,25 @@ cdef class Tape:
         if self.entries == NULL or self.table == NULL or self.spots == NULL:
             raise MemoryError()
         for i, array in enumerate(varying):
-            if not _read(array, &self.like[i]):
+            if not read_given(array, &self.like[i]):
                 raise ValueError("A tape needs C-ordered arrays.")
-        if losses is not None and not _read(losses, &self.losses):
+        if losses is not None and not read_given(losses, &self.losses):
             raise ValueError("A tape needs C-ordered losses.")
         for i, (call, arrays) in enumerate(calls):
-            patch = []
+            patch, prepared = [], read_step(call, &made)
             self.entries[i].arrays = self.table + at
             for place, array in enumerate(arrays):
-                if hasattr(array, "shape") and _read(array, &a):
+                if hasattr(array, "shape") and read_given(array, &a):
                     which = self._which(&a)
                     if which >= 0:
                         patch.append((place, which, array.shape))
                         self.spots[2 * self.n_spots], self.spots[2 * self.n_spots + 1] = at, which
                         self.n_spots += 1
                     self.table[at] = a.data
-                elif isinstance(call, Recorded) and array is not None:
+                elif prepared and array is not None:
                     raise ValueError("A tape needs C-ordered arrays.")
                 at += 1
-            if isinstance(call, Recorded):
-                made = call
+            if prepared:
                 self.entries[i].play, self.entries[i].job = made.play, made.job
                 self.scratch = max(self.scratch, made.scratch)
             self.patches.append(patch)
@@ -139,7 +89,7 @@ cdef class Tape:
         free(self.table)
         free(self.spots)
 
-    cdef Py_ssize_t _which(self, const array_t* a):
+    cdef Py_ssize_t _which(self, const given_t* a):
         """The number of this array among the varying ones; -1 if it is none of them."""
         cdef Py_ssize_t i
         for i in range(self.n_varying):
@@ -154,11 +104,11 @@ cdef class Tape:
 
     cdef bint _take(self, list varying, void** data):
         cdef Py_ssize_t i
-        cdef array_t a
+        cdef given_t a
         if self.busy or len(varying) != self.n_varying:
             return False
         for i in range(self.n_varying):
-            if not _read(varying[i], &a):
+            if not read_given(varying[i], &a):
                 return False
             if a.bytes != self.like[i].bytes or a.code != self.like[i].code:
                 return False

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from npdl import activations
+from npdl._ext import copied
 from npdl._ext.activation_np import LINEAR
 from npdl.activations import Activation, KernelCode
 from npdl.layers.base import Layer, ParameterView
@@ -102,13 +103,13 @@ class Affine(Layer):
         """The output in the layout in which an activation object takes it."""
         if not self._turned:
             return z
-        return np.ascontiguousarray(np.moveaxis(z, self._rows_along, -1))
+        return copied(np.moveaxis(z, self._rows_along, -1))
 
     def _back(self, rows: NDArray) -> NDArray:
         """The inverse of `_rows`."""
         if not self._turned:
             return rows
-        return np.ascontiguousarray(np.moveaxis(rows, -1, self._rows_along))
+        return copied(np.moveaxis(rows, -1, self._rows_along))
 
     def _add_weights(self, weights: NDArray, n_bias: int) -> None:
         """Add `W`, and `b` where there is a bias."""

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from npdl._checks import check_int, error_message
 from npdl._dtype import FLOATS
+from npdl._ext import copied
 from npdl.layers._shapes import Shape, UnknownSize, shape_fits, shape_matches, shape_text
 from npdl.layers.parameter import Parameter
 from npdl.utils.random import get_dtype
@@ -88,7 +89,9 @@ class Checked:
 
         A layer with parameters passes their dtype.
         """
-        array = np.asarray(value, order="C")
+        array = np.asarray(value)
+        if not array.flags.c_contiguous:
+            array = copied(array)
         own = array.dtype
         if own is dtype or (dtype is None and own in FLOATS and not self._parameters_by_name):
             return array  # the common case

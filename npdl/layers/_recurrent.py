@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from npdl import activations, initializations, regularizers
 from npdl._checks import check_int, check_number, error_message
-from npdl._ext import kernels, rnn_np
+from npdl._ext import copied, kernels, rnn_np
 from npdl.activations import Activation
 from npdl.layers._walk import KernelCall, Walk, run
 from npdl.layers.base import Layer, ParameterView, Shape, shape_fits
@@ -333,7 +333,7 @@ class Recurrent(Layer):
         start = [
             np.zeros((n, units), x.dtype)
             if part is None
-            else self._checked_array(part, (n, units), name, w.dtype).copy()
+            else copied(self._checked_array(part, (n, units), name, w.dtype))
             for part, name in zip(initial_state, ("h0", "c0"))
         ]
         drops = (
@@ -402,7 +402,7 @@ class Recurrent(Layer):
             self._cache = walk, n_given
         y = walk.sequence(in_order_of_steps=False) if self.return_sequence else last[0]
         if self.return_state:
-            return (y, *(state.copy() for state in last))
+            return (y, *map(copied, last))
         return y if self.return_sequence or not train else y.copy()
 
     def _run_back(self, pre_grad: Any, last: State) -> Any:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
+
+from npdl._ext import copied
 
 
 class Walk(NamedTuple):
@@ -42,13 +43,13 @@ class Walk(NamedTuple):
     def sequence(self, in_order_of_steps: bool = True) -> NDArray:
         """The output of every step, in the order of the input or of the loop."""
         h = self.saved[0]
-        return h if in_order_of_steps or not self.reverse else np.ascontiguousarray(h[:, ::-1])
+        return h if in_order_of_steps or not self.reverse else copied(h[:, ::-1])
 
     def last(self) -> list[NDArray]:
         """Copies of the final states that were kept."""
         end = 0 if self.reverse else -1
         states = self.saved[: self.n_states]
-        return [state[:, end].copy() for state in states if state is not None]
+        return [copied(state[:, end]) for state in states if state is not None]
 
 
 class KernelCall(NamedTuple):

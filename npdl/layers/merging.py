@@ -269,7 +269,11 @@ class Concatenate(Merge):
         return out_shape
 
     def _combine(self, xs, y):
-        np.concatenate(xs, axis=self.axis, out=y)
+        start, before = 0, (slice(None),) * (self.axis % y.ndim)
+        for x in xs:
+            end = start + x.shape[len(before)]
+            kernels().copy_array(x, y[(*before, slice(start, end))])
+            start = end
 
     def _split(self, xs, y, dy):
         grads, start, axis = [], 0, self.axis % dy.ndim

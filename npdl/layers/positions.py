@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from npdl import initializations
 from npdl._checks import check_int
 from npdl._ext import kernels
+from npdl.layers._fusing import add_arrays
 from npdl.layers.base import Layer, ParameterView, Shape
 
 
@@ -68,7 +69,10 @@ class PositionEmbedding(Layer):
         self._fits(x.shape)
         steps = None if mask is None else self._checked_array(mask, x.shape[:2], "mask") != 0
         y = self._buffer("y", x.shape, x.dtype) if train else np.empty(x.shape, x.dtype)
-        np.add(x, table[: x.shape[1]], out=y)
+        if len(x) == 1:
+            add_arrays(x[0], table[: x.shape[1]], y[0])
+        else:
+            np.add(x, table[: x.shape[1]], out=y)
         if train:
             self._cache = steps, x.shape, x.dtype
         return y

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from npdl._checks import check_choice, error_message
+from npdl._ext import copied, kernels
 from npdl._registry import snake_case
 from npdl.layers._recurrent import Recurrent
 from npdl.layers._walk import run
@@ -171,7 +172,7 @@ class Bidirectional(Layer):
             self._cache = walks, ys, bool(states)
         outputs = self._merge(ys, train)
         if self.forward_layer.return_state:
-            outputs += [state.copy() for last in lasts for state in last]
+            outputs += [copied(state) for last in lasts for state in last]
         return tuple(outputs) if len(outputs) > 1 else outputs[0]
 
     def _merge(self, ys: list[NDArray], train: bool) -> list[NDArray]:
@@ -184,7 +185,9 @@ class Bidirectional(Layer):
         shape = (*one.shape[:-1], width)
         y = self._buffer("y", shape, one.dtype) if train else np.empty(shape, one.dtype)
         if mode == "concat":
-            return [np.concatenate([one, other], axis=-1, out=y)]
+            kernels().copy_array(one, y[..., : one.shape[-1]])
+            kernels().copy_array(other, y[..., one.shape[-1] :])
+            return [y]
         (np.multiply if mode == "mul" else np.add)(one, other, out=y)
         if mode == "ave":
             y *= 0.5
