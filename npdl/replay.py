@@ -225,9 +225,9 @@ class Passes:
         dy = gradient
         if gradient is not None:
             dy = np.asarray(gradient, self.y.dtype, "C")
-        if dy is None or dy.shape != self.y.shape:  # the layers raise the error
+        if dy is None or dy.shape != self.y.shape:
             self.holds = self.ready = False
-            plan.backward([gradient], linear)
+            plan.steps[-1].layer._checked_array(gradient, self.y.shape, "pre_grad")
         elif self.ready:
             if self._tapes[1].play([self._now, dy]) < 0:
                 raise RuntimeError("A recorded step could not be replayed.")

@@ -265,6 +265,24 @@ def test_steps_that_begin_all_alike(hidden, walked):
     assert result() == found
 
 
+def test_a_gradient_of_another_shape_is_an_error_in_every_step():
+    class Loss:
+        def forward(self, outputs, targets):
+            return 0.0
+
+        def backward(self, outputs, targets):
+            return np.zeros(wrong.get(i, outputs.shape))
+
+    wrong = {2: (3,), 7: (12, 2)}
+    model, shape = built("dense", "sgd", loss=Loss())
+    for i in range(9):
+        if i in wrong:
+            with pytest.raises(ValueError, match=r"`pre_grad` must have shape \(12, 3\)"):
+                model.train_on_batch(*batch(shape, 3, rows=True))
+        else:
+            model.train_on_batch(*batch(shape, 3, rows=True))
+
+
 @compiled
 def test_a_penalty_that_comes_during_an_epoch_counts_from_the_next_one_on(walked):
     x, y = batch((4,), 3, n=96)
