@@ -362,7 +362,12 @@ def gradient_of(
 ) -> np.ndarray:
     """The gradient of a loss, npdl's or any object with `backward`."""
     targets = aligned(loss, outputs, targets)
-    return loss.backward(outputs, targets, **_keywords(loss, sample_weight, mask))
+    grad = loss.backward(outputs, targets, **_keywords(loss, sample_weight, mask))
+    if np.shape(grad) != outputs.shape:
+        kind, shape = type(loss).__name__, outputs.shape
+        rule = f"{kind}.backward must return the gradient in the outputs, of shape {shape}"
+        raise ValueError(error_message(rule, shape=None if grad is None else np.shape(grad)))
+    return grad
 
 
 def count_of(
