@@ -40,7 +40,10 @@ __all__ = ["EvaluationResult", "History", "TrainingLoop", "evaluate", "predict",
 def train_step(
     model: Trainer, X: Any, Y: Any, sample_weight: Any = None, mask: Any = None
 ) -> tuple[float, Any]:
-    """Train on one batch of arrays, and return its loss and the outputs before the update."""
+    """Train on one batch of arrays, and return its loss and the outputs before the update.
+
+    The next step may overwrite the outputs.
+    """
     result = train_on(model, model.batch_of(X, Y, sample_weight, mask))
     return result.loss, model.packed(result.outputs)
 
