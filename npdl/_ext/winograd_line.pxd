@@ -66,6 +66,8 @@ cdef inline line_t line_plan(
     p.chunks = ceil_div(n * p.tiles, max(<Py_ssize_t> LEAST, most))
     p.chunks = round_up(max(p.chunks, min(2 * workers, n * p.tiles // LARGE)), workers)
     p.chunk = max(<Py_ssize_t> LEAST, ceil_div(n * p.tiles, p.chunks))
+    if p.chunk >= LARGE:  # whole register tiles
+        p.chunk = round_up(p.chunk, LEAST)
     p.chunks = ceil_div(n * p.tiles, p.chunk)
     return p
 
