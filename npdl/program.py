@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npdl import layers
+from npdl._dtype import FLOATS, get_dtype
 from npdl._ext import STEPS, kernels, noted
 from npdl._ext.activation_np import GELU, LINEAR, RELU
 from npdl.layers._fusing import IDENTITY
@@ -160,7 +161,7 @@ class _Call(NamedTuple):
         """The call with an activation, whose output is y; None if the kernel can't."""
         args, at = list(self.args), STEPS[self.name][1][0]
         if self.name == "norm_fixed_forward":
-            args.append(IDENTITY)
+            args = [*args[:7], *(args[7:] or [IDENTITY])]
         elif self.name not in ("add_forward", "conv2d_forward", "dense_forward"):
             return None
         possible = (LINEAR, RELU) if self.name == "norm_fixed_forward" else range(GELU)
@@ -169,6 +170,18 @@ class _Call(NamedTuple):
         args[-1], args[at] = act, y.reshape(args[at].shape)
         step = kernels().ready[self.name](*args)
         return _Call(self.name, tuple(args), step, [*self.refs[:-1], ref])
+
+
+def _takes(layer: Layer, x: NDArray, dtype: Any) -> bool:
+    """Whether a layer itself converts an input to this dtype, before it computes anything."""
+    if dtype is None or layer._parameters_by_name:
+        return True
+    if isinstance(layer, Block):
+        steps = layer._steps.steps
+        ends = len(layer._steps.in_shapes)
+        readers = [step.owner for step in steps if min(step.sources) < ends]
+        return all(_takes(one, x, dtype) for one in readers)
+    return dtype == (x.dtype if x.dtype in FLOATS else get_dtype())
 
 
 class _Recording:
@@ -212,6 +225,10 @@ class _Recording:
                 self._taken[slot] = dtype = self._dtype_for(step, x)
                 self._now[slot] = x = np.array(x, dtype, order="C")
                 self._slots.append(Slot(x, ENDS + len(self._taken) - 1))
+            if slot in self._taken and not _takes(
+                step.owner, self._values[slot], self._taken[slot]
+            ):
+                return False
         with noted() as calls:
             self._plan.run_step(step, self._now)
         made = [self._now[slot] for slot in step.targets]

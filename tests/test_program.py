@@ -307,3 +307,23 @@ def test_one_array_as_both_inputs():
     predictor = model.predictor()
     for pair in ([x, x], [x, x[::-1]]):
         assert same(predictor(pair), model.predict(pair))
+
+
+def test_activations_in_and_behind_a_model_that_is_a_layer():
+    """The second one can't join the kernel that has the first."""
+    inner = Model([Convolution(3, 3), layers.BatchNormalization(), layers.ReLU()])
+    model = Model([inner, layers.ReLU(), Flatten(), Softmax(2)])
+    model.build((None, 2, 6, 6))
+    x = np.random.default_rng(0).normal(size=(3, 2, 6, 6)).astype(np.float32)
+    assert model.predictor()(x).tobytes() == model.predict(x).tobytes()
+
+
+@pytest.mark.parametrize("block", [False, True])
+def test_layers_without_parameters_compute_in_the_dtype_of_the_input(block):
+    x = Input((5,))
+    h = x + layers.ReLU()(x)
+    if block:
+        h = Model(x, h)(x)
+    model = Model(x, Softmax(2)(h))
+    x = np.random.default_rng(0).normal(size=(50, 5))
+    assert model.predictor()(x).tobytes() == model.predict(x).tobytes()
