@@ -181,9 +181,13 @@ function drawSmall(values) {
   small.putImageData(image, 0, 0);
 }
 
+function percent(p) {
+  return `${(100 * p).toFixed(1)}\u00a0%`;
+}
+
 function show(probabilities) {
   const best = probabilities.indexOf(Math.max(...probabilities));
-  $("answer").textContent = `This is a ${best}, with a probability of ${Math.round(100 * probabilities[best])}\u00a0%.`;
+  $("answer").textContent = `This is a ${best}, with a probability of ${percent(probabilities[best])}.`;
   $("bars").replaceChildren(
     ...probabilities.map((p, digit) => {
       const item = make("li");
@@ -191,7 +195,7 @@ function show(probabilities) {
       const bar = make("i");
       bar.style.width = `${100 * p}%`;
       rod.append(bar);
-      item.append(make("span", digit), rod, make("span", `${(100 * p).toFixed(1)} %`));
+      item.append(make("span", digit), rod, make("span", percent(p)));
       return item;
     }),
   );
