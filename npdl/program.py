@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +28,7 @@ from npdl.layers.block import Block
 from npdl.layers.plan import Plan, Step
 from npdl.layers.recurrent import is_stateful
 from npdl.layers.tree import every_layer
-from npdl.replay import METHODS, PLAIN
+from npdl.replay import METHODS, PLAIN, address
 
 #: Layers that only call kernels, and make views, at prediction. One that does more for some of its
 #: options is found out when its calls are recorded.
@@ -76,14 +76,9 @@ class Slot:
         return array.flags.c_contiguous and _span(array) == (self.start, self.stop)
 
 
-def _address(array: NDArray) -> int:
-    address: int = array.__array_interface__["data"][0]
-    return address
-
-
 def _span(array: NDArray) -> tuple[int, int]:
     """The addresses of the first byte of an array, and of that behind the last one."""
-    start = stop = _address(array)
+    start = stop = address(array)
     for size, stride in zip(array.shape, array.strides):
         start += min(0, (size - 1) * stride)
         stop += max(0, (size - 1) * stride)
@@ -288,11 +283,11 @@ class _Recording:
             return None
         if slot is None:
             self._alive.append(array)
-            return None, _address(array)
+            return None, address(array)
         if is_target and not slot.is_written:
             return None
         slot.dies = now
-        return slot, _address(array) - slot.start
+        return slot, address(array) - slot.start
 
     def _slot(self, array: NDArray) -> Slot | None:
         return next((slot for slot in self._slots if slot.holds(array)), None)
@@ -486,6 +481,5 @@ class Route:
                 return None
         return self._outputs(values)
 
-    def _outputs(self, values: Iterable[Any]) -> list[NDArray]:
-        values = list(values)
+    def _outputs(self, values: Sequence[Any]) -> list[NDArray]:
         return [np.asarray(values[slot]) for slot in self._plan.out_slots]

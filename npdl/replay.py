@@ -293,7 +293,7 @@ class Passes:
     def _make_tapes(self) -> bool:
         forward, backward = self.calls
         arrays = [a for _, args in forward for a in args if isinstance(a, np.ndarray)]
-        if not any(_start(a) == _start(self.y) for a in arrays):
+        if not any(address(a) == address(self.y) for a in arrays):
             return False
         tape = _compiled().Tape
         self._tapes = [tape(forward, [self.x]), tape(backward, [self.x, self.dy])]
@@ -325,8 +325,10 @@ def _without_values(arrays: list[NDArray]) -> Iterator[None]:
             array[...] = values
 
 
-def _start(array: NDArray) -> int:
-    return array.__array_interface__["data"][0]
+def address(array: NDArray) -> int:
+    """The address of the first element of an array."""
+    found: int = array.__array_interface__["data"][0]
+    return found
 
 
 class WholeStep:
@@ -373,10 +375,10 @@ class WholeStep:
             ("softmax_xent_backward", [p, targets, factors, dz]),
         ):
             calls.append((make[name](*arrays), arrays))
-        at = _start(passes.dy)
+        at = address(passes.dy)
         for call, args in backward:
             replaced = [
-                dz.reshape(a.shape) if isinstance(a, np.ndarray) and _start(a) == at else a
+                dz.reshape(a.shape) if isinstance(a, np.ndarray) and address(a) == at else a
                 for a in args
             ]
             calls.append((call, replaced))

@@ -44,7 +44,7 @@ class Owner(Checked):
         """The layers that this one keeps as attributes, or in lists, tuples or dicts of them."""
         found: dict[int, Any] = {}
         for key, value in vars(self).items():
-            if key not in ("prev_layer", "follower", "prepared_for"):
+            if key not in ("prev_layer", "follower"):
                 collect(value, found)
         return tuple(found.values())
 
