@@ -13,11 +13,12 @@ from npdl._checks import check_int, error_message
 from npdl._ext import get_num_threads, get_precision, kernels
 from npdl._files import StrPath
 from npdl.batch import Batch, as_batch, is_stream
+from npdl.layers._folding import Folded
 from npdl.layers.owning import keeps_its_arrays
 from npdl.layers.plan import Plan
 from npdl.layers.recurrent import Recurrent, is_stateful
 from npdl.layers.tree import every_layer
-from npdl.program import Route
+from npdl.program import Route, layers_of
 from npdl.trainer import Trainer
 from npdl.training import own_arrays, predict_step
 
@@ -47,8 +48,8 @@ class Predictor:
 
     Notes
     -----
-    Dropout and noise do nothing at prediction. Batch normalization stays a separate step: scaled
-    filters would round differently from ``model.predict``.
+    Dropout and noise do nothing at prediction. Batch normalization behind Dense or a convolution is
+    part of their weights, as in ``model.predict``.
 
     Large images run through all layers a few at a time, so that the output of a layer is still in
     the cache when the next one reads it.
@@ -71,6 +72,7 @@ class Predictor:
         self._model = _snapshot(model)
         self._plan = self._model.require_plan("predictor")
         self._names = self._model.data_names
+        self._fold()
         stateful = any(is_stateful(layer) for layer in every_layer(self._plan.layers))
         #: Whether every call runs the plan.
         self._walks = self._plan.makes_masks or stateful
@@ -158,8 +160,18 @@ class Predictor:
         """Whether the routes were made for the active kernels."""
         return self._made_for == _setting()
 
+    def _fold(self) -> None:
+        """Compute the weights of folded layers once and for all."""
+        for layer in layers_of(self._plan):
+            if isinstance(layer, Folded):
+                layer.keep()
+
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_routes": {}, "_made_for": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._fold()
 
     def _batch(self, X: Any, mask: Any) -> Batch:
         """The inputs and their masks as arrays, checked."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +22,7 @@ from npdl import layers
 from npdl._dtype import FLOATS, get_dtype
 from npdl._ext import STEPS, kernels, noted
 from npdl._ext.activation_np import GELU, LINEAR, RELU
+from npdl.layers._folding import Folded
 from npdl.layers._fusing import IDENTITY
 from npdl.layers.base import Layer
 from npdl.layers.block import Block
@@ -43,8 +44,10 @@ COMPILED = PLAIN | {
     *(layers.LayerNormalization, layers.RMSNormalization, layers.GroupNormalization),
     *(layers.Add, layers.Concatenate),
     *(Block, layers.Sequence, layers.Residual, layers.Parallel, layers.TimeDistributed),
-    *(layers.DimShuffle, layers.Permute, layers.SpatialDropout, layers.GaussianNoise),
+    *(layers.DimShuffle, layers.Permute, layers.SpatialDropout, layers.GaussianNoise, Folded),
 }
+#: Kernels that may run the activation behind them.
+FUSING = ("add_forward", "conv2d_forward", "conv2d_transposed_forward", "dense_forward")
 #: Memories of a program, see `Chain` in steps.pyx: addresses, the block, and then its inputs and
 #: outputs.
 FIXED, BLOCK, ENDS = 0, 1, 2
@@ -134,7 +137,7 @@ class Program:
         values : list
             Those of the slots before that step.
         """
-        most = len(plan.steps) if kernels().ready else 0
+        most = len(plan.predicting) if kernels().ready else 0
         while most:
             recording = _Recording(plan, first, values, most)
             program = recording.program()
@@ -157,7 +160,7 @@ class _Call(NamedTuple):
         args, at = list(self.args), STEPS[self.name][1][0]
         if self.name == "norm_fixed_forward":
             args = [*args[:7], *(args[7:] or [IDENTITY])]
-        elif self.name not in ("add_forward", "conv2d_forward", "dense_forward"):
+        elif self.name not in FUSING:
             return None
         possible = (LINEAR, RELU) if self.name == "norm_fixed_forward" else range(GELU)
         if args[-1][0] != LINEAR or act[0] not in possible or args[at].size != y.size:
@@ -169,10 +172,12 @@ class _Call(NamedTuple):
 
 def _takes(layer: Layer, x: NDArray, dtype: Any) -> bool:
     """Whether a layer itself converts an input to this dtype, before it computes anything."""
+    if isinstance(layer, Folded):
+        layer = layer.affine
     if dtype is None or layer._parameters_by_name:
         return True
     if isinstance(layer, Block):
-        steps = layer._steps.steps
+        steps = layer._steps.predicting
         ends = len(layer._steps.in_shapes)
         readers = [step.owner for step in steps if min(step.sources) < ends]
         return all(_takes(one, x, dtype) for one in readers)
@@ -184,7 +189,7 @@ class _Recording:
 
     def __init__(self, plan: Plan, first: int, values: Sequence[Any], most: int) -> None:
         self._plan, self._values, self._now = plan, values, list(values)
-        every = [*every_layer(plan.layers)]
+        every = [*layers_of(plan)]
         #: The arrays of all layers.
         self._own = [
             Slot(p.value, FIXED) for one in every for p in one._parameters_by_name.values()
@@ -200,7 +205,7 @@ class _Recording:
         self._slots: list[Slot] = []
         self._calls: list[_Call] = []
         self._alive: list[NDArray] = []
-        for step in plan.steps[first : first + most]:
+        for step in plan.predicting[first : first + most]:
             kept = len(self._slots), len(self._calls), dict(self._taken)
             if not self._add(step):
                 del self._slots[kept[0] :], self._calls[kept[1] :]
@@ -297,7 +302,9 @@ class _Recording:
         if not self._calls:
             return None
         ours = {id(step) for step in self.steps}
-        read = {slot for step in self._plan.steps if id(step) not in ours for slot in step.sources}
+        read = {
+            slot for step in self._plan.predicting if id(step) not in ours for slot in step.sources
+        }
         read.update(self._plan.out_slots)
         filled = {slot: y for slot, y in self._filled.items() if slot in read}
         inputs = [slot.array for slot in self._slots if slot.memory >= ENDS]
@@ -425,6 +432,14 @@ def _is_ours(activation: Any) -> bool:
     return activation is None or type(activation).__module__ == "npdl.activations"
 
 
+def layers_of(plan: Plan) -> Iterator[Layer]:
+    """Yield the layers that run at prediction, and all their sublayers."""
+    for layer in every_layer(step.owner for step in plan.predicting):
+        yield layer
+        if isinstance(layer, Block):
+            yield from layers_of(layer._steps)
+
+
 class Route:
     """A plan for inputs of certain shapes: programs, and the steps that they leave.
 
@@ -443,9 +458,9 @@ class Route:
         self._free: list[list[int]] = []
         values = plan.values_of(inputs)
         first = 0
-        while first < len(plan.steps):
+        while first < len(plan.predicting):
             program = Program.of(plan, first, values)
-            steps = [plan.steps[first]] if program is None else program.steps
+            steps = [plan.predicting[first]] if program is None else program.steps
             self._parts.append(steps[0] if program is None else program)
             self._free.append([slot for step in steps for slot in step.free])
             self._do(len(self._parts) - 1, values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from npdl._dtype import FLOATS
 from npdl._ext import kernels
 from npdl._ext.activation_np import LINEAR
 from npdl.activations import KernelCode
+from npdl.layers.step import Step
 
 IDENTITY: KernelCode = (LINEAR, 1.0)
 
@@ -34,8 +35,13 @@ def are_replaced(layer: Any) -> bool:
     return any("forward" in vars(one) or "backward" in vars(one) for one in layers)
 
 
-def pairs(steps: Sequence[Any], repeated: Sequence[Any], kept: Collection[int]) -> dict[int, Any]:
-    """The activation step behind each step of a plan that can run it too, by the id of the latter.
+def pairs(
+    steps: Sequence[Step],
+    repeated: Sequence[Step],
+    kept: Collection[int],
+    fit: Callable[[Any, Any], bool],
+) -> dict[int, Step]:
+    """The step behind each step of a plan that can run it too, by the id of the latter.
 
     Nothing else may read the value between them.
 
@@ -46,6 +52,8 @@ def pairs(steps: Sequence[Any], repeated: Sequence[Any], kept: Collection[int]) 
         Steps that share a layer with an earlier one.
     kept : collection of int
         The slots that are read outside the plan.
+    fit : function
+        Tells of two layers whether they can run as one.
     """
     readers = Counter(slot for step in steps for slot in step.sources)
     makers = {slot: step for step in steps for slot in step.targets}
@@ -59,7 +67,23 @@ def pairs(steps: Sequence[Any], repeated: Sequence[Any], kept: Collection[int]) 
             and slot not in kept
             and not any(one is step or one is before for one in repeated)
             and not (are_replaced(before.layer) or are_replaced(step.layer))
-            and before.layer.takes_over(step.layer)
+            and fit(before.layer, step.layer)
         ):
             found[id(before)] = step
+    return found
+
+
+def joined(
+    steps: Sequence[Step], behind: dict[int, Step], join: Callable[[Step, Step], Any]
+) -> list[Step]:
+    """The steps of a plan, where each pair of `pairs` is one, of the layer that `join` returns."""
+    done = {id(step) for step in behind.values()}
+    found = []
+    for step in steps:
+        last = behind.get(id(step))
+        if last is not None:
+            found.append(Step(join(step, last), step.sources, last.targets, last.shapes))
+            found[-1].free = step.free
+        elif id(step) not in done:
+            found.append(step)
     return found

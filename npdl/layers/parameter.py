@@ -43,6 +43,13 @@ class Parameter:
         self.home: tuple[NDArray, NDArray] | None = None
         self.trainable = trainable
 
+    @classmethod
+    def constant(cls, name: str, value: NDArray) -> Parameter:
+        """A parameter that nothing changes, made in little time."""
+        parameter = cls.__new__(cls)
+        parameter.__setstate__((name, value, False, False, None))
+        return parameter
+
     @property
     def trainable(self) -> bool:
         """Whether training changes the array."""

@@ -11,77 +11,30 @@ Each value of the graph has a number, its slot. A step reads some slots and fill
 
 Forward walks down the list, backward walks up. A slot that is read twice gets the sum of two
 gradients. If a layer is called more than once, training runs a *twin* for each further call: a copy
-with the same weights, but its own gradients and cache. The gradients are added up at the end. In
-training, a layer may also run the activation behind it (``_fusing.py``); the two are then one step.
+with the same weights, but its own gradients and cache. The gradients are added up at the end. Two
+layers may run as one step: in training one with the activation behind it (``_fusing.py``), at
+prediction one with the normalization behind it (``_folding.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from npdl._calls import forward_takes
 from npdl._checks import error_message
-from npdl.layers._fusing import add_arrays, are_replaced, pairs
+from npdl.layers._folding import folded_steps
+from npdl.layers._fusing import add_arrays, are_replaced, joined, pairs
 from npdl.layers._padding import without_padding
-from npdl.layers.base import Layer, Shape
+from npdl.layers.base import Layer
 from npdl.layers.node import Node, Value, nodes_of
 from npdl.layers.owning import twin
+from npdl.layers.step import Step
 from npdl.layers.tree import every_layer
 
 Masks = Sequence[NDArray | None]
-
-
-class Step:
-    """One call of a layer.
-
-    Attributes
-    ----------
-    layer : Layer
-        What runs; in training a twin of `owner` where that is called again.
-    owner : Layer
-        The layer as the user made it.
-    sources, targets : tuple of int
-        The slots that are read and filled.
-    shapes : tuple of tuple
-        The shapes of the targets, None for sizes that are open.
-    free : tuple of int
-        The slots that no later step reads.
-    built : object
-        `owner.out_shape` at the time of planning: another object if the layer is built again.
-    forward : function
-        The `forward` of the layer's class at the last check.
-    takes_train : bool
-        Whether that has the argument `train`, which a user's layer need not have.
-    """
-
-    __slots__ = (
-        *("built", "forward", "free", "layer", "owner", "shapes", "sources", "takes_train"),
-        "targets",
-    )
-
-    def __init__(
-        self,
-        layer: Layer,
-        sources: tuple[int, ...],
-        targets: tuple[int, ...],
-        shapes: tuple[Shape, ...],
-    ) -> None:
-        self.layer = self.owner = layer
-        self.sources = sources
-        self.targets = targets
-        self.shapes = shapes
-        self.free: tuple[int, ...] = ()
-        self.built = layer.out_shape
-        self.look_at(type(layer).forward)
-
-    def look_at(self, forward: Callable[..., Any]) -> None:
-        """Look up the arguments that the `forward` of the layer takes."""
-        self.forward = forward
-        self.takes_train = forward_takes(forward)[0]
 
 
 class Plan:
@@ -149,6 +102,8 @@ class Plan:
         self._makes_masks = any(layer.makes_mask for layer in every_layer(self.layers))
         #: The steps of training, where some layers do the work of two; None outside of it.
         self._fused: list[Step] | None = None
+        #: The steps of prediction; None until they are needed.
+        self._folded: list[Step] | None = None
         self._blank: list[Any] = [None] * (self.n_slots - len(self.in_shapes))
         self._sums: dict[int, NDArray] = {}
         #: The first step that has to be walked back; the slots whose gradient is needed.
@@ -175,7 +130,7 @@ class Plan:
 
     def __getstate__(self) -> dict[str, Any]:
         passing: dict[str, Any] = {"_needed": None, "_lowest": 0, "_values": [], "_fused": None}
-        return {**vars(self), **passing, "_sums": {}}
+        return {**vars(self), **passing, "_sums": {}, "_folded": None}
 
     def slot_of(self, place: Value | Layer) -> int | None:
         """The slot of a value, or of the first output of a layer; None if there is none."""
@@ -187,7 +142,7 @@ class Plan:
         """Keep the values of these slots, for terms of the loss."""
         if not self.watched.issuperset(slots):
             self.watched = self.watched.union(slots)
-            self.is_chain = False
+            self.is_chain, self._folded = False, None
             self._find_free()
             if self._fused is not None:
                 self._fuse()
@@ -248,17 +203,12 @@ class Plan:
     def _fuse(self) -> None:
         """Let layers do the work of the activations behind them."""
         self._part()
-        behind = pairs(self.steps, self._repeated, {*self.watched, *self.out_slots})
-        done = {id(step) for step in behind.values()}
-        self._fused = []
+        kept = {*self.watched, *self.out_slots}
+        behind = pairs(self.steps, self._repeated, kept, lambda a, b: a.takes_over(b))
         for step in self.steps:
-            last = behind.get(id(step))
-            if last is not None:
-                step.layer.follower = last.layer
-                self._fused.append(Step(step.layer, step.sources, last.targets, last.shapes))
-                self._fused[-1].free = step.free
-            elif id(step) not in done:
-                self._fused.append(step)
+            if id(step) in behind:
+                step.layer.follower = behind[id(step)].layer
+        self._fused = joined(self.steps, behind, lambda step, _: step.layer)
 
     def _part(self) -> None:
         self._fused = None
@@ -269,6 +219,14 @@ class Plan:
     def _walked(self) -> list[Step]:
         """The steps of a training pass."""
         return self.steps if self._fused is None else self._fused
+
+    @property
+    def predicting(self) -> list[Step]:
+        """The steps of a pass in inference mode."""
+        if self._folded is None:
+            kept = {*self.watched, *self.out_slots}
+            self._folded = folded_steps(self.steps, self._repeated, kept)
+        return self._folded
 
     def end_training(self) -> None:
         """Undo `begin_training`."""
@@ -318,7 +276,7 @@ class Plan:
         values = [*inputs, *self._blank]
         marks: list[Any] = [*(masks or [None] * len(inputs)), *self._blank]
         heads = {self.out_slots[i] for i in linear}
-        for step in self._walked if train else self.steps:
+        for step in self._walked if train else self.predicting:
             self._run(step, values, marks, train, step.targets[0] in heads)
         if kept is not None:
             kept.update((slot, np.asarray(values[slot])) for slot in self.watched)
@@ -341,7 +299,7 @@ class Plan:
     def trace(
         self, inputs: Sequence[Any], masks: Masks | None = None
     ) -> Iterator[tuple[Layer, Any]]:
-        """Yield the layer of each step with its output, in inference mode."""
+        """Yield each layer with its output, in inference mode; no two run as one step."""
         values = [*inputs, *self._blank]
         marks: list[Any] = [*(masks or [None] * len(inputs)), *self._blank]
         for step in self.steps:
@@ -371,7 +329,7 @@ class Plan:
 
     def _chain(self, x: Any, train: bool, linear: bool) -> NDArray:
         """The output of a chain without masks: the common case, and the fastest."""
-        walked = self._walked if train else self.steps
+        walked = self._walked if train else self.predicting
         for step in walked[:-1] if linear else walked:
             layer = step.layer
             if type(layer).forward is not step.forward:
