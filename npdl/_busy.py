@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import weakref
+from _thread import allocate_lock, get_ident
 from collections.abc import Iterator
 from typing import Any
 
 #: The thread, and its process, that trains each model at the moment.
 _owners: weakref.WeakKeyDictionary[Any, tuple[int, int]] = weakref.WeakKeyDictionary()
-_lock = threading.Lock()
+_lock = allocate_lock()
 
 
 @contextlib.contextmanager
@@ -23,7 +23,7 @@ def trained_here(model: Any) -> Iterator[None]:
     RuntimeError
         If another thread is training it.
     """
-    me = os.getpid(), threading.get_ident()
+    me = os.getpid(), get_ident()
     with _lock:
         owner = _owners.get(model)
         if owner is not None and owner != me and owner[0] == me[0]:
@@ -42,4 +42,4 @@ def trained_here(model: Any) -> Iterator[None]:
 
 
 if hasattr(os, "register_at_fork"):  # another thread may hold it while this one forks
-    os.register_at_fork(after_in_child=lambda: globals().update(_lock=threading.Lock()))
+    os.register_at_fork(after_in_child=lambda: globals().update(_lock=allocate_lock()))

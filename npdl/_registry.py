@@ -67,7 +67,7 @@ def config_name(value: Any) -> str:
 
 
 #: Where a word begins within a class name: "Soft|Plus", "Batch|LSTM", "Top|K|Accuracy".
-_WORDS = re.compile(
+_WORDS = (
     r"(?<=[a-z0-9])(?=[A-Z][a-z]|[A-Z]{3})"
     r"|(?<=[a-z])(?=[A-Z][A-Z][a-z])|(?<=[a-z][A-Z])(?=[A-Z][a-z])"  # a word of one letter
 )
@@ -97,21 +97,21 @@ class Registry(Generic[T]):
         self.kind = kind
         self.base = base
         self._classes: dict[str, type[T]] = {}
-        self._names: list[str] = []
+        self._names: list[tuple[str, tuple[str, ...]]] = []  # of a class, and its aliases
         _registries.append(self)
 
     @property
     def names(self) -> list[str]:
         """The names to list in messages: snake case and aliases, in order of registration."""
-        return list(self._names)
+        return [n for name, aliases in self._names for n in (snake_case(name), *aliases)]
 
     def register(self, *aliases: str) -> Callable[[type[T]], type[T]]:
         """Return a class decorator that makes a class known under its name and `aliases`."""
 
         def decorate(cls: type[T]) -> type[T]:
-            for name in (snake_case(cls.__name__), *aliases):
+            for name in (cls.__name__, *aliases):
                 self._classes[_key(name)] = cls
-                self._names.append(name)
+            self._names.append((cls.__name__, aliases))
             return cls
 
         return decorate
@@ -172,7 +172,7 @@ class Registry(Generic[T]):
         if found is None and self._may_be(_registered.get(name)):
             found = _registered[name]
         if found is None:
-            names = ", ".join(self._names)
+            names = ", ".join(self.names)
             raise ValueError(f"Unknown {self.kind} {name!r}. Valid names: {names}.")
         return found
 

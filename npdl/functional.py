@@ -19,7 +19,6 @@ from npdl.layers.owning import named_arrays
 from npdl.layers.plan import Plan
 from npdl.layers.tree import unique_names
 from npdl.persistence import Persistent
-from npdl.summary import print_summary
 
 
 class Functional(Persistent):
@@ -378,6 +377,8 @@ class Functional(Persistent):
         shape = self.layers[0].declared_shape if self.layers and self.plan is None else None
         if shape is not None and None not in shape[1:]:
             self.build()
+        from npdl.summary import print_summary
+
         print_summary(self, file)
 
 

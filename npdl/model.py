@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,9 +18,11 @@ from npdl.callbacks.progress import make_progress
 from npdl.feed import Feed
 from npdl.layers.plan import Plan
 from npdl.layers.tree import every_layer
-from npdl.predictor import Predictor
 from npdl.results import EvaluationResult, RunningMetrics
 from npdl.trainer import Trainer
+
+if TYPE_CHECKING:
+    from npdl.predictor import Predictor
 
 
 class Model(Trainer):
@@ -324,6 +326,8 @@ class Model(Trainer):
         batch_size : int
             Samples at a time; bounds the memory needed.
         """
+        from npdl.predictor import Predictor
+
         self._require_predictable("predictor")
         return Predictor(self, batch_size)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -179,6 +178,8 @@ class _OutputMetrics:
     """Loss and metrics of one output."""
 
     def __init__(self, head: Head) -> None:
+        from copy import copy
+
         self.index, self.name, self.weight = head.index, head.name, head.weight
         self._objective = head.loss
         self._sums = getattr(head.loss, "reduction", "mean") == "sum"
@@ -186,7 +187,7 @@ class _OutputMetrics:
         self._count = 0.0
         self._metrics: list[tuple[str, Metric, bool]] = []
         for name, metric, weighted in head.metrics:
-            own = copy.copy(metric)
+            own = copy(metric)
             own.reset_state()
             self._metrics.append((name, own, weighted))
         self._is_accuracy = [type(m) for _, m, _ in self._metrics] == [metrics.Accuracy] and (
@@ -278,10 +279,12 @@ class _OutputMetrics:
 
     def merge(self, states: Sequence[dict[str, Any]]) -> None:
         """Become the sum of others; see `RunningMetrics.merge`."""
+        from copy import copy
+
         self._loss = sum(float(state["loss"]) for state in states)
         self._count = sum(float(state["count"]) for state in states)
         for i, (_, metric, _) in enumerate(self._metrics):
-            others = [copy.copy(metric) for _ in states]
+            others = [copy(metric) for _ in states]
             for other, state in zip(others, states):
                 other.reset_state()
                 other.set_state(state["metrics"][i])

@@ -10,7 +10,6 @@ schedule has no state, so a resumed training run continues with the right rate.
 
 from __future__ import annotations
 
-import bisect
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -136,7 +135,9 @@ class PiecewiseConstantDecay(LearningRateSchedule):
 
     def __call__(self, step: int) -> float:
         """Return the rate of step 0, 1, ..."""
-        return self.values[bisect.bisect_left(self.boundaries, step)]
+        from bisect import bisect_left
+
+        return self.values[bisect_left(self.boundaries, step)]
 
 
 @register()

@@ -12,8 +12,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -90,6 +88,9 @@ class Interrupt:
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Handle Ctrl-C within the block, unless the program handles it itself."""
+        import signal
+        import threading
+
         main = threading.current_thread() is threading.main_thread()
         if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
             yield

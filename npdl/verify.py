@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
-from npdl._ext import available_backends, kernels, use_backend
+from npdl._ext import available_backends, kernels, load_all, use_backend
 from npdl._ext.activation_np import (
     FROM_INPUT,
     LINEAR,
@@ -456,6 +456,11 @@ def run(budget: float = 0.1) -> int:
             "compiler and reinstall npdl.",
             file=sys.stderr,
         )
+        return 2
+    try:
+        load_all()
+    except ImportError as error:
+        print(f"A kernel can't be loaded: {error}. Reinstall npdl.", file=sys.stderr)
         return 2
     good = verify(budget=budget)
     print("\nEvery kernel agrees with its twin." if good else "\nMISMATCH: see above.")

@@ -259,6 +259,60 @@ def test_a_kernel_of_another_version_is_refused(pure, tmp_path):
     assert run.end.endswith("npdl._ext.dense_np is from another version: no dense_backward")
 
 
+# --------------------------------------------------------- kernels loaded when first used
+
+LOOK_UP = """
+import sys
+import numpy as np
+import npdl
+from npdl._ext import kernels
+table = np.ones((3, 2), "float32")
+rows, dy, dtable = np.array([2, 0, 2]), table, np.empty_like(table)
+print("npdl._ext.embedding_" + (kernels().isa or "np") in sys.modules, end=" ")
+kernels().embedding_backward(rows, dy, dtable)
+print(dtable[:, 0], kernels().embedding_backward.__module__.rpartition(".")[2])
+"""
+
+
+@pytest.mark.parametrize("backend", _ext.available_backends())
+def test_few_kernels_are_loaded_at_import(backend):
+    run = python(LOOK_UP, NPDL_BACKEND=backend)
+    suffix = "np" if backend == "numpy" else built_isas()[-1]
+    assert (run.out, run.err) == (f"False [1. 0. 2.] embedding_{suffix}", "")
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory):
+    """A folder with a copy of npdl whose kernel for embeddings can't be loaded."""
+    folder = tmp_path_factory.mktemp("damaged")
+    shutil.copytree(PACKAGE, folder / "npdl", ignore=shutil.ignore_patterns("__pycache__"))
+    for library in (folder / "npdl/_ext").glob("embedding_*.*"):
+        if library.suffix in (".so", ".pyd"):
+            library.write_bytes(b"damaged")
+    return folder
+
+
+@needs_cython
+def test_a_damaged_kernel_is_replaced_by_its_twin(damaged):
+    run = python(LOOK_UP, damaged)
+    assert run.out == "False [1. 0. 2.] embedding_np"
+    assert run.err.count("RuntimeWarning: npdl runs without its compiled kernels (") == 1
+
+
+@needs_cython
+@pytest.mark.parametrize("variables", [{"NPDL_REQUIRE_EXT": "1"}, {"NPDL_BACKEND": "cython"}])
+def test_a_damaged_kernel_that_is_required_is_an_error(damaged, variables):
+    run = python(LOOK_UP, damaged, **variables)
+    assert run.code == 1
+    assert run.end.startswith("ImportError: The compiled kernels are missing (")
+
+
+@needs_cython
+def test_verify_needs_every_kernel(damaged):
+    run = python("from npdl.verify import run; print(run(budget=0))", damaged)
+    assert run.out == "2" and run.end.startswith("A kernel can't be loaded: ")
+
+
 # ---------------------------------------------------------------------- use_backend
 
 

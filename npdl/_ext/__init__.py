@@ -2,7 +2,8 @@
 
 Each hot path is a pair of files with the same functions: ``conv_np.py``, the NumPy twin, defines
 the contract and is the fallback; ``conv.pyx`` is the Cython kernel, compiled once for each
-instruction set. This module selects the kernels once, at import::
+instruction set. This module selects the kernels once, at import, and loads those that few programs
+need when they are first called::
 
     kernels().dense_forward(x, w, b, y, (RELU, 1.0))
 
@@ -28,7 +29,7 @@ import functools
 import importlib
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -106,53 +107,87 @@ STEPS = {
     "take_rows": ((1,), (2,)),
 }
 
+#: Modules that most programs need, which are loaded at import and show that a build is whole. The
+#: others are loaded when one of their functions is first called.
+COMMON = ("activation", "dense", "optimizer", "softmax")
+
 #: Instruction sets that a build may contain, the best last.
 ISAS = ("base", "v3", "v4")
 
 
-def _load(name: str, suffix: str) -> SimpleNamespace:
-    """The functions of all pairs from the modules ``<stem>_<suffix>``, as one namespace."""
-    functions = {}
-    for stem, names in PAIRS.items():
-        module = importlib.import_module(f"npdl._ext.{stem}_{suffix}")
-        for function in names:
-            if not hasattr(module, function):
-                raise ImportError(f"{module.__name__} is from another version: no {function}")
-            functions[function] = getattr(module, function)
+class _Unloaded:
+    """A kernel whose module is loaded at its first call, which then takes its place."""
+
+    def __init__(self, active: SimpleNamespace, stem: str, suffix: str, name: str) -> None:
+        self._active, self._stem, self._suffix, self._name = active, stem, suffix, name
+
+    def __call__(self, *args: Any) -> None:
+        try:
+            module = _load_module(self._active, self._stem, self._suffix)
+        except ImportError as error:
+            if self._suffix == "np":
+                raise
+            _do_without(error)
+            module = _load_module(self._active, self._stem, "np")
+        getattr(module, self._name)(*args)
+
+
+def _load(name: str, suffix: str, at_once: Iterable[str]) -> SimpleNamespace:
+    """The functions of all pairs from the modules ``<stem>_<suffix>``, as one namespace.
+
+    Modules of stems that are not among `at_once` are loaded when they are first used.
+    """
     moves = importlib.import_module("npdl._ext.moves")
-    functions.update({function: getattr(moves, function) for function in MOVES})
-    ready, recorded = ({}, {}) if name == "numpy" else _makers(suffix)
-    return SimpleNamespace(
+    active = SimpleNamespace(
         backend=name,
         isa=None if name == "numpy" else suffix,
-        ready=ready,
-        recorded=recorded,
-        **functions,
+        ready={},
+        recorded={},
+        **{function: getattr(moves, function) for function in MOVES},
     )
+    if name != "numpy":
+        steps = importlib.import_module("npdl._ext.steps")
+        for function in MOVES:
+            maker = getattr(moves, f"{function}_ready")
+            active.ready[function] = functools.partial(maker, steps)
+    for stem, functions in PAIRS.items():
+        for function in functions:
+            setattr(active, function, _Unloaded(active, stem, suffix, function))
+    for stem in at_once:
+        _load_module(active, stem, suffix)
+    return active
 
 
-def _makers(isa: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The functions that prepare a call of a kernel, and those that record it.
+def _load_module(active: SimpleNamespace, stem: str, suffix: str) -> Any:
+    """Import the module ``<stem>_<suffix>`` and put its functions into the namespace."""
+    module = importlib.import_module(f"npdl._ext.{stem}_{suffix}")
+    for function in PAIRS[stem]:
+        if not hasattr(module, function):
+            raise ImportError(f"{module.__name__} is from another version: no {function}")
+    if suffix != "np":
+        _add_makers(active, stem, module)
+    for function in PAIRS[stem]:
+        if isinstance(getattr(active, function), _Unloaded):  # not what a program put there
+            setattr(active, function, getattr(module, function))
+    return module
+
+
+def _add_makers(active: SimpleNamespace, stem: str, module: Any) -> None:
+    """Add the functions that prepare a call of a kernel to `ready`, those that record it too.
 
     A recorded call reads all of its arrays each time, and a tape can play it. A prepared one may
     have packed its weights. Programs use either, and copies.
     """
-    ready, recorded = {}, {}
-    for stem, names in PAIRS.items():
-        module = importlib.import_module(f"npdl._ext.{stem}_{isa}")
-        for function in names:
-            if hasattr(module, f"{function}_recorded"):
-                ready[function] = recorded[function] = getattr(module, f"{function}_recorded")
-            if hasattr(module, f"{function}_ready"):
-                ready[function] = getattr(module, f"{function}_ready")
-            elif stem == "rnn" and function in STEPS:  # one for all of them
-                ready[function] = functools.partial(module.recurrent_ready, function)
-        if stem == "optimizer":
-            recorded["step"] = module.step_recorded
-    moves, steps = (importlib.import_module(f"npdl._ext.{name}") for name in ("moves", "steps"))
-    for function in MOVES:
-        ready[function] = functools.partial(getattr(moves, f"{function}_ready"), steps)
-    return ready, recorded
+    ready, recorded = active.ready, active.recorded
+    for function in PAIRS[stem]:
+        if hasattr(module, f"{function}_recorded"):
+            ready[function] = recorded[function] = getattr(module, f"{function}_recorded")
+        if hasattr(module, f"{function}_ready"):
+            ready[function] = getattr(module, f"{function}_ready")
+        elif stem == "rnn" and function in STEPS:  # one for all of them
+            ready[function] = functools.partial(module.recurrent_ready, function)
+    if stem == "optimizer":
+        recorded["step"] = module.step_recorded
 
 
 def _load_cython(wanted: str | None) -> SimpleNamespace:
@@ -167,34 +202,48 @@ def _load_cython(wanted: str | None) -> SimpleNamespace:
         usable = (wanted,)
     for isa in reversed(usable):
         try:
-            return _load("cython", isa)
+            return _load("cython", isa, COMMON)
         except ModuleNotFoundError as error:  # not in this build
             missing = error
     raise missing
 
 
+def _wanted_backend() -> str | None:
+    return os.environ.get("NPDL_BACKEND") or None
+
+
+def _do_without(error: ImportError, stacklevel: int = 3) -> None:
+    """Warn that compiled kernels are missing, or raise an error if they are required."""
+    wanted = _wanted_backend()
+    if wanted == "cython" or os.environ.get("NPDL_REQUIRE_EXT", "0") not in ("", "0"):
+        raise ImportError(
+            f"The compiled kernels are missing ({error}). Build them with a C compiler: "
+            "pip install --no-binary npdl npdl."
+        ) from error
+    if wanted is None:
+        warnings.warn(
+            f"npdl runs without its compiled kernels ({error}); it uses NumPy instead, which "
+            "is many times slower. Install a C compiler and reinstall npdl, or set "
+            "NPDL_BACKEND=numpy to hide this warning.",
+            RuntimeWarning,
+            stacklevel=stacklevel,
+        )
+
+
 def _load_backends() -> tuple[dict[str, SimpleNamespace], str]:
-    wanted = os.environ.get("NPDL_BACKEND") or None
+    wanted = _wanted_backend()
     if wanted not in (None, "numpy", "cython"):
         raise ValueError(f"NPDL_BACKEND must be 'cython' or 'numpy'. Received: {wanted!r}.")
-    found = {"numpy": _load("numpy", "np")}
+    compiled = None
     try:
-        found["cython"] = _load_cython(os.environ.get("NPDL_ISA") or None)
+        compiled = _load_cython(os.environ.get("NPDL_ISA") or None)
     except ImportError as error:
-        if wanted == "cython" or os.environ.get("NPDL_REQUIRE_EXT", "0") not in ("", "0"):
-            raise ImportError(
-                f"The compiled kernels are missing ({error}). Build them with a C compiler: "
-                "pip install --no-binary npdl npdl."
-            ) from error
-        if wanted is None:
-            warnings.warn(
-                f"npdl runs without its compiled kernels ({error}); it uses NumPy instead, which "
-                "is many times slower. Install a C compiler and reinstall npdl, or set "
-                "NPDL_BACKEND=numpy to hide this warning.",
-                RuntimeWarning,
-                stacklevel=4,
-            )
-    return found, wanted or ("cython" if "cython" in found else "numpy")
+        _do_without(error, 5)
+    default = wanted or ("numpy" if compiled is None else "cython")
+    found = {"numpy": _load("numpy", "np", COMMON if default == "numpy" else ())}
+    if compiled is not None:
+        found["cython"] = compiled
+    return found, default
 
 
 _backends, _default = _load_backends()
@@ -239,6 +288,19 @@ def copied(x: Any) -> Any:
     y = np.empty(x.shape, x.dtype)
     kernels().copy_array(x, y)
     return y
+
+
+def load_all() -> None:
+    """Load the kernels of all backends that no call has loaded yet.
+
+    Raises
+    ------
+    ImportError
+        If one can't be loaded.
+    """
+    for active in _backends.values():
+        for stem in PAIRS:
+            _load_module(active, stem, active.isa or "np")
 
 
 def available_backends() -> tuple[str, ...]:
@@ -315,10 +377,11 @@ def set_precision(mode: str) -> None:
     global _precision
     if mode not in ("fast", "exact"):
         raise ValueError(f"The precision must be 'fast' or 'exact'. Received: {mode!r}.")
-    _precision = mode
-    if "cython" in _backends:
+    if "cython" in _backends and mode != _precision:
         stem = f"npdl._ext.conv_{_backends['cython'].isa}"
-        importlib.import_module(stem).set_winograd(mode == "fast")
+        with contextlib.suppress(ImportError):  # which the first convolution reports
+            importlib.import_module(stem).set_winograd(mode == "fast")
+    _precision = mode
 
 
 def get_precision() -> str:

@@ -3,17 +3,17 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from npdl.callbacks.averaging import SwapEMAWeights
 from npdl.callbacks.base import Callback, CallbackList
 from npdl.callbacks.history import History
-from npdl.callbacks.lambda_callback import LambdaCallback
-from npdl.callbacks.learning_rate import LearningRateScheduler, ReduceLROnPlateau
-from npdl.callbacks.monitor import Monitor
-from npdl.callbacks.stopping import EarlyStopping, TerminateOnNaN
 
 if TYPE_CHECKING:
+    from npdl.callbacks.averaging import SwapEMAWeights
     from npdl.callbacks.checkpoint import BackupAndRestore, ModelCheckpoint
+    from npdl.callbacks.lambda_callback import LambdaCallback
+    from npdl.callbacks.learning_rate import LearningRateScheduler, ReduceLROnPlateau
     from npdl.callbacks.loggers import CSVLogger, TensorBoard
+    from npdl.callbacks.monitor import Monitor
+    from npdl.callbacks.stopping import EarlyStopping, TerminateOnNaN
     from npdl.callbacks.tracking import LiveCurves, OptunaPruning, Tracker
 
 __all__ = [
@@ -36,15 +36,22 @@ __all__ = [
     "Tracker",
 ]
 
-#: Those that write files or call other tools, by their modules, which are imported when they are
+#: Those that `Model.fit` does not use by itself, by their modules, which are imported when they are
 #: first used.
 _LATER = {
     "BackupAndRestore": "checkpoint",
     "CSVLogger": "loggers",
+    "EarlyStopping": "stopping",
+    "LambdaCallback": "lambda_callback",
+    "LearningRateScheduler": "learning_rate",
     "LiveCurves": "tracking",
     "ModelCheckpoint": "checkpoint",
+    "Monitor": "monitor",
     "OptunaPruning": "tracking",
+    "ReduceLROnPlateau": "learning_rate",
+    "SwapEMAWeights": "averaging",
     "TensorBoard": "loggers",
+    "TerminateOnNaN": "stopping",
     "Tracker": "tracking",
 }
 

@@ -7,7 +7,6 @@ notebook, only the lines are printed, without control codes.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -167,9 +166,11 @@ def _tqdm(file: TextIO) -> Callable[..., Any] | None:
     notebook = file is sys.stdout and type(file).__module__.startswith("ipykernel")
     if not notebook and not getattr(file, "isatty", lambda: False)():
         return None
-    if importlib.util.find_spec("tqdm") is None:
+    from importlib.util import find_spec  # few programs have such a bar
+
+    if find_spec("tqdm") is None:
         return None
-    if notebook and importlib.util.find_spec("ipywidgets") is not None:
+    if notebook and find_spec("ipywidgets") is not None:
         return importlib.import_module("tqdm.notebook").tqdm
     return importlib.import_module("tqdm").tqdm
 

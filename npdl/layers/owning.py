@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -179,6 +178,8 @@ def named_arrays(layer: Any) -> Iterator[tuple[str, NDArray, bool]]:
 
 def twin(layer: Any) -> Any:
     """A copy of a layer that shares its weights, with its own gradients and caches."""
+    from copy import deepcopy
+
     memo: dict[int, Any] = {}
     inner = [*every_layer([layer])]
     for one in inner:
@@ -188,7 +189,7 @@ def twin(layer: Any) -> Any:
         memo.update((id(v), v) for v in vars(one).values() if isinstance(v, np.ndarray))
         for grad in one.grads:
             memo.pop(id(grad), None)
-    return copy.deepcopy(layer, memo)
+    return deepcopy(layer, memo)
 
 
 def relocate(layer: Any, parameter: Parameter, value: NDArray, grad: NDArray | None) -> None:

@@ -22,12 +22,12 @@ def warn_if_rate(cls: type, args: tuple[Any, ...]) -> None:
             )
 
 
-def show_signature(cls: type) -> None:
-    """Let `help` show the arguments of `__init__`, not those of `__new__`."""
-    signature = inspect.signature(vars(cls).get("__init__") or cls.__init__)  # type: ignore[misc]
-    cls.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=[*signature.parameters.values()][1:]
-    )
+class ShownSignature:
+    """What `help` shows of a class: the arguments of `__init__`, not those of `__new__`."""
+
+    def __get__(self, instance: Any, cls: type) -> inspect.Signature:
+        signature = inspect.signature(cls.__init__)  # type: ignore[misc]
+        return signature.replace(parameters=[*signature.parameters.values()][1:])
 
 
 #: Keras's names of arguments that have another name here.

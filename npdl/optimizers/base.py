@@ -15,7 +15,7 @@ from npdl._dtype import FLOATS
 from npdl._ext.optimizer_np import update_mean
 from npdl._registry import Configurable, Registry
 from npdl.optimizers import clipping
-from npdl.optimizers.arguments import by_own_names, optional, show_signature, warn_if_rate
+from npdl.optimizers.arguments import ShownSignature, by_own_names, optional, warn_if_rate
 from npdl.optimizers.units import Slots, Unit, UpdateCache, make_units
 
 
@@ -125,9 +125,7 @@ class Optimizer(Configurable):
         self._weight = 0.0
         self._slots: dict[Hashable, Slots] = {}
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        show_signature(cls)
+    __signature__ = ShownSignature()
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Warn if the first argument looks like a learning rate, which it is in other libraries."""
@@ -410,9 +408,6 @@ class Optimizer(Configurable):
         decays = [not self._is_excluded(name) for name in keys]
         units = make_units(own, given, keys, decays, self._slots, grouping is not None)
         return UpdateCache((params, grads, names), (own, given, keys), self._slots, grouping, units)
-
-
-show_signature(Optimizer)
 
 
 def _copy(slots: dict[Hashable, Slots]) -> dict[Hashable, Slots]:
