@@ -18,6 +18,7 @@ from npdl.callbacks.progress import make_progress
 from npdl.feed import Feed
 from npdl.layers.plan import Plan
 from npdl.layers.tree import every_layer
+from npdl.repeated import Repeats
 from npdl.results import EvaluationResult, RunningMetrics
 from npdl.trainer import Trainer
 
@@ -313,10 +314,21 @@ class Model(Trainer):
 
     def _predict_at_once(self, X: Any, plan: Plan | None) -> Any:
         if plan is not None and self.inputs is None and type(X) is np.ndarray:
-            return training.predict_array(plan, as_samples("X", X))
+            x = as_samples("X", X)
+            y = self._repeated(plan, x)
+            return training.predict_array(plan, x) if y is None else y
         batch = as_batch(X, names=self.data_names)
         plan = self.build_for(batch.x)
+        if type(X) is np.ndarray:
+            y = self._repeated(plan, X)
+            if y is not None:
+                return y
         return self.packed(training.predict_step(plan, batch))
+
+    def _repeated(self, plan: Plan, x: NDArray) -> Any:
+        if self._repeats is None:
+            self._repeats = Repeats()
+        return self._repeats.predict(self, plan, x)
 
     def predictor(self, batch_size: int = 256) -> Predictor:
         """Return a snapshot of the model for inference, see `npdl.predictor.Predictor`.

@@ -13,6 +13,11 @@ from npdl._registry import custom_objects as using_custom_objects
 from npdl.layers.base import Layer
 from npdl.serialization import Mismatch
 
+#: What copies of a model do without.
+_PASSING = frozenset(
+    ("loop", "_trained", "_adding", "_running", "_reached", "_replays", "_passes", "_repeats")
+)
+
 
 class Persistent:
     """The methods of `npdl.model.Model` for files, configurations and weights."""
@@ -22,8 +27,7 @@ class Persistent:
 
     def __getstate__(self) -> dict[str, Any]:
         """The state for `pickle` and `copy.deepcopy`: everything except a running training loop."""
-        passing = ("loop", "_trained", "_adding", "_running", "_reached", "_replays", "_passes")
-        return {k: v for k, v in self.__dict__.items() if k not in passing}
+        return {k: v for k, v in self.__dict__.items() if k not in _PASSING}
 
     def to_json(self) -> dict[str, Any]:
         """Return the model's configuration as JSON types: layers, loss, optimizer, no weights."""

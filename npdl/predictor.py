@@ -70,13 +70,13 @@ class Predictor:
     def __init__(self, model: Trainer, batch_size: int = 256) -> None:
         self._batch_size = check_int("batch_size", batch_size)
         self._model = _snapshot(model)
-        self._plan = self._model.require_plan("predictor")
+        self.plan = self._model.require_plan("predictor")
         self._names = self._model.data_names
         self._fold()
-        stateful = any(is_stateful(layer) for layer in every_layer(self._plan.layers))
+        stateful = any(is_stateful(layer) for layer in every_layer(self.plan.layers))
         #: Whether every call runs the plan.
-        self._walks = self._plan.makes_masks or stateful
-        self._image_bytes = 0 if self._walks else _image_bytes(self._plan)
+        self._walks = self.plan.makes_masks or stateful
+        self._image_bytes = 0 if self._walks else _image_bytes(self.plan)
         #: The prepared routes, by the shapes of the inputs; and their kernels.
         self._routes: dict[Any, Route] = {}
         self._made_for: Any = None
@@ -134,7 +134,7 @@ class Predictor:
     def _outputs(self, batch: Batch) -> list[NDArray]:
         """The outputs of one batch, by the route for its shapes if there is one."""
         if self._walks or any(mask is not None for mask in batch.mask):
-            return predict_step(self._plan, batch)
+            return predict_step(self.plan, batch)
         if not self._is_current():
             self._routes, self._made_for = {}, _setting()
         key: Any = tuple((x.shape, x.dtype.char) for x in batch.x)
@@ -142,10 +142,10 @@ class Predictor:
         route = self._routes.get(key)
         outputs = None if route is None else route(batch.x)
         if route is None and len(self._routes) < ROUTES:
-            route = Route(self._plan, batch.x)
+            route = Route(self.plan, batch.x)
             outputs, route.made = route.made, None
             self._routes[key] = route
-        return predict_step(self._plan, batch) if outputs is None else own_arrays(outputs, batch)
+        return predict_step(self.plan, batch) if outputs is None else own_arrays(outputs, batch)
 
     def _samples_at_a_time(self, n: int) -> int:
         """The size of the parts of a batch of n samples."""
@@ -162,7 +162,7 @@ class Predictor:
 
     def _fold(self) -> None:
         """Compute the weights of folded layers once and for all."""
-        for layer in layers_of(self._plan):
+        for layer in layers_of(self.plan):
             if isinstance(layer, Folded):
                 layer.keep()
 
@@ -193,7 +193,7 @@ class Predictor:
 
     def reset_states(self) -> None:
         """Let stateful recurrent layers begin from zero at the next call."""
-        for layer in every_layer(self._plan.layers):
+        for layer in every_layer(self.plan.layers):
             if is_stateful(layer):
                 layer.reset_states()
 

@@ -215,7 +215,7 @@ class _Recording:
 
     def _add(self, step: Step) -> bool:
         """Run a step, and record its calls."""
-        if not _is_compiled(step.owner):
+        if not is_compiled(step.owner):
             return False
         for slot in step.sources:
             if slot not in self._taken and slot not in self._filled:
@@ -417,7 +417,7 @@ def _of_both(function: str, one: tuple[Any, ...], other: tuple[Any, ...]) -> Any
     return places, (*one, *other)
 
 
-def _is_compiled(layer: Layer) -> bool:
+def is_compiled(layer: Layer) -> bool:
     """Whether a layer, with all layers in it, only calls kernels."""
     for one in every_layer([layer]):
         own = vars(one)

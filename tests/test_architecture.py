@@ -49,6 +49,7 @@ LEVELS = [
             "adapter",
             "program",
             "predictor",
+            "repeated",
             "model",
         ),
         *("saving", "_gradcheck", "testing", "autodiff"),

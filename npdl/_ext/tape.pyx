@@ -8,8 +8,9 @@ Unlike a chain of steps.pyx, a tape reads weights in place and works in the reco
 one thread may play it at a time.
 """
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp
 from npdl._ext.steps cimport given_t, play_t, read_given, read_step, ready_t
 from npdl._ext.threads cimport give, max_workers, scratch_t, take
 
@@ -186,19 +187,22 @@ cdef class Tape:
 
 
 cdef class Watch:
-    """Checks whether attributes are still the same objects.
+    """Checks whether attributes are still the same objects, and arrays have the same bytes.
 
     Parameters
     ----------
     attributes : list of (object, str)
     dicts : list of (dict, frozenset of str)
         All entries of each dict, except those of these names.
+    pairs : list of (array, array)
+        C-ordered arrays, whose bytes must be those of the other one.
     """
 
-    cdef list attributes, entries, sizes
+    cdef list attributes, entries, sizes, pairs, places
     cdef int workers
 
-    def __init__(self, attributes, dicts):
+    def __init__(self, attributes, dicts, pairs=()):
+        cdef given_t a, b
         self.attributes = [(o, name, getattr(o, name)) for o, name in attributes]
         self.entries, self.sizes = [], []
         for names, passing in dicts:
@@ -207,6 +211,11 @@ cdef class Watch:
                     self.entries.append((names, name, value))
             self.sizes.append((names, passing, _size(names, passing)))
         self.workers = max_workers()
+        self.pairs, self.places = list(pairs), []
+        for one, other in pairs:
+            if not (read_given(one, &a) and read_given(other, &b) and a.bytes == b.bytes):
+                raise ValueError("A watch needs C-ordered arrays of the same size.")
+            self.places.append((<uintptr_t> a.data, <uintptr_t> b.data, a.bytes))
 
     def same(self):
         """Whether nothing has changed, including the number of threads."""
@@ -223,6 +232,9 @@ cdef class Watch:
                 return False
         for item in self.attributes:
             if getattr(item[0], item[1]) is not item[2]:
+                return False
+        for item in self.places:
+            if memcmp(<void*> <uintptr_t> item[0], <void*> <uintptr_t> item[1], item[2]):
                 return False
         return True
 
