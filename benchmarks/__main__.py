@@ -40,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--rounds", type=int, default=5, help="turns of each library")
         command.add_argument("--seconds", type=float, default=1.0, help="length of a turn")
         command.add_argument("--only", nargs="*", default=[], help="geometries with these words")
+        command.add_argument("--avx2", action="store_true", help="as on a CPU without AVX-512")
         command.add_argument("--no-check", action="store_true", help="don't compare the numbers")
         command.add_argument(
             "--python",
@@ -230,8 +231,10 @@ def main() -> None:
     args = parser().parse_args()
     if args.command == "peers-setup":
         envs.setup(args.families, args.envs)
-    else:
-        COMMANDS[args.command][1](args)
+        return
+    if args.avx2:
+        os.environ.update(envs.AVX2)
+    COMMANDS[args.command][1](args)
 
 
 if __name__ == "__main__":

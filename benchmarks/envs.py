@@ -69,6 +69,16 @@ PEERS = {
     "onnx": Peer("onnx", "onnx_adapter", label="ONNX Runtime", modes=("predict",)),
 }
 
+#: Variables that keep the libraries, and those below them, to AVX2. ONNX Runtime has none.
+AVX2 = {
+    "NPDL_ISA": "v3",
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "XLA_FLAGS": "--xla_cpu_max_isa=AVX2",
+    "OPENBLAS_CORETYPE": "Haswell",
+}
+
 #: The peers that are npdl itself, and so never "the best peer".
 OURS = ("npdl", "npdl-predictor", "npdl-numpy")
 

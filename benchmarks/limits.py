@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.envs import ROOT
+from benchmarks.envs import AVX2, ROOT
 
 
 def machine() -> dict[str, Any]:
@@ -26,9 +26,10 @@ def machine() -> dict[str, Any]:
     fields = dict(line.split("\t:", 1) for line in lines if "\t:" in line.replace("\t\t", "\t"))
     fields = {key.strip(): value.strip() for key, value in fields.items()}
     flags = set(fields.get("flags", "").split())
+    kinds = ("avx2", "sse4_2") if _without_avx512() else ("avx512f", "avx2", "sse4_2")
     return {
         "cpu": fields.get("model name", platform.processor() or platform.machine()),
-        "vectors": next((f for f in ("avx512f", "avx2", "sse4_2") if f in flags), "?"),
+        "vectors": next((f for f in kinds if f in flags), "?"),
         "cores": os.cpu_count(),
         "system": platform.platform(),
         "python": platform.python_version(),
@@ -37,12 +38,18 @@ def machine() -> dict[str, Any]:
     }
 
 
+def _without_avx512() -> bool:
+    """Whether the run is kept to AVX2."""
+    return AVX2.items() <= os.environ.items()
+
+
 def fma_gflops(threads: int) -> float | None:
     """The measured peak of multiply-adds, by ``fma_peak.c``; None where it can't be compiled."""
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:
         return None
-    flags = ["-O3", "-march=native", "-ffp-contract=fast", "-pthread"]
+    target = "haswell" if _without_avx512() else "native"
+    flags = ["-O3", f"-march={target}", "-ffp-contract=fast", "-pthread"]
     with tempfile.TemporaryDirectory() as folder:
         program = str(Path(folder) / "fma_peak")
         source = str(Path(__file__).with_name("fma_peak.c"))
