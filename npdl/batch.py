@@ -54,7 +54,8 @@ class Batch(NamedTuple):
 
     def rows(self, part: slice) -> Batch:
         """Some of the samples, as views."""
-        return self.map(lambda array: array[part])
+        found = [tuple([None if a is None else a[part] for a in arrays]) for arrays in self]
+        return Batch(*found)  # type: ignore[arg-type]
 
 
 _ONE_INPUT = ". The model has one input; for several inputs make a Model(inputs, outputs)."

@@ -89,26 +89,30 @@ class ArrayFeed(Feed):
         self._start = 0
         self._order: NDArray | None = None
         self._before: Mapping[str, Any] | None = None
-        size = min(batch_size, self._n)
-        #: Arrays that batches are gathered into, by the id of the array of all samples.
-        self._buffers: dict[int, NDArray] = {
-            id(array): np.empty((size, *array.shape[1:]), array.dtype)
+        self._size = min(batch_size, self._n)
+        #: The arrays of all samples with those that batches are gathered into, by id.
+        self._buffers: dict[int, tuple[NDArray, NDArray]] = {
+            id(array): (array, np.empty((self._size, *array.shape[1:]), array.dtype))
             for part in data
             for array in part
             if array is not None and shuffle and array.flags.c_contiguous
         }
+        #: The batch of these arrays, if it is all of them.
+        self._whole: Batch | None = None
+        if all(a is None or id(a) in self._buffers for part in data for a in part):
+            self._whole = data.map(lambda array: self._buffers[id(array)][1])
 
     def epoch(self, done: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch; see `Feed.epoch`."""
         for _ in range(done, self.steps):
-            if self._start == 0:
+            start, stop = self._start, self._start + self._batch_size
+            if start == 0:
                 self._begin()
-            part = slice(self._start, self._start + self._batch_size)
-            self._start = part.stop if part.stop < self._n else 0
+            self._start = stop if stop < self._n else 0
             if self._order is None:
-                yield self.data.rows(part)
+                yield self.data.rows(slice(start, stop))
             else:
-                yield self._gather(self._order[part])
+                yield self._gather(self._order[start:stop])
 
     def _begin(self) -> None:
         if self._shuffle:
@@ -116,19 +120,17 @@ class ArrayFeed(Feed):
             self._order = get_rng().permutation(self._n)
 
     def _gather(self, index: NDArray) -> Batch:
-        found = []
-        for part in self.data:
-            taken: list[NDArray | None] = []
-            for array in part:
-                buffer = None if array is None else self._buffers.get(id(array))
-                if array is None or buffer is None:  # `take` would copy all of it
-                    taken.append(None if array is None else array[index])
-                else:
-                    whole = len(buffer) == len(index)
-                    out = buffer if whole else buffer[: len(index)]
-                    taken.append(array.take(index, 0, out, "clip"))
-            found.append(tuple(taken))
-        return Batch(*found)  # type: ignore[arg-type]
+        if self._whole is not None and len(index) == self._size:
+            for array, buffer in self._buffers.values():
+                array.take(index, 0, buffer, "clip")
+            return self._whole
+
+        def taken(array: NDArray) -> NDArray:
+            if id(array) not in self._buffers:  # `take` would copy all of it
+                return array[index]
+            return array.take(index, 0, self._buffers[id(array)][1][: len(index)], "clip")
+
+        return self.data.map(taken)
 
     def first(self) -> Batch:
         """The first sample."""

@@ -438,14 +438,17 @@ class WholeStep:
         watch = _compiled().Watch(attributes, dicts)
         return cls(passes, watch, classes, share, optimizer if alone else None)
 
-    def __call__(self, batch: Batch, check: Any = None) -> tuple[Result, bool] | None:
+    def __call__(
+        self, batch: Batch, model: Any = None, watch: Any = None
+    ) -> tuple[Result, bool] | None:
         """Run the step; return its result and whether the parameters were updated.
 
         Parameters
         ----------
         batch : Batch
-        check : callable, optional
-            Called with the loss if it is not finite, before the update.
+        model : Model, optional
+        watch : LossCheck, optional
+            It checks a loss that is not finite, before the update.
 
         Returns
         -------
@@ -473,8 +476,8 @@ class WholeStep:
         loss = float(np.add.reduce(self._losses, axis=None, dtype=np.float64)) * self._share
         result = Result(loss, [loss], 0.0, [self._p], [None], len(t), self._right)  # type: ignore[arg-type]
         if at == self._stopped:
-            if check is not None:
-                check(loss)
+            if watch is not None:
+                watch.check(model, batch, loss)
             self._tape.play([x, t], at)
         if optimizer is not None:
             optimizer.iterations += 1

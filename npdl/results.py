@@ -190,20 +190,21 @@ class _OutputMetrics:
             own = copy(metric)
             own.reset_state()
             self._metrics.append((name, own, weighted))
-        self._is_accuracy = [type(m) for _, m, _ in self._metrics] == [metrics.Accuracy] and (
-            self._metrics[0][1]._threshold is None  # type: ignore[attr-defined]
-        )
+        #: The accuracy, if it is the only metric.
+        self._accuracy: metrics.Accuracy | None = None
+        if [type(m) for _, m, _ in self._metrics] == [metrics.Accuracy]:
+            only: Any = self._metrics[0][1]
+            self._accuracy = only if only._threshold is None else None
 
     def add_counted(self, result: Result) -> bool:
         """Count one batch whose items are counted already, if there is no other metric."""
-        right = result.right
-        if self._metrics and (not self._is_accuracy or right is None):
-            return False
-        n: Any = result.items
-        self._count += n
-        self._loss += result.loss if self._sums else result.loss * n
+        right, n = result.right, result.items
         if self._metrics:
-            self._metrics[0][1].add_counts(np.count_nonzero(right), n)  # type: ignore[attr-defined, arg-type]
+            if self._accuracy is None or right is None:
+                return False
+            self._accuracy.add_counts(np.count_nonzero(right), n)  # type: ignore[arg-type]
+        self._count += n  # type: ignore[operator]
+        self._loss += result.loss if self._sums else result.loss * n  # type: ignore[operator]
         return True
 
     def add(

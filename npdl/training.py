@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -51,7 +50,7 @@ def train_on(model: Trainer, batch: Batch, watch: LossCheck | None = None) -> Re
     step = model.whole_step(batch)
     if step is None:
         return _walk(model, batch, watch)
-    done = step(batch, None if watch is None else partial(watch.check, model, batch))
+    done = step(batch, model, watch)
     if done is None:
         return _walk(model, batch, watch)
     result, updated = done
