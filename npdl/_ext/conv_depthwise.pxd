@@ -7,12 +7,14 @@ Every channel is copied into *planes*, padded, and split by the phases of the st
     input     plane[offset[k] + q] += w[m, k] · dz[m, q]      or, without a stride, as forward
     weights   dw[m, k]             = Σ_q dz[m, q] · plane[offset[k] + q]
 
-A task is some channels of an image; for the gradients, of all images: no sum crosses tasks.
+A task is some channels of an image; for the gradients, of all images: no sum crosses tasks. Outputs
+of 3 x 3 filters are computed without planes, if the shapes allow (``conv_depthwise_rows.pxd``).
 """
 
 from libc.string cimport memcpy, memset
-from npdl._ext.activation cimport LINEAR, act_span, act_t
+from npdl._ext.activation cimport LINEAR, RELU, act_span, act_t
 from npdl._ext.conv cimport conv_t
+from npdl._ext.conv_depthwise_rows cimport has_rows, plane_sums
 from npdl._ext.conv_windows cimport interleave, part
 from npdl._ext.simd cimport add_product_f32, add_product_f64, f32v, f64v, opaque, real
 from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take, task_t
@@ -262,6 +264,24 @@ cdef inline void channels_task(void* context, Py_ssize_t task, int worker) noexc
         _forward(p, task, worker, <double*> NULL)
 
 
+cdef inline void _rows_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    cdef depthwise_t* p = <depthwise_t*> context
+    cdef conv_t* j = p.j
+    cdef Py_ssize_t n = task // p.parts, c0, count = channels_of(p, task, &c0), m
+    cdef float bias = 0
+    cdef float* y
+    for m in range(c0 * j.f, (c0 + count) * j.f):
+        if p.bias != NULL:
+            bias = (<const float*> p.bias)[m]
+        y = <float*> j.y + (n * j.groups * j.f + m) * j.oh * j.ow
+        plane_sums(
+            j, <const float*> j.x + (n * j.groups + m // j.f) * j.h * j.w,
+            <const float*> j.filters + m * j.kh * j.kw, bias, y,
+        )
+        if p.act.code != RELU:
+            act_span(p.act, y, y, j.oh * j.ow)
+
+
 cdef inline size_t depthwise_kept(const depthwise_t* p) noexcept nogil:
     return aligned(p.j.kh * p.j.kw * sizeof(Py_ssize_t))
 
@@ -293,12 +313,20 @@ cdef inline void run_tasks(depthwise_t* p, task_t task, Py_ssize_t n) except *:
     give(s)
 
 
-cdef inline void depthwise_plan(depthwise_t* p, conv_t* j, const real* _) noexcept nogil:
+cdef inline void depthwise_plan(
+    depthwise_t* p, conv_t* j, int workers, const real* _
+) noexcept nogil:
     """Set all sizes of a forward pass."""
     p[0] = plan_of(j, _)
     p.bias, p.act = j.bias, j.act
+    if has_rows(j):
+        p.channels = ceil_div(j.groups, ceil_div(4 * workers, j.n))
+        p.parts, p.scratch_step = ceil_div(j.groups, p.channels), 0
 
 
 cdef inline void depthwise_multiply(depthwise_t* p, char* scratch, int workers) noexcept nogil:
     """y = f(b + w * x)."""
-    _work(p, channels_task, p.j.n * p.parts, scratch, workers)
+    if has_rows(p.j):
+        run(_rows_task, p, p.j.n * p.parts, workers)
+    else:
+        _work(p, channels_task, p.j.n * p.parts, scratch, workers)

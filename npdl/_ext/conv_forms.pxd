@@ -105,9 +105,9 @@ cdef inline void set_form(made_t* m, conv_t* j) noexcept nogil:
     elif is_depthwise(j):
         m.form = DEPTHWISE
         if j.single:
-            depthwise_plan(&m.depthwise, j, <float*> NULL)
+            depthwise_plan(&m.depthwise, j, m.workers, <float*> NULL)
         else:
-            depthwise_plan(&m.depthwise, j, <double*> NULL)
+            depthwise_plan(&m.depthwise, j, m.workers, <double*> NULL)
         m.kept = depthwise_kept(&m.depthwise)
         m.scratch = depthwise_scratch(&m.depthwise, m.workers)
     elif uses_winograd(j):

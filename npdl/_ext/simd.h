@@ -194,6 +194,88 @@ static inline void npdl_transpose(const float *from, const ptrdiff_t *from_at, f
 #endif
 }
 
+/* Neighbours in a row: up() moves all numbers one lane up and puts s into the first, down() one lane
+ * down and puts s into the last; even() and odd() are every other number of lo and hi together.
+ * at_least() is x, or `least` if x is smaller: NaN stays NaN.
+ * npdl_f32h is half as long where that is 8 numbers, for rows that are shorter than a vector. */
+#if defined(__AVX512F__)
+typedef float npdl_f32h __attribute__((vector_size(32), aligned(4), may_alias));
+static inline npdl_f32v npdl_up_f32v(npdl_f32v v, float s) {
+    return (npdl_f32v)_mm512_castsi512_ps(_mm512_alignr_epi32(
+        _mm512_castps_si512((__m512)v), _mm512_castps_si512(_mm512_set1_ps(s)), 15));
+}
+static inline npdl_f32v npdl_down_f32v(npdl_f32v v, float s) {
+    return (npdl_f32v)_mm512_castsi512_ps(_mm512_alignr_epi32(
+        _mm512_castps_si512(_mm512_set1_ps(s)), _mm512_castps_si512((__m512)v), 1));
+}
+static inline npdl_f32v npdl_even_f32v(npdl_f32v lo, npdl_f32v hi) {
+    const __m512i at = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    return (npdl_f32v)_mm512_permutex2var_ps((__m512)lo, at, (__m512)hi);
+}
+static inline npdl_f32v npdl_odd_f32v(npdl_f32v lo, npdl_f32v hi) {
+    const __m512i at = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    return (npdl_f32v)_mm512_permutex2var_ps((__m512)lo, at, (__m512)hi);
+}
+static inline npdl_f32v npdl_at_least_f32v(npdl_f32v x, float least) {
+    return (npdl_f32v)_mm512_max_ps(_mm512_set1_ps(least), (__m512)x);
+}
+#else
+typedef npdl_f32v npdl_f32h;
+#endif
+#if defined(__AVX2__)
+static inline npdl_f32h npdl_at_least_f32h(npdl_f32h x, float least) {
+    return (npdl_f32h)_mm256_max_ps(_mm256_set1_ps(least), (__m256)x);
+}
+static inline npdl_f32h npdl_add_product_f32h(npdl_f32h c, float a, npdl_f32h b) {
+    return (npdl_f32h)_mm256_fmadd_ps(_mm256_set1_ps(a), (__m256)b, (__m256)c);
+}
+static inline npdl_f32h npdl_up_f32h(npdl_f32h v, float s) {
+    const __m256i at = _mm256_setr_epi32(0, 0, 1, 2, 3, 4, 5, 6);
+    const __m256 moved = _mm256_permutevar8x32_ps((__m256)v, at);
+    return (npdl_f32h)_mm256_blend_ps(moved, _mm256_set1_ps(s), 0x01);
+}
+static inline npdl_f32h npdl_down_f32h(npdl_f32h v, float s) {
+    const __m256i at = _mm256_setr_epi32(1, 2, 3, 4, 5, 6, 7, 7);
+    const __m256 moved = _mm256_permutevar8x32_ps((__m256)v, at);
+    return (npdl_f32h)_mm256_blend_ps(moved, _mm256_set1_ps(s), 0x80);
+}
+static inline npdl_f32h npdl_every_other(__m256 pairs) { /* 0 1 4 5 2 3 6 7 of pairs, in order */
+    return (npdl_f32h)_mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(pairs), 0xd8));
+}
+static inline npdl_f32h npdl_even_f32h(npdl_f32h lo, npdl_f32h hi) {
+    return npdl_every_other(_mm256_shuffle_ps((__m256)lo, (__m256)hi, 0x88));
+}
+static inline npdl_f32h npdl_odd_f32h(npdl_f32h lo, npdl_f32h hi) {
+    return npdl_every_other(_mm256_shuffle_ps((__m256)lo, (__m256)hi, 0xdd));
+}
+#else
+#  define npdl_add_product_f32h npdl_add_product_f32
+static inline npdl_f32h npdl_at_least_f32h(npdl_f32h x, float least) {
+    const npdl_f32h low = least - (npdl_f32h){0};
+    const __typeof__(x < low) less = x < low;
+    return (npdl_f32h)((less & (__typeof__(less))low) | (~less & (__typeof__(less))x));
+}
+static inline npdl_f32h npdl_up_f32h(npdl_f32h v, float s) {
+    return NPDL_MIX(s - (npdl_f32q){0}, (npdl_f32q)v, 0, 4, 5, 6);
+}
+static inline npdl_f32h npdl_down_f32h(npdl_f32h v, float s) {
+    return NPDL_MIX((npdl_f32q)v, s - (npdl_f32q){0}, 1, 2, 3, 4);
+}
+static inline npdl_f32h npdl_even_f32h(npdl_f32h lo, npdl_f32h hi) {
+    return NPDL_MIX((npdl_f32q)lo, (npdl_f32q)hi, 0, 2, 4, 6);
+}
+static inline npdl_f32h npdl_odd_f32h(npdl_f32h lo, npdl_f32h hi) {
+    return NPDL_MIX((npdl_f32q)lo, (npdl_f32q)hi, 1, 3, 5, 7);
+}
+#endif
+#if !defined(__AVX512F__)
+#  define npdl_at_least_f32v npdl_at_least_f32h
+#  define npdl_up_f32v npdl_up_f32h
+#  define npdl_down_f32v npdl_down_f32h
+#  define npdl_even_f32v npdl_even_f32h
+#  define npdl_odd_f32v npdl_odd_f32h
+#endif
+
 #else /* a compiler without vector types: "vectors" of one number, and a tile of plain loops */
 #  define NPDL_VB 8
 #  define NPDL_MR 4
@@ -222,6 +304,20 @@ static inline void npdl_transpose(const float *from, const ptrdiff_t *from_at, f
                                   const ptrdiff_t *to_at) {
     to[to_at[0]] = from[from_at[0]];
 }
+typedef npdl_f32v npdl_f32h;
+#  define npdl_add_product_f32h npdl_add_product_f32
+static inline npdl_f32v npdl_up_f32v(npdl_f32v v, float s) { (void)v; return s; }
+static inline npdl_f32v npdl_even_f32v(npdl_f32v lo, npdl_f32v hi) { (void)hi; return lo; }
+static inline npdl_f32v npdl_odd_f32v(npdl_f32v lo, npdl_f32v hi) { (void)lo; return hi; }
+static inline npdl_f32v npdl_at_least_f32v(npdl_f32v x, float least) {
+    return x < least ? least : x;
+}
+#  define npdl_down_f32v npdl_up_f32v
+#  define npdl_at_least_f32h npdl_at_least_f32v
+#  define npdl_up_f32h npdl_up_f32v
+#  define npdl_down_f32h npdl_up_f32v
+#  define npdl_even_f32h npdl_even_f32v
+#  define npdl_odd_f32h npdl_odd_f32v
 #endif
 
 /* Whether there are smaller tiles for the edges of a matrix; they make up a tenth of a module. */
@@ -232,6 +328,7 @@ static inline void npdl_transpose(const float *from, const ptrdiff_t *from_at, f
 #endif
 #define NPDL_TALL (NPDL_MR * NPDL_NV / 2)
 #define NPDL_LANES_F32 ((int)(sizeof(npdl_f32v) / sizeof(float)))
+#define NPDL_HALF_F32 ((int)(sizeof(npdl_f32h) / sizeof(float)))
 #define NPDL_LANES_F64 ((int)(sizeof(npdl_f64v) / sizeof(double)))
 
 /* Prefetch a cache line that will be read. */

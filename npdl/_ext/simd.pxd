@@ -6,6 +6,7 @@ cdef extern from "simd.h":
     # To Cython these are numbers; simd.h makes them vectors.
     ctypedef float f32v "npdl_f32v"
     ctypedef double f64v "npdl_f64v"
+    ctypedef double f32h "npdl_f32h"  # half of f32v, where that is 8; not float: another type
     enum:
         MR "NPDL_MR"  # rows of the register tile
         NV "NPDL_NV"  # vectors in one of its rows
@@ -13,11 +14,25 @@ cdef extern from "simd.h":
         TALL "NPDL_TALL"  # rows of the tile of two vectors
         LANES_F32 "NPDL_LANES_F32"
         LANES_F64 "NPDL_LANES_F64"
+        HALF_F32 "NPDL_HALF_F32"
     void prefetch "npdl_prefetch"(const void* p) noexcept nogil  # a line that will be read
     void prefetch_far "npdl_prefetch_far"(const void* p) noexcept nogil  # into the level-2 cache
     void prefetch_w "npdl_prefetch_w"(const void* p) noexcept nogil  # a line that will be written
     f32v add_product_f32 "npdl_add_product_f32"(f32v c, float a, f32v b) noexcept nogil  # c + a b
     f64v add_product_f64 "npdl_add_product_f64"(f64v c, double a, f64v b) noexcept nogil
+    f32h add_product_f32h "npdl_add_product_f32h"(f32h c, float a, f32h b) noexcept nogil
+    f32v at_least_f32v "npdl_at_least_f32v"(f32v x, float least) noexcept nogil  # NaN stays NaN
+    f32h at_least_f32h "npdl_at_least_f32h"(f32h x, float least) noexcept nogil
+    # all numbers one lane up, s in the first; or down, s in the last
+    f32v up_f32v "npdl_up_f32v"(f32v v, float s) noexcept nogil
+    f32h up_f32h "npdl_up_f32h"(f32h v, float s) noexcept nogil
+    f32v down_f32v "npdl_down_f32v"(f32v v, float s) noexcept nogil
+    f32h down_f32h "npdl_down_f32h"(f32h v, float s) noexcept nogil
+    # every other number of two vectors
+    f32v even_f32v "npdl_even_f32v"(f32v low, f32v high) noexcept nogil
+    f32h even_f32h "npdl_even_f32h"(f32h low, f32h high) noexcept nogil
+    f32v odd_f32v "npdl_odd_f32v"(f32v low, f32v high) noexcept nogil
+    f32h odd_f32h "npdl_odd_f32h"(f32h low, f32h high) noexcept nogil
     void* opaque "npdl_opaque"(void* function) noexcept nogil
     float fma_f32 "npdl_fma_f32"(float a, float b, float c) noexcept nogil  # a b + c, rounded once
     double fma_f64 "npdl_fma_f64"(double a, double b, double c) noexcept nogil

@@ -252,6 +252,13 @@ def dilated_and_grouped(case):
             label += f"-depthwise-dilation{dilation[0]}x{dilation[1]}-last{last}"
             yield label, dict(options, dilation=dilation)
             yield f"transposed-{label}", dict(options, dilation=dilation, transposed=True)
+    for image, stride, pad, out in [  # in place: one vector in a row, several, zeros on each side
+        ((5, 19), (1, 1), (1, 1), (5, 19)),
+        ((7, 11), (1, 1), (2, 0), (9, 9)),
+        ((6, 36), (2, 2), (1, 1), (3, 18)),
+        ((7, 20), (2, 2), (0, 0), (4, 10)),
+    ]:
+        yield case((2, 3, *image), (6, 3, 3), stride, pad, out=out, groups=3)
     for t, d, f, k in [(9, 5, 3, 4), (9, 1, 3, 2), (7, 40, 17, 3), (50, 33, 20, 1), (1, 4, 5, 1)]:
         label, options = case((3, d, t, 1), (f, k, 1), last=1)  # sequences
         yield f"{label}-last", options

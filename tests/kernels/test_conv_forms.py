@@ -16,6 +16,14 @@ FORMS = {
     "phases without taps": dict(x=(5, 16, 9, 7), w=(18, 1, 2), stride=(2, 3)),
     "phases in strips": dict(x=(1, 40, 70, 60), w=(30, 2, 2), stride=(2, 2)),
     "depthwise, whole vectors": dict(x=(5, 20, 7, 16), w=(20, 3, 3), pad=(1, 1), groups=20),
+    "depthwise in place": dict(x=(5, 9, 5, 19), w=(18, 3, 3), pad=(1, 1), groups=9),
+    "depthwise in place, short": dict(x=(5, 20, 7, 11), w=(20, 3, 3), pad=(2, 0), groups=20),
+    "depthwise, stride 2": dict(
+        x=(5, 9, 6, 36), w=(9, 3, 3), stride=(2, 2), pad=(1, 1), groups=9, out=(3, 18)
+    ),
+    "depthwise, stride 2, short": dict(
+        x=(5, 9, 7, 20), w=(9, 3, 3), stride=(2, 2), groups=9, out=(4, 10)
+    ),
     "dense": dict(x=(9, 5, 4, 3), w=(17, 4, 3)),
     "pointwise": dict(x=(9, 35, 8, 8), w=(50, 1, 1)),
     "pointwise, many channels": dict(x=(3, 530, 5, 5), w=(13, 1, 1)),
