@@ -48,8 +48,8 @@ class Predictor:
 
     Notes
     -----
-    Dropout and noise do nothing at prediction. Batch normalization behind Dense or a convolution is
-    part of their weights, as in ``model.predict``.
+    Dropout and noise do nothing at prediction. Batch normalization behind a convolution is part
+    of its weights, as in ``model.predict``.
 
     Large images run through all layers a few at a time, so that the output of a layer is still in
     the cache when the next one reads it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -30,16 +31,29 @@ def add_arrays(a: NDArray, b: NDArray, out: NDArray, act: KernelCode = IDENTITY)
 
 
 def are_replaced(layer: Any) -> bool:
-    """Whether a layer or its follower has a `forward` or `backward` of its own."""
-    layers = [layer] if layer.follower is None else [layer, layer.follower]
-    return any("forward" in vars(one) or "backward" in vars(one) for one in layers)
+    """Whether a user replaced `forward` or `backward` of a layer or of its follower."""
+    return _is_patched(layer) or (layer.follower is not None and _is_patched(layer.follower))
+
+
+def _is_patched(layer: Any) -> bool:
+    own, kind = vars(layer), layer.__class__
+    if "forward" in own or "backward" in own:
+        return True
+    return _is_patched_class(kind, kind.forward, kind.backward)
+
+
+@functools.cache
+def _is_patched_class(kind: type, *methods: Any) -> bool:
+    """Whether a class is npdl's, but one of these methods of it is not."""
+    ours = [getattr(one, "__globals__", {}).get("__name__", "") for one in methods]
+    return kind.__module__.startswith("npdl.") and not all(s.startswith("npdl.") for s in ours)
 
 
 def pairs(
     steps: Sequence[Step],
     repeated: Sequence[Step],
     kept: Collection[int],
-    fit: Callable[[Any, Any], bool],
+    fit: Callable[[Step, Step], bool],
 ) -> dict[int, Step]:
     """The step behind each step of a plan that can run it too, by the id of the latter.
 
@@ -53,7 +67,7 @@ def pairs(
     kept : collection of int
         The slots that are read outside the plan.
     fit : function
-        Tells of two layers whether they can run as one.
+        Tells of two steps whether they can run as one.
     """
     readers = Counter(slot for step in steps for slot in step.sources)
     makers = {slot: step for step in steps for slot in step.targets}
@@ -66,8 +80,7 @@ def pairs(
             and len(step.sources) == readers[slot] == len(before.targets) == 1
             and slot not in kept
             and not any(one is step or one is before for one in repeated)
-            and not (are_replaced(before.layer) or are_replaced(step.layer))
-            and fit(before.layer, step.layer)
+            and fit(before, step)
         ):
             found[id(before)] = step
     return found

@@ -37,6 +37,12 @@ from npdl.layers.tree import every_layer
 Masks = Sequence[NDArray | None]
 
 
+def _may_fuse(step: Step, behind: Step) -> bool:
+    """Whether the layer of a step can run that of the step behind it in training."""
+    one, other = step.layer, behind.layer
+    return one.takes_over(other) and not (are_replaced(one) or are_replaced(other))
+
+
 class Plan:
     """The steps from some values to others.
 
@@ -204,7 +210,7 @@ class Plan:
         """Let layers do the work of the activations behind them."""
         self._part()
         kept = {*self.watched, *self.out_slots}
-        behind = pairs(self.steps, self._repeated, kept, lambda a, b: a.takes_over(b))
+        behind = pairs(self.steps, self._repeated, kept, _may_fuse)
         for step in self.steps:
             if id(step) in behind:
                 step.layer.follower = behind[id(step)].layer

@@ -28,17 +28,17 @@ CASES = {
     "depthwise 1d": (STEPS, lambda: layers.DepthwiseConvolution1D(3, **LINEAR), 2),
     "separable 1d": (STEPS, lambda: layers.SeparableConvolution1D(5, 3, **LINEAR), -1),
     "transposed 1d": (STEPS, lambda: layers.TransposedConvolution1D(6, 3, stride=2, **LINEAR), -1),
-    "dense": ((5,), lambda: layers.Dense(6, **LINEAR), 0),
-    "linear": ((5,), lambda: layers.Linear(6, use_bias=False), 1),
+    "dense": ((3,), lambda: layers.Dense(6, **LINEAR), 0),
+    "linear": ((3,), lambda: layers.Linear(6, use_bias=False), 1),
     "dense over steps": (STEPS, lambda: layers.Dense(6, **LINEAR), -1),
 }
 
-#: Not foldable: other channels, an activation between the two, an output of several axes.
+#: Not foldable: other channels, an output of several axes, more weights than it is worth.
 APART = {
     "each value": (IMAGE, lambda: layers.Convolution(6, 3, **LINEAR), 0),
     "each row": (IMAGE, lambda: layers.Convolution(6, 3, **LINEAR), 2),
-    "activation": (IMAGE, lambda: layers.Convolution(6, 3), 1),
-    "several axes": ((5,), lambda: layers.Linear((3, 4)), 2),
+    "several axes": ((3,), lambda: layers.Linear((3, 4)), 2),
+    "many weights": ((9,), lambda: layers.Dense(6, **LINEAR), 1),
     "subclass": (IMAGE, lambda: Doubled(6, 3, **LINEAR), 1),
 }
 
@@ -151,13 +151,53 @@ def test_prediction_follows_every_change():
     agree()
     for layer, name, other in [
         (conv, "activation", npdl.activations.Tanh()),
+        (conv, "activation", npdl.activations.Linear()),
         (act, "activation", npdl.activations.Sigmoid()),
         (norm, "forward", lambda x, train=True: x + 7),
     ]:
         before = model.predict(x)
         setattr(layer, name, other)
         assert (model.predict(x) != before).any()
+        np.testing.assert_array_equal(model.predictor()(x), model.predict(x))
         agree()
+
+
+@pytest.mark.parametrize("kind", [layers.Convolution, layers.BatchNormal, layers.ReLU])
+def test_a_replaced_method_of_a_class_is_called(kind, monkeypatch):
+    model = model_of(
+        layers.Convolution(4, 3, **LINEAR), layers.BatchNormal(axis=1), layers.ReLU(), shape=IMAGE
+    )
+    x, usual = data(IMAGE), kind.forward
+    before = model.predict(x)
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "forward", lambda self, x, train=True: usual(self, x, train) ** 2)
+        assert (model.predict(x) != before).any()
+        np.testing.assert_allclose(model.predict(x), unfolded(model, x), rtol=1e-12)
+    np.testing.assert_array_equal(model.predict(x), before)
+
+
+def test_parts_of_a_separable_convolution_may_be_replaced():
+    layer = layers.SeparableConvolution(5, 3, **LINEAR)
+    model, x = model_of(layer, layers.BatchNormal(axis=1), shape=IMAGE), data(IMAGE)
+    for part in (layer.depthwise, layer.pointwise):
+        part.forward = lambda x, train=True, usual=part.forward: usual(x, train) + 1
+        np.testing.assert_allclose(model.predict(x), unfolded(model, x), rtol=1e-11, atol=1e-12)
+
+
+def test_dtype_and_errors_are_those_of_the_layers():
+    norm = layers.BatchNormal(axis=-1)
+    model = model_of(layers.Dense(6, **LINEAR), norm, shape=STEPS, dtype="float32")
+    norm.epsilon = np.float64(0.25)
+    assert is_folded(model)
+    assert model.predict(data(STEPS, "float32")).dtype == np.float32
+    for shape in ((4,), (2, 2, 4)):  # which a dense layer alone can take
+        for predict in (model.predict, model.predictor()):
+            with pytest.raises(ValueError, match=r"shape \(N, S1, 6\).*batch_normal"):
+                predict(data(shape, "float32"))
+    (dense, _), x = model.layers, data(STEPS)
+    for parameter in dense.parameters:
+        parameter.value = parameter.value.astype("float64")
+    assert model.predict(x).dtype == unfolded(model, x).dtype == np.float32
 
 
 def test_composites_and_snapshots():
