@@ -326,9 +326,10 @@ class Model(Trainer):
         return self.packed(training.predict_step(plan, batch))
 
     def _repeated(self, plan: Plan, x: NDArray) -> Any:
-        if self._repeats is None:
-            self._repeats = Repeats()
-        return self._repeats.predict(self, plan, x)
+        repeats = self._repeats
+        if repeats is None or repeats.plan is not plan:
+            repeats = self._repeats = Repeats(plan)
+        return repeats.predict(self, x)
 
     def predictor(self, batch_size: int = 256) -> Predictor:
         """Return a snapshot of the model for inference, see `npdl.predictor.Predictor`.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from npdl._checks import check_int, error_message
+from npdl._dtype import get_dtype
 from npdl._ext import get_num_threads, get_precision, kernels
 from npdl._files import StrPath
 from npdl.batch import Batch, as_batch, is_stream
@@ -17,8 +19,9 @@ from npdl.layers._folding import Folded
 from npdl.layers.owning import keeps_its_arrays
 from npdl.layers.plan import Plan
 from npdl.layers.recurrent import Recurrent, is_stateful
+from npdl.layers.step import Step
 from npdl.layers.tree import every_layer
-from npdl.program import Route, layers_of
+from npdl.program import Program, layers_of, taken
 from npdl.trainer import Trainer
 from npdl.training import own_arrays, predict_step
 
@@ -208,9 +211,69 @@ class Predictor:
         self._model.save(path)
 
 
+class Route:
+    """A plan for inputs of certain shapes: programs, and the steps that they leave.
+
+    Parameters
+    ----------
+    plan : Plan
+        None of whose layers makes masks.
+    inputs : sequence of ndarray
+        On which it is tried.
+    """
+
+    def __init__(self, plan: Plan, inputs: Sequence[NDArray]) -> None:
+        self._plan = plan
+        self._parts: list[Program | Step] = []
+        #: The slots that no later part reads.
+        self._free: list[list[int]] = []
+        values = plan.values_of(inputs)
+        first = 0
+        while first < len(plan.predicting):
+            program = Program.of(plan, first, values)
+            steps = [plan.predicting[first]] if program is None else program.steps
+            self._parts.append(steps[0] if program is None else program)
+            self._free.append([slot for step in steps for slot in step.free])
+            self._do(len(self._parts) - 1, values)
+            first += len(steps)
+        #: The outputs for these inputs, until they are used.
+        self.made: list[NDArray] | None = self._outputs(values)
+        #: The program of a model that needs only one, with the dtypes that it takes.
+        self.whole: Program | None = None
+        if len(self._parts) == 1 and isinstance(self._parts[0], Program):
+            program = self._parts[0]
+            if program.sources == tuple(range(len(inputs))) and program.targets == plan.out_slots:
+                self.whole = program
+
+    def _do(self, number: int, values: list[Any]) -> bool:
+        part = self._parts[number]
+        if isinstance(part, Step):
+            self._plan.run_step(part, values)
+            return True
+        outputs = part(taken(part, values))
+        if outputs is None:
+            return False
+        for slot, y in zip(part.targets, outputs):
+            values[slot] = y
+        for slot in self._free[number]:
+            values[slot] = None
+        return True
+
+    def __call__(self, inputs: Sequence[NDArray]) -> list[NDArray] | None:
+        """The outputs; None if it was made for inputs of other shapes or dtypes."""
+        values = self._plan.values_of(inputs)
+        for number in range(len(self._parts)):
+            if not self._do(number, values):
+                return None
+        return self._outputs(values)
+
+    def _outputs(self, values: Sequence[Any]) -> list[NDArray]:
+        return [np.asarray(values[slot]) for slot in self._plan.out_slots]
+
+
 def _setting() -> tuple[Any, ...]:
     """The settings that, besides weights and inputs, determine the bits of a prediction."""
-    return kernels().backend, get_precision()
+    return kernels().backend, get_precision(), get_dtype()
 
 
 def _image_bytes(plan: Plan) -> int:

@@ -23,11 +23,12 @@ from npdl._dtype import FLOATS, get_dtype
 from npdl._ext import STEPS, kernels, noted
 from npdl._ext.activation_np import GELU, LINEAR, RELU
 from npdl.layers._folding import Folded
-from npdl.layers._fusing import IDENTITY
+from npdl.layers._fusing import IDENTITY, are_replaced
 from npdl.layers.base import Layer
 from npdl.layers.block import Block
-from npdl.layers.plan import Plan, Step
+from npdl.layers.plan import Plan
 from npdl.layers.recurrent import is_stateful
+from npdl.layers.step import Step
 from npdl.layers.tree import every_layer
 from npdl.replay import METHODS, PLAIN, address
 
@@ -423,6 +424,8 @@ def is_compiled(layer: Layer) -> bool:
         own = vars(one)
         if type(one) not in COMPILED or is_stateful(one) or any(name in own for name in METHODS):
             return False
+        if are_replaced(one):
+            return False
         if not all(_is_ours(own.get(name)) for name in ("activation", "gate_activation")):
             return False
     return True
@@ -438,63 +441,3 @@ def layers_of(plan: Plan) -> Iterator[Layer]:
         yield layer
         if isinstance(layer, Block):
             yield from layers_of(layer._steps)
-
-
-class Route:
-    """A plan for inputs of certain shapes: programs, and the steps that they leave.
-
-    Parameters
-    ----------
-    plan : Plan
-        None of whose layers makes masks.
-    inputs : sequence of ndarray
-        On which it is tried.
-    """
-
-    def __init__(self, plan: Plan, inputs: Sequence[NDArray]) -> None:
-        self._plan = plan
-        self._parts: list[Program | Step] = []
-        #: The slots that no later part reads.
-        self._free: list[list[int]] = []
-        values = plan.values_of(inputs)
-        first = 0
-        while first < len(plan.predicting):
-            program = Program.of(plan, first, values)
-            steps = [plan.predicting[first]] if program is None else program.steps
-            self._parts.append(steps[0] if program is None else program)
-            self._free.append([slot for step in steps for slot in step.free])
-            self._do(len(self._parts) - 1, values)
-            first += len(steps)
-        #: The outputs for these inputs, until they are used.
-        self.made: list[NDArray] | None = self._outputs(values)
-        #: The program of a model that needs only one, with the dtypes that it takes.
-        self.whole: Program | None = None
-        if len(self._parts) == 1 and isinstance(self._parts[0], Program):
-            program = self._parts[0]
-            if program.sources == tuple(range(len(inputs))) and program.targets == plan.out_slots:
-                self.whole = program
-
-    def _do(self, number: int, values: list[Any]) -> bool:
-        part = self._parts[number]
-        if isinstance(part, Step):
-            self._plan.run_step(part, values)
-            return True
-        outputs = part(taken(part, values))
-        if outputs is None:
-            return False
-        for slot, y in zip(part.targets, outputs):
-            values[slot] = y
-        for slot in self._free[number]:
-            values[slot] = None
-        return True
-
-    def __call__(self, inputs: Sequence[NDArray]) -> list[NDArray] | None:
-        """The outputs; None if it was made for inputs of other shapes or dtypes."""
-        values = self._plan.values_of(inputs)
-        for number in range(len(self._parts)):
-            if not self._do(number, values):
-                return None
-        return self._outputs(values)
-
-    def _outputs(self, values: Sequence[Any]) -> list[NDArray]:
-        return [np.asarray(values[slot]) for slot in self._plan.out_slots]

@@ -34,10 +34,16 @@ _WITHOUT_EFFECT = PASSING | {"follower", "need_input_grad", "was_trained"}
 
 
 class Repeats:
-    """The repeated predictions of one model."""
+    """The repeated predictions of a model.
 
-    def __init__(self) -> None:
-        self._plan: Plan | None = None
+    Parameters
+    ----------
+    plan : Plan
+        The plan of the model; where it gets another one, it needs another of these objects.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
         #: How often each shape was predicted, and how often is often enough.
         self._counts: dict[Any, int] = {}
         self._enough = FIRST
@@ -46,18 +52,16 @@ class Repeats:
         #: Whether a snapshot may help.
         self._pays = True
 
-    def predict(self, model: Any, plan: Plan, x: NDArray) -> Any:
+    def __reduce__(self) -> Any:
+        return Repeats, (self.plan,)  # a watch holds addresses
+
+    def predict(self, model: Any, x: NDArray) -> Any:
         """The output of a network of one input and one output; None if the layers have to run."""
-        if plan is not self._plan:
-            self._plan, self._enough = plan, FIRST
-            self._counts, self._made, self._pays = {}, None, True
         if not self._pays or not len(x) or not kernels().ready:
             return None
         made = self._made
         if made is not None and not made[1].same():
-            self._made, self._counts = None, {}
-            self._enough = min(2 * self._enough, LONGEST)
-            return None
+            return self._drop()
         key = x.shape, x.dtype.char
         count = self._counts.get(key, 0)
         if count < self._enough:
@@ -65,32 +69,39 @@ class Repeats:
                 self._counts[key] = count + 1
             return None
         if made is None:
-            made = self._made = _snapshot(model, plan)
-        if made is None:
-            self._pays = False
-            return None
-        return made[0](x)
+            self._pays = _pays(self.plan)
+            made = self._made = _snapshot(model, self.plan) if self._pays else None
+        return self._drop() if made is None else made[0](x)
+
+    def _drop(self) -> None:
+        """Let go of the snapshot, and wait longer for the next one."""
+        self._made, self._counts = None, {}
+        self._enough = min(2 * self._enough, LONGEST)
 
 
-def _snapshot(model: Any, plan: Plan) -> tuple[Predictor, Any] | None:
-    """A snapshot and its watch; None if it would not be small and one call of compiled code."""
-    from npdl.predictor import Predictor
+def _pays(plan: Plan) -> bool:
+    """Whether a snapshot is small and, most likely, one call of compiled code."""
     from npdl.program import is_compiled
 
     arrays = _arrays(plan)
     most = MOST * sum(1 for _ in every_layer(plan.layers))
-    if (
-        len(plan.in_shapes) != 1
-        or len(plan.out_slots) != 1
-        or plan.makes_masks
-        or not all(map(is_compiled, plan.layers))
-        or not all(array.flags.c_contiguous for array in arrays)
-        or not 0 < sum(array.nbytes for array in arrays) <= most
-    ):
-        return None
+    return (
+        len(plan.in_shapes) == len(plan.out_slots) == 1
+        and not plan.makes_masks
+        and all(map(is_compiled, plan.layers))
+        and all(array.flags.c_contiguous for array in arrays)
+        and 0 < sum(array.nbytes for array in arrays) <= most
+    )
+
+
+def _snapshot(model: Any, plan: Plan) -> tuple[Predictor, Any] | None:
+    """A snapshot and its watch; None if something has changed meanwhile."""
+    from npdl.predictor import Predictor
+
+    before = _watch(plan, plan)
     snapshot = Predictor(model)
     watch = _watch(plan, snapshot.plan)
-    return (snapshot, watch) if watch.same() else None  # not if they changed meanwhile
+    return (snapshot, watch) if before.same() and watch.same() else None
 
 
 def _arrays(plan: Plan) -> list[NDArray]:

@@ -21,6 +21,7 @@ from npdl.layers import (
     Embedding,
     Flatten,
     Linear,
+    Residual,
     Softmax,
 )
 from npdl.testing import check_gradients
@@ -382,3 +383,27 @@ def test_parameters_lie_side_by_side():
     assert len(again.optimizer._plan.units) == 1
     slots = again.optimizer.get_state()["slots"]
     assert slots.keys() == {name for name, _, trained in again.named_arrays() if trained}
+
+
+def test_the_forward_of_a_block_may_be_replaced():
+    block, x = Residual([Dense(4)]), np.ones((2, 4), "float32")
+    entry = Input((4,))
+    chain = Model([block, Dense(2)])
+    chain.build((None, 4))
+    graph = Model(inputs=entry, outputs=Add()(block(entry), entry))
+    graph.build()
+    block.forward = lambda x, train=True: x * 3
+    np.testing.assert_array_equal(graph.predict(x), x * 4)
+    for model in (chain, graph):
+        np.testing.assert_array_equal(model.predictor()(x), model.predict(x))
+
+
+def test_a_copy_made_while_a_method_of_a_class_is_replaced(monkeypatch):
+    usual, x = Dense.forward, np.ones((1, 3), "float32")
+    with monkeypatch.context() as patch:
+        patch.setattr(Dense, "forward", lambda self, x, train=True: usual(self, x, train))
+        model = Model([Dense(2, n_in=3)])
+        model.build()
+        y = model.predict(x)
+        data = pickle.dumps(model)
+    np.testing.assert_array_equal(pickle.loads(data).predict(x), y)

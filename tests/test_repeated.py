@@ -182,3 +182,70 @@ def test_backends_and_dtypes_of_the_input():
         np.testing.assert_allclose(model.predict(x), y, rtol=1e-5)
         assert model.predict(x).tobytes() == plain(model, x).tobytes()
     assert model.predict(x).tobytes() == y.tobytes()
+
+
+def test_integers_are_converted_as_the_dtype_of_the_moment_says():
+    pool, conv = layers.MeanPooling(2, input_shape=(1, 4, 4)), layers.Convolution(1, 2)
+    model = npdl.Model([pool, conv, layers.Flatten(), layers.Dense(1, activation="linear")])
+    model.build((None, 1, 4, 4))
+    for array in model.weights.values():
+        array[...] = 1
+    x = np.tile([[2**25 + 3, -(2**25)], [0, 0]], (1, 1, 2, 2))  # float32 can't hold the first
+    first = repeated(model, x)
+    for dtype in ("float64", "float32"):
+        with npdl.utils.random.use_dtype(dtype):
+            assert model.predict(x).tobytes() == plain(model, x).tobytes()
+            assert model.predictor()(x).tobytes() == plain(model, x).tobytes()
+            assert (model.predict(x) == first).all() == (dtype == "float32")
+
+
+def test_a_replaced_method_of_a_class_is_still_called(monkeypatch):
+    model, x, calls = network(), data(), []
+    usual = layers.Dense.forward
+    monkeypatch.setattr(
+        layers.Dense, "forward", lambda self, x, train=True: [calls.append(1), usual(self, x)][1]
+    )
+    repeated(model, x, FIRST + 4)
+    assert len(calls) == 2 * (FIRST + 4)
+    assert not is_snapshot(model)
+
+
+def test_a_change_while_the_snapshot_is_made(monkeypatch):
+    model, x = network(), data()
+    repeated(model, x, FIRST)
+    usual = npdl.predictor.Predictor.__init__
+
+    def slow(self, model):
+        usual(self, model)
+        model.layers[0].activation = npdl.activations.Sigmoid()  # another thread does it
+
+    with monkeypatch.context() as patch:
+        patch.setattr(npdl.predictor.Predictor, "__init__", slow)
+        model.predict(x)
+    assert not is_snapshot(model)
+    assert repeated(model, x, 2 * FIRST + 1).tobytes() == plain(model, x).tobytes()
+    assert is_snapshot(model) == bool(npdl._ext.kernels().ready)
+
+
+def test_errors_stay_the_same():
+    model = network()
+    for bad in (np.ones((2, 4, 8, 8), "f"), np.ones((2, 3, 2), "f"), np.ones((0, *SHAPE), "f")):
+        found = set()
+        for _ in range(FIRST + 3):
+            with pytest.raises(ValueError) as error:
+                model.predict(bad)
+            found.add(str(error.value))
+        assert len(found) == 1
+
+
+def test_a_model_of_ones_own_whose_state_is_everything():
+    class Whole(npdl.Model):
+        def __getstate__(self):
+            return vars(self)
+
+    model = Whole(network().layers)
+    y = repeated(model, data())
+    other = copy.deepcopy(model)
+    other.layers[0].W[...] = 0
+    assert model.predict(data()).tobytes() == y.tobytes()
+    assert other.predict(data()).tobytes() == plain(other, data()).tobytes()

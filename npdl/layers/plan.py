@@ -321,6 +321,8 @@ class Plan:
         if linear:
             y = layer.forward_linear(*taken, train=train)  # type: ignore[attr-defined]
             mark = layer.mask_after(taken, masks, y)
+        elif "forward" in vars(layer):  # a user's; that of a block is not called by its other one
+            y, mark = Layer.forward_masked(layer, taken, masks, train)
         else:
             y, mark = layer.forward_masked(taken, masks, train)
         if len(step.targets) == 1:

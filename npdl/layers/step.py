@@ -52,6 +52,15 @@ class Step:
         self.built = layer.out_shape
         self.look_at(type(layer).forward)
 
+    def __getstate__(self) -> tuple[None, dict[str, Any]]:
+        kept = (name for name in self.__slots__ if name not in ("forward", "takes_train"))
+        return None, {name: getattr(self, name) for name in kept}
+
+    def __setstate__(self, state: tuple[None, dict[str, Any]]) -> None:
+        for name, value in state[1].items():
+            setattr(self, name, value)
+        self.look_at(type(self.layer).forward)
+
     def look_at(self, forward: Callable[..., Any]) -> None:
         """Look up the arguments that the `forward` of the layer takes."""
         self.forward = forward
