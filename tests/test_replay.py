@@ -1,6 +1,7 @@
 """Replayed training steps give the bits of the layers, also after changes in between."""
 
 import copy
+import importlib
 import pickle
 
 import numpy as np
@@ -411,3 +412,34 @@ def test_a_loss_that_is_not_finite(walked):
     found = result()
     walked()
     assert result() == found
+
+
+@compiled
+def test_a_watch_sees_every_change():
+    tape = importlib.import_module("npdl._ext.tape")
+
+    class Layer:
+        pass
+
+    layer, names = Layer(), {"p": 1, "q": 2}
+    layer.x = array = np.ones(1)
+    watch = tape.Watch([(layer, "x")], [(names, frozenset({"may", "come"}))])
+    steps = [
+        ({"may": 3}, True),
+        ({"may": 3, "other": 4}, False),
+        ({"may": 3, "come": 4}, True),
+        ({"may": 3, "p": 5}, False),
+    ]
+    for change, same in steps:
+        names.update(change)
+        assert watch.same() is same
+        names.clear()
+        names.update(p=1, q=2)
+        assert watch.same()
+    del names["q"]
+    assert not watch.same()
+    names["q"] = 2
+    layer.x = array.copy()
+    assert not watch.same()
+    layer.x = array
+    assert watch.same()

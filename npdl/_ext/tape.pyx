@@ -8,11 +8,26 @@ Unlike a chain of steps.pyx, a tape reads weights in place and works in the reco
 one thread may play it at a time.
 """
 
+from cpython.exc cimport PyErr_Clear
+from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp
 from npdl._ext.steps cimport given_t, play_t, read_given, read_step, ready_t
 from npdl._ext.threads cimport give, max_workers, scratch_t, take
+
+cdef extern from "Python.h":
+    PyObject* PyDict_GetItemWithError(PyObject* names, PyObject* name)
+    Py_ssize_t PyDict_Size(PyObject* names)
+
+ctypedef struct held_t:
+    PyObject* owner  # an object or a dict
+    PyObject* name
+    PyObject* value
+
+ctypedef struct dict_t:
+    PyObject* names
+    Py_ssize_t own, n_passing  # entries that are held; names that may be there too
 
 ctypedef struct entry_t:
     play_t play  # or NULL for a function
@@ -198,19 +213,37 @@ cdef class Watch:
         C-ordered arrays, whose bytes must be those of the other one.
     """
 
-    cdef list attributes, entries, sizes, pairs, places
+    cdef list kept, pairs, places  # what the pointers point to
+    cdef held_t* held  # attributes, then entries of dicts
+    cdef dict_t* dicts
+    cdef PyObject** passing  # names that may be in a dict or not, dict after dict
+    cdef Py_ssize_t n_attributes, n_held, n_dicts
     cdef int workers
 
-    def __init__(self, attributes, dicts, pairs=()):
+    def __cinit__(self, attributes, dicts, pairs=()):
         cdef given_t a, b
-        self.attributes = [(o, name, getattr(o, name)) for o, name in attributes]
-        self.entries, self.sizes = [], []
-        for names, passing in dicts:
-            for name, value in names.items():
-                if name not in passing:
-                    self.entries.append((names, name, value))
-            self.sizes.append((names, passing, _size(names, passing)))
-        self.workers = max_workers()
+        cdef Py_ssize_t i, k = 0
+        held = [(o, name, getattr(o, name)) for o, name in attributes]
+        self.n_attributes = len(held)
+        watched = [(names, [*passing]) for names, passing in dicts]
+        for names, passing in watched:
+            held += [(names, name, value) for name, value in names.items() if name not in passing]
+        self.kept, self.workers = [held, watched], max_workers()
+        self.n_held, self.n_dicts = len(held), len(watched)
+        self.held = <held_t*> calloc(self.n_held + 1, sizeof(held_t))
+        self.dicts = <dict_t*> calloc(self.n_dicts + 1, sizeof(dict_t))
+        n_passing = sum([len(passing) for _, passing in watched])
+        self.passing = <PyObject**> calloc(n_passing + 1, sizeof(PyObject*))
+        if self.held == NULL or self.dicts == NULL or self.passing == NULL:
+            raise MemoryError()
+        for i, (owner, name, value) in enumerate(held):
+            self.held[i] = held_t(<PyObject*> owner, <PyObject*> name, <PyObject*> value)
+        for i, (names, passing) in enumerate(watched):
+            own = len([name for name in names if name not in passing])
+            self.dicts[i] = dict_t(<PyObject*> names, own, len(passing))
+            for name in passing:
+                self.passing[k] = <PyObject*> name
+                k += 1
         self.pairs, self.places = list(pairs), []
         for one, other in pairs:
             if not (read_given(one, &a) and read_given(other, &b) and a.bytes == b.bytes):
@@ -220,28 +253,37 @@ cdef class Watch:
     def same(self):
         """Whether nothing has changed, including the number of threads."""
         cdef tuple item
-        cdef dict names
+        cdef Py_ssize_t i, k, left, passing = 0
+        cdef held_t h
+        cdef dict_t d
         if self.workers != max_workers():
             return False
-        for item in self.entries:
-            names = <dict> item[0]
-            if names.get(item[1], self) is not item[2]:
+        for i in range(self.n_attributes, self.n_held):
+            h = self.held[i]
+            if PyDict_GetItemWithError(h.owner, h.name) != h.value:
+                PyErr_Clear()
                 return False
-        for item in self.sizes:
-            if _size(<dict> item[0], item[1]) != item[2]:
+        for i in range(self.n_dicts):
+            d = self.dicts[i]
+            left = PyDict_Size(d.names) - d.own
+            for k in range(passing, passing + d.n_passing):
+                if left <= 0:
+                    break
+                left -= PyDict_GetItemWithError(d.names, self.passing[k]) != NULL
+            if left:
+                PyErr_Clear()
                 return False
-        for item in self.attributes:
-            if getattr(item[0], item[1]) is not item[2]:
+            passing += d.n_passing
+        for i in range(self.n_attributes):
+            h = self.held[i]
+            if getattr(<object> h.owner, <object> h.name) is not <object> h.value:
                 return False
         for item in self.places:
             if memcmp(<void*> <uintptr_t> item[0], <void*> <uintptr_t> item[1], item[2]):
                 return False
         return True
 
-
-cdef Py_ssize_t _size(dict names, passing):
-    """Number of entries, without those that may be added or removed."""
-    cdef Py_ssize_t n = len(names)
-    for name in passing:
-        n -= name in names
-    return n
+    def __dealloc__(self):
+        free(self.held)
+        free(self.dicts)
+        free(self.passing)
