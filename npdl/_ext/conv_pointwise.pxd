@@ -26,6 +26,7 @@ cdef enum:
     ROOM = 16384  # numbers of panels that are packed in one go
     LEAST = 64  # pixels of a block
     SPANS = 256  # blocks of a group that are added up one by one
+    EACH = 8  # panels of a thread from which a smaller last one balances the threads
     ROWS = 96  # of the filters that a task packs; whole tiles of each form
 
 ctypedef struct pointwise_t:
@@ -61,14 +62,27 @@ cdef inline bint is_pointwise(const conv_t* j) noexcept nogil:
     )
 
 
-cdef inline void _choose_tile(
-    pointwise_t* p, Py_ssize_t m, Py_ssize_t n, const real* _
+cdef inline Py_ssize_t _work_of(
+    Py_ssize_t rows, Py_ssize_t n, Py_ssize_t nr, Py_ssize_t images, int workers, const real* _
 ) noexcept nogil:
-    """The form of tiles that computes less beside m rows and n columns."""
+    """What the busiest thread computes: whole panels, if there are few."""
+    cdef Py_ssize_t panels = images * ceil_div(n, nr)
+    if workers > 1 and panels < EACH * workers:
+        return rows * nr * ceil_div(panels, workers)
+    return rows * (n // nr * nr + panel_width(n % nr, nr, _)) * images // workers
+
+
+cdef inline void _choose_tile(
+    pointwise_t* p, Py_ssize_t m, Py_ssize_t n, Py_ssize_t images, int workers, const real* _
+) noexcept nogil:
+    """The form of tiles that computes less beside m rows and n columns, or divides them better."""
     cdef Py_ssize_t nr = tile_cols(_), square
-    square = round_up(m, least_rows(_)) * (n // nr * nr + panel_width(n % nr, nr, _))
+    square = _work_of(round_up(m, least_rows(_)), n, nr, images, workers, _)
     p.mr, p.nr = MR, nr
-    p.tall = round_up(m, TALL // 2) * round_up(n, 2 * lanes(_)) < square - square // 32
+    p.tall = (
+        _work_of(round_up(m, TALL // 2), n, 2 * lanes(_), images, workers, _)
+        < square - square // 32
+    )
     if p.tall:
         p.mr, p.nr = TALL, 2 * lanes(_)
     p.panels = ceil_div(n, p.nr)
@@ -169,7 +183,7 @@ cdef inline void pointwise_plan(
     p.m, p.k = j.f, j.c
     if turned:
         p.m, p.k = j.c, j.f
-    _choose_tile(p, p.m, p.plane, _)
+    _choose_tile(p, p.m, p.plane, j.n, workers, _)
     p.pieces = ceil_div(p.k, DEPTH)
     p.parts = min(p.panels, ceil_div(4 * workers, j.n))
     p.together = max(<Py_ssize_t> 1, ROOM // (ceil_div(p.k, p.pieces) * p.nr))
@@ -320,7 +334,7 @@ cdef inline void pointwise_weights(conv_t* j, const real* _) except *:
     cdef scratch_t s
     memset(&p, 0, sizeof(p))
     p.j, p.plane = j, j.h * j.w
-    _choose_tile(&p, j.f, j.c, _)
+    _choose_tile(&p, j.f, j.c, 1, 1, _)
     p.count = round_up(ceil_div(total, GROUPS), 16)
     p.count = min(<Py_ssize_t> DEPTH, max(<Py_ssize_t> LEAST, p.count))
     p.blocks = ceil_div(total, p.count)
