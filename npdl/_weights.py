@@ -94,3 +94,21 @@ def balanced(labels: NDArray) -> dict[int, float]:
     classes, counts = np.unique(labels, return_counts=True)
     weights = labels.size / (len(classes) * counts)
     return dict(zip(classes.tolist(), weights.tolist()))
+
+
+def counting_rows(X: NDArray, y: NDArray, weight: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+    """Only the rows that count, with weights of mean 1, as the loss is a mean over the rows.
+
+    Raises
+    ------
+    ValueError
+        If a weight is negative, or none is above 0.
+    """
+    if (weight < 0).any():
+        rule = "`sample_weight` must not be negative"
+        raise ValueError(error_message(rule, least=float(weight.min())))
+    counts = weight > 0
+    if not counts.any():
+        raise ValueError("`sample_weight` must have a value above 0. Received: only zeros")
+    X, y, weight = X[counts], y[counts], weight[counts]
+    return X, y, weight * (len(weight) / weight.sum())

@@ -30,7 +30,8 @@ from npdl.layers.plan import Plan
 from npdl.layers.recurrent import is_stateful
 from npdl.layers.step import Step
 from npdl.layers.tree import every_layer
-from npdl.replay import METHODS, PLAIN, address
+from npdl.passes import address
+from npdl.replay import METHODS, PLAIN
 
 #: Layers that only call kernels, and make views, at prediction. One that does more for some of its
 #: options is found out when its calls are recorded.

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from npdl._checks import check_int, check_number, error_message
+from npdl._weights import counting_rows
 from npdl.callbacks import CallbackList, EarlyStopping
 from npdl.layers import Dense, Embedding, Input, Layer, Linear, Softmax
 from npdl.layers.node import Value
@@ -128,7 +129,7 @@ class _Estimator(BaseEstimator):
             weight = _check_sample_weight(sample_weight, X, dtype=X.dtype)
         y = self._targets(y, X.dtype, anew, classes)
         if weight is not None:
-            X, y, weight = _weighted(X, y, weight)
+            X, y, weight = counting_rows(X, y, weight)
         if anew or not hasattr(self, "_rng"):
             seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
             self._rng = np.random.default_rng(seed)
@@ -260,18 +261,6 @@ def _layer(item: Any) -> Any:
     except TypeError:
         rule = "`layers` must hold numbers of units and instances of Layer"
         raise TypeError(error_message(rule, item=item)) from None
-
-
-def _weighted(X: NDArray, y: NDArray, weight: NDArray) -> tuple[NDArray, NDArray, NDArray]:
-    """Only the rows that count, with weights of mean 1, as the loss is a mean over the rows."""
-    if (weight < 0).any():
-        rule = "`sample_weight` must not be negative"
-        raise ValueError(error_message(rule, least=float(weight.min())))
-    counts = weight > 0
-    if not counts.any():
-        raise ValueError("`sample_weight` must have a value above 0. Received: only zeros")
-    X, y, weight = X[counts], y[counts], weight[counts]
-    return X, y, weight * (len(weight) / weight.sum())
 
 
 def _whole(x: NDArray) -> NDArray:

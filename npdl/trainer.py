@@ -25,7 +25,8 @@ from npdl.objectives import SoftmaxCategoricalCrossEntropy as SCCE
 from npdl.objectives.base import count_of
 from npdl.optimizers import SGD, Optimizer
 from npdl.optimizers import get as get_optimizer
-from npdl.replay import Passes, Replays, WholeStep
+from npdl.passes import Passes
+from npdl.replay import Replays, WholeStep
 from npdl.terms import Term
 
 

@@ -37,6 +37,7 @@ LEVELS = [
         ),
         *(
             "functional",
+            "passes",
             "replay",
             "trainer",
             "raster",
