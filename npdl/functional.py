@@ -217,6 +217,7 @@ class Functional(Persistent):
         """
         if self.inputs is not None and self._plan is not None:
             self._plan = self._plan.rewired([Value(shape) for shape in self._plan.in_shapes])
+            self._watch_terms()
             return
         self.give_names()
         shape = graph.entry_shape(self.layers[0]) if input_shape is None else tuple(input_shape)
@@ -225,6 +226,10 @@ class Functional(Persistent):
             shape = self.layers[0].out_shape
         self._plan = graph.plan_chain(self.layers, shape)  # type: ignore[arg-type]
         flatten(self.layers)
+        self._watch_terms()
+
+    def _watch_terms(self) -> None:
+        """Let a new plan keep the values that terms of the loss take; see `Trainer`."""
 
     def build_for(self, x: tuple[NDArray, ...]) -> Plan:
         """The plan; the layers are connected for data of these shapes, if they are not yet."""

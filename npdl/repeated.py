@@ -111,7 +111,7 @@ def _arrays(plan: Plan) -> list[NDArray]:
 
 def _watch(plan: Plan, copied: Plan) -> Any:
     """A watch over the layers of a plan and their arrays, of which there are copies."""
-    attributes: list[tuple[Any, str]] = []
+    attributes: list[tuple[Any, str]] = [(plan, "watched")]
     dicts: list[tuple[dict[str, Any], frozenset[str]]] = []
     for layer in every_layer(plan.layers):
         attributes += [(type(layer), name) for name in METHODS if hasattr(type(layer), name)]

@@ -211,8 +211,14 @@ class Trainer(Functional):
         """
         term = Term(function, values)
         if self.plan is not None:
-            term.slots(self.plan)
+            self.plan.watch(term.slots(self.plan))
         self.terms = [*self.terms, term]
+
+    def _watch_terms(self) -> None:
+        for term in self.terms:
+            plan = self.require_plan("build")
+            with contextlib.suppress(ValueError):  # training will raise it
+                plan.watch(term.slots(plan))
 
     def penalty(self) -> float:
         """Return what the layers add to the loss: regularizers, and terms of their own."""

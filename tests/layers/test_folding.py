@@ -1,5 +1,7 @@
 """Batch normalization in the weights of the layer before it, at prediction."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -111,6 +113,26 @@ def test_a_value_that_is_read_elsewhere_is_not_folded_away():
         model = npdl.Model(inputs=x, outputs=outputs)
         model.build()
         assert not is_folded(model)
+
+
+@pytest.mark.parametrize("is_chain", [True, False])
+def test_a_value_that_a_term_of_the_loss_takes(is_chain):
+    conv = layers.Convolution(4, 3, IMAGE, **LINEAR)
+    chain = [conv, layers.BatchNormal(axis=1), layers.Flatten(), layers.Dense(2)]
+    model = npdl.Model(chain) if is_chain else model_of(*chain, shape=IMAGE, dtype="float32")
+    model.compile("mse", "sgd")
+    x = data(IMAGE, "float32")
+    for _ in range(12):
+        model.predict(x)
+    model.add_loss(lambda z: (float((z**2).sum()), 2 * z), conv)
+    y = model.predict(x)
+    np.testing.assert_array_equal(y, unfolded(model, x))
+    model.evaluate(x, y)
+    for same in (model, copy.deepcopy(model)):
+        for _ in range(20):
+            np.testing.assert_array_equal(same.predict(x), y)
+    model.build()
+    np.testing.assert_array_equal(model.predict(x), y)
 
 
 @pytest.mark.parametrize("act", [(), (layers.ReLU,), (layers.ELU,)])
