@@ -30,6 +30,7 @@ from npdl._ext.tile cimport lanes
 cdef enum:
     CHUNK = 4096  # pixels per task
     MOST = 16  # the most lanes
+    NARROW = 64  # windows of narrow images at a time
 
 
 cdef enum:
@@ -52,6 +53,26 @@ cdef inline bint _is(real value, real best) noexcept nogil:
     return (value == best) | (value != value)
 
 
+cdef inline void _max_of_four(
+    const real* a, const real* b, const real* c, const real* d, int32_t down, real* best,
+    int32_t* place, Py_ssize_t count,
+) noexcept nogil:
+    """The largest of four pixels, and its place behind the first: 0, 1, `down` or `down` + 1."""
+    cdef real largest
+    cdef int32_t l
+    cdef bint nan
+    for l in range(<int32_t> count):
+        largest = _larger(_larger(a[l], b[l]), _larger(c[l], d[l]))
+        nan = (a[l] != a[l]) | (b[l] != b[l]) | (c[l] != c[l]) | (d[l] != d[l])
+        best[l] = <real> NAN if nan else largest
+    if place != NULL:
+        for l in range(<int32_t> count):
+            place[l] = down + 1
+            place[l] = down if _is(c[l], best[l]) else place[l]
+            place[l] = 1 if _is(b[l], best[l]) else place[l]
+            place[l] = 0 if _is(a[l], best[l]) else place[l]
+
+
 cdef inline void _max_2x2(
     const real* above, const real* below, int32_t at, int32_t down, real* y, int32_t* argmax,
     Py_ssize_t count,
@@ -62,24 +83,52 @@ cdef inline void _max_2x2(
     cdef real d[MOST]
     cdef real best[MOST]
     cdef int32_t place[MOST]
-    cdef real largest
     cdef int32_t l
-    cdef bint nan
     for l in range(<int32_t> count):
         a[l], b[l], c[l], d[l] = above[2 * l], above[2 * l + 1], below[2 * l], below[2 * l + 1]
-    for l in range(<int32_t> count):
-        largest = _larger(_larger(a[l], b[l]), _larger(c[l], d[l]))
-        nan = (a[l] != a[l]) | (b[l] != b[l]) | (c[l] != c[l]) | (d[l] != d[l])
-        best[l] = <real> NAN if nan else largest
+    _max_of_four(a, b, c, d, down, best, NULL if argmax == NULL else place, count)
     memcpy(y, best, count * sizeof(real))
     if argmax != NULL:
         for l in range(<int32_t> count):
-            place[l] = down + 1
-            place[l] = down if _is(c[l], best[l]) else place[l]
-            place[l] = 1 if _is(b[l], best[l]) else place[l]
-            place[l] = 0 if _is(a[l], best[l]) else place[l]
             place[l] = place[l] + at + 2 * l
         memcpy(argmax, place, count * sizeof(int32_t))
+
+
+cdef inline void _narrow_max_2x2(
+    const pool_t* p, Py_ssize_t first, Py_ssize_t last, const real* x, real* y, int32_t* argmax
+) noexcept nogil:
+    """Rows [first, last) of all outputs, of up to three: the pixels of many are gathered first."""
+    cdef real a[NARROW], b[NARROW], c[NARROW], d[NARROW], best[NARROW]
+    cdef int32_t place[NARROW], at[NARROW]
+    cdef Py_ssize_t i = first % p.oh, j, w = p.w, count
+    cdef int32_t l
+    cdef const real* row
+    x += first // p.oh * p.h * w
+    memset(a, 0, sizeof(a))
+    memset(b, 0, sizeof(b))
+    memset(c, 0, sizeof(c))
+    memset(d, 0, sizeof(d))
+    while first < last:
+        count = 0
+        while first < last and count + p.ow <= NARROW:
+            row = x + 2 * i * w
+            for j in range(p.ow):
+                a[count], b[count] = row[2 * j], row[2 * j + 1]
+                c[count], d[count] = row[w + 2 * j], row[w + 2 * j + 1]
+                at[count] = <int32_t> (2 * (i * w + j))
+                count += 1
+            first += 1
+            i += 1
+            if i == p.oh:
+                i = 0
+                x += p.h * w
+        _max_of_four(a, b, c, d, <int32_t> w, best, place, NARROW)
+        memcpy(y, best, count * sizeof(real))
+        y += count
+        if argmax != NULL:
+            for l in range(<int32_t> count):
+                argmax[l] = place[l] + at[l]
+            argmax += count
 
 
 cdef inline void _mean_2x2(
@@ -110,6 +159,7 @@ cdef inline void _rows_2x2(
     """Rows [first, last) of all outputs, `width` windows at a time, in the images x."""
     cdef Py_ssize_t i = first % p.oh, j, w = p.w, _
     cdef real* row
+    cdef real share
     x += first // p.oh * p.h * w
     for _ in range(last - first):
         row = x + 2 * i * w
@@ -123,6 +173,9 @@ cdef inline void _rows_2x2(
                 )
             elif kind == MEAN:
                 _mean_2x2(row + 2 * j, row + w + 2 * j, <real> 0.25, y + j, width)
+            elif width == 1:
+                share = y[j] * <real> 0.25
+                row[2 * j] = row[2 * j + 1] = row[w + 2 * j] = row[w + 2 * j + 1] = share
             else:
                 _unmean_2x2(y + j, <real> 0.25, row + 2 * j, row + w + 2 * j, width)
             j += width
@@ -138,7 +191,9 @@ cdef inline void _pool_2x2(
     const pool_t* p, int kind, Py_ssize_t first, Py_ssize_t last, real* x, real* y, int32_t* argmax
 ) noexcept nogil:
     """Windows at a time: as many as fit the vectors, or a row of a narrow image."""
-    if p.ow >= 16 and lanes(x) >= 16:
+    if kind == MAX and p.ow < 4:
+        _narrow_max_2x2(p, first, last, x, y, argmax)
+    elif p.ow >= 16 and lanes(x) >= 16:
         _rows_2x2(p, kind, 16, first, last, x, y, argmax)
     elif p.ow >= 8 and lanes(x) >= 8:
         _rows_2x2(p, kind, 8, first, last, x, y, argmax)

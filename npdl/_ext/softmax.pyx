@@ -13,6 +13,7 @@ cdef enum:
     SHORT = 64  # products added one after another
     CHUNK = 4096  # elements per task
     LANES = 16  # numbers compared side by side
+    ROWS = 64  # whose logarithms are taken together
     SPAN = 32  # numbers searched for the position of the largest, if they contain it
 
 
@@ -84,8 +85,9 @@ cdef inline void _forward_rows(
     cdef const real* z = <const real*> r.z
     cdef real* p = <real*> r.p
     cdef real* loss = <real*> r.loss
-    cdef real m, total, scale
-    cdef Py_ssize_t k = r.k, i, j
+    cdef real totals[ROWS]
+    cdef real m, scale
+    cdef Py_ssize_t k = r.k, i, j, n
     for i in range(first, last):
         m = _top(z + i * k, k)
         for j in range(i * k, (i + 1) * k):
@@ -94,13 +96,21 @@ cdef inline void _forward_rows(
             loss[i] = m
     for j in range(first * k, last * k):  # all rows in one loop, so that vectors may cross rows
         p[j] = exp(p[j])
-    for i in range(first, last):
-        total = <real> sum_of(p + i * k, k)
-        scale = <real> 1.0 / total
-        for j in range(i * k, (i + 1) * k):
-            p[j] *= scale
+    for i in range(ROWS):
+        totals[i] = 1
+    while first < last:
+        n = min(ROWS, last - first)
+        for i in range(n):
+            totals[i] = <real> sum_of(p + (first + i) * k, k)
+            scale = <real> 1.0 / totals[i]
+            for j in range((first + i) * k, (first + i + 1) * k):
+                p[j] *= scale
         if loss != NULL:
-            loss[i] = _loss(r, i, loss[i] + <real> log(total))
+            for i in range(ROWS):  # vectors of them, more than needed at the end
+                totals[i] = <real> log(totals[i])
+            for i in range(n):
+                loss[first + i] = _loss(r, first + i, loss[first + i] + totals[i])
+        first += n
 
 
 cdef inline void _backward_row(rows_t* r, Py_ssize_t i, const real* _) noexcept nogil:
