@@ -27,6 +27,9 @@ FIRST, LONGEST = 8, 1024
 #: Bytes of arrays, per layer, up to which comparing them costs less than running the layers one by
 #: one.
 MOST = 1 << 14
+#: Bytes of an input above which a snapshot is not made: the layers then take much longer than Python
+#: between them, and a predictor first runs them several times.
+LARGEST = 1 << 18
 #: The most shapes that are counted.
 SHAPES = 64
 #: Attributes of layers that have no effect on predictions.
@@ -57,7 +60,7 @@ class Repeats:
 
     def predict(self, model: Any, x: NDArray) -> Any:
         """The output of a network of one input and one output; None if the layers have to run."""
-        if not self._pays or not len(x) or not kernels().ready:
+        if not self._pays or not 0 < x.nbytes <= LARGEST or not kernels().ready:
             return None
         made = self._made
         if made is not None and not made[1].same():

@@ -227,6 +227,15 @@ def test_a_change_while_the_snapshot_is_made(monkeypatch):
     assert is_snapshot(model) == bool(npdl._ext.kernels().ready)
 
 
+def test_large_inputs_run_the_layers():
+    model = npdl.Model([layers.Convolution1D(2, 3, (3000, 1)), layers.GlobalMeanPooling()])
+    model.build()
+    for n in (30, 1):
+        x = np.ones((n, 3000, 1), "float32")
+        assert repeated(model, x).tobytes() == plain(model, x).tobytes()
+        assert is_snapshot(model) == (n == 1 and bool(npdl._ext.kernels().ready))
+
+
 def test_errors_stay_the_same():
     model = network()
     for bad in (np.ones((2, 4, 8, 8), "f"), np.ones((2, 3, 2), "f"), np.ones((0, *SHAPE), "f")):
