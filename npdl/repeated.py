@@ -27,7 +27,7 @@ FIRST, LONGEST = 8, 1024
 #: Bytes of arrays, per layer, up to which comparing them costs less than running the layers one by
 #: one.
 MOST = 1 << 14
-#: Bytes of an input above which a snapshot is not made: the layers then take much longer than Python
+#: Bytes of an input above which no snapshot is made: the layers take much longer than Python
 #: between them, and a predictor first runs them several times.
 LARGEST = 1 << 18
 #: The most shapes that are counted.
