@@ -98,16 +98,19 @@ cdef inline void _narrow_max_2x2(
     const pool_t* p, Py_ssize_t first, Py_ssize_t last, const real* x, real* y, int32_t* argmax
 ) noexcept nogil:
     """Rows [first, last) of all outputs, of up to three: the pixels of many are gathered first."""
-    cdef real a[NARROW], b[NARROW], c[NARROW], d[NARROW], best[NARROW]
-    cdef int32_t place[NARROW], at[NARROW]
+    cdef real a[NARROW]
+    cdef real b[NARROW]
+    cdef real c[NARROW]
+    cdef real d[NARROW]
+    cdef real best[NARROW]
+    cdef int32_t place[NARROW]
+    cdef int32_t at[NARROW]
     cdef Py_ssize_t i = first % p.oh, j, w = p.w, count
     cdef int32_t l
     cdef const real* row
     x += first // p.oh * p.h * w
-    memset(a, 0, sizeof(a))
-    memset(b, 0, sizeof(b))
-    memset(c, 0, sizeof(c))
-    memset(d, 0, sizeof(d))
+    for l in range(NARROW):
+        a[l] = b[l] = c[l] = d[l] = 0
     while first < last:
         count = 0
         while first < last and count + p.ow <= NARROW:
@@ -125,10 +128,9 @@ cdef inline void _narrow_max_2x2(
         _max_of_four(a, b, c, d, <int32_t> w, best, place, NARROW)
         memcpy(y, best, count * sizeof(real))
         y += count
-        if argmax != NULL:
-            for l in range(<int32_t> count):
-                argmax[l] = place[l] + at[l]
-            argmax += count
+        for l in range(<int32_t> (0 if argmax == NULL else count)):
+            argmax[l] = place[l] + at[l]
+        argmax = NULL if argmax == NULL else argmax + count
 
 
 cdef inline void _mean_2x2(
