@@ -80,9 +80,9 @@ class Predictor:
         #: Whether every call runs the plan.
         self._walks = self.plan.makes_masks or stateful
         self._image_bytes = 0 if self._walks else _image_bytes(self.plan)
-        #: The prepared routes, by the shapes of the inputs; and their kernels.
-        self._routes: dict[Any, Route] = {}
-        self._made_for: Any = None
+        #: A setting, and the routes prepared for it, by the shapes of the inputs; one attribute, as
+        #: another thread may have another setting.
+        self._prepared: tuple[Any, dict[Any, Route]] = (None, {})
 
     @property
     def input_shape(self) -> Any:
@@ -114,8 +114,8 @@ class Predictor:
             In the form in which the outputs were passed to `Model`.
         """
         if mask is None and type(X) is np.ndarray:  # the common case, and the fastest
-            route = self._routes.get((X.shape, X.dtype.char))
-            if route is not None and route.whole is not None and self._is_current():
+            route = self._routes().get((X.shape, X.dtype.char))
+            if route is not None and route.whole is not None:
                 dtype = route.whole.dtypes[0]
                 ys = route.whole([X if X.dtype is dtype else np.asarray(X, dtype, "C")])
                 if ys is not None:
@@ -138,16 +138,15 @@ class Predictor:
         """The outputs of one batch, by the route for its shapes if there is one."""
         if self._walks or any(mask is not None for mask in batch.mask):
             return predict_step(self.plan, batch)
-        if not self._is_current():
-            self._routes, self._made_for = {}, _setting()
+        routes = self._routes()
         key: Any = tuple((x.shape, x.dtype.char) for x in batch.x)
         key = key[0] if len(key) == 1 else key
-        route = self._routes.get(key)
+        route = routes.get(key)
         outputs = None if route is None else route(batch.x)
-        if route is None and len(self._routes) < ROUTES:
+        if route is None and len(routes) < ROUTES:
             route = Route(self.plan, batch.x)
             outputs, route.made = route.made, None
-            self._routes[key] = route
+            routes[key] = route
         return predict_step(self.plan, batch) if outputs is None else own_arrays(outputs, batch)
 
     def _samples_at_a_time(self, n: int) -> int:
@@ -159,9 +158,12 @@ class Predictor:
         parts = -(-n // most)
         return -(-n // parts) if parts else most
 
-    def _is_current(self) -> bool:
-        """Whether the routes were made for the active kernels."""
-        return self._made_for == _setting()
+    def _routes(self) -> dict[Any, Route]:
+        """The routes for the setting of the moment; those for another one are dropped."""
+        setting, prepared = _setting(), self._prepared
+        if prepared[0] != setting:
+            prepared = self._prepared = (setting, {})
+        return prepared[1]
 
     def _fold(self) -> None:
         """Compute the weights of folded layers once and for all."""
@@ -170,7 +172,7 @@ class Predictor:
                 layer.keep()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_routes": {}, "_made_for": None}
+        return {**vars(self), "_prepared": (None, {})}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

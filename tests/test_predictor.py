@@ -196,7 +196,7 @@ def test_layers_of_npdl_become_one_program(label, n):
     model, x = chain(label, n)
     predictor = model.predictor()
     wanted = predictor(x)
-    routes = [*predictor._routes.values()]
+    routes = [*predictor._routes().values()]
     if label in ("padded words", "norms", "shapes", "only views", "a layer of ones own"):
         assert all(route.whole is None for route in routes)
     elif label == "attention" and n > 1:  # the positions are added by NumPy
