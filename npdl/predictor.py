@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,8 @@ from npdl.training import own_arrays, predict_step
 ROUTES = 8
 #: Bytes of a layer's arrays, per thread, that stay in the cache until the next layer reads them.
 CACHE = 1 << 21
+#: Bytes of weights that are not read again for each few images.
+LARGE = 1 << 20
 #: The least number of images at a time.
 FEWEST = 8
 #: The parts of a model that a snapshot needs; no loss, no optimizer.
@@ -55,7 +57,8 @@ class Predictor:
     of its weights, as in ``model.predict``.
 
     Large images run through all layers a few at a time, so that the output of a layer is still in
-    the cache when the next one reads it.
+    the cache when the next one reads it. Layers behind them take the whole batch if their weights
+    are large.
 
     With stateful recurrent layers, each call continues where the last one ended, from the state
     that the model had. Then only one thread may call it.
@@ -75,14 +78,14 @@ class Predictor:
         self._model = _snapshot(model)
         self.plan = self._model.require_plan("predictor")
         self._names = self._model.data_names
-        self._fold()
+        _fold(self.plan)
         stateful = any(is_stateful(layer) for layer in every_layer(self.plan.layers))
         #: Whether every call runs the plan.
         self._walks = self.plan.makes_masks or stateful
         self._image_bytes = 0 if self._walks else _image_bytes(self.plan)
-        #: A setting, and the routes prepared for it, by the shapes of the inputs; one attribute, as
-        #: another thread may have another setting.
-        self._prepared: tuple[Any, dict[Any, Route]] = (None, {})
+        self._routes = _Routes(self.plan)
+        #: Of the layers of images, and of those behind them; None before they are needed.
+        self._halves: tuple[_Routes, ...] | None = None
 
     @property
     def input_shape(self) -> Any:
@@ -114,69 +117,55 @@ class Predictor:
             In the form in which the outputs were passed to `Model`.
         """
         if mask is None and type(X) is np.ndarray:  # the common case, and the fastest
-            route = self._routes().get((X.shape, X.dtype.char))
+            route = self._routes.by_shape().get((X.shape, X.dtype.char))
             if route is not None and route.whole is not None:
                 dtype = route.whole.dtypes[0]
                 ys = route.whole([X if X.dtype is dtype else np.asarray(X, dtype, "C")])
                 if ys is not None:
                     return self._model.packed(ys)
         batch = self._batch(X, mask)
-        size = self._samples_at_a_time(batch.samples)
-        if batch.samples <= size:
-            return self._model.packed(self._outputs(batch))
-        whole: list[NDArray] = []
-        for first in range(0, batch.samples, size):
-            part = batch.rows(slice(first, first + size))
-            outputs = self._outputs(part)
-            if not whole:
-                whole = [np.empty((batch.samples, *y.shape[1:]), y.dtype) for y in outputs]
-            for array, y in zip(whole, outputs):
-                array[first : first + len(y)] = y
-        return self._model.packed(whole)
+        return self._model.packed(_joined(batch, self._batch_size, self._outputs))
 
     def _outputs(self, batch: Batch) -> list[NDArray]:
-        """The outputs of one batch, by the route for its shapes if there is one."""
+        """The outputs of one batch, by the routes for its shapes if there are any."""
         if self._walks or any(mask is not None for mask in batch.mask):
             return predict_step(self.plan, batch)
-        routes = self._routes()
-        key: Any = tuple((x.shape, x.dtype.char) for x in batch.x)
-        key = key[0] if len(key) == 1 else key
-        route = routes.get(key)
-        outputs = None if route is None else route(batch.x)
-        if route is None and len(routes) < ROUTES:
-            route = Route(self.plan, batch.x)
-            outputs, route.made = route.made, None
-            routes[key] = route
-        return predict_step(self.plan, batch) if outputs is None else own_arrays(outputs, batch)
+        size = self._at_a_time(batch.samples)
+        halves = self._two_halves() if size < batch.samples else ()
+        if halves:
+            images, rest = halves
+            return rest.outputs(_joined(batch, size, lambda part: images.outputs(part.x)))
+        outputs = _joined(batch, size, lambda part: self._routes.outputs(part.x))
+        return own_arrays(outputs, batch)
 
-    def _samples_at_a_time(self, n: int) -> int:
-        """The size of the parts of a batch of n samples."""
-        most = self._batch_size
-        if self._image_bytes and kernels().ready:  # the twins' bits depend on the size
-            fitting = CACHE * get_num_threads() // self._image_bytes
-            most = min(most, max(FEWEST, fitting))
-        parts = -(-n // most)
-        return -(-n // parts) if parts else most
+    def _at_a_time(self, n: int) -> int:
+        """The most of n samples that run through the layers of images together."""
+        if not self._image_bytes or not kernels().ready:  # the twins' bits depend on the size
+            return n
+        return max(FEWEST, CACHE * get_num_threads() // self._image_bytes)
 
-    def _routes(self) -> dict[Any, Route]:
-        """The routes for the setting of the moment; those for another one are dropped."""
-        setting, prepared = _setting(), self._prepared
-        if prepared[0] != setting:
-            prepared = self._prepared = (setting, {})
-        return prepared[1]
+    def _two_halves(self) -> tuple[_Routes, ...]:
+        """The layers of images and those behind them; empty if these have small weights.
 
-    def _fold(self) -> None:
-        """Compute the weights of folded layers once and for all."""
-        for layer in layers_of(self.plan):
-            if isinstance(layer, Folded):
-                layer.keep()
+        Large ones are read once for all images of a batch.
+        """
+        if self._halves is None:
+            cut = _end_of_images(self.plan)
+            behind = self.plan.steps[cut:]
+            weights = {id(p): p.value.nbytes for s in behind for p in s.owner.parameters}
+            plans = self.plan.cut(cut) if sum(weights.values()) >= LARGE else ()
+            for plan in plans:
+                _fold(plan)
+            self._halves = tuple(map(_Routes, plans))
+        return self._halves
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_prepared": (None, {})}
+        return {**vars(self), "_routes": None, "_halves": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._fold()
+        _fold(self.plan)
+        self._routes = _Routes(self.plan)
 
     def _batch(self, X: Any, mask: Any) -> Batch:
         """The inputs and their masks as arrays, checked."""
@@ -271,6 +260,69 @@ class Route:
 
     def _outputs(self, values: Sequence[Any]) -> list[NDArray]:
         return [np.asarray(values[slot]) for slot in self._plan.out_slots]
+
+
+class _Routes:
+    """The prepared routes of a plan, by the shapes of the inputs."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        #: A setting and its routes; one attribute, as another thread may have another setting.
+        self._prepared: tuple[Any, dict[Any, Route]] = (None, {})
+
+    def by_shape(self) -> dict[Any, Route]:
+        """The routes for the setting of the moment; those for another one are dropped."""
+        setting, prepared = _setting(), self._prepared
+        if prepared[0] != setting:
+            prepared = self._prepared = (setting, {})
+        return prepared[1]
+
+    def outputs(self, xs: Sequence[NDArray]) -> list[NDArray]:
+        """The outputs of the plan; by a new route if there are few."""
+        routes = self.by_shape()
+        key: Any = tuple((x.shape, x.dtype.char) for x in xs)
+        key = key[0] if len(key) == 1 else key
+        route = routes.get(key)
+        outputs = None if route is None else route(xs)
+        if route is None and len(routes) < ROUTES:
+            route = Route(self._plan, xs)
+            outputs, route.made = route.made, None
+            routes[key] = route
+        return self._plan.forward(xs, False)[0] if outputs is None else outputs
+
+
+def _joined(batch: Batch, most: int, run: Callable[[Batch], list[NDArray]]) -> list[NDArray]:
+    """The outputs of a batch that runs in equal parts of at most so many samples."""
+    parts = -(-batch.samples // most)
+    if parts <= 1:
+        return run(batch)
+    size = -(-batch.samples // parts)
+    whole: list[NDArray] = []
+    for first in range(0, batch.samples, size):
+        outputs = run(batch.rows(slice(first, first + size)))
+        if not whole:
+            whole = [np.empty((batch.samples, *y.shape[1:]), y.dtype) for y in outputs]
+        for array, y in zip(whole, outputs):
+            array[first : first + len(y)] = y
+    return whole
+
+
+def _fold(plan: Plan) -> None:
+    """Compute the weights of folded layers once and for all."""
+    for layer in layers_of(plan):
+        if isinstance(layer, Folded):
+            layer.keep()
+
+
+def _end_of_images(plan: Plan) -> int:
+    """The number of steps up to the last one that reads an image."""
+    image = {slot for slot, shape in enumerate(plan.in_shapes) if len(shape) == 4}
+    end = 0
+    for i, step in enumerate(plan.steps):
+        image.update(slot for slot, shape in zip(step.targets, step.shapes) if len(shape) == 4)
+        if image.intersection(step.sources):
+            end = i + 1
+    return end
 
 
 def _setting() -> tuple[Any, ...]:

@@ -196,7 +196,7 @@ def test_layers_of_npdl_become_one_program(label, n):
     model, x = chain(label, n)
     predictor = model.predictor()
     wanted = predictor(x)
-    routes = [*predictor._routes().values()]
+    routes = [*predictor._routes.by_shape().values()]
     if label in ("padded words", "norms", "shapes", "only views", "a layer of ones own"):
         assert all(route.whole is None for route in routes)
     elif label == "attention" and n > 1:  # the positions are added by NumPy
@@ -425,10 +425,8 @@ def test_large_images_go_through_all_layers_a_few_at_a_time(n, parts, monkeypatc
     monkeypatch.setattr("npdl.predictor.CACHE", 10)
     predictor = model.predictor()
     sizes = set()
-    outputs = predictor._outputs
-    monkeypatch.setattr(
-        predictor, "_outputs", lambda batch: (sizes.add(batch.samples), outputs(batch))[1]
-    )
+    routes, outputs = predictor._routes, predictor._routes.outputs
+    monkeypatch.setattr(routes, "outputs", lambda xs: (sizes.add(len(xs[0])), outputs(xs))[1])
     assert same(predictor(x), wanted) and same(predictor(x), wanted)
     assert sizes <= (parts if kernels().ready else {n}) and (sizes or n < 9)
 
@@ -438,4 +436,40 @@ def test_the_batch_stays_whole_where_its_size_may_matter(further, monkeypatch):
     monkeypatch.setattr("npdl.predictor.CACHE", 10)
     model = Model([Convolution(4, 3), *further, Softmax(3)])
     model.build((None, 2, 6, 6))
-    assert model.predictor()._samples_at_a_time(100) == 100
+    assert model.predictor()._at_a_time(100) == 100
+
+
+def test_large_weights_behind_images_are_read_once(monkeypatch):
+    chain = [
+        layers.Convolution(4, 3, (1, 12, 12), padding="same"),
+        layers.MaxPooling(2),
+        layers.Flatten(),
+        layers.Dense(16),
+        layers.Softmax(3),
+    ]
+    model = npdl.Model(chain)
+    model.compile("scce")
+    monkeypatch.setattr("npdl.predictor.LARGE", 1)
+    monkeypatch.setattr("npdl.predictor.CACHE", 4000)
+    x = np.random.default_rng(0).normal(size=(35, 1, 12, 12)).astype("float32")
+    for batch_size in (256, 20, 9):
+        predictor = model.predictor(batch_size)
+        for _ in range(2):
+            np.testing.assert_array_equal(predictor(x), model.predict(x, batch_size=batch_size))
+        np.testing.assert_array_equal(predictor(x[:1]), model.predict(x[:1]))
+        assert len(predictor._halves or ()) == (2 if kernels().ready else 0)
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(predictor))(x), predictor(x))
+
+
+def test_two_plans_of_one():
+    entry = npdl.Input((2, 6, 6))
+    h = layers.Convolution(3, 3)(entry)
+    flat = layers.Flatten()(h)
+    out = layers.Dense(2)(layers.Add()(layers.Dense(4)(flat), layers.Dense(4)(flat)))
+    model = npdl.Model(inputs=entry, outputs=[out])
+    model.build()
+    x = np.random.default_rng(0).normal(size=(3, 2, 6, 6)).astype("float32")
+    before, after = model.plan.cut(2)
+    between = before.forward([x], False)[0]
+    np.testing.assert_array_equal(after.forward(between, False)[0][0], model.predict(x)[0])
+    assert model.plan.cut(0) == () == model.plan.cut(3)  # the input itself; two values

@@ -159,7 +159,7 @@ def alike(one, other):
 
 
 def parts(predictor):
-    (route,) = predictor._routes().values()
+    (route,) = predictor._routes.by_shape().values()
     return [type(part) for part in route._parts]
 
 

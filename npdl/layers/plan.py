@@ -168,6 +168,23 @@ class Plan:
         plan._values = self._values  # the slots are the same
         return plan
 
+    def cut(self, number: int) -> tuple[Plan, ...]:
+        """The plans of the first steps and of the others; empty unless one value joins the two."""
+        first = self.n_slots - sum(len(step.targets) for step in self.steps[number:])
+        later = {slot for step in self.steps[number:] for slot in step.sources}
+        joins = [slot for slot in {*later, *self.out_slots} if slot < first]
+        if len(joins) != 1 or joins[0] < len(self.in_shapes):
+            return ()
+        values = [Value(shape) for shape in self.in_shapes]
+        entries = [*values]
+        for step in self.steps[:number]:
+            values += Node(step.owner, [values[slot] for slot in step.sources]).outputs
+        before = Plan(entries, [values[joins[0]]])
+        entry = values[joins[0]] = Value(values[joins[0]].shape)
+        for step in self.steps[number:]:
+            values += Node(step.owner, [values[slot] for slot in step.sources]).outputs
+        return before, Plan([entry], [values[slot] for slot in self.out_slots])
+
     def fits(self) -> bool:
         """Whether every layer is still built as it was when the plan was made."""
         for step in self.steps:  # checked at each prediction: a loop is faster than `all`
