@@ -7,7 +7,7 @@ two vectors, one of them moved.
 """
 
 from libc.math cimport INFINITY
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 from npdl._ext.activation cimport RELU
 from npdl._ext.conv cimport conv_t
 from npdl._ext.simd cimport (
@@ -109,7 +109,9 @@ cdef inline void _column(
     """`count` vectors of outputs below one another, from y on, `across` apart."""
     cdef row_t v[3]
     cdef row_t zero, upper, middle, lower
+    cdef float k[9]
     cdef Py_ssize_t i
+    memcpy(k, w, sizeof(k))  # a copy, which no store to y can change, stays in registers
     memset(&zero, 0, sizeof(zero))
     upper = middle = lower = zero
     for i in range(c.stride - 2, count + 1):
@@ -118,7 +120,7 @@ cdef inline void _column(
             upper, middle = middle, lower
         else:
             upper = middle
-        upper = _add(upper, w + 6, v)
+        upper = _add(upper, k + 6, v)
         if i > 0:
             if row_t is f32v:
                 (<row_t*> y)[0] = at_least_f32v(upper + bias, least)
@@ -126,12 +128,12 @@ cdef inline void _column(
                 (<row_t*> y)[0] = at_least_f32h(upper + bias, least)
             y += across
         if c.stride == 1:
-            middle = _add(middle, w + 3, v)
-            lower = _add(zero, w, v)
+            middle = _add(middle, k + 3, v)
+            lower = _add(zero, k, v)
         else:
-            middle = _add(zero, w, v)
+            middle = _add(zero, k, v)
             _next_row(&c, v)
-            middle = _add(middle, w + 3, v)
+            middle = _add(middle, k + 3, v)
 
 
 cdef inline void plane_sums(
