@@ -52,12 +52,12 @@ class Step:
         self.built = layer.out_shape
         self.look_at(type(layer).forward)
 
-    def __getstate__(self) -> tuple[None, dict[str, Any]]:
+    def __getstate__(self) -> dict[str, Any]:
         kept = (name for name in self.__slots__ if name not in ("forward", "takes_train"))
-        return None, {name: getattr(self, name) for name in kept}
+        return {name: getattr(self, name) for name in kept}
 
-    def __setstate__(self, state: tuple[None, dict[str, Any]]) -> None:
-        for name, value in state[1].items():
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
             setattr(self, name, value)
         self.look_at(type(self.layer).forward)
 
