@@ -42,7 +42,7 @@ def _is_patched(layer: Any) -> bool:
     return _is_patched_class(kind, kind.forward, kind.backward)
 
 
-@functools.cache
+@functools.lru_cache(1024)
 def _is_patched_class(kind: type, *methods: Any) -> bool:
     """Whether a class is npdl's, but one of these methods of it is not."""
     ours = [getattr(one, "__globals__", {}).get("__name__", "") for one in methods]
