@@ -32,7 +32,16 @@ from npdl._ext.conv_windows cimport (
 )
 from npdl._ext.simd cimport MR, TALL, real
 from npdl._ext.threads cimport aligned, run
-from npdl._ext.tile cimport ceil_div, lanes, panel_tiles, round_up, tall_tiles, tile_cols
+from npdl._ext.tile cimport (
+    NARROW,
+    ceil_div,
+    lanes,
+    narrow_tiles,
+    panel_tiles,
+    round_up,
+    tall_tiles,
+    tile_cols,
+)
 
 cdef enum:
     DEPTH = 512  # elements of a window summed at once
@@ -44,7 +53,7 @@ ctypedef struct products_t:
     conv_t* j
     act_t act  # activation of the output
     const void* bias
-    bint tall
+    bint tall, narrow
     Py_ssize_t mr, nr, panels
     Py_ssize_t pieces  # pieces into which a sum is divided
     Py_ssize_t* piece  # [pieces][3]: start in a window or in dz, start in the filter, length
@@ -111,7 +120,7 @@ cdef inline void sum_tiles(
     const real* panel, real* c, Py_ssize_t ldc, const real* start,
 ) noexcept nogil:
     """c[q, :nr] = start + Σ a[a_at[q] + k*a_step] panel[k], for `count` rows, rounded up."""
-    cdef Py_ssize_t rows[TALL]  # the rows of a short tile; the last one is repeated
+    cdef Py_ssize_t rows[TALL + NARROW]  # those of a short tile; the last one is repeated
     cdef Py_ssize_t s, i, r, row
     cdef const Py_ssize_t* piece = p.piece
     cdef const Py_ssize_t* at
@@ -124,7 +133,12 @@ cdef inline void sum_tiles(
         while i < count:
             at = a_at + i if i + p.mr <= count else rows
             from_ = start if s == 0 else c + i * ldc
-            if p.tall:
+            if real is float and p.narrow:
+                narrow_tiles(
+                    1, piece[2], a + piece[0], at, a_step, 0, panel + piece[1] * p.nr,
+                    c + i * ldc, ldc, from_, row,
+                )
+            elif p.tall:
                 tall_tiles(
                     1, piece[2], a + piece[0], at, a_step, 0, panel + piece[1] * p.nr,
                     c + i * ldc, ldc, from_, row,
@@ -254,6 +268,8 @@ cdef inline void products_plan(
     if w.strips == 1 and j.groups == 1 and round_up(w.blocks, workers) <= j.n:
         set_block(w, j.f, FEWEST, round_up(w.blocks, workers))  # as many for each thread
     choose_tile(p, positions(w), j.f, _)
+    if real is float and j.f <= lanes(_):  # two vectors would be half empty
+        p.narrow, p.mr, p.nr = True, NARROW, lanes(_)
     p.parts = min(p.panels, ceil_div(2 * workers, w.blocks * j.groups))
     p.pieces = cut(w.k, 1) if w.whole else cut(w.run, w.runs)
     p.packed_bytes = aligned(j.groups * p.panels * p.nr * (w.k + 1) * sizeof(real))
