@@ -473,3 +473,15 @@ def test_two_plans_of_one():
     between = before.forward([x], False)[0]
     np.testing.assert_array_equal(after.forward(between, False)[0][0], model.predict(x)[0])
     assert model.plan.cut(0) == () == model.plan.cut(3)  # the input itself; two values
+
+
+def test_a_watched_value_has_the_same_bits_in_large_batches(monkeypatch):
+    monkeypatch.setattr("npdl.predictor.LARGE", 1)
+    monkeypatch.setattr("npdl.predictor.CACHE", 1)
+    conv = layers.Convolution(4, 3, (3, 8, 8), activation="linear")
+    model = npdl.Model([conv, layers.BatchNormal(axis=1), layers.Flatten(), layers.Dense(2)])
+    model.compile("mse")
+    model.layers[1].running_var[...] = 3
+    model.add_loss(lambda z: (float((z**2).sum()), 2 * z), conv)
+    x = np.random.default_rng(0).normal(size=(20, 3, 8, 8)).astype("float32")
+    np.testing.assert_array_equal(model.predictor()(x), model.predict(x))

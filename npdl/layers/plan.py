@@ -169,11 +169,14 @@ class Plan:
         return plan
 
     def cut(self, number: int) -> tuple[Plan, ...]:
-        """The plans of the first steps and of the others; empty unless one value joins the two."""
+        """The plans of the first steps and of the others; empty unless one value joins the two.
+
+        Nor where other layers would be folded: with watched slots, or layers that are called again.
+        """
         first = self.n_slots - sum(len(step.targets) for step in self.steps[number:])
         later = {slot for step in self.steps[number:] for slot in step.sources}
         joins = [slot for slot in {*later, *self.out_slots} if slot < first]
-        if len(joins) != 1 or joins[0] < len(self.in_shapes):
+        if len(joins) != 1 or joins[0] < len(self.in_shapes) or self.watched or self._repeated:
             return ()
         values = [Value(shape) for shape in self.in_shapes]
         entries = [*values]
