@@ -43,9 +43,9 @@ _AFFINE = (
     *(TransposedConvolution, TransposedConvolution1D, *_SEPARABLE),
 )
 _NORMS = (BatchNormal, BatchNormalization)
-#: The most weights of a folded layer for each output of a sample. With more, computing them takes
-#: longer than the normalization of a batch.
-MOST = 4
+#: The most weights of a folded layer for each output of a sample. With more, computing them at each
+#: call costs more than a separate normalization of a few samples.
+MOST = 10
 
 
 class Folded(Layer):

@@ -40,7 +40,7 @@ APART = {
     "each value": (IMAGE, lambda: layers.Convolution(6, 3, **LINEAR), 0),
     "each row": (IMAGE, lambda: layers.Convolution(6, 3, **LINEAR), 2),
     "several axes": ((3,), lambda: layers.Linear((3, 4)), 2),
-    "many weights": ((9,), lambda: layers.Dense(6, **LINEAR), 1),
+    "many weights": ((19,), lambda: layers.Dense(6, **LINEAR), 1),
     "subclass": (IMAGE, lambda: Doubled(6, 3, **LINEAR), 1),
 }
 
