@@ -79,10 +79,10 @@ __all__ = [
 
 #: Modules, and functions of modules, that are imported on first use, as few programs need them.
 #: `sklearn`, `distributed`, `onnx` and the functions of it are not in `__all__`, as they can't be
-#: imported without other packages.
+#: imported without other packages; nor is `predictor`, whose class `Model.predictor` makes.
 _LATER = (
-    *("autodiff", "data", "datasets", "distributed", "models", "onnx", "sklearn", "testing"),
-    "viz",
+    *("autodiff", "data", "datasets", "distributed", "models", "onnx", "predictor", "sklearn"),
+    *("testing", "viz"),
 )
 _LATER_FROM = {
     **{"plot_model": "diagram", "show_config": "config"},
