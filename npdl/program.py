@@ -423,9 +423,8 @@ def is_compiled(layer: Layer) -> bool:
     """Whether a layer, with all layers in it, only calls kernels."""
     for one in every_layer([layer]):
         own = vars(one)
-        if type(one) not in COMPILED or is_stateful(one) or any(name in own for name in METHODS):
-            return False
-        if are_replaced(one):
+        replaced = any(name in own for name in METHODS) or are_replaced(one)
+        if type(one) not in COMPILED or is_stateful(one) or replaced:
             return False
         if not all(_is_ours(own.get(name)) for name in ("activation", "gate_activation")):
             return False

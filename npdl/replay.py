@@ -24,6 +24,7 @@ from npdl._ext import kernels
 from npdl.batch import Batch
 from npdl.heads import Head, Result
 from npdl.layers._affine import Affine
+from npdl.layers._fusing import are_replaced
 from npdl.layers.plan import Plan
 from npdl.objectives import SoftmaxCategoricalCrossEntropy as SCCE
 from npdl.optimizers import Optimizer
@@ -138,7 +139,8 @@ def _watch_layers(plan: Plan) -> Any:
     for step in plan.steps:
         layer = step.layer
         own = vars(layer)
-        if type(layer) not in PLAIN or any(method in own for method in METHODS):
+        replaced = any(method in own for method in METHODS) or are_replaced(layer)
+        if type(layer) not in PLAIN or replaced:
             return None
         attributes += [(type(layer), name) for name in METHODS if hasattr(layer, name)]
         dicts.append((own, PASSING))

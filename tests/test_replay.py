@@ -443,3 +443,15 @@ def test_a_watch_sees_every_change():
     assert not watch.same()
     layer.x = array
     assert watch.same()
+
+
+def test_a_replaced_method_of_a_class_is_called_at_each_step(monkeypatch):
+    calls, usual = [], Dense.forward
+    monkeypatch.setattr(
+        Dense, "forward", lambda self, x, train=True: [calls.append(1), usual(self, x)][1]
+    )
+    model = Model([Dense(3, n_in=2), Softmax(2)])
+    model.compile("scce")
+    x = np.ones((40, 2), "float32")
+    model.fit(x, np.arange(40) % 2, epochs=5, batch_size=4, verbose=0)
+    assert len(calls) >= 50
