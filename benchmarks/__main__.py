@@ -18,6 +18,7 @@ from benchmarks import (
     race,
     report,
     scaling,
+    steps,
 )
 from benchmarks.process import note
 from benchmarks.versions import versions, versions_table
@@ -142,6 +143,13 @@ def kernel_times(args: argparse.Namespace) -> None:
     finish(args, "kernels", rows, kernels.kernels_table(rows))
 
 
+def program_steps(args: argparse.Namespace) -> None:
+    """The kernels of predictors."""
+    known = [n for n, w in WORKLOADS.items() if w.predicts]
+    rows = steps.steps_of(args.workloads or known, args.threads, args.seconds)
+    finish(args, "steps", rows, steps.steps_table(rows))
+
+
 def geometries(args: argparse.Namespace) -> None:
     """Layers of every shape."""
     peers = pythons(args, "train", ("npdl", "torch"))
@@ -214,6 +222,7 @@ COMMANDS = {
     "train": ("training steps against the peers", train),
     "predict": ("prediction against the peers, one sample and a full batch", predict),
     "kernels": ("each Cython kernel against its NumPy twin", kernel_times),
+    "steps": ("the kernels of each predictor, with their times", program_steps),
     "geometry": ("layers of every shape against PyTorch's", geometries),
     "import": ("import time over NumPy's", import_times),
     "memory": ("peak memory of a training process", peak_memory),
