@@ -50,12 +50,12 @@ class Batch(NamedTuple):
 
     def map(self, function: Callable[[NDArray], NDArray]) -> Batch:
         """The batch with a function applied to each array."""
-        return Batch(*(tuple(None if a is None else function(a) for a in part) for part in self))  # type: ignore[arg-type]
+        found = [tuple([None if a is None else function(a) for a in part]) for part in self]
+        return Batch(*found)  # type: ignore[arg-type]
 
     def rows(self, part: slice) -> Batch:
         """Some of the samples, as views."""
-        found = [tuple([None if a is None else a[part] for a in arrays]) for arrays in self]
-        return Batch(*found)  # type: ignore[arg-type]
+        return self.map(lambda array: array[part])
 
 
 _ONE_INPUT = ". The model has one input; for several inputs make a Model(inputs, outputs)."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -200,14 +201,12 @@ def named_metrics(
     """
     if plain is None and weighted is None and getattr(loss, "classifies", False):
         plain = [npdl_metrics.Accuracy()]
-    from copy import copy
-
     found: dict[str, tuple[Metric, bool]] = {}
     for metric, by_weight in [
         *((m, False) for m in plain or ()),
         *((m, True) for m in weighted or ()),
     ]:
-        metric = copy(metric)  # it may be in another model too, with another loss
+        metric = copy.copy(metric)  # it may be in another model too, with another loss
         metric.bind(loss)
         name = metric.name
         if name in found and by_weight:

@@ -60,6 +60,9 @@ class Model(Trainer):
     >>> model.compile(loss="scce", optimizer=npdl.optimizers.Adam(lr=0.01))
     """
 
+    #: What it takes to repeat predictions fast; None before the first one.
+    _repeats: Repeats | None = None
+
     @also_called(x="X", y="Y")
     def fit(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -178,8 +179,6 @@ class _OutputMetrics:
     """Loss and metrics of one output."""
 
     def __init__(self, head: Head) -> None:
-        from copy import copy
-
         self.index, self.name, self.weight = head.index, head.name, head.weight
         self._objective = head.loss
         self._sums = getattr(head.loss, "reduction", "mean") == "sum"
@@ -187,7 +186,7 @@ class _OutputMetrics:
         self._count = 0.0
         self._metrics: list[tuple[str, Metric, bool]] = []
         for name, metric, weighted in head.metrics:
-            own = copy(metric)
+            own = copy.copy(metric)
             own.reset_state()
             self._metrics.append((name, own, weighted))
         #: The accuracy, if it is the only metric.
@@ -199,12 +198,14 @@ class _OutputMetrics:
     def add_counted(self, result: Result) -> bool:
         """Count one batch whose items are counted already, if there is no other metric."""
         right, n = result.right, result.items
+        if n is None:
+            return False
         if self._metrics:
             if self._accuracy is None or right is None:
                 return False
-            self._accuracy.add_counts(np.count_nonzero(right), n)  # type: ignore[arg-type]
-        self._count += n  # type: ignore[operator]
-        self._loss += result.loss if self._sums else result.loss * n  # type: ignore[operator]
+            self._accuracy.add_counts(int(np.count_nonzero(right)), n)
+        self._count += n
+        self._loss += result.loss if self._sums else result.loss * n
         return True
 
     def add(
@@ -280,12 +281,10 @@ class _OutputMetrics:
 
     def merge(self, states: Sequence[dict[str, Any]]) -> None:
         """Become the sum of others; see `RunningMetrics.merge`."""
-        from copy import copy
-
         self._loss = sum(float(state["loss"]) for state in states)
         self._count = sum(float(state["count"]) for state in states)
         for i, (_, metric, _) in enumerate(self._metrics):
-            others = [copy(metric) for _ in states]
+            others = [copy.copy(metric) for _ in states]
             for other, state in zip(others, states):
                 other.reset_state()
                 other.set_state(state["metrics"][i])

@@ -10,6 +10,7 @@ schedule has no state, so a resumed training run continues with the right rate.
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -135,9 +136,7 @@ class PiecewiseConstantDecay(LearningRateSchedule):
 
     def __call__(self, step: int) -> float:
         """Return the rate of step 0, 1, ..."""
-        from bisect import bisect_left
-
-        return self.values[bisect_left(self.boundaries, step)]
+        return self.values[bisect.bisect_left(self.boundaries, step)]
 
 
 @register()

@@ -60,8 +60,6 @@ class Trainer(Functional):
     #: What was recorded of training steps; the part of it that the step under way uses.
     _replays: Replays | None = None
     _passes: Passes | None = None
-    #: What was kept of predictions.
-    _repeats: Any = None
 
     def compile(
         self,

@@ -308,6 +308,14 @@ def test_a_damaged_kernel_that_is_required_is_an_error(damaged, variables):
 
 
 @needs_cython
+def test_kernels_that_are_required_are_looked_at_when_npdl_is_imported(damaged):
+    run = python("import npdl", damaged, NPDL_REQUIRE_EXT="1")
+    assert run.code == 1
+    assert run.end.startswith("ImportError: The compiled kernels are missing (")
+    assert python("import npdl; print(npdl.__name__)", damaged).out == "npdl"
+
+
+@needs_cython
 def test_verify_needs_every_kernel(damaged):
     run = python("from npdl.verify import run; print(run(budget=0))", damaged)
     assert run.out == "2" and run.end.startswith("A kernel can't be loaded: ")

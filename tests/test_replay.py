@@ -445,6 +445,18 @@ def test_a_watch_sees_every_change():
     assert watch.same()
 
 
+@compiled
+def test_a_watch_compares_the_bytes_of_arrays():
+    one, other = np.zeros(300), np.zeros(300)
+    watch = importlib.import_module("npdl._ext.tape").Watch([], [], [(one, other)])
+    assert watch.same()
+    for array in (one, other):
+        array[-1] = -0.0
+        assert not watch.same()
+        array[-1] = 0
+        assert watch.same()
+
+
 def test_a_replaced_method_of_a_class_is_called_at_each_step(monkeypatch):
     calls, usual = [], Dense.forward
     monkeypatch.setattr(

@@ -108,7 +108,8 @@ STEPS = {
 }
 
 #: Modules that most programs need, which are loaded at import and show that a build is whole. The
-#: others are loaded when one of their functions is first called.
+#: others are loaded when one of their functions is first called, or at import with
+#: NPDL_REQUIRE_EXT=1.
 COMMON = ("activation", "dense", "optimizer", "softmax")
 
 #: Instruction sets that a build may contain, the best last.
@@ -202,7 +203,7 @@ def _load_cython(wanted: str | None) -> SimpleNamespace:
         usable = (wanted,)
     for isa in reversed(usable):
         try:
-            return _load("cython", isa, COMMON)
+            return _load("cython", isa, PAIRS if _are_required() else COMMON)
         except ModuleNotFoundError as error:  # not in this build
             missing = error
     raise missing
@@ -212,10 +213,14 @@ def _wanted_backend() -> str | None:
     return os.environ.get("NPDL_BACKEND") or None
 
 
+def _are_required() -> bool:
+    return os.environ.get("NPDL_REQUIRE_EXT", "0") not in ("", "0")
+
+
 def _do_without(error: ImportError, stacklevel: int = 3) -> None:
     """Warn that compiled kernels are missing, or raise an error if they are required."""
     wanted = _wanted_backend()
-    if wanted == "cython" or os.environ.get("NPDL_REQUIRE_EXT", "0") not in ("", "0"):
+    if wanted == "cython" or _are_required():
         raise ImportError(
             f"The compiled kernels are missing ({error}). Build them with a C compiler: "
             "pip install --no-binary npdl npdl."

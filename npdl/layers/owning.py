@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -178,8 +179,6 @@ def named_arrays(layer: Any) -> Iterator[tuple[str, NDArray, bool]]:
 
 def twin(layer: Any) -> Any:
     """A copy of a layer that shares its weights, with its own gradients and caches."""
-    from copy import deepcopy
-
     memo: dict[int, Any] = {}
     inner = [*every_layer([layer])]
     for one in inner:
@@ -189,7 +188,7 @@ def twin(layer: Any) -> Any:
         memo.update((id(v), v) for v in vars(one).values() if isinstance(v, np.ndarray))
         for grad in one.grads:
             memo.pop(id(grad), None)
-    return deepcopy(layer, memo)
+    return copy.deepcopy(layer, memo)
 
 
 def relocate(layer: Any, parameter: Parameter, value: NDArray, grad: NDArray | None) -> None:

@@ -43,6 +43,12 @@ def _may_fuse(step: Step, behind: Step) -> bool:
     return one.takes_over(other) and not (are_replaced(one) or are_replaced(other))
 
 
+def _call(steps: Sequence[Step], values: list[Value]) -> None:
+    """Call the layers of some steps again, and append the values that they fill."""
+    for step in steps:
+        values += Node(step.owner, [values[slot] for slot in step.sources]).outputs
+
+
 class Plan:
     """The steps from some values to others.
 
@@ -162,8 +168,7 @@ class Plan:
             If a layer can't take them.
         """
         values = list(entries)
-        for step in self.steps:
-            values += Node(step.owner, [values[slot] for slot in step.sources]).outputs
+        _call(self.steps, values)
         plan = Plan(entries, [values[slot] for slot in self.out_slots])
         plan._values = self._values  # the slots are the same
         return plan
@@ -180,12 +185,10 @@ class Plan:
             return ()
         values = [Value(shape) for shape in self.in_shapes]
         entries = [*values]
-        for step in self.steps[:number]:
-            values += Node(step.owner, [values[slot] for slot in step.sources]).outputs
+        _call(self.steps[:number], values)
         before = Plan(entries, [values[joins[0]]])
         entry = values[joins[0]] = Value(values[joins[0]].shape)
-        for step in self.steps[number:]:
-            values += Node(step.owner, [values[slot] for slot in step.sources]).outputs
+        _call(self.steps[number:], values)
         return before, Plan([entry], [values[slot] for slot in self.out_slots])
 
     def fits(self) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import zlib
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -185,8 +186,6 @@ def _after_fork() -> None:
 
 
 def _branched(rng: np.random.Generator) -> np.random.Generator:
-    import zlib
-
     bits = rng.bit_generator
     words = repr(bits.state).encode()
     entropy = [zlib.crc32(words), zlib.crc32(words[::-1]), zlib.adler32(words)]
