@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import importlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,8 @@ from npdl.training import own_arrays, predict_step
 ROUTES = 8
 #: Bytes of a layer's arrays, per thread, that stay in the cache until the next layer reads them.
 CACHE = 1 << 21
+#: Bytes of the arrays of samples that a thread runs through all layers by itself.
+OWN = 1 << 20
 #: Bytes of weights that are not read again for each few images.
 LARGE = 1 << 20
 #: The least number of images at a time.
@@ -57,8 +61,8 @@ class Predictor:
     of its weights, as in ``model.predict``.
 
     Large images run through all layers a few at a time, so that the output of a layer is still in
-    the cache when the next one reads it. Layers behind them take the whole batch if their weights
-    are large.
+    the cache when the next one reads it; if the layers have small weights, each thread takes images
+    of its own. Layers behind them take the whole batch if their weights are large.
 
     With stateful recurrent layers, each call continues where the last one ended, from the state
     that the model had. Then only one thread may call it.
@@ -84,6 +88,8 @@ class Predictor:
         self._walks = self.plan.makes_masks or stateful
         self._image_bytes = 0 if self._walks else _image_bytes(self.plan)
         self._routes = _Routes(self.plan)
+        #: Whether the layers of images have small weights.
+        self._light = _weight_bytes(self.plan.steps[: _end_of_images(self.plan)]) < LARGE
         #: Of the layers of images, and of those behind them; None before they are needed.
         self._halves: tuple[_Routes, ...] | None = None
 
@@ -130,19 +136,28 @@ class Predictor:
         """The outputs of one batch, by the routes for its shapes if there are any."""
         if self._walks or any(mask is not None for mask in batch.mask):
             return predict_step(self.plan, batch)
-        size = self._at_a_time(batch.samples)
+        size, few = self._at_a_time(batch.samples), self._of_a_thread(batch.samples)
         halves = self._two_halves() if size < batch.samples else ()
-        if halves:
-            images, rest = halves
-            return rest.outputs(_joined(batch, size, lambda part: images.outputs(part.x)))
-        outputs = _joined(batch, size, lambda part: self._routes.outputs(part.x))
-        return own_arrays(outputs, batch)
+        routes = halves[0] if halves else self._routes
+        outputs = routes.in_parts(batch, few) if few else None
+        if outputs is None:
+            outputs = _joined(batch, size, lambda part: routes.outputs(part.x))
+        return halves[1].outputs(outputs) if halves else own_arrays(outputs, batch)
 
     def _at_a_time(self, n: int) -> int:
         """The most of n samples that run through the layers of images together."""
         if not self._image_bytes or not kernels().ready:  # the twins' bits depend on the size
             return n
         return max(FEWEST, CACHE * get_num_threads() // self._image_bytes)
+
+    def _of_a_thread(self, n: int) -> int:
+        """How many of n samples a thread runs through the layers of images; 0 if all share them.
+
+        It pays if there is enough for every thread, and if weights stay in the cache of a core.
+        """
+        share = n // (2 * get_num_threads())
+        own = share * self._image_bytes >= OWN and self._light and kernels().ready
+        return max(1, min(share, OWN // self._image_bytes)) if own else 0
 
     def _two_halves(self) -> tuple[_Routes, ...]:
         """The layers of images and those behind them; empty if these have small weights.
@@ -151,9 +166,7 @@ class Predictor:
         """
         if self._halves is None:
             cut = _end_of_images(self.plan)
-            behind = self.plan.steps[cut:]
-            weights = {id(p): p.value.nbytes for s in behind for p in s.owner.parameters}
-            plans = self.plan.cut(cut) if sum(weights.values()) >= LARGE else ()
+            plans = self.plan.cut(cut) if _weight_bytes(self.plan.steps[cut:]) >= LARGE else ()
             for plan in plans:
                 _fold(plan)
             self._halves = tuple(map(_Routes, plans))
@@ -290,6 +303,41 @@ class _Routes:
             routes[key] = route
         return self._plan.forward(xs, False)[0] if outputs is None else outputs
 
+    def in_parts(self, batch: Batch, size: int) -> list[NDArray] | None:
+        """The outputs of a batch, of which each thread runs so many samples through all layers.
+
+        None if that takes more than one program.
+        """
+        parts = -(-batch.samples // size)
+        size = batch.samples // parts
+        routes = self.by_shape()
+        key = ("parts", *((size, *x.shape[1:], x.dtype.char) for x in batch.x))
+        route = routes.get(key)
+        if route is None and len(routes) < ROUTES:
+            with _for_one_thread():
+                route = routes[key] = Route(self._plan, batch.rows(slice(0, size)).x)
+            route.made = None
+        if route is None or route.whole is None:
+            return None
+        end = parts * size
+        inputs = taken(route.whole, [x[:end] for x in batch.x])
+        outputs = route.whole(inputs, parts=parts)
+        if outputs is not None and end < batch.samples:
+            rest = self.outputs(batch.rows(slice(end, None)).x)
+            outputs = [np.concatenate(both) for both in zip(outputs, rest)]
+        return outputs
+
+
+@contextlib.contextmanager
+def _for_one_thread() -> Iterator[None]:
+    """Prepare kernels for one thread within the block."""
+    threads = importlib.import_module("npdl._ext.threads")
+    threads.plan_alone(True)
+    try:
+        yield
+    finally:
+        threads.plan_alone(False)
+
 
 def _joined(batch: Batch, most: int, run: Callable[[Batch], list[NDArray]]) -> list[NDArray]:
     """The outputs of a batch that runs in equal parts of at most so many samples."""
@@ -323,6 +371,11 @@ def _end_of_images(plan: Plan) -> int:
         if image.intersection(step.sources):
             end = i + 1
     return end
+
+
+def _weight_bytes(steps: Sequence[Step]) -> int:
+    """The bytes of all parameters of some steps."""
+    return sum({id(p): p.value.nbytes for s in steps for p in s.owner.parameters}.values())
 
 
 def _setting() -> tuple[Any, ...]:

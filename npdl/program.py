@@ -117,16 +117,19 @@ class Program:
         self._fill, self._alive = chain.fill, alive
         self._likes = [(y.shape, y.dtype) for y in filled.values()]
 
-    def __call__(self, inputs: Sequence[NDArray], spoiled: bool = False) -> list[NDArray] | None:
+    def __call__(
+        self, inputs: Sequence[NDArray], spoiled: bool = False, parts: int = 1
+    ) -> list[NDArray] | None:
         """The outputs; None if it was made for other inputs.
 
-        With `spoiled`, no memory holds zeros by chance.
+        With `spoiled`, no memory holds zeros by chance. With several `parts`, the inputs are that
+        many of its inputs in a row; threads share the parts.
         """
-        outputs = [np.empty(shape, dtype) for shape, dtype in self._likes]
+        outputs = [np.empty((parts * shape[0], *shape[1:]), dtype) for shape, dtype in self._likes]
         if spoiled:
             for y in outputs:
                 y[...] = np.nan
-        return outputs if self._fill([*inputs, *outputs], spoiled) else None
+        return outputs if self._fill([*inputs, *outputs], spoiled, parts) else None
 
     @classmethod
     def of(cls, plan: Plan, first: int, values: Sequence[Any]) -> Program | None:

@@ -431,6 +431,41 @@ def test_large_images_go_through_all_layers_a_few_at_a_time(n, parts, monkeypatc
     assert sizes <= (parts if kernels().ready else {n}) and (sizes or n < 9)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("large", [1, 1 << 20])
+def test_each_thread_runs_images_of_its_own_through_all_layers(threads, large, monkeypatch):
+    chain = [
+        *(Convolution(6, 3, padding="same"), BatchNormal(axis=1), npdl.layers.Activation("relu")),
+        *(layers.DepthwiseConvolution(3), Convolution(20, 1), MaxPooling(2)),
+        *(Flatten(), Softmax(3)),
+    ]
+    model = Model(chain)
+    model.build((None, 2, 14, 14))
+    monkeypatch.setattr("npdl.predictor.LARGE", large)
+    monkeypatch.setattr("npdl.predictor.OWN", 32000)
+    before = npdl.get_num_threads()
+    npdl.set_num_threads(threads)
+    try:
+        predictor = model.predictor()
+        predictor._light = True
+        sizes = []
+        for n in (1, 12, 12, 37, 64, 65):
+            x = np.random.default_rng(n).normal(size=(n, 2, 14, 14)).astype(np.float32)
+            assert same(predictor(x), model.predict(x))
+            sizes.append(predictor._of_a_thread(n))
+    finally:
+        npdl.set_num_threads(before)
+    assert sizes[0] == 0 and sizes[-1] == (2 if kernels().ready else 0)
+
+
+def test_heavy_layers_of_images_are_shared(monkeypatch):
+    monkeypatch.setattr("npdl.predictor.OWN", 1)
+    monkeypatch.setattr("npdl.predictor.LARGE", 100)
+    model = Model([Convolution(4, 3), Flatten(), Softmax(3)])
+    model.build((None, 2, 6, 6))
+    assert model.predictor()._of_a_thread(100) == 0
+
+
 @pytest.mark.parametrize("further", [[Doubled(), Flatten()], [Reshape((16, 4)), LSTM(3)]])
 def test_the_batch_stays_whole_where_its_size_may_matter(further, monkeypatch):
     monkeypatch.setattr("npdl.predictor.CACHE", 10)

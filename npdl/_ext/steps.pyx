@@ -12,7 +12,7 @@ from cpython.exc cimport PyErr_Clear
 from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
-from npdl._ext.threads cimport aligned, give, scratch_t, take
+from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
 
 cdef extern from "Python.h":
     int PyObject_GetBuffer(object x, Py_buffer* view, int flags)
@@ -150,6 +150,34 @@ ctypedef struct entry_t:
     const place_t* places
     Py_ssize_t n
 
+ctypedef struct walk_t:
+    const entry_t* entries
+    Py_ssize_t n, n_ends
+    char* memories[MEMORIES]  # inputs and outputs of the first part
+    size_t ends[MEMORIES]  # bytes of an input or output of one part
+    char* start
+    size_t block, own  # bytes of the block; with the scratch memory of a worker
+
+
+cdef void _walk(void* context, Py_ssize_t part, int worker) noexcept nogil:
+    cdef const walk_t* w = <const walk_t*> context
+    cdef char* memories[MEMORIES]
+    cdef char* scratch
+    cdef void* arrays[ARRAYS]
+    cdef const entry_t* e
+    cdef const place_t* p
+    cdef Py_ssize_t i, k
+    memories[0], memories[1] = NULL, w.start + worker * w.own
+    scratch = memories[1] + w.block
+    for i in range(w.n_ends):
+        memories[2 + i] = w.memories[i] + part * w.ends[i]
+    for i in range(w.n):
+        e = w.entries + i
+        for k in range(e.n):
+            p = e.places + k
+            arrays[k] = <void*> (<uintptr_t> memories[p.memory] + p.at)
+        e.play(e.job, arrays, scratch)
+
 
 cdef class Chain:
     """A sequence of steps.
@@ -205,14 +233,16 @@ cdef class Chain:
         free(self.entries)
         free(self.places)
 
-    def fill(self, ends, bint spoiled=False):
+    def fill(self, ends, bint spoiled=False, Py_ssize_t parts=1):
         """Fill the outputs and return True, or return False for inputs of another kind.
 
         `ends` are inputs and outputs. With `spoiled`, the block is not zero by chance: it holds
-        NaN before the first step.
+        NaN before the first step. With several `parts`, each array is that many examples in a row.
+        Then each thread takes parts and runs all steps for them, one after the other.
         """
-        cdef char* memories[MEMORIES]
+        cdef walk_t w
         cdef Py_ssize_t i = 0
+        cdef int workers = 1 if parts == 1 else max_workers()
         cdef given_t a
         cdef scratch_t s
         if len(ends) != self.n_ends:
@@ -220,18 +250,20 @@ cdef class Chain:
         for array in ends:
             if not read_given(array, &a):
                 return False
-            if a.bytes != self.ends[i].bytes or a.code != self.ends[i].code:
+            w.memories[i], w.ends[i] = <char*> a.data, self.ends[i].bytes
+            if a.bytes != parts * w.ends[i] or a.code != self.ends[i].code:
                 return False
             if i < self.n_limits and self.limits[i] and not self._are_below(i, &a):
                 return False
-            memories[2 + i] = <char*> a.data
             i += 1
-        s = take(self.block + self.scratch)
-        memories[0], memories[1] = NULL, s.data
+        w.entries, w.n, w.n_ends, w.block = self.entries, self.n, self.n_ends, self.block
+        w.own = self.block + aligned(self.scratch)
+        s = take(workers * w.own)
+        w.start = s.data
         if spoiled:
             memset(s.data, 0xFF, self.block)
         with nogil:
-            self._walk(memories, s.data + self.block)
+            run(_walk, &w, parts, workers)
         give(s)
         return True
 
@@ -242,15 +274,3 @@ cdef class Chain:
         for k in range(n):
             wrong |= (numbers[k] < 0) | (numbers[k] >= self.limits[i])
         return not wrong
-
-    cdef void _walk(self, char** memories, char* scratch) noexcept nogil:
-        cdef void* arrays[ARRAYS]
-        cdef const entry_t* e
-        cdef const place_t* p
-        cdef Py_ssize_t i, k
-        for i in range(self.n):
-            e = &self.entries[i]
-            for k in range(e.n):
-                p = e.places + k
-                arrays[k] = <void*> (<uintptr_t> memories[p.memory] + p.at)
-            e.play(e.job, arrays, scratch)

@@ -41,6 +41,7 @@ static void npdl_run(npdl_task fn, void *context, ptrdiff_t n, int workers) {
 }
 static void npdl_set_threads(int n) { (void)n; }
 static int npdl_get_threads(void) { return 1; }
+static void npdl_plan_alone(int on) { (void)on; }
 static int npdl_threads_init(void) { return 0; }
 #if defined(_WIN32)
 #define WIN32_LEAN_AND_MEAN
@@ -266,7 +267,14 @@ static void npdl_run(npdl_task fn, void *context, ptrdiff_t n, int workers) {
 static void npdl_set_threads(int n) {
     atomic_store(&npdl_pool.threads, n < 1 ? 1 : n > NPDL_MAX_THREADS ? NPDL_MAX_THREADS : n);
 }
-static int npdl_get_threads(void) { return atomic_load(&npdl_pool.threads); }
+
+/* Whether this thread prepares kernels for one thread. */
+static _Thread_local int npdl_plans_alone;
+
+static void npdl_plan_alone(int on) { npdl_plans_alone = on; }
+static int npdl_get_threads(void) {
+    return npdl_plans_alone ? 1 : atomic_load(&npdl_pool.threads);
+}
 
 static void npdl_before_fork(void) { NPDL_LOCK(); }
 static void npdl_after_fork(void) { NPDL_UNLOCK(); }

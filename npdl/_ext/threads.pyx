@@ -4,6 +4,7 @@ cdef extern from "threads.h":
     void npdl_run(task_t fn, void* context, Py_ssize_t n, int workers) nogil
     void npdl_set_threads(int n) nogil
     int npdl_get_threads() nogil
+    void npdl_plan_alone(int on) nogil
     int npdl_threads_init() nogil
     char* npdl_take(size_t size, void** start, size_t* got) nogil
     void npdl_give(void* start, size_t size) nogil
@@ -42,6 +43,11 @@ def set_num_threads(int n):
 def get_num_threads():
     """Threads that a kernel may use."""
     return npdl_get_threads()
+
+
+def plan_alone(bint on):
+    """Let the calling thread prepare kernels for one thread, or no longer."""
+    npdl_plan_alone(on)
 
 
 def release_memory():
