@@ -46,6 +46,7 @@ def large_calls(dtype: str) -> list[Call]:
         *make.attention(7, 11, 13, 3, 23, 19, "lengths", "late", additive=True),
         *make.dense(131, 67, 103),
         *make.dense(3, 301, 513),
+        *make.dense(61, 601, 241),
         *make.dropout(3 * 16384 + 5),
         *make.embedding(601, 67, 1301),
         *make.activation(70_001, (GELU, 1.0)),

@@ -1,4 +1,8 @@
-"""Fully connected product with its bias and activation. Contract: ``dense_np.py``."""
+"""Fully connected product with its bias and activation. Contract: ``dense_np.py``.
+
+In training, optimizers divide weights by rows. So do the products with large weights: each thread
+finds the rows in its own cache that it updated. In the forward pass these are blocks of k.
+"""
 
 from npdl._ext.activation cimport LINEAR, act_span, act_t, parse_act, pull_back_span
 from npdl._ext.arrays cimport OR_NONE, OUT, REAL, array, array_t, call_t, clear, same_shape
@@ -6,22 +10,27 @@ from npdl._ext.gemm cimport (
     FEW_SMALL,
     few_sums,
     is_long,
+    multiply_task,
+    one_block,
     pack_all,
     pack_task,
     pack_tasks,
+    panels_size,
     product,
     product_of,
     product_scratch,
     product_t,
 )
-from npdl._ext.simd cimport real
+from npdl._ext.simd cimport opaque, real
 from npdl._ext.steps cimport make_step, ready_t, recorded
 from npdl._ext.sums cimport add_sums, sum_rows
-from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
+from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take, task_t
 from npdl._ext.tile cimport ceil_div
 
 cdef enum:
     ROWS = 32  # rows per elementwise task; the sums of each are added in double
+    FEW_ROWS = 8  # rows per task that adds sums over blocks
+    LARGE = 1 << 17  # numbers in large weights
 
 
 ctypedef struct dense_t:
@@ -40,6 +49,13 @@ ctypedef struct dense_t:
     void* db
     void* dz
     void* sums  # of the rows of dz, a row for each task
+
+
+# A product whose blocks of k are separate tasks.
+ctypedef struct blocks_t:
+    product_t p
+    Py_ssize_t blocks
+    char* sums  # [blocks - 1][n][u]
 
 
 cdef inline void _activate_part(
@@ -91,6 +107,59 @@ cdef void _multiply(product_t* p, char* scratch, int workers) noexcept nogil:
     product(p, scratch, workers)
 
 
+cdef void _block_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    """Some columns of the sums over one block of k."""
+    cdef blocks_t* f = <blocks_t*> context
+    cdef product_t p = f.p
+    cdef Py_ssize_t block = task // p.panels, size = sizeof(float) if p.single else sizeof(double)
+    p.a = <const char*> p.a + block * p.depth * size
+    p.b = <const char*> p.b + block * p.depth * p.b_row * size
+    p.k = p.k1 = min(p.depth, p.k - block * p.depth)
+    if block:
+        p.c, p.bias = f.sums + (block - 1) * p.m * p.n * size, NULL
+    (<task_t> opaque(<void*> &multiply_task))(&p, task % p.panels, worker)
+
+
+cdef inline void _add_rows(blocks_t* f, Py_ssize_t i0, Py_ssize_t i1, real* _) noexcept nogil:
+    cdef Py_ssize_t at = i0 * f.p.n, count = (i1 - i0) * f.p.n, block, i
+    cdef real* y = <real*> f.p.c + at
+    cdef const real* sums = <const real*> f.sums + at
+    for block in range(1, f.blocks):
+        for i in range(count):
+            y[i] += sums[i]
+        sums += f.p.m * f.p.n
+    if f.p.context != NULL:
+        _activate(f.p.context, i0, i1, 0, f.p.n)
+
+
+cdef void _add_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    cdef blocks_t* f = <blocks_t*> context
+    cdef Py_ssize_t i0 = task * FEW_ROWS, i1 = min(f.p.m, i0 + FEW_ROWS)
+    if f.p.single:
+        _add_rows(f, i0, i1, <float*> NULL)
+    else:
+        _add_rows(f, i0, i1, <double*> NULL)
+
+
+cdef inline bint _in_blocks(blocks_t* f, const product_t* p, int workers) noexcept nogil:
+    """Whether threads share the blocks of k of a product, as optimizers divide the weights."""
+    f.p, f.blocks = p[0], ceil_div(p.k, p.depth)
+    return (
+        not p.few and one_block(&f.p) and not is_long(&f.p) and workers > 1
+        and f.blocks % workers == 0 and p.n * p.k >= LARGE
+    )
+
+
+cdef void _multiply_blocks(blocks_t* f, char* scratch, int workers) noexcept nogil:
+    """The sums of each block are added in the order of `product`."""
+    cdef size_t size = sizeof(float) if f.p.single else sizeof(double)
+    f.p.packed_b, f.sums = scratch, scratch + panels_size(&f.p, workers)
+    f.p.alone, f.p.group, f.p.parts, f.p.own, f.p.k0 = True, 1, 1, f.p.panels, 0
+    f.p.finish = NULL
+    run(_block_task, f, f.blocks * f.p.panels, workers)
+    run(_add_task, f, ceil_div(f.p.m, FEW_ROWS), workers)
+
+
 cdef inline product_t _product_of(dense_t* r, real* _) noexcept nogil:
     cdef product_t p = product_of(
         r.n, r.u, r.d, <const real*> r.x, r.d, 1, <const real*> r.w, r.u, 1, <real*> r.y, r.u,
@@ -104,11 +173,18 @@ cdef inline product_t _product_of(dense_t* r, real* _) noexcept nogil:
 
 cdef inline void _forward(dense_t* r, char* scratch, real* _) noexcept nogil:
     cdef product_t p = _product_of(r, _)
-    _multiply(&p, scratch, r.workers)
+    cdef blocks_t f
+    if _in_blocks(&f, &p, r.workers):
+        _multiply_blocks(&f, scratch, r.workers)
+    else:
+        _multiply(&p, scratch, r.workers)
 
 
 cdef inline size_t _forward_scratch(dense_t* r, real* _) noexcept nogil:
     cdef product_t p = _product_of(r, _)
+    cdef blocks_t f
+    if _in_blocks(&f, &p, r.workers):
+        return panels_size(&p, r.workers) + (f.blocks - 1) * p.m * p.n * sizeof(real)
     return product_scratch(&p, r.workers)
 
 
@@ -123,9 +199,11 @@ cdef void _play_forward(const void* job, void** arrays, char* scratch) noexcept 
 
 cdef inline product_t _weights_product(dense_t* r, const real* dz) noexcept nogil:
     """dw = xᵀ dz."""
-    return product_of(
+    cdef product_t p = product_of(
         r.d, r.u, r.n, <const real*> r.x, 1, r.d, dz, r.u, 1, <real*> r.dw, r.u, False
     )
+    p.by_rows = r.d * r.u >= LARGE
+    return p
 
 
 cdef inline product_t _inputs_product(dense_t* r, const real* dz) noexcept nogil:

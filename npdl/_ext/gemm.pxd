@@ -33,7 +33,7 @@ cdef enum:
     GRAIN = 100000  # the fewest multiply-adds per task, of several panels if necessary
     PACKED = 4  # panels of B per packing task
     TOGETHER = 2  # panels of B packed at once by a task that packs its own
-    A_COLUMN = 512  # columns of A of at most this length are read in place,
+    A_COLUMN = 896  # columns of A of at most this length are read in place,
     COLUMNS = 128  # if there are at most this many
     FEW_DEPTH = 256  # for few rows: values of k per block,
     FEW_COLUMNS = 576  # columns per block: whole panels in each build,
@@ -62,6 +62,7 @@ ctypedef struct product_t:
     void* context
     # the plan
     bint few  # so few rows that packing b would cost more than the product
+    bint by_rows  # each thread fills some of the rows of C, if these are more than A_ROWS
     bint alone  # tasks have all rows, and pack their own panels
     bint in_place  # A is not packed
     bint packed  # by the caller: A over all of K; row k of a tile follows row k-1
@@ -69,8 +70,8 @@ ctypedef struct product_t:
     bint even  # the last panel of B is as wide as the others
     Py_ssize_t mr, nr  # rows and columns of a tile
     Py_ssize_t a_tasks, panels, group  # group: panels per task (columns, if few)
-    Py_ssize_t whole  # tasks with all rows of a block; in the others, `parts` tasks share the rows
-    Py_ssize_t parts, part_rows
+    # if alone: each of `parts` threads has some groups of panels, and a part of what is left
+    Py_ssize_t parts, own, part_rows
     Py_ssize_t k0, k1, depth  # the current values of k, and how many a block has
     void* packed_a
     void* packed_b
@@ -116,7 +117,7 @@ cdef inline product_t product_of(
     if p.tall:
         p.mr, p.nr = TALL, 2 * lanes(c)
     p.a_tasks, p.panels = ceil_div(m, A_ROWS), ceil_div(n, p.nr)
-    p.alone = p.packed = False
+    p.by_rows = p.alone = p.packed = False
     p.depth = block_depth(long_part(k))
     p.group = ceil_div(GRAIN, min(m, <Py_ssize_t> A_ROWS) * p.depth * p.nr)
     p.packed_a = p.packed_b = NULL
@@ -151,7 +152,9 @@ cdef inline bint one_block(product_t* p) noexcept nogil:
 cdef inline bint packs_alone(product_t* p, int threads) noexcept nogil:
     """Whether each task packs its panels, and multiplies all rows of A by them."""
     cdef Py_ssize_t size = sizeof(float) if p.single else sizeof(double)
-    return one_block(p) or (p.panels >= MANY * threads and p.m * p.depth * size <= A_ALL)
+    if one_block(p):
+        return True
+    return not p.by_rows and p.panels >= MANY * threads and p.m * p.depth * size <= A_ALL
 
 
 cdef inline int threads_for(product_t* p, int workers) noexcept nogil:
@@ -174,12 +177,12 @@ cdef inline size_t _scratch(product_t* p, int workers) noexcept nogil:
     cdef Py_ssize_t size = sizeof(float) if p.single else sizeof(double)
     if p.few or p.ready != NULL:
         return 0
-    return _panels_size(p, threads_for(p, workers)) + (
+    return panels_size(p, threads_for(p, workers)) + (
         0 if p.in_place or p.packed else round_up(p.m, p.mr) * p.depth * size
     )
 
 
-cdef inline size_t _panels_size(product_t* p, int threads) noexcept nogil:
+cdef inline size_t panels_size(product_t* p, int threads) noexcept nogil:
     """Bytes of the panels of B that are packed at a time."""
     cdef Py_ssize_t size = sizeof(float) if p.single else sizeof(double)
     cdef Py_ssize_t panels = threads * TOGETHER if packs_alone(p, threads) else p.panels
@@ -258,26 +261,26 @@ cdef inline void _product(product_t* p, char* scratch, int workers) noexcept nog
     p.alone = packs_alone(p, workers)
     if one_block(p) and p.m * p.k * size > A_BYTES:  # to read A as few times as possible
         p.group = ceil_div(p.panels, workers)
-    p.whole = tasks = (1 if p.alone else p.a_tasks) * ceil_div(p.panels, p.group)
-    p.parts = workers
+    p.parts, tasks = workers, ceil_div(p.panels, p.group)
     if p.alone:  # the last panels, if fewer than the threads, are divided by rows
-        p.whole -= tasks % workers
+        p.own, p.part_rows = tasks // workers, round_up(ceil_div(p.m, workers), p.mr)
         tasks += tasks % workers * (workers - 1)
-        p.part_rows = round_up(ceil_div(p.m, workers), p.mr)
+    else:
+        tasks *= p.a_tasks
     p.packed_b = scratch
     if one_block(p):
         p.k0, p.k1 = 0, p.k
-        run(_multiply_task, p, tasks, workers)
+        run(multiply_task, p, tasks, workers)
         return
     if not p.packed:
-        p.packed_a = scratch + _panels_size(p, workers)
+        p.packed_a = scratch + panels_size(p, workers)
     packing = pack_tasks(p) + (0 if p.in_place or p.packed else p.a_tasks)
     p.k0 = 0
     while p.k0 < p.k:
         p.k1 = min(p.k, p.k0 + p.depth)
         if p.ready == NULL:
             run(pack_task, p, packing, workers)
-        run(_multiply_task, p, tasks, workers)
+        run(multiply_task, p, tasks, workers)
         p.k0 = p.k1
 
 
@@ -344,17 +347,21 @@ cdef inline void _multiply(
     product_t* p, Py_ssize_t task, int worker, const real* _
 ) noexcept nogil:
     cdef Py_ssize_t nr = p.nr, across = ceil_div(p.panels, p.group)
-    cdef Py_ssize_t i0 = task // across * A_ROWS, i1 = p.m if p.alone else min(p.m, i0 + A_ROWS)
-    cdef Py_ssize_t s0 = task % across * p.group, s1, j, k, s, nth, cols, depth
+    cdef Py_ssize_t i0 = task // across * A_ROWS, i1 = min(p.m, i0 + A_ROWS)
+    cdef Py_ssize_t s0 = task % across * p.group, s1, j, k, s, nth, cols, depth, part
     cdef Py_ssize_t a_row, a_step, a_tile, start_row
     cdef const real* start
     cdef real* c
     cdef const real* a
     cdef real* panel
-    if task >= p.whole:
-        s0 = (p.whole + (task - p.whole) // p.parts) * p.group
-        i0 = (task - p.whole) % p.parts * p.part_rows
-        i1 = min(p.m, i0 + p.part_rows)
+    if p.alone:
+        i0, i1, nth = 0, p.m, p.own + across % p.parts  # tasks per thread
+        part, nth = task // nth, task % nth
+        s0 = (part * p.own + nth) * p.group
+        if nth >= p.own:
+            s0 = (p.parts * p.own + nth - p.own) * p.group
+            i0 = part * p.part_rows
+            i1 = min(p.m, i0 + p.part_rows)
     if i0 >= i1:
         return
     s1 = min(p.panels, s0 + p.group)
@@ -398,7 +405,7 @@ cdef inline void _multiply(
         p.finish(p.context, i0, i1, s0 * nr, min(p.n, s1 * nr))
 
 
-cdef inline void _multiply_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+cdef inline void multiply_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
     cdef product_t* p = <product_t*> context
     if p.single:
         _multiply(p, task, worker, <float*> NULL)
