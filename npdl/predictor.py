@@ -18,8 +18,9 @@ from npdl._ext import get_num_threads, get_precision, kernels
 from npdl._files import StrPath
 from npdl.batch import Batch, as_batch, is_stream
 from npdl.layers._folding import Folded
+from npdl.layers._padding import without_padding
 from npdl.layers.owning import keeps_its_arrays
-from npdl.layers.plan import Plan
+from npdl.layers.plan import Masks, Plan
 from npdl.layers.recurrent import Recurrent, is_stateful
 from npdl.layers.step import Step
 from npdl.layers.tree import every_layer
@@ -85,7 +86,7 @@ class Predictor:
         _fold(self.plan)
         stateful = any(is_stateful(layer) for layer in every_layer(self.plan.layers))
         #: Whether every call runs the plan.
-        self._walks = self.plan.makes_masks or stateful
+        self._walks = stateful
         self._image_bytes = 0 if self._walks else _image_bytes(self.plan)
         self._routes = _Routes(self.plan)
         #: Whether the layers of images have small weights.
@@ -134,8 +135,11 @@ class Predictor:
 
     def _outputs(self, batch: Batch) -> list[NDArray]:
         """The outputs of one batch, by the routes for its shapes if there are any."""
-        if self._walks or any(mask is not None for mask in batch.mask):
+        if self._walks:
             return predict_step(self.plan, batch)
+        masks = _as_bytes(batch.mask)
+        if masks or self.plan.makes_masks:
+            return own_arrays(self._routes.outputs(batch.x, masks), batch)
         size, few = self._at_a_time(batch.samples), self._of_a_thread(batch.samples)
         halves = self._two_halves() if size < batch.samples else ()
         routes = halves[0] if halves else self._routes
@@ -221,17 +225,18 @@ class Route:
     Parameters
     ----------
     plan : Plan
-        None of whose layers makes masks.
     inputs : sequence of ndarray
         On which it is tried.
+    masks : sequence of ndarray or None
+        Those of the inputs; empty if none has one.
     """
 
-    def __init__(self, plan: Plan, inputs: Sequence[NDArray]) -> None:
+    def __init__(self, plan: Plan, inputs: Sequence[NDArray], masks: Masks = ()) -> None:
         self._plan = plan
         self._parts: list[Program | Step] = []
         #: The slots that no later part reads.
         self._free: list[list[int]] = []
-        values = plan.values_of(inputs)
+        values = plan.values_of(inputs, masks)
         first = 0
         while first < len(plan.predicting):
             program = Program.of(plan, first, values)
@@ -263,9 +268,9 @@ class Route:
             values[slot] = None
         return True
 
-    def __call__(self, inputs: Sequence[NDArray]) -> list[NDArray] | None:
+    def __call__(self, inputs: Sequence[NDArray], masks: Masks = ()) -> list[NDArray] | None:
         """The outputs; None if it was made for inputs of other shapes or dtypes."""
-        values = self._plan.values_of(inputs)
+        values = self._plan.values_of(inputs, masks)
         for number in range(len(self._parts)):
             if not self._do(number, values):
                 return None
@@ -290,18 +295,21 @@ class _Routes:
             prepared = self._prepared = (setting, {})
         return prepared[1]
 
-    def outputs(self, xs: Sequence[NDArray]) -> list[NDArray]:
+    def outputs(self, xs: Sequence[NDArray], masks: Masks = ()) -> list[NDArray]:
         """The outputs of the plan; by a new route if there are few."""
         routes = self.by_shape()
         key: Any = tuple((x.shape, x.dtype.char) for x in xs)
-        key = key[0] if len(key) == 1 else key
+        key = key[0] if len(key) == 1 and not masks else key
+        if masks:
+            xs = [without_padding(x, mask) for x, mask in zip(xs, masks)]
+            key = key, tuple(mask is None for mask in masks)
         route = routes.get(key)
-        outputs = None if route is None else route(xs)
+        outputs = None if route is None else route(xs, masks)
         if route is None and len(routes) < ROUTES:
-            route = Route(self._plan, xs)
+            route = Route(self._plan, xs, masks)
             outputs, route.made = route.made, None
             routes[key] = route
-        return self._plan.forward(xs, False)[0] if outputs is None else outputs
+        return self._plan.forward(xs, False, masks)[0] if outputs is None else outputs
 
     def in_parts(self, batch: Batch, size: int) -> list[NDArray] | None:
         """The outputs of a batch, of which each thread runs so many samples through all layers.
@@ -353,6 +361,13 @@ def _joined(batch: Batch, most: int, run: Callable[[Batch], list[NDArray]]) -> l
         for array, y in zip(whole, outputs):
             array[first : first + len(y)] = y
     return whole
+
+
+def _as_bytes(masks: Masks) -> Masks:
+    """Masks as uint8; empty if there are none."""
+    if not any(mask is not None for mask in masks):
+        return ()
+    return [None if mask is None else mask.astype(np.uint8) for mask in masks]
 
 
 def _fold(plan: Plan) -> None:

@@ -98,7 +98,7 @@ class Program:
     steps : list of Step
         Those that it replaces.
     sources, targets : tuple of int
-        The slots of the plan that it reads and fills.
+        The slots of the plan that it reads and fills; those of masks follow those of values.
     dtypes : tuple of dtype or None
         Those that the inputs are converted to.
     """
@@ -128,7 +128,7 @@ class Program:
         outputs = [np.empty((parts * shape[0], *shape[1:]), dtype) for shape, dtype in self._likes]
         if spoiled:
             for y in outputs:
-                y[...] = np.nan
+                y[...] = np.nan if y.dtype.kind == "f" else 255
         return outputs if self._fill([*inputs, *outputs], spoiled, parts) else None
 
     @classmethod
@@ -212,36 +212,39 @@ class _Recording:
         self._alive: list[NDArray] = []
         for step in plan.predicting[first : first + most]:
             kept = len(self._slots), len(self._calls), dict(self._taken)
-            if not self._add(step):
+            if not self._add(step, plan.n_slots):
                 del self._slots[kept[0] :], self._calls[kept[1] :]
                 self._taken = kept[2]
                 break
             self.steps.append(step)
 
-    def _add(self, step: Step) -> bool:
-        """Run a step, and record its calls."""
+    def _add(self, step: Step, marks: int) -> bool:
+        """Run a step, and record its calls; `marks` is the first slot of masks."""
         if not is_compiled(step.owner):
             return False
-        for slot in step.sources:
+        masks = [marks + slot for slot in step.sources if self._now[marks + slot] is not None]
+        for slot in (*step.sources, *masks):
             if slot not in self._taken and slot not in self._filled:
                 x = self._values[slot]
                 if not isinstance(x, np.ndarray) or x.dtype.kind not in "fiub":
                     return False
-                self._taken[slot] = dtype = self._dtype_for(step, x)
+                dtype = self._dtype_for(step, x) if slot < marks else np.dtype(np.uint8)
+                self._taken[slot] = dtype
                 self._now[slot] = x = np.array(x, dtype, order="C")
                 self._slots.append(Slot(x, ENDS + len(self._taken) - 1))
-            if slot in self._taken and not _takes(
-                step.owner, self._values[slot], self._taken[slot]
-            ):
-                return False
+            if slot < marks and slot in self._taken:
+                if not _takes(step.owner, self._values[slot], self._taken[slot]):
+                    return False
         with noted() as calls:
             self._plan.run_step(step, self._now)
-        made = [self._now[slot] for slot in step.targets]
+        targets = [*step.targets]
+        targets += (marks + slot for slot in step.targets if self._now[marks + slot] is not None)
+        made = [self._now[slot] for slot in targets]
         if not all(self._call(*call) for call in calls):
             return False
         if not all(isinstance(y, np.ndarray) and self._slot(y) is not None for y in made):
             return False
-        self._filled.update(zip(step.targets, made))
+        self._filled.update(zip(targets, made))
         return True
 
     def _dtype_for(self, step: Step, x: NDArray) -> Any:
@@ -310,7 +313,7 @@ class _Recording:
         read = {
             slot for step in self._plan.predicting if id(step) not in ours for slot in step.sources
         }
-        read.update(self._plan.out_slots)
+        read.update([self._plan.n_slots + slot for slot in read], self._plan.out_slots)
         filled = {slot: y for slot, y in self._filled.items() if slot in read}
         inputs = [slot.array for slot in self._slots if slot.memory >= ENDS]
         ends = [*inputs, *(np.empty(y.shape, y.dtype) for y in filled.values())]
@@ -393,10 +396,14 @@ class _Recording:
         return True
 
     def _other(self, rng: np.random.Generator, slot: int) -> NDArray:
-        """Random numbers of the dtype of an input."""
+        """Random numbers of the dtype of an input, or a random mask."""
         x = self._values[slot]
-        if slot in self._limits:
-            return rng.integers(0, min(self._limits[slot], np.iinfo(x.dtype).max), x.shape, x.dtype)
+        some = rng.integers(0, 2, x.shape, np.uint8)
+        if slot >= self._plan.n_slots:
+            return some
+        if slot in self._limits:  # many are 0, which may be padding
+            most = min(self._limits[slot], np.iinfo(x.dtype).max)
+            return some * rng.integers(0, most, x.shape, x.dtype)
         numbers = 3 * rng.standard_normal(x.shape)
         return (np.abs(numbers) if x.dtype.kind in "ub" else numbers).astype(x.dtype)
 

@@ -188,6 +188,66 @@ def test_float64(graph, float64):
     assert same(predictor(single), model.predict(single))
 
 
+def tagger(n=11, t=9):
+    x = Input((t,))
+    y = Embedding(input_size=11, n_out=5, mask_zero=True)(x)
+    for _ in range(2):
+        y = Bidirectional(LSTM(6, return_sequence=True))(y)
+    words = np.random.default_rng(2).integers(1, 11, (n, t))
+    return Model(x, Dense(3)(y)), words
+
+
+@pytest.mark.parametrize("n", [1, 11])
+def test_masks_that_a_layer_makes_are_made_by_the_program(n):
+    model, words = tagger(n)
+    predictor = model.predictor()
+    for end in (9, 4, 0):
+        words[::2, end:] = 0
+        for given in (words, words[:, ::-1], words.astype(np.int32)):
+            assert same(predictor(given), model.predict(given))
+    if kernels().ready:
+        assert {type(part) for r in predictor._routes.by_shape().values() for part in r._parts} == {
+            Program
+        }
+
+
+def masks_of(n, t):
+    rng = np.random.default_rng(4)
+    ends = rng.integers(0, t + 1, n)
+    lengths = np.arange(t) < ends[:, None]
+    return [lengths, lengths[:, ::-1], rng.integers(0, 2, (n, t)), np.zeros((n, t))]
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda: [Dense(6)],
+        lambda: [Convolution1D(6, 3, stride=2, padding="same")],  # makes another mask
+        lambda: [layers.LayerNormalization(), MultiHeadAttention(2, 3)],
+    ],
+    ids=["kept", "shorter", "attention"],
+)
+@pytest.mark.parametrize("cell", [LSTM, GRU, layers.SimpleRNN])
+def test_masks_of_inputs(cell, between):
+    model = Model([cell(10, n_in=4, return_sequence=True), *between(), cell(7), Dense(2)])
+    model.build()
+    x = np.random.default_rng(3).normal(size=(13, 8, 4)).astype(np.float32)
+    predictor = model.predictor()
+    for mask in [*masks_of(13, 8), None]:
+        given = x.copy()
+        if mask is not None:
+            given[np.asarray(mask) == 0] = np.nan
+        for _ in range(2):
+            found = predictor(given, mask)
+            assert np.isfinite(found).all() and alike(
+                found, model.predict({"input": given, "mask": mask})
+            )
+    if kernels().ready and between()[0].__class__ is Dense:
+        assert {type(part) for r in predictor._routes.by_shape().values() for part in r._parts} == {
+            Program
+        }
+
+
 @compiled
 def test_other_numbers_of_threads():
     model, x = made(resnet, 1)

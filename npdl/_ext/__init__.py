@@ -84,25 +84,26 @@ PAIRS = {
 }
 
 #: Functions that only move numbers, the same for all backends; see ``moves.py``.
-MOVES = ("copy_array", "take_rows")
+MOVES = ("copy_array", "mark_steps", "take_rows")
 
 #: Kernels that can be steps of a program (``steps.pyx``): function -> the places, among its
 #: arguments, of the arrays that hang on the input, and of those that it fills.
 STEPS = {
     "activation_forward": ((0,), (1,)),
     "add_forward": ((0, 1), (2,)),
-    "attention_forward": ((0, 1, 2), (8,)),
+    "attention_forward": ((0, 1, 2, 3, 4), (8,)),
     "conv2d_forward": ((0,), (3,)),
     "conv2d_transposed_forward": ((0,), (3,)),
     "copy_array": ((0,), (1,)),
     "dense_forward": ((0,), (3,)),
-    "gru_forward": ((0,), (4,)),
+    "gru_forward": ((0, 3), (4,)),
     "layernorm_forward": ((0,), (4, 5, 6)),
-    "lstm_forward": ((0,), (5, 6)),
+    "lstm_forward": ((0, 4), (5, 6)),
+    "mark_steps": ((0,), (1,)),
     "maxpool_forward": ((0,), (1,)),
     "meanpool_forward": ((0,), (1,)),
     "norm_fixed_forward": ((0,), (6,)),
-    "rnn_forward": ((0,), (4,)),
+    "rnn_forward": ((0, 3), (4,)),
     "softmax_forward": ((0,), (1,)),
     "take_rows": ((1,), (2,)),
 }

@@ -21,6 +21,11 @@ def take_rows(table: NDArray, rows: NDArray, y: NDArray) -> None:
     np.take(table, rows, axis=0, out=y, mode="clip")  # other modes use a temporary buffer
 
 
+def mark_steps(x: NDArray, mask: NDArray) -> None:
+    """mask = 1 where x is not 0, as uint8."""
+    np.not_equal(x, 0, out=mask)
+
+
 def copy_array_ready(steps: Any, x: NDArray, y: NDArray) -> Any:
     """`copy_array` as a step, for the module `steps`; None if it can't be one."""
     if x.dtype != y.dtype or x.ndim > 8:
@@ -29,6 +34,11 @@ def copy_array_ready(steps: Any, x: NDArray, y: NDArray) -> Any:
     while axes and axes[-1][1] == axes[-1][2] == run:
         run *= axes.pop()[0]
     return steps.copy_step(run, axes)
+
+
+def mark_steps_ready(steps: Any, x: NDArray, mask: NDArray) -> Any:
+    """`mark_steps` as a step; None if the numbers are not int64 in order."""
+    return steps.mark_step(x.size) if x.dtype == np.int64 and x.flags.c_contiguous else None
 
 
 def take_rows_ready(steps: Any, table: NDArray, rows: NDArray, y: NDArray) -> Any:

@@ -220,13 +220,20 @@ cdef inline void _row(rnn_t* r, Py_ssize_t n, Py_ssize_t t, real* row) noexcept 
         multiply(state, <const real*> r.drop_h + n * r.u, state, r.u)
 
 
-cdef inline void step_rows(
-    rnn_t* r, Py_ssize_t n0, Py_ssize_t n1, Py_ssize_t t, real* rows
+cdef inline Py_ssize_t step_rows(
+    rnn_t* r, Py_ssize_t n0, Py_ssize_t n1, Py_ssize_t t, bint close, real* rows
 ) noexcept nogil:
-    """The rows of one step, of some sequences."""
-    cdef Py_ssize_t n
+    """The rows of one step, of some sequences; return their number.
+
+    It is 0 if all are masked. If `close`, only those that are not masked, one behind another.
+    """
+    cdef Py_ssize_t n, m = 0, real_ones = 0
     for n in range(n0, n1):
-        _row(r, n, t, rows + (n - n0) * r.length)
+        real_ones += active(r, n, t)
+        if not close or active(r, n, t):
+            _row(r, n, t, rows + m * r.length)
+            m += 1
+    return m if real_ones else 0
 
 
 cdef inline void state_product(
@@ -243,6 +250,8 @@ cdef inline void state_product(
     """z (+)= h w_h[:, col : col+cols], plus the second bias if there is one."""
     cdef Py_ssize_t depth = r.length - 1 - r.d
     cdef product_t p
+    if m == 0:
+        return
     if r.few:
         p = product_of(
             m, cols, depth, rows + 1 + r.d, r.length, 1,

@@ -25,14 +25,12 @@ from npdl._ext.simd cimport fma, opaque, real
 cdef inline void rnn_loop(
     rnn_t* r, Py_ssize_t n0, Py_ssize_t n1, real* rows, real* _
 ) noexcept nogil:
-    cdef Py_ssize_t u = r.u, n, t, k
+    cdef Py_ssize_t u = r.u, n, t, k, m
     cdef real* h
     for k in range(r.t):
         t = step_at(r, k)
-        step_rows(r, n0, n1, t, rows)
-        step_product(
-            r, n1 - n0, 0, u, rows, r.packed, <real*> r.h + (n0 * r.t + t) * u, r.t * u, NULL
-        )
+        m = step_rows(r, n0, n1, t, False, rows)
+        step_product(r, m, 0, u, rows, r.packed, <real*> r.h + (n0 * r.t + t) * u, r.t * u, NULL)
         for n in range(n0, n1):
             h = <real*> r.h + (n * r.t + t) * u
             if active(r, n, t):
@@ -137,7 +135,7 @@ cdef inline void lstm_cell(
 cdef inline void lstm_loop(
     rnn_t* r, Py_ssize_t n0, Py_ssize_t n1, real* room, real* _
 ) noexcept nogil:
-    cdef Py_ssize_t u = r.u, n, t, k
+    cdef Py_ssize_t u = r.u, n, t, k, m
     cdef Py_ssize_t z_step = r.t * 4 * u if r.few else 4 * u
     cdef real* cells = room + r.block * 4 * u
     cdef real* rows = cells + r.block * u
@@ -149,7 +147,7 @@ cdef inline void lstm_loop(
     cdef const real* c_before
     for k in range(r.t):
         t = step_at(r, k)
-        step_rows(r, n0, n1, t, rows)
+        m = step_rows(r, n0, n1, t, not r.few, rows)
         if r.few:
             z = <real*> r.gates + (n0 * r.t + t) * 4 * u
         for n in range(n0, n1):  # what this step writes, and the next one reads
@@ -158,7 +156,7 @@ cdef inline void lstm_loop(
             if r.c != NULL:
                 fetch(&f, <real*> r.c + (n * r.t + t) * u, u * sizeof(real))
             fetch(&f, <real*> r.h + (n * r.t + t) * u, u * sizeof(real))
-        step_product(r, n1 - n0, 0, 4 * u, rows, r.packed, z, z_step, fetch_all(&f))
+        step_product(r, m, 0, 4 * u, rows, r.packed, z, z_step, fetch_all(&f))
         for n in range(n0, n1):
             gates = <real*> r.gates + (n * r.t + t) * 4 * u if r.whole else z
             h = <real*> r.h + (n * r.t + t) * u
@@ -173,8 +171,10 @@ cdef inline void lstm_loop(
             else:
                 memcpy(h, state_before(<real*> r.h, <const real*> r.h0, n, t, r), u * sizeof(real))
                 memmove(c, c_before, u * sizeof(real))
-                memset(gates, 0, 4 * u * sizeof(real))
-            z += z_step
+                if r.whole:
+                    memset(gates, 0, 4 * u * sizeof(real))
+            if r.few or active(r, n, t):
+                z += z_step
         z = room
 
 
@@ -247,7 +247,7 @@ cdef inline void lstm_loop_back(
 cdef inline void gru_loop(
     rnn_t* r, Py_ssize_t n0, Py_ssize_t n1, real* rows, real* _
 ) noexcept nogil:
-    cdef Py_ssize_t u = r.u, n, t, j, k
+    cdef Py_ssize_t u = r.u, n, t, i, j, k, m
     cdef Py_ssize_t z_step = r.t * r.wide if r.whole else r.wide
     cdef real* room = rows + r.block * r.length
     cdef real* first = room
@@ -257,35 +257,33 @@ cdef inline void gru_loop(
     cdef const real* before
     for k in range(r.t):
         t = step_at(r, k)
-        step_rows(r, n0, n1, t, rows)
+        m = step_rows(r, n0, n1, t, not r.whole, rows)
         if r.whole:
             first = <real*> r.gates + (n0 * r.t + t) * r.wide
         # z, r = σ(b + x w_x + h w_zr)
-        step_product(r, n1 - n0, 0, 2 * u, rows, r.packed, first, z_step, NULL)
+        step_product(r, m, 0, 2 * u, rows, r.packed, first, z_step, NULL)
         if r.after:  # b + x w_x, if not yet computed, and q = b_h + h w_hat
             if not r.few:
                 times_panels(
-                    n1 - n0, u, 1 + r.d, rows, r.length, <const real*> r.packed_x, first + 2 * u,
-                    z_step, False, NULL,
+                    m, u, 1 + r.d, rows, r.length, <const real*> r.packed_x, first + 2 * u, z_step,
+                    False, NULL,
                 )
-            state_product(
-                r, n1 - n0, 2 * u, u, rows, r.packed_hat, first + 3 * u, z_step, False
-            )
-        for n in range(n0, n1):
-            z = first + (n - n0) * z_step
+            state_product(r, m, 2 * u, u, rows, r.packed_hat, first + 3 * u, z_step, False)
+        for i in range(m):
+            z = first + i * z_step
             act_span(r.gate_act, z, z, 2 * u)
             if r.after:
                 for j in range(u):
                     z[2 * u + j] = fma(z[u + j], z[3 * u + j], z[2 * u + j])
             else:
-                state = rows + (n - n0) * r.length + 1 + r.d  # h, becomes h∘r
+                state = rows + i * r.length + 1 + r.d  # h, becomes h∘r
                 for j in range(u):
                     state[j] *= z[u + j]
         # ĥ = act(b + x w_x + (h∘r) w_hat)
         if not r.after:
-            step_product(r, n1 - n0, 2 * u, u, rows, r.packed_hat, first, z_step, NULL)
+            step_product(r, m, 2 * u, u, rows, r.packed_hat, first, z_step, NULL)
+        z = first
         for n in range(n0, n1):
-            z = first + (n - n0) * z_step
             h = <real*> r.h + (n * r.t + t) * u
             before = state_before(<real*> r.h, <const real*> r.h0, n, t, r)
             if active(r, n, t):
@@ -295,7 +293,10 @@ cdef inline void gru_loop(
                     h[j] = fma(z[j], before[j] - z[2 * u + j], z[2 * u + j])
             else:
                 memcpy(h, before, u * sizeof(real))
-                memset(z, 0, r.wide * sizeof(real))
+                if r.whole:
+                    memset(z, 0, r.wide * sizeof(real))
+            if r.whole or active(r, n, t):
+                z += z_step
 
 
 cdef inline void gru_loop_back(

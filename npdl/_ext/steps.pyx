@@ -9,7 +9,7 @@ number of threads may run one chain at once.
 
 from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBuffer_Release
 from cpython.exc cimport PyErr_Clear
-from libc.stdint cimport int64_t, uintptr_t
+from libc.stdint cimport int64_t, uint8_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
@@ -131,6 +131,21 @@ def take_step(Py_ssize_t n, size_t row):
     cdef take_t t
     t.n, t.row = n, row
     return recorded(_play_take, &t, sizeof(take_t), 0)
+
+
+cdef void _play_mark(const void* job, void** arrays, char* scratch) noexcept nogil:
+    cdef const int64_t* x = <const int64_t*> arrays[0]
+    cdef uint8_t* mask = <uint8_t*> arrays[1]
+    cdef Py_ssize_t i
+    for i in range((<const take_t*> job).n):
+        mask[i] = x[i] != 0
+
+
+def mark_step(Py_ssize_t n):
+    """1 where one of n integers is not 0."""
+    cdef take_t t
+    t.n, t.row = n, 1
+    return recorded(_play_mark, &t, sizeof(take_t), 0)
 
 
 # -------------------------------------------------------------------------------------- chains

@@ -320,7 +320,7 @@ class Recurrent(Layer):
         n, t, _ = x.shape
         mask_u8 = None
         if mask is not None:
-            mask_u8 = (self._checked_array(mask, (n, t), "mask") != 0).astype(np.uint8)
+            mask_u8 = self._mask_bytes(mask, (n, t), train)
         if (
             self.stateful
             and self._state is not None
@@ -354,6 +354,13 @@ class Recurrent(Layer):
             saved += [None] * (self._n_states - len(states) + (self._n_gates > 1))
         backwards = self.go_backwards if reverse is None else reverse
         return Walk(x, w, start, mask_u8, saved, backwards, drops, self._n_states)
+
+    def _mask_bytes(self, mask: Any, shape: tuple[int, int], train: bool) -> NDArray:
+        """The mask as the kernels take it; a copy if it is kept."""
+        if isinstance(mask, np.ndarray) and mask.dtype == np.uint8 and not train:
+            if mask.shape == shape and mask.flags.c_contiguous:
+                return mask
+        return (self._checked_array(mask, shape, "mask") != 0).astype(np.uint8)
 
     def _drawn(self, key: str, shape: tuple[int, int], p: float, dtype: Any) -> NDArray | None:
         """The dropout factors, 0 or 1 / (1 - p). One seed for all of them, as in `Dropout`."""

@@ -103,7 +103,11 @@ class Embedding(Layer):
     def make_mask(self, *inputs: NDArray) -> NDArray | None:
         """Return 1 where a step holds another number than 0, for input of shape (N, T)."""
         index = np.asarray(inputs[0])
-        return (index != 0).astype(np.uint8) if index.ndim == 2 else None
+        if index.ndim != 2:
+            return None
+        mask = np.empty(index.shape, np.uint8)
+        kernels().mark_steps(index, mask)
+        return mask
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as JSON types, `embed_words` as it was given."""

@@ -317,13 +317,15 @@ class Plan:
         """Whether any layer makes a mask of steps from its input."""
         return self._makes_masks
 
-    def values_of(self, inputs: Sequence[Any]) -> list[Any]:
-        """The values of all slots before the first step, for `run_step`."""
-        return [*inputs, *self._blank]
+    def values_of(self, inputs: Sequence[Any], masks: Masks | None = None) -> list[Any]:
+        """The values of all slots before the first step, then their masks, for `run_step`."""
+        return [*inputs, *self._blank, *(masks or [None] * len(inputs)), *self._blank]
 
     def run_step(self, step: Step, values: list[Any]) -> None:
-        """Run one step in inference mode, without masks."""
-        self._run(step, values, [None] * self.n_slots, train=False, linear=False)
+        """Run one step in inference mode."""
+        marks = values[self.n_slots :]
+        self._run(step, values, marks, train=False, linear=False)
+        values[self.n_slots :] = marks
 
     def trace(
         self, inputs: Sequence[Any], masks: Masks | None = None
