@@ -103,11 +103,11 @@ cdef void _play_copy(const void* job, void** arrays, char* scratch) noexcept nog
     _copy_axis(<const copy_t*> job, 0, <const char*> arrays[0], <char*> arrays[1])
 
 
-def copy_step(size_t run, list axes):
-    """Copy `run` bytes at a time; (count, bytes of x, bytes of y) of the axes, at most 8."""
+def copy_step(size_t length, list axes):
+    """Copy `length` bytes at a time; (count, bytes of x, bytes of y) of the axes, at most 8."""
     cdef copy_t c
     cdef int i
-    c.axes, c.run = len(axes), run
+    c.axes, c.run = len(axes), length
     for i in range(min(c.axes, <int> AXES)):
         c.count[i], c.x[i], c.y[i] = axes[i]
     return recorded(_play_copy, &c, sizeof(copy_t), 0)
