@@ -17,8 +17,10 @@ from npdl._dtype import get_dtype
 from npdl._ext import get_num_threads, get_precision, kernels
 from npdl._files import StrPath
 from npdl.batch import Batch, as_batch, is_stream
+from npdl.layers._convolving import Convolving
 from npdl.layers._folding import Folded
 from npdl.layers._padding import without_padding
+from npdl.layers.embedding import Embedding
 from npdl.layers.owning import keeps_its_arrays
 from npdl.layers.plan import Masks, Plan
 from npdl.layers.recurrent import Recurrent, is_stateful
@@ -87,10 +89,15 @@ class Predictor:
         stateful = any(is_stateful(layer) for layer in every_layer(self.plan.layers))
         #: Whether every call runs the plan.
         self._walks = stateful
-        self._image_bytes = 0 if self._walks else _image_bytes(self.plan)
+        self._image_bytes = 0 if self._walks else _sample_bytes(self.plan, 4)
         self._routes = _Routes(self.plan)
-        #: Whether the layers of images have small weights.
+        #: Of a sample that a thread runs by itself, an image or else a sequence; and of several.
+        self._own_bytes, self._own_least = self._image_bytes, OWN
+        #: Whether the layers of images, or all layers of sequences, have small weights.
         self._light = _weight_bytes(self.plan.steps[: _end_of_images(self.plan)]) < LARGE
+        if not (self._image_bytes or self._walks):
+            self._own_bytes, self._own_least = _sample_bytes(self.plan, 3), OWN // 4
+            self._light = _weight_bytes(self.plan.steps) < LARGE * (2 - _convolves(self.plan))
         #: Of the layers of images, and of those behind them; None before they are needed.
         self._halves: tuple[_Routes, ...] | None = None
 
@@ -155,13 +162,13 @@ class Predictor:
         return max(FEWEST, CACHE * get_num_threads() // self._image_bytes)
 
     def _of_a_thread(self, n: int) -> int:
-        """How many of n samples a thread runs through the layers of images; 0 if all share them.
+        """How many of n samples a thread runs through layers by itself; 0 if all share them.
 
         It pays if there is enough for every thread, and if weights stay in the cache of a core.
         """
         share = n // (2 * get_num_threads())
-        own = share * self._image_bytes >= OWN and self._light and kernels().ready
-        return max(1, min(share, OWN // self._image_bytes)) if own else 0
+        own = share * self._own_bytes >= self._own_least and self._light and kernels().ready
+        return max(1, min(share, self._own_least // self._own_bytes)) if own else 0
 
     def _two_halves(self) -> tuple[_Routes, ...]:
         """The layers of images and those behind them; empty if these have small weights.
@@ -389,8 +396,14 @@ def _end_of_images(plan: Plan) -> int:
 
 
 def _weight_bytes(steps: Sequence[Step]) -> int:
-    """The bytes of all parameters of some steps."""
-    return sum({id(p): p.value.nbytes for s in steps for p in s.owner.parameters}.values())
+    """The bytes of all parameters of some steps, except for tables, of which few rows are read."""
+    read = (s.owner for s in steps if not isinstance(s.owner, Embedding))
+    return sum({id(p): p.value.nbytes for owner in read for p in owner.parameters}.values())
+
+
+def _convolves(plan: Plan) -> bool:
+    """Whether there is a convolution, whose prepared weights are larger than its weights."""
+    return any(isinstance(layer, Convolving) for layer in every_layer(plan.layers))
 
 
 def _setting() -> tuple[Any, ...]:
@@ -398,11 +411,11 @@ def _setting() -> tuple[Any, ...]:
     return kernels().backend, get_precision(), get_dtype()
 
 
-def _image_bytes(plan: Plan) -> int:
-    """The most bytes of one sample that a layer of images reads and writes.
+def _sample_bytes(plan: Plan, axes: int) -> int:
+    """The most bytes of one sample that a layer reads and writes, in arrays of so many axes.
 
-    0 if the size of the batch matters to a layer: to recurrent ones for their speed, to a user's
-    layers perhaps for their results.
+    With 4 axes these are images, with 3 sequences. 0 if the size of the batch matters to a layer:
+    to recurrent ones for their speed, to a user's layers perhaps for their results.
     """
     layers = [*every_layer(plan.layers)]
     if any(
@@ -411,17 +424,17 @@ def _image_bytes(plan: Plan) -> int:
     ):
         return 0
     itemsize = max((a.itemsize for layer in layers for a in layer.params), default=8)
-    size = {slot: _image_size(shape) for slot, shape in enumerate(plan.in_shapes)}
+    size = {slot: _size(shape, axes) for slot, shape in enumerate(plan.in_shapes)}
     most = 0
     for step in plan.steps:
-        size.update(zip(step.targets, map(_image_size, step.shapes)))
+        size.update((slot, _size(shape, axes)) for slot, shape in zip(step.targets, step.shapes))
         most = max(most, sum(size[slot] for slot in {*step.sources, *step.targets}))
     return most * itemsize
 
 
-def _image_size(shape: Any) -> int:
-    """The number of values of an image; 0 for other arrays, and where a size is open."""
-    return math.prod(shape[1:]) if len(shape) == 4 and None not in shape[1:] else 0
+def _size(shape: Any, axes: int) -> int:
+    """The number of values of a sample; 0 for other arrays, and where a size is open."""
+    return math.prod(shape[1:]) if len(shape) == axes and None not in shape[1:] else 0
 
 
 def _snapshot(model: Trainer) -> Trainer:

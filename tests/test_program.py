@@ -174,7 +174,7 @@ def test_graphs_become_one_program(graph, n):
         for y in flat(found):  # it belongs to the caller
             assert not np.may_share_memory(y, x if isinstance(x, np.ndarray) else x[0])
             y[...] = 7
-    if kernels().ready and not (graph is transformer and n > 1):  # NumPy adds the positions
+    if kernels().ready:
         assert parts(predictor) == [Program]
 
 
@@ -209,6 +209,17 @@ def test_masks_that_a_layer_makes_are_made_by_the_program(n):
         assert {type(part) for r in predictor._routes.by_shape().values() for part in r._parts} == {
             Program
         }
+
+
+@compiled
+def test_threads_take_sequences_of_their_own(monkeypatch):
+    monkeypatch.setattr("npdl.predictor.OWN", 4000)
+    model, x = made(transformer, 38)
+    predictor = model.predictor()
+    for n in (38, 37, 3):
+        assert same(predictor(x[:n]), model.predict(x[:n]))
+    if npdl.get_num_threads() < 10:
+        assert any("parts" in key for key in predictor._routes.by_shape())
 
 
 def masks_of(n, t):

@@ -13,6 +13,9 @@ from npdl._ext import kernels
 from npdl.layers._fusing import add_arrays
 from npdl.layers.base import Layer, ParameterView, Shape
 
+#: Samples that a kernel adds to the table one by one.
+FEW = 8
+
 
 class PositionEmbedding(Layer):
     """Add a learned vector to each step, which encodes its position.
@@ -69,8 +72,9 @@ class PositionEmbedding(Layer):
         self._fits(x.shape)
         steps = None if mask is None else self._checked_array(mask, x.shape[:2], "mask") != 0
         y = self._buffer("y", x.shape, x.dtype) if train else np.empty(x.shape, x.dtype)
-        if len(x) == 1:
-            add_arrays(x[0], table[: x.shape[1]], y[0])
+        if len(x) <= FEW:
+            for sample, out in zip(x, y):
+                add_arrays(sample, table[: x.shape[1]], out)
         else:
             np.add(x, table[: x.shape[1]], out=y)
         if train:
