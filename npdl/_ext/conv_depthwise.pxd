@@ -264,7 +264,7 @@ cdef inline void channels_task(void* context, Py_ssize_t task, int worker) noexc
         _forward(p, task, worker, <double*> NULL)
 
 
-cdef inline void _rows_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+cdef inline void rows_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
     cdef depthwise_t* p = <depthwise_t*> context
     cdef conv_t* j = p.j
     cdef Py_ssize_t n = task // p.parts, c0, count = channels_of(p, task, &c0), m
@@ -276,7 +276,7 @@ cdef inline void _rows_task(void* context, Py_ssize_t task, int worker) noexcept
         y = <float*> j.y + (n * j.groups * j.f + m) * j.oh * j.ow
         plane_sums(
             j, <const float*> j.x + (n * j.groups + m // j.f) * j.h * j.w,
-            <const float*> j.filters + m * j.kh * j.kw, bias, y,
+            <const float*> j.filters + m * j.kh * j.kw, bias, y, p.turned,
         )
         if p.act.code != RELU:
             act_span(p.act, y, y, j.oh * j.ow)
@@ -313,6 +313,12 @@ cdef inline void run_tasks(depthwise_t* p, task_t task, Py_ssize_t n) except *:
     give(s)
 
 
+cdef inline void plan_rows(depthwise_t* p, int workers) noexcept nogil:
+    """Set the sizes of tasks that need no planes."""
+    p.channels = ceil_div(p.j.groups, ceil_div(4 * workers, p.j.n))
+    p.parts, p.scratch_step = ceil_div(p.j.groups, p.channels), 0
+
+
 cdef inline void depthwise_plan(
     depthwise_t* p, conv_t* j, int workers, const real* _
 ) noexcept nogil:
@@ -320,13 +326,12 @@ cdef inline void depthwise_plan(
     p[0] = plan_of(j, _)
     p.bias, p.act = j.bias, j.act
     if has_rows(j):
-        p.channels = ceil_div(j.groups, ceil_div(4 * workers, j.n))
-        p.parts, p.scratch_step = ceil_div(j.groups, p.channels), 0
+        plan_rows(p, workers)
 
 
 cdef inline void depthwise_multiply(depthwise_t* p, char* scratch, int workers) noexcept nogil:
     """y = f(b + w * x)."""
     if has_rows(p.j):
-        run(_rows_task, p, p.j.n * p.parts, workers)
+        run(rows_task, p, p.j.n * p.parts, workers)
     else:
         _work(p, channels_task, p.j.n * p.parts, scratch, workers)

@@ -4,13 +4,18 @@ from libc.string cimport memset
 from npdl._ext.activation cimport LINEAR, act_span, act_t, pull_back_span
 from npdl._ext.conv cimport conv_t
 from npdl._ext.conv_depthwise cimport (
-    FOLD, LANES, channels_of, channels_task, depthwise_t, exchange, plan_of, run_tasks,
+    FOLD, LANES, channels_of, channels_task, depthwise_t, exchange, plan_of, plan_rows, rows_task,
+    run_tasks,
 )
+from npdl._ext.conv_depthwise_row_gradients cimport (
+    BLOCK, SUMS, add_plane, has_row_input, has_row_weights, join_lanes, plane_spread,
+)
+from npdl._ext.conv_depthwise_rows cimport has_rows
 from npdl._ext.conv_pulled cimport take_dz
 from npdl._ext.conv_windows cimport part
 from npdl._ext.simd cimport add_product_f32, add_product_f64, f32v, f64v, fma_f32v, fma_f64v, real
-from npdl._ext.sums cimport sum_of
-from npdl._ext.threads cimport give, max_workers, scratch_t
+from npdl._ext.sums cimport fold, sum_of
+from npdl._ext.threads cimport aligned, give, max_workers, scratch_t
 from npdl._ext.tile cimport ceil_div, lanes, round_up, vec
 
 
@@ -195,6 +200,68 @@ cdef inline void _weights_task(void* context, Py_ssize_t task, int worker) noexc
         _weights(p, task, worker, <double*> NULL)
 
 
+cdef inline const float* _dz_plane(const conv_t* j, Py_ssize_t m, float* room) noexcept nogil:
+    """f'(z) dy of a plane, counted over all images: where it lies, or in `room`."""
+    cdef Py_ssize_t area = j.oh * j.ow
+    cdef const float* dy = <const float*> j.dy + m * area
+    if j.act.code == LINEAR:
+        return dy
+    pull_back_span(j.act, <const float*> j.y + m * area, dy, room, area)
+    return room
+
+
+cdef inline void _rows_input_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    cdef depthwise_t* p = <depthwise_t*> context
+    cdef conv_t* j = p.j
+    cdef Py_ssize_t n = task // p.parts, c0, count = channels_of(p, task, &c0), c, k
+    cdef float* room = <float*> (p.scratch + worker * p.scratch_step)
+    cdef float* dx
+    for c in range(c0, c0 + count):
+        dx = <float*> j.dx + (n * j.groups + c) * j.h * j.w
+        plane_spread(
+            j, _dz_plane(j, n * j.groups + c, room), <const float*> j.filters + 9 * c, dx
+        )
+        for k in range(j.h * j.w if p.bias != NULL else 0):
+            dx[k] += (<const float*> p.bias)[c]
+        act_span(p.act, dx, dx, j.h * j.w)
+
+
+cdef inline void _rows_weights_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    cdef depthwise_t* p = <depthwise_t*> context
+    cdef conv_t* j = p.j
+    cdef Py_ssize_t c0, count = channels_of(p, task, &c0), n, m, k, f0 = c0 * j.f
+    cdef Py_ssize_t filters = count * j.f, added = 0
+    cdef double* dw = <double*> (p.scratch + worker * p.scratch_step)
+    cdef double* db = dw + filters * 9
+    cdef float* sums = <float*> (db + filters)
+    cdef float* room = sums + filters * 9 * SUMS
+    cdef const float* dz
+    memset(sums, 0, filters * 9 * SUMS * sizeof(float))
+    for k in range(filters * 10):
+        dw[k] = 0
+    for n in range(j.n):
+        for m in range(filters):
+            dz = _dz_plane(j, n * j.groups * j.f + f0 + m, room)
+            if j.dw != NULL:
+                add_plane(
+                    j, <const float*> j.x + (n * j.groups + c0 + m // j.f) * j.h * j.w, dz,
+                    sums + m * 9 * SUMS,
+                )
+            if j.db != NULL:
+                db[m] += sum_of(dz, j.oh * j.ow)
+        added += j.oh * ceil_div(j.ow, BLOCK)
+        if j.dw != NULL and (added >= FOLD or n == j.n - 1):
+            for k in range(filters * 9):
+                join_lanes(j, sums + k * SUMS)
+                dw[k] += fold(sums + k * SUMS)
+            memset(sums, 0, filters * 9 * SUMS * sizeof(float))
+            added = 0
+    for k in range(filters * 9 if j.dw != NULL else 0):
+        (<float*> j.dw)[f0 * 9 + k] = <float> dw[k]
+    for m in range(filters if j.db != NULL else 0):
+        (<float*> j.db)[f0 + m] = <float> db[m]
+
+
 cdef inline void depthwise_input(conv_t* j, const void* bias, act_t act, const real* _) except *:
     """dx, or the output of the transposed convolution: f(b + dx)."""
     cdef depthwise_t p
@@ -204,7 +271,12 @@ cdef inline void depthwise_input(conv_t* j, const void* bias, act_t act, const r
     if not _is_correlation(j):
         p = plan_of(j, _)
         p.bias, p.act = bias, act
-        run_tasks(&p, _input_task, j.n * p.parts)
+        if has_row_input(j):
+            plan_rows(&p, max_workers())
+            p.scratch_step = aligned(j.oh * j.ow * sizeof(real))
+            run_tasks(&p, _rows_input_task, j.n * p.parts)
+        else:
+            run_tasks(&p, _input_task, j.n * p.parts)
         return
     turned = j[0]
     own = take_dz(&turned, &s, _)
@@ -213,7 +285,12 @@ cdef inline void depthwise_input(conv_t* j, const void* bias, act_t act, const r
     turned.ph, turned.pw = (j.kh - 1) * j.dil_h - j.ph, (j.kw - 1) * j.dil_w - j.pw
     p = plan_of(&turned, _)
     p.bias, p.act, p.turned = bias, act, True
-    run_tasks(&p, channels_task, j.n * p.parts)
+    if has_rows(&turned):
+        turned.act = act
+        plan_rows(&p, max_workers())
+        run_tasks(&p, rows_task, j.n * p.parts)
+    else:
+        run_tasks(&p, channels_task, j.n * p.parts)
     if own:
         give(s)
 
@@ -223,4 +300,11 @@ cdef inline void depthwise_weights(conv_t* j, const real* _) except *:
     cdef depthwise_t p = plan_of(j, _)
     p.channels = ceil_div(j.groups, round_up(p.parts, max_workers()))  # as many for each thread
     p.parts = ceil_div(j.groups, p.channels)
-    run_tasks(&p, _weights_task, p.parts)
+    if has_row_weights(j):
+        p.scratch_step = aligned(
+            p.channels * j.f * (9 * SUMS * sizeof(float) + 10 * sizeof(double))
+            + j.oh * j.ow * sizeof(float)
+        )
+        run_tasks(&p, _rows_weights_task, p.parts)
+    else:
+        run_tasks(&p, _weights_task, p.parts)

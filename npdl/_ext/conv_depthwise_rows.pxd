@@ -4,6 +4,10 @@ Each row is read once for all outputs that it is part of, which wait in register
 its left, middle and right columns are one vector, moved by a lane; the number that moves in is the
 next one of the row, or 0 beside the image. With a stride of 2, they are the even and odd numbers of
 two vectors, one of them moved.
+
+The gradient of the input without a stride is the same with turned filters. Planes are then read
+from the last number to the first, so that the taps are added in the order of the filters as they
+are.
 """
 
 from libc.math cimport INFINITY
@@ -41,6 +45,7 @@ ctypedef fused row_t:
 ctypedef struct column_t:
     Py_ssize_t row, rows  # the next row, and how many there are
     Py_ssize_t lanes, stride, pad
+    bint turned
     Py_ssize_t step, step_before, step_after
     const float* source
     const float* before  # the number to the left, and
@@ -57,8 +62,26 @@ cdef inline bint has_rows(const conv_t* j) noexcept nogil:
     )
 
 
-cdef inline void _next_row(column_t* c, row_t* v) noexcept nogil:
-    """The vectors of the left, middle and right columns of the next row."""
+cdef inline column_t column_of(
+    const float* x, Py_ssize_t high, Py_ssize_t wide, Py_ssize_t stride, Py_ssize_t ph,
+    Py_ssize_t pw, Py_ssize_t col, Py_ssize_t lanes, const float* zeros,
+) noexcept nogil:
+    """Of a plane, for the vector of outputs from column `col` on."""
+    cdef column_t c
+    cdef Py_ssize_t at = col * stride + (1 - pw if stride == 1 else 0)
+    c.row, c.rows, c.lanes, c.stride, c.pad, c.turned = -ph, high, lanes, stride, pw, False
+    c.source, c.step, c.zeros = x + at - ph * wide, wide, zeros
+    c.before = c.after = zeros
+    c.step_before = c.step_after = 0
+    if at > 0:
+        c.before, c.step_before = c.source - 1, wide
+    if at + stride * lanes < wide:
+        c.after, c.step_after = c.source + stride * lanes, wide
+    return c
+
+
+cdef inline void next_row(column_t* c, row_t* v) noexcept nogil:
+    """The vectors of the left, middle and right columns of the next row; turned, the reverse."""
     cdef bint inside = 0 <= c.row < c.rows
     cdef const float* source = c.source if inside else c.zeros
     cdef const float* before = c.before if inside else c.zeros
@@ -70,6 +93,8 @@ cdef inline void _next_row(column_t* c, row_t* v) noexcept nogil:
             v[0], v[2] = up_f32v(low, before[0]), down_f32v(low, after[0])
         else:
             v[0], v[2] = up_f32h(low, before[0]), down_f32h(low, after[0])
+        if c.turned:
+            v[0], v[2] = v[2], v[0]
     else:
         high = (<const row_t*> (source + c.lanes))[0]
         if row_t is f32v:
@@ -90,6 +115,18 @@ cdef inline void _next_row(column_t* c, row_t* v) noexcept nogil:
     c.source += c.step
     c.before += c.step_before
     c.after += c.step_after
+
+
+cdef inline void turn(column_t* c, Py_ssize_t down) noexcept nogil:
+    """Read from the bottom; the first and the last row of the reach lie `down` rows further apart
+    than those of the plane.
+    """
+    cdef Py_ssize_t last = c.rows - 1 + down
+    c.source += last * c.step
+    c.before += last * c.step_before
+    c.after += last * c.step_after
+    c.step, c.step_before, c.step_after = -c.step, -c.step_before, -c.step_after
+    c.row, c.turned = -down - c.row, True
 
 
 cdef inline row_t _add(row_t total, const float* w, const row_t* v) noexcept nogil:
@@ -115,7 +152,7 @@ cdef inline void _column(
     memset(&zero, 0, sizeof(zero))
     upper = middle = lower = zero
     for i in range(c.stride - 2, count + 1):
-        _next_row(&c, v)
+        next_row(&c, v)
         if c.stride == 1:
             upper, middle = middle, lower
         else:
@@ -132,12 +169,12 @@ cdef inline void _column(
             lower = _add(zero, k, v)
         else:
             middle = _add(zero, k, v)
-            _next_row(&c, v)
+            next_row(&c, v)
             middle = _add(middle, k + 3, v)
 
 
 cdef inline void plane_sums(
-    const conv_t* j, const float* x, const float* w, float bias, float* y
+    const conv_t* j, const float* x, const float* w, float bias, float* y, bint turned
 ) noexcept nogil:
     """A plane of outputs, with RELU if that is the activation.
 
@@ -145,22 +182,20 @@ cdef inline void plane_sums(
     """
     cdef column_t c
     cdef float zeros[WIDEST]
-    cdef Py_ssize_t lanes = LANES_F32 if j.ow >= LANES_F32 else HALF_F32, col = 0, at
+    cdef Py_ssize_t lanes = LANES_F32 if j.ow >= LANES_F32 else HALF_F32, col = 0
+    cdef Py_ssize_t across = j.ow, down = j.oh + 2 - j.h
     cdef float least = 0 if j.act.code == RELU else -INFINITY
     memset(zeros, 0, sizeof(zeros))
-    c.rows, c.lanes, c.stride, c.pad, c.zeros = j.h, lanes, j.sw, j.pw, zeros
+    if turned:  # from the last row on
+        y += (j.oh - 1) * j.ow
+        across = -across
     while col < j.ow:
         col = min(col, j.ow - lanes)
-        at = col * j.sw + (1 - j.pw if j.sw == 1 else 0)
-        c.row, c.source, c.step = -j.ph, x + at - j.ph * j.w, j.w
-        c.before = c.after = zeros
-        c.step_before = c.step_after = 0
-        if at > 0:
-            c.before, c.step_before = c.source - 1, j.w
-        if at + j.sw * lanes < j.w:
-            c.after, c.step_after = c.source + j.sw * lanes, j.w
+        c = column_of(x, j.h, j.w, j.sw, j.ph, j.pw, col, lanes, zeros)
+        if turned:
+            turn(&c, down)
         if lanes == LANES_F32:
-            _column[f32v](c, j.oh, j.ow, w, bias, least, y + col, NULL)
+            _column[f32v](c, j.oh, across, w, bias, least, y + col, NULL)
         elif HALF_F32 < LANES_F32:
-            _column[f32h](c, j.oh, j.ow, w, bias, least, y + col, NULL)
+            _column[f32h](c, j.oh, across, w, bias, least, y + col, NULL)
         col += lanes

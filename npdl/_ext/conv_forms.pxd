@@ -22,7 +22,15 @@ from npdl._ext.conv_line cimport (
     line_pack,
     line_sizes,
 )
-from npdl._ext.conv_phases cimport has_phases, phases_multiply, phases_pack, phases_plan, phases_t
+from npdl._ext.conv_phases cimport (
+    has_phases,
+    has_turned_phases,
+    phases_multiply,
+    phases_pack,
+    phases_plan,
+    phases_t,
+    turned_conv,
+)
 from npdl._ext.conv_pointwise cimport (
     is_pointwise,
     pointwise_kept,
@@ -93,6 +101,7 @@ ctypedef struct made_t:
 cdef inline void set_form(made_t* m, conv_t* j) noexcept nogil:
     """Choose the algorithm of a convolution, and set its sizes."""
     cdef Py_ssize_t size = sizeof(float) if j.single else sizeof(double)
+    cdef act_t act = j.act
     m.j, m.workers = j[0], max_workers()
     j = &m.j
     m.kept = 0
@@ -118,6 +127,10 @@ cdef inline void set_form(made_t* m, conv_t* j) noexcept nogil:
         m.form = LINE
         line_sizes(&m.line, j, m.workers)
         m.kept, m.scratch = line_kept(&m.line), m.workers * m.line.scratch_step
+    elif has_turned_phases(j):
+        m.form, m.j = PHASES, turned_conv(j)
+        m.kept = phases_plan(&m.phases, j, j.bias, act, True, m.workers)
+        m.scratch = m.workers * m.phases.scratch_step
     elif is_pointwise(j):
         m.form = POINTWISE
         if j.single:
@@ -151,7 +164,7 @@ cdef inline void set_transposed(made_t* m, conv_t* j, act_t act) noexcept nogil:
     """Choose the algorithm of a transposed convolution, and set its sizes."""
     m.form, m.j, m.workers = TRANSPOSED, j[0], max_workers()
     if has_phases(j):
-        m.form, m.kept = PHASES, phases_plan(&m.phases, &m.j, j.bias, act, m.workers)
+        m.form, m.kept = PHASES, phases_plan(&m.phases, &m.j, j.bias, act, False, m.workers)
         m.scratch = m.workers * m.phases.scratch_step
         return
     if j.single:

@@ -32,6 +32,7 @@ from npdl._ext.tile cimport MAX_NR, ceil_div, lanes, round_up, tall_tile, tile
 
 cdef enum:
     FEWEST = 96  # the fewest windows per block, for the gradient of the weights
+    PAGE = 4096  # bytes; rows as far apart have the same place in a cache
     SPAN = 512  # windows per sum
     SPANS = 256  # sums added one by one, in a group of blocks
     OF_INPUT = 32768  # elements of windows whose gradient is added to dx at once
@@ -67,8 +68,8 @@ cdef inline void take_gradient(
 
 
 cdef inline void _add_weights(
-    products_t* p, Py_ssize_t first, Py_ssize_t count, const real* dz, const real* windows,
-    real* dw, Py_ssize_t f0, Py_ssize_t f1,
+    products_t* p, Py_ssize_t first, Py_ssize_t count, const real* dz, Py_ssize_t ldq,
+    const real* windows, real* dw, Py_ssize_t f0, Py_ssize_t f1,
 ) noexcept nogil:
     """dw[f, k] += Σ_q dz[f, q] window[q, k] over `count` windows q from `first` on."""
     cdef real block[TALL * MAX_NR]
@@ -80,7 +81,7 @@ cdef inline void _add_weights(
         f = f0
         while f < f1:
             for i in range(p.mr):
-                a_at[i] = min(f + i, f1 - 1) * p.ldq + first
+                a_at[i] = min(f + i, f1 - 1) * ldq + first
             if p.tall:
                 tall_tile(count, dz, a_at, windows, rows, p.vector_at + v, block, p.nr, NULL)
             else:
@@ -93,6 +94,15 @@ cdef inline void _add_weights(
         v += wide
 
 
+cdef inline bint _is_in_place(const windows_t* w, const real* _) noexcept nogil:
+    """Whether dz is read in dy: planes of one image, whose rows don't all share a cache set."""
+    cdef conv_t* j = w.j
+    return (
+        j.act.code == LINEAR and not j.last and w.images == 1
+        and j.oh * j.ow * sizeof(real) % PAGE
+    )
+
+
 cdef inline void _weights(products_t* p, Py_ssize_t task, int worker, const real* _) noexcept nogil:
     """The gradients of some filters of a group, from a group of blocks."""
     cdef conv_t* j = p.j
@@ -100,10 +110,13 @@ cdef inline void _weights(products_t* p, Py_ssize_t task, int worker, const real
     cdef Py_ssize_t turn = task % p.parts, g = task // p.parts % j.groups
     cdef Py_ssize_t group = task // p.parts // j.groups, number, f, q
     cdef Py_ssize_t tiles = ceil_div(j.f, p.mr), f0 = turn * tiles // p.parts * p.mr
-    cdef Py_ssize_t f1 = min(j.f, (turn + 1) * tiles // p.parts * p.mr)
+    cdef Py_ssize_t f1 = min(j.f, (turn + 1) * tiles // p.parts * p.mr), plane = j.oh * j.ow
+    cdef bint in_place = _is_in_place(w, _)
+    cdef Py_ssize_t ldq = plane if in_place else p.ldq
     cdef block_t b
     cdef real* room = <real*> (p.scratch + worker * p.scratch_step)
-    cdef real* dz = room + w.pixels + w.windows
+    cdef real* own = room + w.pixels + w.windows
+    cdef const real* dz = own
     cdef real* dw = <real*> p.sums + (group * j.groups + g) * j.f * (p.ldw + 1)
     cdef real* db = dw + j.f * p.ldw
     cdef const real* windows
@@ -112,15 +125,21 @@ cdef inline void _weights(products_t* p, Py_ssize_t task, int worker, const real
         db[f] = 0
     for number in range(group * w.blocks // p.groups, (group + 1) * w.blocks // p.groups):
         b = block_of(w, number)
-        take_gradient(j, g, b.first, b.count, dz, p.ldq, dz + j.f * p.ldq)
+        if in_place:
+            dz = <const real*> j.dy + start_of(j, b.n, j.groups * j.f, g * j.f, plane)
+            dz += b.row * j.ow
+        else:
+            take_gradient(j, g, b.first, b.count, own, ldq, own + j.f * ldq)
         if j.db != NULL:
             for f in range(f0, f1):
-                db[f] += <real> sum_of(dz + f * p.ldq, b.count)
+                db[f] += <real> sum_of(dz + f * ldq, b.count)
         if j.dw != NULL and f0 < f1:
             windows = windows_in(w, &b, g, <const real*> j.x, room)
             q = 0
             while q < b.count:
-                _add_weights(p, q, min(b.count - q, <Py_ssize_t> SPAN), dz, windows, dw, f0, f1)
+                _add_weights(
+                    p, q, min(b.count - q, <Py_ssize_t> SPAN), dz, ldq, windows, dw, f0, f1
+                )
                 q += SPAN
 
 

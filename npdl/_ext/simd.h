@@ -196,6 +196,7 @@ static inline void npdl_transpose(const float *from, const ptrdiff_t *from_at, f
 
 /* Neighbours in a row: up() moves all numbers one lane up and puts s into the first, down() one lane
  * down and puts s into the last; even() and odd() are every other number of lo and hi together.
+ * mix() undoes that: it puts the numbers of a and b in turns into two vectors.
  * at_least() is x, or `least` if x is smaller: NaN stays NaN.
  * npdl_f32h is half as long where that is 8 numbers, for rows that are shorter than a vector. */
 #if defined(__AVX512F__)
@@ -216,6 +217,12 @@ static inline npdl_f32v npdl_odd_f32v(npdl_f32v lo, npdl_f32v hi) {
     const __m512i at = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
     return (npdl_f32v)_mm512_permutex2var_ps((__m512)lo, at, (__m512)hi);
 }
+static inline void npdl_mix_f32v(npdl_f32v a, npdl_f32v b, npdl_f32v *to) {
+    const __m512i at = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const __m512i next = _mm512_add_epi32(at, _mm512_set1_epi32(8));
+    to[0] = (npdl_f32v)_mm512_permutex2var_ps((__m512)a, at, (__m512)b);
+    to[1] = (npdl_f32v)_mm512_permutex2var_ps((__m512)a, next, (__m512)b);
+}
 static inline npdl_f32v npdl_at_least_f32v(npdl_f32v x, float least) {
     return (npdl_f32v)_mm512_max_ps(_mm512_set1_ps(least), (__m512)x);
 }
@@ -228,6 +235,15 @@ static inline npdl_f32h npdl_at_least_f32h(npdl_f32h x, float least) {
 }
 static inline npdl_f32h npdl_add_product_f32h(npdl_f32h c, float a, npdl_f32h b) {
     return (npdl_f32h)_mm256_fmadd_ps(_mm256_set1_ps(a), (__m256)b, (__m256)c);
+}
+static inline npdl_f32h npdl_fma_f32h(npdl_f32h a, npdl_f32h b, npdl_f32h c) {
+    return (npdl_f32h)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+}
+static inline void npdl_mix_f32h(npdl_f32h a, npdl_f32h b, npdl_f32h *to) {
+    const __m256 low = _mm256_unpacklo_ps((__m256)a, (__m256)b);
+    const __m256 high = _mm256_unpackhi_ps((__m256)a, (__m256)b);
+    to[0] = (npdl_f32h)_mm256_permute2f128_ps(low, high, 0x20);
+    to[1] = (npdl_f32h)_mm256_permute2f128_ps(low, high, 0x31);
 }
 static inline npdl_f32h npdl_up_f32h(npdl_f32h v, float s) {
     const __m256i at = _mm256_setr_epi32(0, 0, 1, 2, 3, 4, 5, 6);
@@ -250,6 +266,11 @@ static inline npdl_f32h npdl_odd_f32h(npdl_f32h lo, npdl_f32h hi) {
 }
 #else
 #  define npdl_add_product_f32h npdl_add_product_f32
+#  define npdl_fma_f32h npdl_fma_f32v
+static inline void npdl_mix_f32h(npdl_f32h a, npdl_f32h b, npdl_f32h *to) {
+    to[0] = NPDL_MIX((npdl_f32q)a, (npdl_f32q)b, 0, 4, 1, 5);
+    to[1] = NPDL_MIX((npdl_f32q)a, (npdl_f32q)b, 2, 6, 3, 7);
+}
 static inline npdl_f32h npdl_at_least_f32h(npdl_f32h x, float least) {
     const npdl_f32h low = least - (npdl_f32h){0};
     const __typeof__(x < low) less = x < low;
@@ -274,6 +295,7 @@ static inline npdl_f32h npdl_odd_f32h(npdl_f32h lo, npdl_f32h hi) {
 #  define npdl_down_f32v npdl_down_f32h
 #  define npdl_even_f32v npdl_even_f32h
 #  define npdl_odd_f32v npdl_odd_f32h
+#  define npdl_mix_f32v npdl_mix_f32h
 #endif
 
 #else /* a compiler without vector types: "vectors" of one number, and a tile of plain loops */
@@ -306,6 +328,8 @@ static inline void npdl_transpose(const float *from, const ptrdiff_t *from_at, f
 }
 typedef npdl_f32v npdl_f32h;
 #  define npdl_add_product_f32h npdl_add_product_f32
+#  define npdl_fma_f32h npdl_fma_f32
+static inline void npdl_mix_f32v(npdl_f32v a, npdl_f32v b, npdl_f32v *to) { to[0] = a, to[1] = b; }
 static inline npdl_f32v npdl_up_f32v(npdl_f32v v, float s) { (void)v; return s; }
 static inline npdl_f32v npdl_even_f32v(npdl_f32v lo, npdl_f32v hi) { (void)hi; return lo; }
 static inline npdl_f32v npdl_odd_f32v(npdl_f32v lo, npdl_f32v hi) { (void)lo; return hi; }
@@ -318,6 +342,7 @@ static inline npdl_f32v npdl_at_least_f32v(npdl_f32v x, float least) {
 #  define npdl_down_f32h npdl_up_f32v
 #  define npdl_even_f32h npdl_even_f32v
 #  define npdl_odd_f32h npdl_odd_f32v
+#  define npdl_mix_f32h npdl_mix_f32v
 #endif
 
 /* Whether there are smaller tiles for the edges of a matrix; they make up a tenth of a module. */

@@ -33,10 +33,14 @@ cdef extern from "simd.h":
     f32h even_f32h "npdl_even_f32h"(f32h low, f32h high) noexcept nogil
     f32v odd_f32v "npdl_odd_f32v"(f32v low, f32v high) noexcept nogil
     f32h odd_f32h "npdl_odd_f32h"(f32h low, f32h high) noexcept nogil
+    # and back: the numbers of a and b in turns, in two vectors
+    void mix_f32v "npdl_mix_f32v"(f32v a, f32v b, f32v* to) noexcept nogil
+    void mix_f32h "npdl_mix_f32h"(f32h a, f32h b, f32h* to) noexcept nogil
     void* opaque "npdl_opaque"(void* function) noexcept nogil
     float fma_f32 "npdl_fma_f32"(float a, float b, float c) noexcept nogil  # a b + c, rounded once
     double fma_f64 "npdl_fma_f64"(double a, double b, double c) noexcept nogil
     f32v fma_f32v "npdl_fma_f32v"(f32v a, f32v b, f32v c) noexcept nogil
+    f32h fma_f32h "npdl_fma_f32h"(f32h a, f32h b, f32h c) noexcept nogil
     f32v scaled_f32 "npdl_scaled_f32"(float a, f32v b, f32v c) noexcept nogil  # a b + c
     f64v fma_f64v "npdl_fma_f64v"(f64v a, f64v b, f64v c) noexcept nogil
     # loads four rows of four, `step` apart, and returns their columns

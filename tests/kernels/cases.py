@@ -255,6 +255,7 @@ def dilated_and_grouped(case):
     for image, stride, pad, out in [  # in place: one vector in a row, several, zeros on each side
         ((5, 19), (1, 1), (1, 1), (5, 19)),
         ((7, 11), (1, 1), (2, 0), (9, 9)),
+        ((3, 28), (1, 1), (1, 1), (3, 28)),
         ((6, 36), (2, 2), (1, 1), (3, 18)),
         ((7, 20), (2, 2), (0, 0), (4, 10)),
     ]:

@@ -17,6 +17,7 @@ FORMS = {
     "phases in strips": dict(x=(1, 40, 70, 60), w=(30, 2, 2), stride=(2, 2)),
     "depthwise, whole vectors": dict(x=(5, 20, 7, 16), w=(20, 3, 3), pad=(1, 1), groups=20),
     "depthwise in place": dict(x=(5, 9, 5, 19), w=(18, 3, 3), pad=(1, 1), groups=9),
+    "depthwise in place, two ends": dict(x=(3, 9, 5, 28), w=(9, 3, 3), pad=(1, 1), groups=9),
     "depthwise in place, short": dict(x=(5, 20, 7, 11), w=(20, 3, 3), pad=(2, 0), groups=20),
     "depthwise, stride 2": dict(
         x=(5, 9, 6, 36), w=(9, 3, 3), stride=(2, 2), pad=(1, 1), groups=9, out=(3, 18)
@@ -82,3 +83,19 @@ def test_rows_that_no_window_reaches_take_no_memory(compiled):
         found = compiled.run(Call(call.function, {**call.args, **far}))
         for name in wanted:
             np.testing.assert_array_equal(found[name], wanted[name])
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if "in place" in form])
+def test_depthwise_weights_meet_only_the_pixels_of_their_windows(form):
+    """An infinite pixel makes those gradients infinite or nan that are so in the twin."""
+    isa = next((isa for isa in ("v4", "v3") if isa in built_isas()), None)
+    if isa is None:
+        pytest.skip("this form needs fused multiply-adds")
+    *_, call = Maker("float32").conv(**FORMS[form])
+    x = call.args["x"].copy()
+    x[1, 2, 2, 0] = np.inf
+    call = Call(call.function, {**call.args, "x": x})
+    with np.errstate(invalid="ignore"):
+        found, twin = (run(implementation(i, call.function), call)["dw"] for i in (isa, "np"))
+    np.testing.assert_array_equal(np.isfinite(found), np.isfinite(twin))
+    assert np.isfinite(found).any(axis=(1, 2, 3)).all()
