@@ -51,11 +51,11 @@ ctypedef struct dense_t:
     void* sums  # of the rows of dz, a row for each task
 
 
-# A product whose blocks of k are separate tasks.
+# A product of float32 whose blocks of k are separate tasks.
 ctypedef struct blocks_t:
     product_t p
     Py_ssize_t blocks
-    char* sums  # [blocks - 1][n][u]
+    float* sums  # [blocks - 1][n][u]
 
 
 cdef inline void _activate_part(
@@ -111,49 +111,40 @@ cdef void _block_task(void* context, Py_ssize_t task, int worker) noexcept nogil
     """Some columns of the sums over one block of k."""
     cdef blocks_t* f = <blocks_t*> context
     cdef product_t p = f.p
-    cdef Py_ssize_t block = task // p.panels, size = sizeof(float) if p.single else sizeof(double)
-    p.a = <const char*> p.a + block * p.depth * size
-    p.b = <const char*> p.b + block * p.depth * p.b_row * size
-    p.k = p.k1 = min(p.depth, p.k - block * p.depth)
+    cdef Py_ssize_t block = task // p.panels, k = block * p.depth
+    p.a, p.b = <const float*> p.a + k, <const float*> p.b + k * p.b_row
+    p.k = p.k1 = min(p.depth, p.k - k)
     if block:
-        p.c, p.bias = f.sums + (block - 1) * p.m * p.n * size, NULL
+        p.c, p.bias = f.sums + (block - 1) * p.m * p.n, NULL
     (<task_t> opaque(<void*> &multiply_task))(&p, task % p.panels, worker)
 
 
-cdef inline void _add_rows(blocks_t* f, Py_ssize_t i0, Py_ssize_t i1, real* _) noexcept nogil:
-    cdef Py_ssize_t at = i0 * f.p.n, count = (i1 - i0) * f.p.n, block, i
-    cdef real* y = <real*> f.p.c + at
-    cdef const real* sums = <const real*> f.sums + at
-    for block in range(1, f.blocks):
-        for i in range(count):
+cdef void _add_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    """Some rows of all sums."""
+    cdef blocks_t* f = <blocks_t*> context
+    cdef Py_ssize_t i0 = task * FEW_ROWS, i1 = min(f.p.m, i0 + FEW_ROWS), i, _block
+    cdef float* y = <float*> f.p.c + i0 * f.p.n
+    cdef const float* sums = f.sums + i0 * f.p.n
+    for _block in range(1, f.blocks):
+        for i in range((i1 - i0) * f.p.n):
             y[i] += sums[i]
         sums += f.p.m * f.p.n
     if f.p.context != NULL:
         _activate(f.p.context, i0, i1, 0, f.p.n)
 
 
-cdef void _add_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
-    cdef blocks_t* f = <blocks_t*> context
-    cdef Py_ssize_t i0 = task * FEW_ROWS, i1 = min(f.p.m, i0 + FEW_ROWS)
-    if f.p.single:
-        _add_rows(f, i0, i1, <float*> NULL)
-    else:
-        _add_rows(f, i0, i1, <double*> NULL)
-
-
-cdef inline bint _in_blocks(blocks_t* f, const product_t* p, int workers) noexcept nogil:
+cdef bint _in_blocks(blocks_t* f, const product_t* p, int workers) noexcept nogil:
     """Whether threads share the blocks of k of a product, as optimizers divide the weights."""
     f.p, f.blocks = p[0], ceil_div(p.k, p.depth)
     return (
-        not p.few and one_block(&f.p) and not is_long(&f.p) and workers > 1
+        p.single and not p.few and one_block(&f.p) and not is_long(&f.p) and workers > 1
         and f.blocks % workers == 0 and p.n * p.k >= LARGE
     )
 
 
 cdef void _multiply_blocks(blocks_t* f, char* scratch, int workers) noexcept nogil:
     """The sums of each block are added in the order of `product`."""
-    cdef size_t size = sizeof(float) if f.p.single else sizeof(double)
-    f.p.packed_b, f.sums = scratch, scratch + panels_size(&f.p, workers)
+    f.p.packed_b, f.sums = scratch, <float*> (scratch + panels_size(&f.p, workers))
     f.p.alone, f.p.group, f.p.parts, f.p.own, f.p.k0 = True, 1, 1, f.p.panels, 0
     f.p.finish = NULL
     run(_block_task, f, f.blocks * f.p.panels, workers)
@@ -174,7 +165,7 @@ cdef inline product_t _product_of(dense_t* r, real* _) noexcept nogil:
 cdef inline void _forward(dense_t* r, char* scratch, real* _) noexcept nogil:
     cdef product_t p = _product_of(r, _)
     cdef blocks_t f
-    if _in_blocks(&f, &p, r.workers):
+    if real is float and _in_blocks(&f, &p, r.workers):
         _multiply_blocks(&f, scratch, r.workers)
     else:
         _multiply(&p, scratch, r.workers)
@@ -183,7 +174,7 @@ cdef inline void _forward(dense_t* r, char* scratch, real* _) noexcept nogil:
 cdef inline size_t _forward_scratch(dense_t* r, real* _) noexcept nogil:
     cdef product_t p = _product_of(r, _)
     cdef blocks_t f
-    if _in_blocks(&f, &p, r.workers):
+    if real is float and _in_blocks(&f, &p, r.workers):
         return panels_size(&p, r.workers) + (f.blocks - 1) * p.m * p.n * sizeof(real)
     return product_scratch(&p, r.workers)
 

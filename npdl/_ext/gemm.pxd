@@ -38,7 +38,8 @@ cdef enum:
     FEW_DEPTH = 256  # for few rows: values of k per block,
     FEW_COLUMNS = 576  # columns per block: whole panels in each build,
     FEW_SMALL = 40000  # and elements of B below which one thread computes them
-    SMALL = 300000  # multiply-adds below which a second thread is not worth it
+    SMALL = 300000  # multiply-adds below which a second thread is not worth it,
+    MOVE = 4  # if a number of B or C that is read or written counts as so many
 
 # Called when the elements C[i0:i1, j0:j1] are complete.
 ctypedef void (*finish_t)(
@@ -160,7 +161,7 @@ cdef inline bint packs_alone(product_t* p, int threads) noexcept nogil:
 cdef inline int threads_for(product_t* p, int workers) noexcept nogil:
     if p.few:
         return 1 if p.n * p.k < FEW_SMALL else workers
-    return 1 if p.m * p.n * p.k < SMALL else workers
+    return 1 if p.m * p.n * p.k + MOVE * p.n * (p.m + p.k) < SMALL else workers
 
 
 cdef inline size_t product_scratch(product_t* p, int workers) noexcept nogil:

@@ -1,7 +1,7 @@
 """Packing: the elements of a matrix in the order in which the register tiles read them."""
 
 from libc.string cimport memcpy, memset
-from npdl._ext.simd cimport MR, TALL, real, transpose4
+from npdl._ext.simd cimport LANES_F32, MR, TALL, real, transpose, transpose4
 from npdl._ext.tile cimport ceil_div, lanes, panel_width, tile_cols
 
 cdef enum:
@@ -20,6 +20,24 @@ cdef inline void _pack_columns(
         k += 4
     while k < depth:
         for j in range(4):
+            out[k * nr + j] = b[k + j * b_col]
+        k += 1
+
+
+cdef inline void _pack_block(
+    const float* b, Py_ssize_t b_col, Py_ssize_t depth, Py_ssize_t nr, float* out
+) noexcept nogil:
+    """Pack as many columns as a vector has numbers, each contiguous."""
+    cdef Py_ssize_t from_at[LANES_F32]
+    cdef Py_ssize_t to_at[LANES_F32]
+    cdef Py_ssize_t k = 0, j
+    for j in range(LANES_F32):
+        from_at[j], to_at[j] = j * b_col, j * nr
+    while k + LANES_F32 <= depth:
+        transpose(b + k, from_at, out + k * nr, to_at)
+        k += LANES_F32
+    while k < depth:
+        for j in range(LANES_F32):
             out[k * nr + j] = b[k + j * b_col]
         k += 1
 
@@ -59,7 +77,15 @@ cdef inline void pack_panels(
         while j < cols:
             to = out + j // nr * nr * depth + j % nr
             wide = nr if j < whole * nr else last
-            if real is float and b_row == 1 and j + 4 <= min(cols, j // nr * nr + nr):
+            if (
+                real is float
+                and LANES_F32 > 4
+                and b_row == 1
+                and j + LANES_F32 <= min(cols, j // nr * nr + nr)
+            ):
+                _pack_block(b + j * b_col, b_col, depth, wide, to)
+                j += LANES_F32
+            elif real is float and b_row == 1 and j + 4 <= min(cols, j // nr * nr + nr):
                 _pack_columns(b + j * b_col, b_col, depth, wide, to)
                 j += 4
             else:
