@@ -1,12 +1,12 @@
 """Softmax, with and without cross-entropy, and right answers. Contract: ``softmax_np.py``."""
 
 from libc.stdint cimport int64_t, uint8_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 from npdl._ext.arrays cimport ANY, INT64, OUT, REAL, UINT8, array, array_t, call_t, same_shape
 from npdl._ext.elementary cimport exp, log
 from npdl._ext.simd cimport real
 from npdl._ext.steps cimport recorded
-from npdl._ext.sums cimport sum_of, sum_of_products
+from npdl._ext.sums cimport LANES as SUMS, fold, sum_of, sum_of_products
 from npdl._ext.threads cimport max_workers, run, task_t
 
 cdef enum:
@@ -14,6 +14,7 @@ cdef enum:
     CHUNK = 4096  # elements per task
     LANES = 16  # numbers compared side by side
     ROWS = 64  # whose logarithms are taken together
+    LONG = 256  # numbers in a row from which it is worth a loop of its own
     SPAN = 32  # numbers searched for the position of the largest, if they contain it
 
 
@@ -78,6 +79,32 @@ cdef inline real _loss(rows_t* r, Py_ssize_t i, real log_total) noexcept nogil:
     return <real> 0 - _dot(t, z, r.k, log_total)
 
 
+cdef inline float _exp_row(const float* z, float m, Py_ssize_t n, float* p) noexcept nogil:
+    """p = e^(z - m), and its sum, as from `sum_of`; p may be z."""
+    cdef float s[SUMS]
+    cdef float e[SUMS]
+    cdef Py_ssize_t i, k = 0, count
+    for i in range(SUMS):
+        s[i] = e[i] = 0
+    while k < n:
+        count = min(<Py_ssize_t> SUMS, n - k)
+        if count == SUMS:  # as a constant
+            memcpy(e, z + k, SUMS * sizeof(float))
+        else:
+            memcpy(e, z + k, count * sizeof(float))
+        for i in range(SUMS):
+            e[i] = exp(e[i] - m)
+        if count == SUMS:
+            memcpy(p + k, e, SUMS * sizeof(float))
+        else:
+            memcpy(p + k, e, count * sizeof(float))
+            memset(e + count, 0, (SUMS - count) * sizeof(float))
+        for i in range(SUMS):
+            s[i] += e[i]
+        k += SUMS
+    return <float> fold(s)
+
+
 cdef inline void _forward_rows(
     rows_t* r, Py_ssize_t first, Py_ssize_t last, const real* _
 ) noexcept nogil:
@@ -88,20 +115,28 @@ cdef inline void _forward_rows(
     cdef real totals[ROWS]
     cdef real m, scale
     cdef Py_ssize_t k = r.k, i, j, n
-    for i in range(first, last):
-        m = _top(z + i * k, k)
-        for j in range(i * k, (i + 1) * k):
-            p[j] = z[j] - m
-        if loss != NULL:
-            loss[i] = m
-    for j in range(first * k, last * k):  # all rows in one loop, so that vectors may cross rows
-        p[j] = exp(p[j])
+    cdef bint is_long = real is float and k >= LONG
+    if not is_long:
+        for i in range(first, last):
+            m = _top(z + i * k, k)
+            for j in range(i * k, (i + 1) * k):
+                p[j] = z[j] - m
+            if loss != NULL:
+                loss[i] = m
+        for j in range(first * k, last * k):  # all rows in one loop, so that vectors may cross rows
+            p[j] = exp(p[j])
     for i in range(ROWS):
         totals[i] = 1
     while first < last:
         n = min(ROWS, last - first)
         for i in range(n):
-            totals[i] = <real> sum_of(p + (first + i) * k, k)
+            if real is float and is_long:
+                m = _top(z + (first + i) * k, k)
+                totals[i] = _exp_row(z + (first + i) * k, m, k, p + (first + i) * k)
+                if loss != NULL:
+                    loss[first + i] = m
+            else:
+                totals[i] = <real> sum_of(p + (first + i) * k, k)
             scale = <real> 1.0 / totals[i]
             for j in range((first + i) * k, (first + i + 1) * k):
                 p[j] *= scale
