@@ -63,7 +63,7 @@ ctypedef struct product_t:
     void* context
     # the plan
     bint few  # so few rows that packing b would cost more than the product
-    bint by_rows  # each thread fills some of the rows of C, if these are more than A_ROWS
+    bint by_rows  # if alone, and C has more than A_ROWS: each thread fills some of its rows
     bint alone  # tasks have all rows, and pack their own panels
     bint in_place  # A is not packed
     bint packed  # by the caller: A over all of K; row k of a tile follows row k-1
@@ -153,9 +153,7 @@ cdef inline bint one_block(product_t* p) noexcept nogil:
 cdef inline bint packs_alone(product_t* p, int threads) noexcept nogil:
     """Whether each task packs its panels, and multiplies all rows of A by them."""
     cdef Py_ssize_t size = sizeof(float) if p.single else sizeof(double)
-    if one_block(p):
-        return True
-    return not p.by_rows and p.panels >= MANY * threads and p.m * p.depth * size <= A_ALL
+    return one_block(p) or (p.panels >= MANY * threads and p.m * p.depth * size <= A_ALL)
 
 
 cdef inline int threads_for(product_t* p, int workers) noexcept nogil:
@@ -264,8 +262,9 @@ cdef inline void _product(product_t* p, char* scratch, int workers) noexcept nog
         p.group = ceil_div(p.panels, workers)
     p.parts, tasks = workers, ceil_div(p.panels, p.group)
     if p.alone:  # the last panels, if fewer than the threads, are divided by rows
-        p.own, p.part_rows = tasks // workers, round_up(ceil_div(p.m, workers), p.mr)
-        tasks += tasks % workers * (workers - 1)
+        p.own = 0 if p.by_rows and p.m > A_ROWS else tasks // workers
+        p.part_rows = round_up(ceil_div(p.m, workers), p.mr)
+        tasks = (tasks - p.own * (workers - 1)) * workers
     else:
         tasks *= p.a_tasks
     p.packed_b = scratch
@@ -356,7 +355,7 @@ cdef inline void _multiply(
     cdef const real* a
     cdef real* panel
     if p.alone:
-        i0, i1, nth = 0, p.m, p.own + across % p.parts  # tasks per thread
+        i0, i1, nth = 0, p.m, across - p.own * (p.parts - 1)  # tasks per thread
         part, nth = task // nth, task % nth
         s0 = (part * p.own + nth) * p.group
         if nth >= p.own:
