@@ -6,6 +6,7 @@ so that a training run can be resumed.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npdl._checks import error_message
+from npdl._ext import kernels
 from npdl.batch import ONE, Batch, Names, item_batch
 from npdl.utils.random import get_rng, get_rng_state, set_rng_state
 
@@ -101,6 +103,12 @@ class ArrayFeed(Feed):
         self._whole: Batch | None = None
         if all(a is None or id(a) in self._buffers for part in data for a in part):
             self._whole = data.map(lambda array: self._buffers[id(array)][1])
+        #: Gathers it by compiled code, if there is some.
+        self._rows: Any = None
+        plain = all(a.dtype.kind in "fiub" and a.dtype.isnative for a, _ in self._buffers.values())
+        if self._whole is not None and plain and self._size and kernels().recorded:
+            tape = importlib.import_module("npdl._ext.tape")
+            self._rows = tape.Gather([*self._buffers.values()]).rows
 
     def epoch(self, done: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch; see `Feed.epoch`."""
@@ -111,6 +119,9 @@ class ArrayFeed(Feed):
             self._start = stop if stop < self._n else 0
             if self._order is None:
                 yield self.data.rows(slice(start, stop))
+            elif self._rows is not None and stop <= self._n:
+                self._rows(self._order, start, self._batch_size)
+                yield self._whole  # type: ignore[misc]
             else:
                 yield self._gather(self._order[start:stop])
 

@@ -3,6 +3,7 @@
 Kinds of data, masks and weights, and errors.
 """
 
+import importlib
 import itertools
 import subprocess
 import sys
@@ -26,8 +27,11 @@ from fit_cases import (
 
 import npdl
 from npdl import Model
+from npdl._ext import kernels
+from npdl.batch import Batch
 from npdl.callbacks import Callback
 from npdl.data import Background, Batches, Buckets
+from npdl.feed import ArrayFeed
 from npdl.layers import LSTM, Dense, Embedding, Linear, SimpleRNN, Softmax
 from npdl.objectives import MSE
 from npdl.optimizers import SGD
@@ -115,6 +119,35 @@ def test_steps_per_epoch_of_arrays_continue_through_the_passes(shuffle):
     assert [len(batch) for batch in seen] == [4, 4, 2] * 2
     for batches in (seen[:3], seen[3:]):
         assert sorted(itertools.chain(*batches)) == list(range(10))
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i1", "?", ">f4", "c8", "O"])
+def test_batches_in_a_new_order_are_rows_of_the_data(dtype):
+    x = RNG.integers(0, 2, (70, 3, 400)).astype(dtype)
+    place = np.arange(70)
+    seen = []
+    for batch in ArrayFeed(Batch((x,), (place,)), 32, shuffle=True).epoch():
+        (got,), (rows,) = batch.x, batch.y
+        assert got.dtype == x.dtype and np.array_equal(got, x[rows])
+        seen += rows.tolist()
+    assert seen != sorted(seen) == [*range(70)]
+
+
+@pytest.mark.skipif(not kernels().recorded, reason="there is no compiled code")
+def test_rows_are_gathered_from_plain_arrays_only():
+    gather = importlib.import_module("npdl._ext.tape").Gather
+    x, buffer, order = np.ones((9, 3)), np.empty((4, 3)), np.arange(9)
+    with pytest.raises(ValueError, match="C-ordered"):
+        gather([(x.T, buffer)])
+    rows = gather([(x, buffer)]).rows
+    for wrong in (order.astype(np.int32), order[::2]):
+        with pytest.raises(ValueError, match="int64"):
+            rows(wrong, 0, 4)
+    for start in (-1, 6):
+        with pytest.raises(ValueError, match="long enough"):
+            rows(order, start, 4)
+    with pytest.raises(ValueError, match="long enough"):
+        rows(order, 0, 5)
 
 
 def test_stop_training_ends_after_the_batch():
