@@ -25,6 +25,9 @@ TWINS = {stem: importlib.import_module(f"npdl._ext.{stem}_np") for stem in PAIRS
 #: Kernels that read the arrays they fill.
 IN_PLACE = set(PAIRS["optimizer"])
 
+#: Units of recurrent cells whose weights take more than 1.25 MB, even in float32.
+LARGE = {"rnn": 580, "gru": 335, "lstm": 290}
+
 GUARD = 67  # numbers on either side; odd, so that arrays don't start where a cache line does
 
 

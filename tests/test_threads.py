@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from kernel_calls import FILLED, Call, Maker, built_isas, implementation, run
+from kernel_calls import FILLED, LARGE, Call, Maker, built_isas, implementation, run
 
 import npdl
 from npdl import _ext
@@ -74,6 +74,7 @@ def large_calls(dtype: str) -> list[Call]:
     for cell in ("rnn", "lstm", "gru"):
         calls += make.recurrent(cell, 29, 7, 31, 37, "some")
         calls += make.recurrent(cell, 2, 3, 5, 130)
+        calls += make.recurrent(cell, 6, 3, 5, LARGE[cell])
         calls += make.recurrent(cell, 29, 7, 31, 37, reverse=True, drop="xh", after=cell == "gru")
     return [*calls, make.one_of_each()[-1]]  # a pair; its bits are those of test_recurrent_pair.py
 

@@ -8,7 +8,10 @@ when the activations are applied. (Moving the product with x out of the loop, fo
 was slower, because its result had to be read back from memory. For one to three rows it is faster,
 because then reading the weights dominates.)
 
-Both ways give the same bits: every element of z is one unbroken sum over [1, x, h], in this order.
+If the weights don't stay in the cache, a few rows are one block, and threads share the panels of
+each step.
+
+All ways give the same bits: every element of z is one unbroken sum over [1, x, h], in this order.
 The result of a sample does not depend on its batch.
 
 A GRU whose reset gate acts after the product has a second bias. It uses a copy of the weights with
@@ -22,7 +25,15 @@ from npdl._ext.gemm cimport make_chain, product, product_of, product_t
 from npdl._ext.panels cimport times_panel
 from npdl._ext.simd cimport MR, TALL, real
 from npdl._ext.threads cimport aligned, max_workers, run
-from npdl._ext.tile cimport EACH, LINE, fetching_tiles, has_edge_forms, round_up, tile_cols
+from npdl._ext.tile cimport (
+    EACH,
+    LINE,
+    ceil_div,
+    fetching_tiles,
+    has_edge_forms,
+    round_up,
+    tile_cols,
+)
 
 cdef enum:
     STAYS = 1310720  # bytes of weights that a level-2 cache keeps from one step to the next
@@ -35,6 +46,7 @@ ctypedef struct rnn_t:
     bint reverse  # start at the last step
     bint after  # GRU: the reset gate acts after the product
     bint ready  # the weights are already packed
+    int split  # threads that share the panels of a step, with few rows and large weights; or 1
     act_t act, gate_act
     Py_ssize_t n, t, d, u
     Py_ssize_t width, length  # gates * u, and 1 + d + u (+ 1 if after): the columns and rows of w
@@ -132,6 +144,57 @@ cdef inline Py_ssize_t _free_lines(
 ) noexcept nogil:
     """How many lines `times_panels` prefetches."""
     return n // tile_cols(_) * (m // MR) * (depth // EACH) if has_edge_forms(_) else 0
+
+
+ctypedef struct panels_t:  # a product with packed weights, whose panels threads share
+    bint single, add
+    Py_ssize_t m, n, depth, a_row, ldc, wide
+    const void* a
+    const void* packed
+    void* c
+    const void* const* lines
+
+
+cdef inline void _some_panels(const panels_t* p, Py_ssize_t task, const real* _) noexcept nogil:
+    cdef Py_ssize_t j = task * p.wide
+    cdef const void* const* lines = p.lines
+    if lines != NULL:
+        lines += _free_lines(p.m, j, p.depth, _)
+    times_panels(
+        p.m, min(p.wide, p.n - j), p.depth, <const real*> p.a, p.a_row,
+        <const real*> p.packed + j * p.depth, <real*> p.c + j, p.ldc, p.add, lines,
+    )
+
+
+cdef inline void _panels_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    cdef panels_t* p = <panels_t*> context
+    if p.single:
+        _some_panels(p, task, <float*> NULL)
+    else:
+        _some_panels(p, task, <double*> NULL)
+
+
+cdef inline void _step_panels(
+    rnn_t* r,
+    Py_ssize_t m,
+    Py_ssize_t n,
+    Py_ssize_t depth,
+    const real* a,
+    const void* packed,
+    real* c,
+    Py_ssize_t ldc,
+    bint add,
+    const void* const* lines,
+) noexcept nogil:
+    """`times_panels` for rows of a step, on the threads that share them."""
+    cdef Py_ssize_t wide = round_up(ceil_div(n, r.split), tile_cols(c))
+    cdef panels_t p = panels_t(
+        r.single, add, m, n, depth, r.length, ldc, wide, a, packed, c, lines
+    )
+    if r.split > 1:
+        run(_panels_task, &p, ceil_div(n, wide), r.split)
+    else:
+        _some_panels(&p, 0, c)
 
 
 ctypedef struct fetch_t:  # the cache lines that a step is going to use
@@ -262,9 +325,7 @@ cdef inline void state_product(
         make_chain(&p)
         product(&p, NULL, max_workers())
     else:
-        times_panels(
-            m, cols, depth, rows + 1 + r.d, r.length, <const real*> packed, z, z_step, add, NULL
-        )
+        _step_panels(r, m, cols, depth, rows + 1 + r.d, packed, z, z_step, add, NULL)
 
 
 cdef inline void step_product(
@@ -282,9 +343,7 @@ cdef inline void step_product(
     if r.few:  # z already holds b + x w_x, and the sums continue from it
         state_product(r, m, col, cols, rows, packed, z + col, z_step, True)
     else:
-        times_panels(
-            m, cols, r.length, rows, r.length, <const real*> packed, z + col, z_step, False, lines
-        )
+        _step_panels(r, m, cols, r.length, rows, packed, z + col, z_step, False, lines)
 
 
 cdef inline product_t input_product(rnn_t* r, real* z) noexcept nogil:

@@ -7,6 +7,7 @@ the other, on all threads.
 
 from npdl._ext.gemm cimport is_long, pack_all, pack_tiles, product, product_scratch, product_t
 from npdl._ext.rnn cimport (
+    STAYS,
     design_matrix,
     drop_gradient,
     fetch_size,
@@ -32,6 +33,7 @@ from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
 from npdl._ext.tile cimport ceil_div, round_up, tile_cols
 
 cdef enum:
+    LEAST = 3  # rows that are worth a tile if the weights don't stay in the cache
     FEW_STEPS = 4  # with fewer steps, packing the weights for a few rows is not worth it
     PANELS = 4  # panels of the weights of the input per task
 
@@ -116,9 +118,15 @@ cdef inline size_t weights_scratch(rnn_t* r, char* at, const real* _) noexcept n
 
 cdef inline void set_form(jobs_t* jobs, rnn_t* r) noexcept nogil:
     """Divide the rows among tasks."""
-    r.few = r.n < MR
+    cdef Py_ssize_t size = r.length * r.width * <Py_ssize_t> (
+        sizeof(float) if r.single else sizeof(double)
+    )
+    cdef bint large = size > STAYS and r.n >= LEAST
+    r.few = r.n < MR and not large
     r.whole = r.gates != NULL or r.few
-    r.block = _share(jobs, r, jobs.workers)
+    r.block, r.split = _share(jobs, r, jobs.workers), 1
+    if large and r.block <= MR and jobs.count == 1:  # else each thread would read all weights
+        r.block, r.split = r.n, jobs.workers
 
 
 cdef inline size_t forward_scratch(jobs_t* jobs, rnn_t* r, char* at, const real* _) noexcept nogil:

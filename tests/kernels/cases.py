@@ -9,6 +9,7 @@ import functools
 import itertools
 
 from case_values import ACTIVATIONS, DEPTHS, EDGES, ELEMENTWISE, EXPONENTIAL
+from kernel_calls import LARGE
 
 from npdl._ext.activation_np import ELLIOT, RELU, SYMMETRIC_ELLIOT, TANH
 
@@ -415,6 +416,8 @@ def recurrent_cases(cell):
         yield f"n3-t5-u{u}", dict(base, n=3, t=5, u=u)
     yield "n1-threads", dict(base, n=1, t=6, u=251)
     yield "threads", dict(base, n=33, t=9, d=20, u=40, mask="some")
+    for n in (3, 9):
+        yield f"large-n{n}", dict(base, n=n, t=2, u=LARGE[cell], mask="some")
     for mask in ("all", "none", "some", "lengths", "late", "nonzero"):
         yield f"mask-{mask}", dict(base, t=6, mask=mask)
     for mask in (None, "lengths", "late"):
