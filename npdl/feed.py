@@ -128,7 +128,8 @@ class ArrayFeed(Feed):
     def _begin(self) -> None:
         if self._shuffle:
             self._before = get_rng_state()
-            self._order = get_rng().permutation(self._n)
+            order = get_rng().permutation(self._n)
+            self._order = order.astype(np.int64, copy=False)  # int32 on 32-bit machines
 
     def _gather(self, index: NDArray) -> Batch:
         if self._whole is not None and len(index) == self._size:
