@@ -18,6 +18,7 @@ from npdl._ext.conv_depthwise cimport is_depthwise
 from npdl._ext.conv_depthwise_gradients cimport depthwise_input, depthwise_weights
 from npdl._ext.conv_forms cimport (
     compute,
+    is_turned,
     made_t,
     pack,
     set_form,
@@ -133,6 +134,8 @@ cdef inline void _backward_of_dz(conv_t* j, const real* _) except *:
 cdef inline void _backward(conv_t* j, const real* _) except *:
     """Those of dx, dw and db that are not NULL."""
     cdef act_t linear
+    cdef scratch_t s
+    cdef bint own
     linear.code, linear.steepness = LINEAR, 1
     if is_dense(j):
         dense_backward(j, NULL, linear, _)
@@ -149,7 +152,10 @@ cdef inline void _backward(conv_t* j, const real* _) except *:
         if j.dw != NULL or j.db != NULL:
             products_weights(j, _)
         if j.dx != NULL:
+            own = is_turned(j) and take_dz(j, &s, _)
             _input(j, linear)
+            if own:
+                give(s)
 
 
 cdef conv_t _plan_forward(

@@ -160,9 +160,24 @@ cdef inline void set_form(made_t* m, conv_t* j) noexcept nogil:
         m.scratch = m.workers * m.p.scratch_step
 
 
+cdef inline bint is_turned(const conv_t* j) noexcept nogil:
+    """Whether dx is computed like the output of a convolution: for groups, without a stride."""
+    return (
+        j.single and j.groups > 1 and j.sh == 1 and j.sw == 1
+        and (j.kh - 1) * j.dil_h >= j.ph and (j.kw - 1) * j.dil_w >= j.pw
+    )
+
+
 cdef inline void set_transposed(made_t* m, conv_t* j, act_t act) noexcept nogil:
     """Choose the algorithm of a transposed convolution, and set its sizes."""
     m.form, m.j, m.workers = TRANSPOSED, j[0], max_workers()
+    if is_turned(j):
+        m.form, m.j = PRODUCTS, turned_conv(j)
+        products_plan(&m.p, &m.j, j.bias, act, m.workers, <float*> NULL)
+        m.p.turned = True
+        m.kept = m.p.packed_bytes + m.p.tables_bytes
+        m.scratch = m.workers * m.p.scratch_step
+        return
     if has_phases(j):
         m.form, m.kept = PHASES, phases_plan(&m.phases, &m.j, j.bias, act, False, m.workers)
         m.scratch = m.workers * m.phases.scratch_step

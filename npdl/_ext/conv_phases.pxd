@@ -46,7 +46,7 @@ ctypedef struct phases_t:
     Py_ssize_t images, blocks
     Py_ssize_t high, wide  # pixels of dz that a block reads from one image
     Py_ssize_t step, numbers  # of those pixels; of all pixels of a block
-    float* packed  # the filters, [group][tap][panel][f][nr]
+    float* packed  # the filters, [tap][panel][f][nr]
     char* scratch
     size_t scratch_step
 
@@ -54,7 +54,7 @@ ctypedef struct phases_t:
 cdef inline bint has_phases(const conv_t* j) noexcept nogil:
     """Whether this is faster: many channels, and few windows that end beyond the input."""
     return (
-        EDGE_FORMS and j.single and (j.groups == 1 or not j.last)
+        EDGE_FORMS and j.single and j.groups == 1
         and (j.dil_h == 1 or j.sh == 1) and (j.dil_w == 1 or j.sw == 1)
         and FEWEST <= j.f <= DEPTH
         and 3 * round_up(j.c, 16) <= 4 * j.c
@@ -62,13 +62,13 @@ cdef inline bint has_phases(const conv_t* j) noexcept nogil:
     )
 
 
-cdef inline void _pack(phases_t* p, Py_ssize_t filter) noexcept nogil:
-    """One filter, a row of all panels of its group."""
+cdef inline void _pack(phases_t* p, Py_ssize_t f) noexcept nogil:
+    """One filter, a row of all panels."""
     cdef conv_t* j = p.j
-    cdef Py_ssize_t taps = j.kh * j.kw, g = filter // j.f, f = filter % j.f, tap, c
+    cdef Py_ssize_t taps = j.kh * j.kw, tap, c
     cdef Py_ssize_t of_panel = j.f * p.nr, of_tap = p.panels * of_panel
-    cdef const float* w = <const float*> j.filters + filter * j.c * taps
-    cdef float* to = p.packed + g * taps * of_tap + f * p.nr
+    cdef const float* w = <const float*> j.filters + f * j.c * taps
+    cdef float* to = p.packed + f * p.nr
     for c in range(p.panels * p.nr):
         if p.turned:
             w = <const float*> j.filters + (c * j.f + f) * taps + taps - 1
@@ -85,25 +85,20 @@ cdef inline void _pack(phases_t* p, Py_ssize_t filter) noexcept nogil:
             to += of_panel - p.nr
 
 
-cdef inline void _pack_task(void* context, Py_ssize_t filter, int worker) noexcept nogil:
-    _pack(<phases_t*> context, filter)
+cdef inline void _pack_task(void* context, Py_ssize_t f, int worker) noexcept nogil:
+    _pack(<phases_t*> context, f)
 
 
 cdef inline void _lay_out_rows(
-    const phases_t* p, Py_ssize_t n, Py_ssize_t g, Py_ssize_t row, float* pixels, float* room
+    const phases_t* p, Py_ssize_t n, Py_ssize_t row, float* pixels, float* room
 ) noexcept nogil:
-    """The pixels of f'(z) dy of image n under the rows of dx from `row` on, zeros around them.
-
-    Those of the filters of group g.
-    """
+    """The pixels of f'(z) dy of image n under the rows of dx from `row` on, zeros around them."""
     cdef conv_t* j = p.j
     cdef Py_ssize_t first = row + j.ph // j.sh - p.top, begin = j.pw // j.sw - p.left, f, r
     cdef Py_ssize_t r0 = max(<Py_ssize_t> 0, first), r1 = max(r0, min(j.oh, first + p.high))
     cdef Py_ssize_t lo = max(<Py_ssize_t> 0, -begin), hi = max(lo, min(p.wide, j.ow - begin))
     cdef Py_ssize_t count = (r1 - r0) * j.ow, plane = j.oh * j.ow, across = plane
-    cdef Py_ssize_t at = (
-        start_of(j, n, j.groups * j.f, g * j.f, plane) + r0 * j.ow * (j.f if j.last else 1)
-    )
+    cdef Py_ssize_t at = start_of(j, n, j.f, 0, plane) + r0 * j.ow * (j.f if j.last else 1)
     cdef const float* y = <const float*> j.y + at
     cdef const float* dz = <const float*> j.dy + at
     if j.act.code != LINEAR:
@@ -162,17 +157,20 @@ cdef inline bint has_turned_phases(const conv_t* j) noexcept nogil:
 
 
 cdef inline conv_t turned_conv(const conv_t* j) noexcept nogil:
-    """The convolution whose gradient of the input is the output of this one, without a stride."""
+    """The convolution whose gradient of the input is the output of this one, without a stride.
+
+    And whose output is the gradient of the input of this one.
+    """
     cdef conv_t t = j[0]
     t.c, t.f, t.h, t.w, t.oh, t.ow = j.f, j.c, j.oh, j.ow, j.h, j.w
     t.ph, t.pw = (j.kh - 1) * j.dil_h - j.ph, (j.kw - 1) * j.dil_w - j.pw
-    t.dy, t.dx, t.act.code, t.act.steepness = j.x, j.y, LINEAR, 1
+    t.x, t.y, t.dy, t.dx, t.act.code, t.act.steepness = j.dy, j.dx, j.x, j.y, LINEAR, 1
     return t
 
 
 cdef inline void _phase(
     const phases_t* p, Py_ssize_t images, Py_ssize_t rows, Py_ssize_t a, Py_ssize_t b,
-    const float* packed, const float* pixels, float* out,
+    const float* pixels, float* out,
 ) noexcept nogil:
     """out[n, i*SH + a, k*SW + b, c] of a phase that has so many rows in the block.
 
@@ -228,7 +226,7 @@ cdef inline void _phase(
                     source = pixels + (
                         (below - u * j.dil_h // j.sh) * p.wide + right - v * j.dil_w // j.sw
                     ) * j.f
-                    panel = packed + ((u * j.kw + v) * p.panels + s) * j.f * p.nr
+                    panel = p.packed + ((u * j.kw + v) * p.panels + s) * j.f * p.nr
                     q = 0
                     while q < count:
                         start = NULL if start == NULL else block + q * p.nr
@@ -254,35 +252,33 @@ cdef inline void _phase(
 
 
 cdef inline void _input_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
-    """A block of dx, of the channels of a group."""
+    """A block of dx."""
     cdef phases_t* p = <phases_t*> context
     cdef conv_t* j = p.j
-    cdef Py_ssize_t g = task % j.groups, strip = task // j.groups
-    cdef Py_ssize_t n0 = strip // p.strips * p.images, images = min(p.images, j.n - n0)
-    cdef Py_ssize_t row = strip % p.strips * p.rows, plane = j.h * j.w, n, a, b, q, c, rows
-    cdef const float* packed = p.packed + g * j.kh * j.kw * p.panels * j.f * p.nr
+    cdef Py_ssize_t n0 = task // p.strips * p.images, images = min(p.images, j.n - n0)
+    cdef Py_ssize_t row = task % p.strips * p.rows, plane = j.h * j.w, n, a, b, q, c, rows
     cdef float* pixels = <float*> (p.scratch + worker * p.scratch_step)
     cdef float* out = pixels + p.images * p.step
     cdef float* image
     cdef float* to
     for n in range(images):
-        _lay_out_rows(p, n0 + n, g, row, pixels + n * p.step, out)
+        _lay_out_rows(p, n0 + n, row, pixels + n * p.step, out)
     if j.sh > j.kh or j.sw > j.kw:
         memset(out, 0, images * p.rows * j.sh * j.w * j.c * sizeof(float))
     for a in range(j.sh):
         rows = min(p.rows, ceil_div(j.h - a, j.sh) - row)
         for b in range(j.sw if rows > 0 else 0):
-            _phase(p, images, rows, a, b, packed, pixels, out)
+            _phase(p, images, rows, a, b, pixels, out)
     rows = min(p.rows * j.sh, j.h - row * j.sh)
     for n in range(images):
         image = out + n * p.rows * j.sh * j.w * j.c
         if p.bias != NULL:
             for q in range(rows * j.w):
                 for c in range(j.c):
-                    image[q * j.c + c] += p.bias[g * j.c + c]
+                    image[q * j.c + c] += p.bias[c]
         if p.act.code != LINEAR:
             act_span(p.act, image, image, rows * j.w * j.c)
-        to = <float*> j.dx + start_of(j, n0 + n, j.groups * j.c, g * j.c, plane)
+        to = <float*> j.dx + start_of(j, n0 + n, j.c, 0, plane)
         to += row * j.sh * j.w * (j.c if j.last else 1)
         part(image, j.c, j.c, rows * j.w, to, channel_step(j, plane), j.c if j.last else 1)
 
@@ -339,15 +335,15 @@ cdef inline size_t phases_plan(
     p.turned = turned
     p.j, p.act, p.bias = j, act, <const float*> bias
     _plan(p, workers)
-    return aligned(j.groups * j.kh * j.kw * p.panels * j.f * p.nr * sizeof(float))
+    return aligned(j.kh * j.kw * p.panels * j.f * p.nr * sizeof(float))
 
 
 cdef inline void phases_pack(phases_t* p, char* at, int workers) noexcept nogil:
     p.packed = <float*> at
-    run(_pack_task, p, p.j.groups * p.j.f, workers)
+    run(_pack_task, p, p.j.f, workers)
 
 
 cdef inline void phases_multiply(phases_t* p, char* scratch, int workers) noexcept nogil:
     """dx, or the output of the transposed convolution: f(b + dx)."""
     p.scratch = scratch
-    run(_input_task, p, p.blocks * p.j.groups, workers)
+    run(_input_task, p, p.blocks, workers)

@@ -54,6 +54,7 @@ ctypedef struct products_t:
     act_t act  # activation of the output
     const void* bias
     bint tall, narrow
+    bint turned  # the gradient of the input: filters turned, their two axes of channels exchanged
     Py_ssize_t mr, nr, panels
     Py_ssize_t pieces  # pieces into which a sum is divided
     Py_ssize_t* piece  # [pieces][3]: start in a window or in dz, start in the filter, length
@@ -188,6 +189,7 @@ cdef inline void _pack_filters(products_t* p, Py_ssize_t task, const real* _) no
     cdef real* out = <real*> p.packed + g * across * (w.k + 1)
     cdef real* shift = out + across * w.k + f0
     cdef const real* filters = <const real*> j.filters + (g * j.f + f0) * w.k
+    cdef Py_ssize_t taps = j.kh * j.kw
     cdef const real* bias = <const real*> p.bias
     out += f0 * w.k
     for i in range(p.nr):
@@ -197,6 +199,13 @@ cdef inline void _pack_filters(products_t* p, Py_ssize_t task, const real* _) no
     while k0 < w.k:  # in steps that keep the written lines in the level-1 cache
         k1 = min(w.k, k0 + PACKED)
         for i in range(cols):
+            if p.turned:
+                filters = <const real*> j.filters + (g * j.c * j.f + f0 + i + 1) * taps - 1
+                for k in range(k0, k1):
+                    out[k * p.nr + i] = filters[
+                        w.order[k] // taps * j.f * taps - w.order[k] % taps
+                    ]
+                continue
             for k in range(k0, k1):
                 out[k * p.nr + i] = filters[i * w.k + w.order[k]]
         k0 = k1

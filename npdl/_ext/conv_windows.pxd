@@ -358,7 +358,9 @@ cdef inline void copy_windows(
         for r in range(w.runs):
             source = pixels + w.at[q] + w.run_at[r]
             s = 0
-            while s < w.run:  # the next run overwrites the excess
+            while w.run - s > CHUNK // 2:  # the next run overwrites the excess
                 memcpy(out + s, source + s, CHUNK * sizeof(real))
                 s += CHUNK
+            if s < w.run:
+                memcpy(out + s, source + s, CHUNK // 2 * sizeof(real))
             out += w.run

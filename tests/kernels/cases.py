@@ -238,6 +238,7 @@ def dilated_and_grouped(case):
         label += f"-dilation{dilation[0]}x{dilation[1]}"
         for last in (0, 1):
             yield f"{label}-last{last}", dict(options, last=last)
+    yield case((2, 6, 5, 6), (10, 3, 2), (1, 1), (1, 0), groups=2)
     for groups, c, f in [(2, 2, 2), (3, 6, 3), (4, 4, 12), (2, 34, 70), (5, 5, 5), (5, 5, 10)]:
         for last in (0, 1):
             label, options = case((3, c, 7, 6), (f, 3, 2), (2, 1), (1, 1), groups=groups)
