@@ -104,11 +104,20 @@ class ArrayFeed(Feed):
         if all(a is None or id(a) in self._buffers for part in data for a in part):
             self._whole = data.map(lambda array: self._buffers[id(array)][1])
         #: Gathers it by compiled code, if there is some.
-        self._rows: Any = None
+        self._tape: Any = None
         plain = all(a.dtype.kind in "fiub" and a.dtype.isnative for a, _ in self._buffers.values())
         if self._whole is not None and plain and self._size and kernels().recorded:
-            tape = importlib.import_module("npdl._ext.tape")
-            self._rows = tape.Gather([*self._buffers.values()]).rows
+            self._tape = self._taking()
+
+    def _taking(self) -> Any:
+        """A tape that takes the rows of a batch."""
+        steps, tape = (importlib.import_module(f"npdl._ext.{name}") for name in ("steps", "tape"))
+        index = np.zeros(self._size, np.int64)
+        calls = [
+            (steps.take_step(self._size, buffer.nbytes // self._size), [array, index, buffer])
+            for array, buffer in self._buffers.values()
+        ]
+        return tape.Tape(calls, [index])
 
     def epoch(self, done: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch; see `Feed.epoch`."""
@@ -119,9 +128,6 @@ class ArrayFeed(Feed):
             self._start = stop if stop < self._n else 0
             if self._order is None:
                 yield self.data.rows(slice(start, stop))
-            elif self._rows is not None and stop <= self._n:
-                self._rows(self._order, start, self._batch_size)
-                yield self._whole  # type: ignore[misc]
             else:
                 yield self._gather(self._order[start:stop])
 
@@ -133,6 +139,8 @@ class ArrayFeed(Feed):
 
     def _gather(self, index: NDArray) -> Batch:
         if self._whole is not None and len(index) == self._size:
+            if self._tape is not None and self._tape.play([index]) > 0:
+                return self._whole
             for array, buffer in self._buffers.values():
                 array.take(index, 0, buffer, "clip")
             return self._whole

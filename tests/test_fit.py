@@ -3,7 +3,6 @@
 Kinds of data, masks and weights, and errors.
 """
 
-import importlib
 import itertools
 import subprocess
 import sys
@@ -27,7 +26,6 @@ from fit_cases import (
 
 import npdl
 from npdl import Model
-from npdl._ext import kernels
 from npdl.batch import Batch
 from npdl.callbacks import Callback
 from npdl.data import Background, Batches, Buckets
@@ -131,23 +129,6 @@ def test_batches_in_a_new_order_are_rows_of_the_data(dtype):
         assert got.dtype == x.dtype and np.array_equal(got, x[rows])
         seen += rows.tolist()
     assert seen != sorted(seen) == [*range(70)]
-
-
-@pytest.mark.skipif(not kernels().recorded, reason="there is no compiled code")
-def test_rows_are_gathered_from_plain_arrays_only():
-    gather = importlib.import_module("npdl._ext.tape").Gather
-    x, buffer, order = np.ones((9, 3)), np.empty((4, 3)), np.arange(9)
-    with pytest.raises(ValueError, match="C-ordered"):
-        gather([(x.T, buffer)])
-    rows = gather([(x, buffer)]).rows
-    for wrong in (order.astype(np.int32), order[::2]):
-        with pytest.raises(ValueError, match="int64"):
-            rows(wrong, 0, 4)
-    for start in (-1, 6):
-        with pytest.raises(ValueError, match="long enough"):
-            rows(order, start, 4)
-    with pytest.raises(ValueError, match="long enough"):
-        rows(order, 0, 5)
 
 
 def test_stop_training_ends_after_the_batch():

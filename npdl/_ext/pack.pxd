@@ -1,7 +1,7 @@
 """Packing: the elements of a matrix in the order in which the register tiles read them."""
 
 from libc.string cimport memcpy, memset
-from npdl._ext.simd cimport LANES_F32, MR, TALL, real, transpose, transpose4
+from npdl._ext.simd cimport LANES_F32, MR, TALL, opaque, real, transpose, transpose4
 from npdl._ext.tile cimport ceil_div, lanes, panel_width, tile_cols
 
 cdef enum:
@@ -40,6 +40,11 @@ cdef inline void _pack_block(
         for j in range(LANES_F32):
             out[k * nr + j] = b[k + j * b_col]
         k += 1
+
+
+ctypedef void (*pack_t)(
+    const float*, Py_ssize_t, Py_ssize_t, Py_ssize_t, float*
+) noexcept nogil
 
 
 cdef inline void _copy_row(const real* row, real* to, Py_ssize_t nr) noexcept nogil:
@@ -83,7 +88,7 @@ cdef inline void pack_panels(
                 and b_row == 1
                 and j + LANES_F32 <= min(cols, j // nr * nr + nr)
             ):
-                _pack_block(b + j * b_col, b_col, depth, wide, to)
+                (<pack_t> opaque(<void*> &_pack_block))(b + j * b_col, b_col, depth, wide, to)
                 j += LANES_F32
             elif real is float and b_row == 1 and j + 4 <= min(cols, j // nr * nr + nr):
                 _pack_columns(b + j * b_col, b_col, depth, wide, to)

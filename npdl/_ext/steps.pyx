@@ -81,6 +81,7 @@ cdef bint read_given(object x, given_t* a):
 
 cdef enum:
     AXES = 8
+    SHARE = 32768  # bytes that a thread takes at a time
 
 ctypedef struct copy_t:
     int axes
@@ -114,22 +115,31 @@ def copy_step(size_t length, list axes):
 
 
 ctypedef struct take_t:
-    Py_ssize_t n
+    Py_ssize_t n, each  # rows, and rows per task
     size_t row  # bytes
+    void** arrays
+
+
+cdef void _take_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
+    cdef const take_t* t = <const take_t*> context
+    cdef const int64_t* rows = <const int64_t*> t.arrays[1]
+    cdef Py_ssize_t i
+    for i in range(task * t.each, min(t.n, (task + 1) * t.each)):
+        memcpy(
+            <char*> t.arrays[2] + i * t.row, <const char*> t.arrays[0] + rows[i] * t.row, t.row
+        )
 
 
 cdef void _play_take(const void* job, void** arrays, char* scratch) noexcept nogil:
-    cdef const take_t* t = <const take_t*> job
-    cdef const int64_t* rows = <const int64_t*> arrays[1]
-    cdef Py_ssize_t i
-    for i in range(t.n):
-        memcpy(<char*> arrays[2] + i * t.row, <const char*> arrays[0] + rows[i] * t.row, t.row)
+    cdef take_t t = (<const take_t*> job)[0]
+    t.arrays = arrays
+    run(_take_task, &t, (t.n + t.each - 1) // t.each, max_workers())
 
 
 def take_step(Py_ssize_t n, size_t row):
     """n rows of so many bytes, of a table. Their numbers are not checked."""
     cdef take_t t
-    t.n, t.row = n, row
+    t.n, t.row, t.each = n, row, max(1, <Py_ssize_t> (SHARE // max(row, 1)))
     return recorded(_play_take, &t, sizeof(take_t), 0)
 
 

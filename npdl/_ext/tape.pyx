@@ -12,16 +12,13 @@ from cpython.exc cimport PyErr_Clear
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp
 from npdl._ext.steps cimport given_t, play_t, read_given, read_step, ready_t
-from npdl._ext.threads cimport give, max_workers, run, scratch_t, take
+from npdl._ext.threads cimport give, max_workers, scratch_t, take
 
 cdef extern from "Python.h":
     PyObject* PyDict_GetItemWithError(PyObject* names, PyObject* name)
     Py_ssize_t PyDict_Size(PyObject* names)
-
-cdef enum:
-    SHARE = 32768  # bytes that a thread gathers at a time
 
 ctypedef struct held_t:
     PyObject* owner  # an object or a dict
@@ -202,72 +199,6 @@ cdef class Tape:
             for i in range(<Py_ssize_t> (self.losses.bytes // 8)):
                 total += (<const double*> self.losses.data)[i]
         return total - total == 0
-
-
-ctypedef struct rows_t:
-    const char* source
-    char* to
-    size_t row  # bytes
-
-
-ctypedef struct gather_t:
-    rows_t* arrays
-    Py_ssize_t n_arrays, n, each  # rows, and rows per task
-    const int64_t* order
-
-
-cdef void _gather_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
-    cdef gather_t* g = <gather_t*> context
-    cdef rows_t a
-    cdef Py_ssize_t i, k
-    for k in range(g.n_arrays):
-        a = g.arrays[k]
-        for i in range(task * g.each, min(g.n, (task + 1) * g.each)):
-            memcpy(a.to + i * a.row, a.source + g.order[i] * a.row, a.row)
-
-
-cdef class Gather:
-    """Gathers rows of arrays into buffers.
-
-    Parameters
-    ----------
-    pairs : list of (array, array)
-        C-ordered arrays of numbers, each with the buffer for its rows.
-    """
-
-    cdef rows_t* arrays
-    cdef list pairs
-    cdef size_t row  # bytes, of all arrays
-    cdef Py_ssize_t most  # rows of the buffers
-
-    def __cinit__(self, list pairs):
-        cdef given_t a, b
-        self.pairs, self.most = pairs, min([len(buffer) for _, buffer in pairs])
-        self.arrays = <rows_t*> calloc(len(pairs) + 1, sizeof(rows_t))
-        if self.arrays == NULL:
-            raise MemoryError()
-        for i, (array, buffer) in enumerate(pairs):
-            if not (read_given(array, &a) and read_given(buffer, &b)):
-                raise ValueError("Rows are gathered from and to C-ordered arrays.")
-            self.arrays[i] = rows_t(<const char*> a.data, <char*> b.data, b.bytes // len(buffer))
-            self.row += self.arrays[i].row
-
-    def __dealloc__(self):
-        free(self.arrays)
-
-    def rows(self, order, Py_ssize_t start, Py_ssize_t n):
-        """Gather the rows order[start:start + n], int64. They must be rows of all arrays."""
-        cdef given_t a
-        cdef gather_t g
-        if not read_given(order, &a) or a.code != c"l" or a.itemsize != 8:
-            raise ValueError("The order of rows must be a C-ordered array of int64.")
-        if start < 0 or not 0 <= n <= self.most or start + n > <Py_ssize_t> (a.bytes // 8):
-            raise ValueError("The order of rows, or a buffer, is not long enough.")
-        g.arrays, g.n_arrays, g.n = self.arrays, len(self.pairs), n
-        g.order = <const int64_t*> a.data + start
-        g.each = max(1, <Py_ssize_t> (SHARE // max(self.row, 1)))
-        with nogil:
-            run(_gather_task, &g, (n + g.each - 1) // g.each, max_workers())
 
 
 cdef class Watch:
