@@ -121,7 +121,9 @@ cdef inline void set_form(jobs_t* jobs, rnn_t* r) noexcept nogil:
     cdef Py_ssize_t size = r.length * r.width * <Py_ssize_t> (
         sizeof(float) if r.single else sizeof(double)
     )
-    cdef bint large = size > STAYS and r.n >= LEAST
+    # A thread that would read large weights of the input in each step is faster without.
+    cdef bint inputs = jobs.workers <= jobs.count and 2 * r.d > r.u and r.n <= MR // 2
+    cdef bint large = size > STAYS and r.n >= LEAST and not inputs
     r.few = r.n < MR and not large
     r.whole = r.gates != NULL or r.few
     r.block, r.split = _share(jobs, r, jobs.workers), 1
