@@ -98,6 +98,18 @@ ctypedef struct made_t:
     size_t kept, scratch  # bytes
 
 
+cdef inline void _set_products(made_t* m, act_t act) noexcept nogil:
+    """Products of matrices, of m.j."""
+    cdef conv_t* j = &m.j
+    m.form = PRODUCTS
+    if j.single:
+        products_plan(&m.p, j, j.bias, act, m.workers, <float*> NULL)
+    else:
+        products_plan(&m.p, j, j.bias, act, m.workers, <double*> NULL)
+    m.kept = m.p.packed_bytes + m.p.tables_bytes
+    m.scratch = m.workers * m.p.scratch_step
+
+
 cdef inline void set_form(made_t* m, conv_t* j) noexcept nogil:
     """Choose the algorithm of a convolution, and set its sizes."""
     cdef Py_ssize_t size = sizeof(float) if j.single else sizeof(double)
@@ -151,13 +163,7 @@ cdef inline void set_form(made_t* m, conv_t* j) noexcept nogil:
         m.kept = aligned(j.depth * sizeof(Py_ssize_t))
         m.scratch = (j.n if j.shared else m.workers) * j.scratch_step
     else:
-        m.form = PRODUCTS
-        if j.single:
-            products_plan(&m.p, j, j.bias, j.act, m.workers, <float*> NULL)
-        else:
-            products_plan(&m.p, j, j.bias, j.act, m.workers, <double*> NULL)
-        m.kept = m.p.packed_bytes + m.p.tables_bytes
-        m.scratch = m.workers * m.p.scratch_step
+        _set_products(m, act)
 
 
 cdef inline bint is_turned(const conv_t* j) noexcept nogil:
@@ -172,11 +178,9 @@ cdef inline void set_transposed(made_t* m, conv_t* j, act_t act) noexcept nogil:
     """Choose the algorithm of a transposed convolution, and set its sizes."""
     m.form, m.j, m.workers = TRANSPOSED, j[0], max_workers()
     if is_turned(j):
-        m.form, m.j = PRODUCTS, turned_conv(j)
-        products_plan(&m.p, &m.j, j.bias, act, m.workers, <float*> NULL)
+        m.j = turned_conv(j)
+        _set_products(m, act)
         m.p.turned = True
-        m.kept = m.p.packed_bytes + m.p.tables_bytes
-        m.scratch = m.workers * m.p.scratch_step
         return
     if has_phases(j):
         m.form, m.kept = PHASES, phases_plan(&m.phases, &m.j, j.bias, act, False, m.workers)
