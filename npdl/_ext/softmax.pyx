@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcpy, memset
 from npdl._ext.arrays cimport ANY, INT64, OUT, REAL, UINT8, array, array_t, call_t, same_shape
 from npdl._ext.elementary cimport exp, log
-from npdl._ext.simd cimport real
+from npdl._ext.simd cimport EDGE_FORMS, real
 from npdl._ext.steps cimport recorded
 from npdl._ext.sums cimport LANES as SUMS, fold, sum_of, sum_of_products
 from npdl._ext.threads cimport max_workers, run, task_t
@@ -115,7 +115,7 @@ cdef inline void _forward_rows(
     cdef real totals[ROWS]
     cdef real m, scale
     cdef Py_ssize_t k = r.k, i, j, n
-    cdef bint is_long = real is float and k >= LONG
+    cdef bint is_long = real is float and EDGE_FORMS and k >= LONG  # the base build stays small
     if not is_long:
         for i in range(first, last):
             m = _top(z + i * k, k)
@@ -130,7 +130,7 @@ cdef inline void _forward_rows(
     while first < last:
         n = min(ROWS, last - first)
         for i in range(n):
-            if real is float and is_long:
+            if real is float and EDGE_FORMS and is_long:
                 m = _top(z + (first + i) * k, k)
                 totals[i] = _exp_row(z + (first + i) * k, m, k, p + (first + i) * k)
                 if loss != NULL:
