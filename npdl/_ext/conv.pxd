@@ -5,8 +5,7 @@ from npdl._ext.winograd cimport winograd_t
 
 cdef enum:
     GROUPS = 8  # groups of images, for the gradient of the weights
-    FEW = 8  # up to this many images, threads also share each image
-    COPIES = 4  # tasks that fill the planes of such an image
+    FEW = 8  # below this number of images, threads share each image
     MOST_BYTES = 64 * 1024 * 1024  # the most memory for the sums of all groups
     SLACK = 64  # elements that the last vectors of a plane may read beyond it
 
@@ -23,13 +22,13 @@ ctypedef struct conv_t:
     Py_ssize_t phases_h, phases_w  # phases that a filter reaches
     Py_ssize_t plane_h, plane_w  # size of a plane
     Py_ssize_t image_step  # elements in the planes of an image, and those a vector may read beyond
-    Py_ssize_t row_parts, filter_parts, part_rows  # parts of an image, and rows of a part
-    bint shared  # one copy of each image serves all its parts
+    Py_ssize_t row_parts, part_rows  # parts of an image, and rows of a part
     Py_ssize_t* offset  # [C*KH*KW]
     # Winograd's form
     winograd_t winograd
     winograd_t of_input  # the correlation that is the gradient of x
     Py_ssize_t group  # images per task
+    Py_ssize_t filter_parts  # parts of the filters
     void* packed  # filters transformed for Winograd's form
     # the arrays
     const void* x

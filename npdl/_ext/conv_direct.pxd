@@ -1,7 +1,7 @@
 """Convolution by direct sums, without an im2col matrix.
 
 The columns of im2col are shifted copies of the image, so the tile can read them in the image.
-Each image is first copied into *planes*: padded, and split by the phase of the stride, so that the
+Each image, or what some rows of windows reach, is first copied into *planes*: padded, and split by the phase of the stride, so that the
 pixel (u, v) of all windows is one plane, shifted:
 
     plane[c, u % SH, v % SW][i + u//SH, j + v//SW] = x[c, i*SH + u - PH, j*SW + v - PW]
@@ -18,7 +18,7 @@ gradients, see ``conv_products.pxd``.
 
 from libc.string cimport memcpy, memset
 from npdl._ext.activation cimport act_span
-from npdl._ext.conv cimport COPIES, FEW, SLACK, conv_t
+from npdl._ext.conv cimport FEW, conv_t
 from npdl._ext.simd cimport MR, NV, TALL, real
 from npdl._ext.tile cimport MAX_NR, ceil_div, lanes, round_up, tall_tile, tile
 
@@ -161,27 +161,28 @@ cdef inline void _correlate(
 
 
 cdef inline void _split_image(
-    conv_t* j, const real* x, real* planes, Py_ssize_t c0, Py_ssize_t c1
+    conv_t* j, const real* x, real* planes, Py_ssize_t row, Py_ssize_t rows
 ) noexcept nogil:
-    """Copy the channels c0 to c1 of an image into their planes, zeros around them."""
-    cdef Py_ssize_t c, pu, pv, i, k, row, size = j.plane_h * j.plane_w
-    cdef Py_ssize_t per_channel = j.phases_h * j.phases_w * size, used = j.c * per_channel
+    """Copy what some rows of windows of an image reach into its planes, zeros around it."""
+    cdef Py_ssize_t c, pu, pv, i, k, at, size = j.plane_h * j.plane_w, high = rows + j.taps_h - 1
+    cdef Py_ssize_t used = j.c * j.phases_h * j.phases_w * size
+    # whole vectors reach into the rows below
+    cdef Py_ssize_t cleared = min(j.plane_h - row, high + MAX_NR // j.plane_w + 1)
     cdef Py_ssize_t k0, k1  # columns of the plane that are inside the image
-    cdef real* to = planes + c0 * per_channel
+    cdef real* to = planes
     cdef const real* source
-    memset(to, 0, (c1 - c0) * per_channel * sizeof(real))
-    if c1 == j.c:
-        memset(planes + used, 0, (j.image_step - used) * sizeof(real))
-    for c in range(c0, c1):
+    memset(planes + used, 0, (j.image_step - used) * sizeof(real))
+    for c in range(j.c):
         for pu in range(j.phases_h):
             for pv in range(j.phases_w):
                 k0 = max(0, ceil_div(j.pw - pv, j.sw)) if j.pw > pv else 0
                 k1 = min(j.plane_w, ceil_div(j.w + j.pw - pv, j.sw)) if j.w + j.pw > pv else 0
-                for i in range(j.plane_h):
-                    row = i * j.sh + pu - j.ph
-                    if row < 0 or row >= j.h or k1 <= k0:
+                memset(to + row * j.plane_w, 0, cleared * j.plane_w * sizeof(real))
+                for i in range(row, row + high):
+                    at = i * j.sh + pu - j.ph
+                    if at < 0 or at >= j.h or k1 <= k0:
                         continue
-                    source = x + (c * j.h + row) * j.w + pv - j.pw
+                    source = x + (c * j.h + at) * j.w + pv - j.pw
                     if j.sw == 1:
                         memcpy(to + i * j.plane_w + k0, source + k0, (k1 - k0) * sizeof(real))
                     elif j.sw == 2:  # a constant, for the compiler
@@ -193,61 +194,33 @@ cdef inline void _split_image(
                 to += size
 
 
-cdef inline void set_parts(conv_t* j, Py_ssize_t width, int workers) noexcept nogil:
-    """How few images are shared: by filters, and if these are few by rows too.
+cdef inline void set_parts(conv_t* j, int workers) noexcept nogil:
+    """Few images are divided by rows.
 
-    Rows are cut so that those of a part fill whole tiles, of vectors of `width` numbers.
+    Then a thread copies only what it reads, and the next layer finds its rows in the same cache.
     """
-    cdef Py_ssize_t unit = 1 if ceil_div(j.ow, width) % NV == 0 else NV, parts = 2 * workers
-    j.shared = j.n < FEW
-    j.part_rows, j.row_parts, j.filter_parts = j.oh, 1, 1
-    if j.shared:
-        j.filter_parts = min(ceil_div(j.f, MR), parts)
-        j.part_rows = round_up(ceil_div(j.oh, ceil_div(parts, j.filter_parts)), unit)
-        j.row_parts = ceil_div(j.oh, j.part_rows)
-
-
-cdef inline void _copy(conv_t* j, Py_ssize_t task, const real* _) noexcept nogil:
-    """Some channels of an image into the planes that its parts share."""
-    cdef Py_ssize_t n = task // COPIES, part = task % COPIES
-    _split_image(
-        j, <const real*> j.x + n * j.c * j.h * j.w, <real*> (j.scratch + n * j.scratch_step),
-        part * j.c // COPIES, (part + 1) * j.c // COPIES,
-    )
-
-
-cdef inline void copy_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
-    cdef conv_t* j = <conv_t*> context
-    if j.single:
-        _copy(j, task, <float*> NULL)
-    else:
-        _copy(j, task, <double*> NULL)
+    cdef Py_ssize_t parts = 1
+    if workers > 1 and j.n < FEW:
+        parts = workers if j.n == 1 else ceil_div(2 * workers, max(<Py_ssize_t> 1, j.n))
+    j.part_rows = ceil_div(j.oh, parts)
+    j.row_parts = ceil_div(j.oh, j.part_rows)
 
 
 cdef inline void _forward(conv_t* j, Py_ssize_t task, int worker, const real* _) noexcept nogil:
-    """Some filters on some rows of one image."""
-    cdef Py_ssize_t parts = j.row_parts * j.filter_parts, n = task // parts
-    cdef Py_ssize_t row = task % parts % j.row_parts * j.part_rows, m
-    cdef Py_ssize_t block = ceil_div(ceil_div(j.f, MR), j.filter_parts) * MR
-    cdef Py_ssize_t f0 = task % parts // j.row_parts * block, f1 = min(j.f, f0 + block)
-    cdef real* planes = <real*> (j.scratch + (n if j.shared else worker) * j.scratch_step)
+    """Some rows of one image."""
+    cdef Py_ssize_t n = task // j.row_parts, row = task % j.row_parts * j.part_rows, f
+    cdef real* planes = <real*> (j.scratch + worker * j.scratch_step)
     cdef real* y = <real*> j.y + n * j.f * j.oh * j.ow
     cdef window_t win
-    if f0 >= f1:
-        return
     win.width, win.plane, win.row = j.plane_w, j.oh * j.ow, j.ow
     win.i0, win.i1, win.j0, win.j1 = row, min(j.oh, row + j.part_rows), 0, j.ow
-    if not j.shared:
-        _split_image(j, <const real*> j.x + n * j.c * j.h * j.w, planes, 0, j.c)
+    _split_image(j, <const real*> j.x + n * j.c * j.h * j.w, planes, row, win.i1 - row)
     _correlate(
-        f1 - f0, j.depth, <const real*> j.filters + f0 * j.depth, planes, j.offset, &win,
-        y + f0 * win.plane, NULL if j.bias == NULL else <const real*> j.bias + f0,
+        j.f, j.depth, <const real*> j.filters, planes, j.offset, &win, y, <const real*> j.bias
     )
-    for m in range(f0, f1):
-        act_span(
-            j.act, y + m * win.plane + row * j.ow, y + m * win.plane + row * j.ow,
-            (win.i1 - row) * j.ow,
-        )
+    y += row * j.ow
+    for f in range(j.f):
+        act_span(j.act, y + f * win.plane, y + f * win.plane, (win.i1 - row) * j.ow)
 
 
 cdef inline void forward_task(void* context, Py_ssize_t task, int worker) noexcept nogil:

@@ -1,7 +1,7 @@
 """The algorithms of a convolution: their choice by the shapes, and what is packed."""
 
 from npdl._ext.activation cimport act_t
-from npdl._ext.conv cimport COPIES, SLACK, conv_t
+from npdl._ext.conv cimport SLACK, conv_t
 from npdl._ext.conv_dense cimport dense_multiply, dense_scratch, is_dense
 from npdl._ext.conv_depthwise cimport (
     depthwise_kept,
@@ -12,7 +12,7 @@ from npdl._ext.conv_depthwise cimport (
     depthwise_t,
     is_depthwise,
 )
-from npdl._ext.conv_direct cimport copy_task, forward_task, set_offsets, set_parts
+from npdl._ext.conv_direct cimport forward_task, set_offsets, set_parts
 from npdl._ext.conv_gradients cimport input_multiply, input_pack, input_plan
 from npdl._ext.conv_line cimport (
     is_line,
@@ -47,7 +47,6 @@ from npdl._ext.conv_winograd cimport (
     winograd_pays,
     winograd_sizes,
 )
-from npdl._ext.simd cimport LANES_F32, LANES_F64
 from npdl._ext.threads cimport aligned, max_workers, run
 from npdl._ext.tile cimport round_up
 
@@ -158,10 +157,10 @@ cdef inline void set_form(made_t* m, conv_t* j) noexcept nogil:
         j.image_step = SLACK + round_up(
             j.c * j.phases_h * j.phases_w * j.plane_h * j.plane_w, SLACK
         )
-        set_parts(j, LANES_F32 if j.single else LANES_F64, m.workers)
+        set_parts(j, m.workers)
         j.scratch_step = aligned(j.image_step * size)
         m.kept = aligned(j.depth * sizeof(Py_ssize_t))
-        m.scratch = (j.n if j.shared else m.workers) * j.scratch_step
+        m.scratch = m.workers * j.scratch_step
     else:
         _set_products(m, act)
 
@@ -239,8 +238,6 @@ cdef inline void compute(made_t* m, char* scratch) noexcept nogil:
     elif m.form == POINTWISE:
         pointwise_multiply(&m.pointwise, j.x, j.y, scratch, m.workers)
     elif m.form == DIRECT:
-        if j.shared:
-            run(copy_task, j, j.n * COPIES, m.workers)
-        run(forward_task, j, j.n * j.row_parts * j.filter_parts, m.workers)
+        run(forward_task, j, j.n * j.row_parts, m.workers)
     else:
         products_multiply(&m.p, scratch, m.workers)

@@ -11,7 +11,7 @@ which the shapes alone decide.
 """
 
 from libc.string cimport memset
-from npdl._ext.activation cimport LINEAR, act_span, act_t
+from npdl._ext.activation cimport LINEAR, RELU, act_span, act_t
 from npdl._ext.conv cimport GROUPS, MOST_BYTES, conv_t
 from npdl._ext.conv_gradients cimport take_gradient
 from npdl._ext.pack cimport pack_panels, pack_rows
@@ -133,6 +133,7 @@ cdef inline void _multiply(
     cdef Py_ssize_t n = task // p.parts, turn = task % p.parts, s, t, piece, k0, depth, q, cols, m
     cdef Py_ssize_t s0 = turn * p.panels // p.parts, s1 = (turn + 1) * p.panels // p.parts
     cdef Py_ssize_t high = round_up(p.m, p.mr), start_row
+    cdef bint relu = real is float and p.act.code == RELU  # done by the tiles
     cdef real* panels = <real*> (p.scratch + worker * p.scratch_step)
     cdef const real* x = <const real*> p.x + n * p.k * p.plane
     cdef real* y = <real*> p.y + n * p.m * p.plane
@@ -159,8 +160,9 @@ cdef inline void _multiply(
                     p.tall, p.m, min(p.nr, p.plane - q), depth,
                     <const real*> p.packed + high * k0, 1, p.mr, p.mr * depth,
                     panels + (t - s0) * depth * p.nr, y + q, p.plane, start, start_row,
+                    relu and piece == p.pieces - 1,
                 )
-        if p.act.code != LINEAR:
+        if p.act.code != LINEAR and not relu:
             for m in range(p.m):
                 q = m * p.plane + s0 * p.nr
                 act_span(p.act, y + q, y + q, cols)
@@ -285,7 +287,7 @@ cdef inline void _weights(
             times_panel(
                 p.tall, j.f, p.nr, count, dz, p.ldq, 1, p.mr * p.ldq, b + s * panel,
                 dw + s * p.nr, ldw, NULL if number == group * p.blocks // p.groups
-                else dw + s * p.nr, ldw,
+                else dw + s * p.nr, ldw, False,
             )
 
 

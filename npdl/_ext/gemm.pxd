@@ -398,7 +398,7 @@ cdef inline void _multiply(
                 start, start_row = NULL if p.bias == NULL else <const real*> p.bias + j, 0
             times_panel(
                 p.tall, i1 - i0, cols, depth, a, a_row, a_step, a_tile, panel, c, p.ldc, start,
-                start_row,
+                start_row, False,
             )
         k += depth
     if p.finish != NULL and k == p.k:

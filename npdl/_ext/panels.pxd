@@ -38,47 +38,48 @@ cdef inline void _some_tiles(
     Py_ssize_t ldc,
     const real* start,
     Py_ssize_t start_row,
+    bint relu,
 ) noexcept nogil:
     """Tiles of any form, `width` elements wide."""
     if has_edge_forms(c) and tall and half:
         form_tiles(
             tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row,
-            <half_tall_panel_t*> NULL,
+            relu, <half_tall_panel_t*> NULL,
         )
     elif tall:
         form_tiles(
             tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row,
-            <tall_panel_t*> NULL,
+            relu, <tall_panel_t*> NULL,
         )
     elif has_edge_forms(c) and width == tile_cols(c) and half:
         form_tiles(
             tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row,
-            <half_panel_t*> NULL,
+            relu, <half_panel_t*> NULL,
         )
     elif not has_edge_forms(c) or width == tile_cols(c):
         form_tiles(
             tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row,
-            <panel_t*> NULL,
+            relu, <panel_t*> NULL,
         )
     elif width == 2 * lanes(c) and half:
         form_tiles(
             tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row,
-            <half_short_panel_t*> NULL,
+            relu, <half_short_panel_t*> NULL,
         )
     elif width == 2 * lanes(c):
         form_tiles(
             tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row,
-            <short_panel_t*> NULL,
+            relu, <short_panel_t*> NULL,
         )
     elif half:
         form_tiles(
             tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row,
-            <half_lone_panel_t*> NULL,
+            relu, <half_lone_panel_t*> NULL,
         )
     else:
         form_tiles(
             tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row,
-            <lone_panel_t*> NULL,
+            relu, <lone_panel_t*> NULL,
         )
 
 
@@ -96,9 +97,11 @@ cdef inline void times_panel(
     Py_ssize_t ldc,
     const real* start,
     Py_ssize_t start_row,
+    bint relu,
 ) noexcept nogil:
     """c[i*ldc + j] = s + Σ_k a[i, k] · b[k*width + j]  for i < m, j < cols, of one form of tiles.
 
+    With `relu`, which only float32 may ask for, c is at least 0.
     Panel b has `panel_width` columns. a[i, k] is at i*a_row + k*a_step, and the tile below is
     `a_tile` elements further. (If A is packed, this is not a_row times the rows of a tile.)
     """
@@ -124,21 +127,24 @@ cdef inline void times_panel(
         # One call, since the compiler copies all forms of tiles for each.
         _some_tiles(
             tall, half, width, max(tiles, 1), depth, a + i // high * a_tile, a_at, a_step, a_tile,
-            b, to, ld, added, start_row,
+            b, to, ld, added, start_row, relu and to != out,
         )
         if to == out:
-            _store_rows(out, width, c + i * ldc, ldc, min(high, rest), cols, begin, start_row)
+            _store_rows(
+                out, width, c + i * ldc, ldc, min(high, rest), cols, begin, start_row, relu
+            )
         i += max(tiles, 1) * high
 
 
 cdef inline void _store_rows(
     const real* tile_out, Py_ssize_t nr, real* c, Py_ssize_t ldc, Py_ssize_t rows, Py_ssize_t cols,
-    const real* start, Py_ssize_t start_row,
+    const real* start, Py_ssize_t start_row, bint relu,
 ) noexcept nogil:
     cdef Py_ssize_t i, j
+    cdef real value, zero = 0
     for i in range(rows):
         for j in range(cols):
+            value = tile_out[i * nr + j]
             if start != NULL:
-                c[i * ldc + j] = start[i * start_row + j] + tile_out[i * nr + j]
-            else:
-                c[i * ldc + j] = tile_out[i * nr + j]
+                value = start[i * start_row + j] + value
+            c[i * ldc + j] = zero if relu and value < 0 else value

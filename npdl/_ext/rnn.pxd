@@ -135,6 +135,7 @@ cdef inline void times_panels(
         times_panel(
             False, m - i, min(nr, n - j), depth, a + i * a_row, a_row, 1, MR * a_row,
             packed + j * depth, c + i * ldc + j, ldc, c + i * ldc + j if add else NULL, ldc,
+            False,
         )
         j += nr
 

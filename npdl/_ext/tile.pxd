@@ -27,6 +27,7 @@ from npdl._ext.simd cimport (
     TALL,
     add_product_f32,
     add_product_f64,
+    at_least_f32v,
     f32v,
     f64v,
     opaque,
@@ -140,6 +141,7 @@ cdef inline void _sums(
     Py_ssize_t start_row,
     const void* const* lines,
     Py_ssize_t ahead,
+    bint relu,
     vec* _,
     form_t* form,
 ) noexcept nogil:
@@ -216,6 +218,11 @@ cdef inline void _sums(
                     elif (real is float and vec is f32v) or (real is double and vec is f64v):
                         acc[i][j] = acc[i][j] + start[i]  # one value for each row
             start += rows * start_row
+        if form_t in panels_t and form_t is not fetching_panel_t:
+            if real is float and vec is f32v and relu:
+                for i in range(rows):
+                    for j in range(wide):
+                        acc[i][j] = at_least_f32v(acc[i][j], 0)
         for i in range(rows):
             for j in range(wide):
                 (<vec*> (c + i * ldc))[j] = acc[i][j]
@@ -237,7 +244,10 @@ cdef inline void _tile(
     const real* bias,
     vec* _,
 ) noexcept nogil:
-    _sums(1, depth, a, a_at, 1, 0, b, b_row, b_at, c, ldc, bias, 0, NULL, 0, _, <shifted_t*> NULL)
+    _sums(
+        1, depth, a, a_at, 1, 0, b, b_row, b_at, c, ldc, bias, 0, NULL, 0, False, _,
+        <shifted_t*> NULL,
+    )
 
 
 cdef inline void _tall_tile(
@@ -253,7 +263,7 @@ cdef inline void _tall_tile(
     vec* _,
 ) noexcept nogil:
     _sums(
-        1, depth, a, a_at, 1, 0, b, b_row, b_at, c, ldc, bias, 0, NULL, 0, _,
+        1, depth, a, a_at, 1, 0, b, b_row, b_at, c, ldc, bias, 0, NULL, 0, False, _,
         <tall_shifted_t*> NULL,
     )
 
@@ -274,10 +284,11 @@ cdef inline void _panel_sums(
     panels_t* form,
     const void* const* lines,
     Py_ssize_t ahead,
+    bint relu,
 ) noexcept nogil:
     _sums(
         tiles, depth, a, a_at, a_step, a_tile, b, NULL, NULL, c, ldc, start, start_row, lines,
-        ahead, _, form,
+        ahead, relu, _, form,
     )
 
 
@@ -291,11 +302,13 @@ ctypedef void (*tile_f64)(
 ) noexcept nogil
 ctypedef void (*panel_f32)(
     Py_ssize_t, Py_ssize_t, const float*, const Py_ssize_t*, Py_ssize_t, Py_ssize_t, const float*,
-    float*, Py_ssize_t, const float*, Py_ssize_t, f32v*, void*, const void* const*, Py_ssize_t
+    float*, Py_ssize_t, const float*, Py_ssize_t, f32v*, void*, const void* const*, Py_ssize_t,
+    bint
 ) noexcept nogil
 ctypedef void (*panel_f64)(
     Py_ssize_t, Py_ssize_t, const double*, const Py_ssize_t*, Py_ssize_t, Py_ssize_t, const double*,
-    double*, Py_ssize_t, const double*, Py_ssize_t, f64v*, void*, const void* const*, Py_ssize_t
+    double*, Py_ssize_t, const double*, Py_ssize_t, f64v*, void*, const void* const*, Py_ssize_t,
+    bint
 ) noexcept nogil
 
 
@@ -359,16 +372,22 @@ cdef inline void form_tiles(
     Py_ssize_t ldc,
     const real* start,
     Py_ssize_t start_row,
+    bint relu,
     panels_t* form,
 ) noexcept nogil:
-    """As `panel_tiles`, for tiles of any form, and panels as wide."""
+    """As `panel_tiles`, for tiles of any form, and panels as wide.
+
+    With `relu`, which only float32 may ask for, c is at least 0.
+    """
     if real is float:
         (<panel_f32> opaque(<void*> &_panel_sums[float, f32v, panels_t]))(
-            tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, NULL, NULL, NULL, 0
+            tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, NULL, NULL, NULL, 0,
+            relu,
         )
     else:
         (<panel_f64> opaque(<void*> &_panel_sums[double, f64v, panels_t]))(
-            tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, NULL, NULL, NULL, 0
+            tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, NULL, NULL, NULL, 0,
+            relu,
         )
 
 
@@ -390,7 +409,8 @@ cdef inline void fetching_tiles(
     One address more may be read.
     """
     (<panel_f32> opaque(<void*> &_panel_sums[float, f32v, fetching_panel_t]))(
-        tiles, depth, a, a_at, 1, a_tile, b, c, ldc, start, ldc, NULL, NULL, lines, ahead
+        tiles, depth, a, a_at, 1, a_tile, b, c, ldc, start, ldc, NULL, NULL, lines, ahead,
+        False,
     )
 
 
@@ -412,7 +432,8 @@ cdef inline void panel_tiles(
     Then the same for all `tiles` tiles below it, whose a are `a_tile` elements apart.
     """
     form_tiles(
-        tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, <panel_t*> NULL
+        tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, False,
+        <panel_t*> NULL,
     )
 
 
@@ -431,7 +452,8 @@ cdef inline void tall_tiles(
 ) noexcept nogil:
     """As `panel_tiles`, for tiles of TALL x 2 vectors and panels as wide."""
     form_tiles(
-        tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, <tall_panel_t*> NULL
+        tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, False,
+        <tall_panel_t*> NULL,
     )
 
 
@@ -450,7 +472,8 @@ cdef inline void short_tiles(
 ) noexcept nogil:
     """As `panel_tiles`, for tiles of SHORT x 2 vectors and panels as wide."""
     form_tiles(
-        tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, <short_panel_t*> NULL
+        tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, False,
+        <short_panel_t*> NULL,
     )
 
 
@@ -469,7 +492,8 @@ cdef inline void narrow_tiles(
 ) noexcept nogil:
     """As `panel_tiles`, for tiles of NARROW x 1 vectors and panels as wide."""
     form_tiles(
-        tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, <narrow_panel_t*> NULL
+        tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, False,
+        <narrow_panel_t*> NULL,
     )
 
 
