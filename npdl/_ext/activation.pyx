@@ -12,6 +12,7 @@ from npdl._ext.threads cimport max_workers, run
 
 cdef enum:
     CHUNK = 16384  # elements per task
+    FEWEST = 4096  # of a sum, whose arrays lie in the caches of several cores
     PIECE = 1024  # of a sum: still in the level-1 cache when the activation runs
 
 
@@ -154,7 +155,7 @@ def activation_backward_recorded(y, dy, dx, act):
 ctypedef struct sum_t:
     bint single
     act_t act
-    Py_ssize_t n
+    Py_ssize_t n, each  # elements, and those of a task
     const void* a
     const void* b
     void* y
@@ -177,7 +178,7 @@ cdef inline void _add_span(sum_t* j, Py_ssize_t at, Py_ssize_t end, real* _) noe
 
 cdef void _add_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
     cdef sum_t* j = <sum_t*> context
-    cdef Py_ssize_t at = task * CHUNK, end = min(j.n, at + CHUNK)
+    cdef Py_ssize_t at = task * j.each, end = min(j.n, at + j.each)
     if j.single:
         _add_span(j, at, end, <float*> NULL)
     else:
@@ -197,7 +198,9 @@ cdef sum_t _plan_sum(a, b, y, act) except *:
 
 
 cdef void _run_sum(sum_t* j) noexcept nogil:
-    run(_add_task, j, (j.n + CHUNK - 1) // CHUNK, max_workers())
+    cdef int workers = max_workers()
+    j.each = min(<Py_ssize_t> CHUNK, max(<Py_ssize_t> FEWEST, (j.n // workers + 63) // 64 * 64))
+    run(_add_task, j, (j.n + j.each - 1) // j.each, workers)
 
 
 def add_forward(a, b, y, act):

@@ -383,7 +383,7 @@ cdef void _run(int kind, pool_t* p) noexcept nogil:
     cdef Py_ssize_t items = p.images, size = p.h * p.w
     if kind == MAX or kind == MEAN:  # by rows
         items *= p.oh
-        size = min(p.sh, p.kh) * p.w
+        size = (p.kh if p.oh == 1 else min(p.sh, p.kh)) * p.w
     p.kind = kind
     p.per_task = max(1, CHUNK // max(1, size))
     run(_task, p, (items + p.per_task - 1) // p.per_task, max_workers())
