@@ -1,8 +1,8 @@
 """Convolution by direct sums, without an im2col matrix.
 
 The columns of im2col are shifted copies of the image, so the tile can read them in the image.
-Each image, or what some rows of windows reach, is first copied into *planes*: padded, and split by the phase of the stride, so that the
-pixel (u, v) of all windows is one plane, shifted:
+Each image, or what some rows of windows reach, is first copied into *planes*: padded, and split by
+the phase of the stride, so that the pixel (u, v) of all windows is one plane, shifted:
 
     plane[c, u % SH, v % SW][i + u//SH, j + v//SW] = x[c, i*SH + u - PH, j*SW + v - PW]
 
