@@ -50,6 +50,8 @@ static void *caller(void *arg) {
         for (int k = 0; k < TASKS; k++)
             if (j.numbers[k] != (k < n ? k + 1 : 0)) abort();
         if (i % 97 == 0) npdl_set_threads(1 + (int)(random >> 12) % 5);
+        npdl_plan_alone(i % 89 == 0); /* this caller only */
+        if (i % 89 == 0 && npdl_get_threads() != 1) abort();
         if (i % 513 == 0) usleep(300); /* let the workers fall asleep */
     }
     return NULL;
