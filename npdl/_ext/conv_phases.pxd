@@ -24,7 +24,9 @@ from npdl._ext.conv_products cimport DEPTH, channel_step, start_of
 from npdl._ext.conv_windows cimport interleave, part
 from npdl._ext.simd cimport EDGE_FORMS, LANES_F32, TALL
 from npdl._ext.threads cimport aligned, run
-from npdl._ext.tile cimport NARROW, WIDEST, ceil_div, narrow_tiles, round_up, tall_tiles
+from npdl._ext.tile cimport (
+    NARROW, WIDEST, ceil_div, form_tiles, narrow_panel_t, round_up, tall_panel_t,
+)
 
 cdef enum:
     FEWEST = 16  # filters; with fewer, loading and storing a tile costs more than its products
@@ -231,14 +233,16 @@ cdef inline void _phase(
                     while q < count:
                         start = NULL if start == NULL else block + q * p.nr
                         if p.narrow:
-                            narrow_tiles(
+                            form_tiles(
                                 1, j.f, source, at + q, 1, 0, panel, block + q * p.nr, p.nr,
-                                start, p.nr,
+                                start, p.nr, False,
+                                <narrow_panel_t*> NULL,
                             )
                         else:
-                            tall_tiles(
+                            form_tiles(
                                 1, j.f, source, at + q, 1, 0, panel, block + q * p.nr, p.nr,
-                                start, p.nr,
+                                start, p.nr, False,
+                                <tall_panel_t*> NULL,
                             )
                         q += p.mr
                     start = block

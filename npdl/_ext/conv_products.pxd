@@ -35,11 +35,12 @@ from npdl._ext.threads cimport aligned, run
 from npdl._ext.tile cimport (
     NARROW,
     ceil_div,
+    form_tiles,
     lanes,
-    narrow_tiles,
-    panel_tiles,
+    narrow_panel_t,
+    panel_t,
     round_up,
-    tall_tiles,
+    tall_panel_t,
     tile_cols,
 )
 
@@ -135,19 +136,22 @@ cdef inline void sum_tiles(
             at = a_at + i if i + p.mr <= count else rows
             from_ = start if s == 0 else c + i * ldc
             if real is float and p.narrow:
-                narrow_tiles(
+                form_tiles(
                     1, piece[2], a + piece[0], at, a_step, 0, panel + piece[1] * p.nr,
-                    c + i * ldc, ldc, from_, row,
+                    c + i * ldc, ldc, from_, row, False,
+                    <narrow_panel_t*> NULL,
                 )
             elif p.tall:
-                tall_tiles(
+                form_tiles(
                     1, piece[2], a + piece[0], at, a_step, 0, panel + piece[1] * p.nr,
-                    c + i * ldc, ldc, from_, row,
+                    c + i * ldc, ldc, from_, row, False,
+                    <tall_panel_t*> NULL,
                 )
             else:
-                panel_tiles(
+                form_tiles(
                     1, piece[2], a + piece[0], at, a_step, 0, panel + piece[1] * p.nr,
-                    c + i * ldc, ldc, from_, row,
+                    c + i * ldc, ldc, from_, row, False,
+                    <panel_t*> NULL,
                 )
             i += p.mr
         piece += 3

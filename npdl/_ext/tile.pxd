@@ -9,12 +9,12 @@ A tile computes MR x NR numbers, each a sum over k, and keeps them in registers:
         numbers   |           |
                   +-----------+
 
-`panel_tiles` reads b from a *packed panel*, in which row k follows row k-1. `tile` reads the
+`form_tiles` reads b from a *packed panel*, in which row k follows row k-1. `tile` reads the
 positions of the rows of b, and of the vectors in them, from two short tables, so it can read the
-shifted pixels of an image. `tall_tiles` has tiles of TALL rows and two vectors, which fit matrices
-of 16, 32 or 64 columns better; `short_tiles` has SHORT rows, for matrices with few rows, and
-`narrow_tiles` twice as many of one vector. The other forms, with half the rows or fewer vectors,
-are for the edges of a matrix (``panels.pxd``).
+shifted pixels of an image. Tiles of the form `tall_panel_t` have TALL rows and two vectors, which
+fit matrices of 16, 32 or 64 columns better; `short_panel_t` has SHORT rows, for matrices with few
+rows, and `narrow_panel_t` twice as many of one vector. The other forms, with half the rows or fewer
+vectors, are for the edges of a matrix (``panels.pxd``).
 """
 
 from libc.string cimport memset
@@ -375,9 +375,10 @@ cdef inline void form_tiles(
     bint relu,
     panels_t* form,
 ) noexcept nogil:
-    """As `panel_tiles`, for tiles of any form, and panels as wide.
+    """c[i*ldc + j] = s + Σ_k a[a_at[i] + k*a_step] · b[k*width + j], for all of a tile.
 
-    With `relu`, which only float32 may ask for, c is at least 0.
+    Then the same for all `tiles` tiles below it, whose a are `a_tile` elements apart. Panels are as
+    wide as tiles of the form. With `relu`, which only float32 may ask for, c is at least 0.
     """
     if real is float:
         (<panel_f32> opaque(<void*> &_panel_sums[float, f32v, panels_t]))(
@@ -404,96 +405,13 @@ cdef inline void fetching_tiles(
     const void* const* lines,
     Py_ssize_t ahead,
 ) noexcept nogil:
-    """As `panel_tiles`, and prefetch the panel `ahead` of b, and depth // EACH `lines` per tile.
+    """As `form_tiles`, and prefetch the panel `ahead` of b, and depth // EACH `lines` per tile.
 
     One address more may be read.
     """
     (<panel_f32> opaque(<void*> &_panel_sums[float, f32v, fetching_panel_t]))(
         tiles, depth, a, a_at, 1, a_tile, b, c, ldc, start, ldc, NULL, NULL, lines, ahead,
         False,
-    )
-
-
-cdef inline void panel_tiles(
-    Py_ssize_t tiles,
-    Py_ssize_t depth,
-    const real* a,
-    const Py_ssize_t* a_at,
-    Py_ssize_t a_step,
-    Py_ssize_t a_tile,
-    const real* b,
-    real* c,
-    Py_ssize_t ldc,
-    const real* start,
-    Py_ssize_t start_row,
-) noexcept nogil:
-    """c[i*ldc + j] = s + Σ_k a[a_at[i] + k*a_step] · b[k*NR + j], for all of a tile.
-
-    Then the same for all `tiles` tiles below it, whose a are `a_tile` elements apart.
-    """
-    form_tiles(
-        tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, False,
-        <panel_t*> NULL,
-    )
-
-
-cdef inline void tall_tiles(
-    Py_ssize_t tiles,
-    Py_ssize_t depth,
-    const real* a,
-    const Py_ssize_t* a_at,
-    Py_ssize_t a_step,
-    Py_ssize_t a_tile,
-    const real* b,
-    real* c,
-    Py_ssize_t ldc,
-    const real* start,
-    Py_ssize_t start_row,
-) noexcept nogil:
-    """As `panel_tiles`, for tiles of TALL x 2 vectors and panels as wide."""
-    form_tiles(
-        tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, False,
-        <tall_panel_t*> NULL,
-    )
-
-
-cdef inline void short_tiles(
-    Py_ssize_t tiles,
-    Py_ssize_t depth,
-    const real* a,
-    const Py_ssize_t* a_at,
-    Py_ssize_t a_step,
-    Py_ssize_t a_tile,
-    const real* b,
-    real* c,
-    Py_ssize_t ldc,
-    const real* start,
-    Py_ssize_t start_row,
-) noexcept nogil:
-    """As `panel_tiles`, for tiles of SHORT x 2 vectors and panels as wide."""
-    form_tiles(
-        tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, False,
-        <short_panel_t*> NULL,
-    )
-
-
-cdef inline void narrow_tiles(
-    Py_ssize_t tiles,
-    Py_ssize_t depth,
-    const real* a,
-    const Py_ssize_t* a_at,
-    Py_ssize_t a_step,
-    Py_ssize_t a_tile,
-    const real* b,
-    real* c,
-    Py_ssize_t ldc,
-    const real* start,
-    Py_ssize_t start_row,
-) noexcept nogil:
-    """As `panel_tiles`, for tiles of NARROW x 1 vectors and panels as wide."""
-    form_tiles(
-        tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, False,
-        <narrow_panel_t*> NULL,
     )
 
 

@@ -23,7 +23,7 @@ from npdl._ext.activation cimport act_span, act_t
 from npdl._ext.pixels cimport TOGETHER, area_of, area_size, area_t
 from npdl._ext.simd cimport LANES_F32, TALL, f32v, prefetch_w, scaled_f32, transpose, transpose4
 from npdl._ext.tile cimport (
-    NARROW, SHORT, ceil_div, narrow_tiles, round_up, short_tiles, tall_tiles,
+    NARROW, SHORT, ceil_div, form_tiles, narrow_panel_t, round_up, short_panel_t, tall_panel_t,
 )
 
 cdef enum:
@@ -106,19 +106,22 @@ cdef inline void products_of(
     for i in range(high):
         a_at[i] = i * a_row
     if high == TALL:
-        tall_tiles(
+        form_tiles(
             ceil_div(rows, TALL), depth, a, a_at, a_step, TALL * a_row, b, c, ldc,
-            c if add else NULL, ldc,
+            c if add else NULL, ldc, False,
+            <tall_panel_t*> NULL,
         )
     elif LANES_F32 >= 16 and high == NARROW:
-        narrow_tiles(
+        form_tiles(
             ceil_div(rows, NARROW), depth, a, a_at, a_step, NARROW * a_row, b, c, ldc,
-            c if add else NULL, ldc,
+            c if add else NULL, ldc, False,
+            <narrow_panel_t*> NULL,
         )
     else:
-        short_tiles(
+        form_tiles(
             ceil_div(rows, SHORT), depth, a, a_at, a_step, SHORT * a_row, b, c, ldc,
-            c if add else NULL, ldc,
+            c if add else NULL, ldc, False,
+            <short_panel_t*> NULL,
         )
 
 
