@@ -5,6 +5,7 @@ from __future__ import annotations
 _CHANNELS = "images are (N, C, H, W), channels first"
 _RELU = f"its activation is 'relu' unless told otherwise; {_CHANNELS}"
 _STEPS = "its activation is 'relu' unless told otherwise; sequences are (N, T, D)"
+_CELL = "its method `step` computes one step"
 _AUTO = "the number of inputs is found from the data"
 
 #: The name in other libraries: the names here, and the differences.
@@ -20,18 +21,28 @@ NAMES: dict[str, tuple[str, str]] = {
     "SeparableConv2D": ("SeparableConvolution", _RELU),
     "SeparableConv1D": ("SeparableConvolution1D", _STEPS),
     "MaxPooling2D": ("MaxPooling", f"`pool_size` has no default; {_CHANNELS}"),
+    "MaxPool2D": ("MaxPooling", f"`pool_size` has no default; {_CHANNELS}"),
     "MaxPool1D": ("MaxPooling1D", "`pool_size` has no default"),
     "AveragePooling2D": ("MeanPooling", f"`pool_size` has no default; {_CHANNELS}"),
+    "AvgPool2D": ("MeanPooling", f"`pool_size` has no default; {_CHANNELS}"),
     "AveragePooling1D": ("MeanPooling1D", "`pool_size` has no default"),
+    "AvgPool1D": ("MeanPooling1D", "`pool_size` has no default"),
     "GlobalMaxPooling2D": ("GlobalMaxPooling", _CHANNELS),
     "GlobalMaxPooling1D": ("GlobalMaxPooling", "it takes images and sequences"),
+    "GlobalMaxPool2D": ("GlobalMaxPooling", _CHANNELS),
+    "GlobalMaxPool1D": ("GlobalMaxPooling", "it takes images and sequences"),
     "GlobalAveragePooling2D": ("GlobalMeanPooling", _CHANNELS),
     "GlobalAveragePooling1D": ("GlobalMeanPooling", "it takes images and sequences"),
+    "GlobalAvgPool2D": ("GlobalMeanPooling", _CHANNELS),
+    "GlobalAvgPool1D": ("GlobalMeanPooling", "it takes images and sequences"),
     "UpSampling2D": ("UpSampling", _CHANNELS),
     "ZeroPadding2D": ("ZeroPadding", _CHANNELS),
     "Cropping2D": ("Cropping", _CHANNELS),
     "SpatialDropout1D": ("SpatialDropout", "it takes images and sequences"),
     "SpatialDropout2D": ("SpatialDropout", _CHANNELS),
+    "SimpleRNNCell": ("SimpleRNN", _CELL),
+    "GRUCell": ("GRU", _CELL),
+    "LSTMCell": ("LSTM", _CELL),
     "AdditiveAttention": ("Attention", "write Attention(score='additive')"),
     "InputLayer": ("Input", "or give the first layer its `input_shape`"),
     "ExpandDims": ("DimShuffle", "it inserts an axis"),
