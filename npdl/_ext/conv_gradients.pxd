@@ -17,6 +17,7 @@ from npdl._ext.conv_windows cimport (
     ROWS,
     block_of,
     block_t,
+    interleave,
     positions,
     set_block,
     set_tables,
@@ -25,10 +26,21 @@ from npdl._ext.conv_windows cimport (
     windows_of,
     windows_t,
 )
-from npdl._ext.simd cimport NV, TALL, real
+from npdl._ext.simd cimport EDGE_FORMS, LANES_F32, NV, TALL, real
 from npdl._ext.sums cimport sum_of
 from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
-from npdl._ext.tile cimport MAX_NR, ceil_div, lanes, round_up, tall_tile, tile
+from npdl._ext.tile cimport (
+    MAX_NR,
+    SHORT,
+    add_listed_tile,
+    ceil_div,
+    lanes,
+    round_up,
+    short_listed_t,
+    tall_listed_t,
+    tall_tile,
+    tile,
+)
 
 cdef enum:
     FEWEST = 96  # the fewest windows per block, for the gradient of the weights
@@ -94,6 +106,39 @@ cdef inline void _add_weights(
         v += wide
 
 
+cdef inline void _add_taps(
+    products_t* p, Py_ssize_t s, Py_ssize_t count, const float* dz, Py_ssize_t ldq, float* panel,
+    const float* pixels, float* dw,
+) noexcept nogil:
+    """dw[s, k, f] += Σ_q window[q, k] dz[f, q] of a panel of filters, over a block.
+
+    `panel` is scratch memory for dz with the filters side by side.
+    """
+    cdef Py_ssize_t f = s * p.nr, cols = min(p.nr, p.j.f - f), q = 0, i, depth
+    cdef const Py_ssize_t* at
+    if cols < p.nr:
+        memset(panel, 0, count * p.nr * sizeof(float))
+    interleave(dz + f * ldq, ldq, 1, cols, count, panel, p.nr)
+    dw += f * p.rows
+    while q < count:
+        depth, at, i = min(count - q, <Py_ssize_t> SPAN), p.w.at + q, 0
+        while i < p.rows:
+            if i < p.short_rows:
+                add_listed_tile(
+                    depth, pixels, p.vector_at + i, at, panel, dw + i * p.nr, p.nr,
+                    <short_listed_t*> NULL,
+                )
+                i += SHORT
+            else:
+                add_listed_tile(
+                    depth, pixels, p.vector_at + i, at, panel, dw + i * p.nr, p.nr,
+                    <tall_listed_t*> NULL,
+                )
+                i += TALL
+        panel += depth * p.nr
+        q += depth
+
+
 cdef inline bint _is_in_place(const windows_t* w, const real* _) noexcept nogil:
     """Whether dz is read in dy: planes of one image, whose rows don't all share a cache set."""
     cdef conv_t* j = w.j
@@ -108,19 +153,20 @@ cdef inline void _weights(products_t* p, Py_ssize_t task, int worker, const real
     cdef conv_t* j = p.j
     cdef windows_t* w = &p.w
     cdef Py_ssize_t turn = task % p.parts, g = task // p.parts % j.groups
-    cdef Py_ssize_t group = task // p.parts // j.groups, number, f, q
-    cdef Py_ssize_t tiles = ceil_div(j.f, p.mr), f0 = turn * tiles // p.parts * p.mr
-    cdef Py_ssize_t f1 = min(j.f, (turn + 1) * tiles // p.parts * p.mr), plane = j.oh * j.ow
+    cdef Py_ssize_t group = task // p.parts // j.groups, number, f, q, s
+    cdef Py_ssize_t step = p.nr if p.by_taps else p.mr, tiles = ceil_div(j.f, step)
+    cdef Py_ssize_t s0 = turn * tiles // p.parts, s1 = (turn + 1) * tiles // p.parts
+    cdef Py_ssize_t f0 = s0 * step, f1 = min(j.f, s1 * step), plane = j.oh * j.ow
     cdef bint in_place = _is_in_place(w, _)
-    cdef Py_ssize_t ldq = plane if in_place else p.ldq
+    cdef Py_ssize_t ldq = plane if in_place else p.ldq, ldw = p.rows if p.by_taps else p.ldw
     cdef block_t b
     cdef real* room = <real*> (p.scratch + worker * p.scratch_step)
     cdef real* own = room + w.pixels + w.windows
     cdef const real* dz = own
-    cdef real* dw = <real*> p.sums + (group * j.groups + g) * j.f * (p.ldw + 1)
-    cdef real* db = dw + j.f * p.ldw
+    cdef real* dw = <real*> p.sums + (group * j.groups + g) * p.of_group
+    cdef real* db = dw + p.of_group - j.f
     cdef const real* windows
-    memset(dw + f0 * p.ldw, 0, (f1 - f0) * p.ldw * sizeof(real))
+    memset(dw + f0 * ldw, 0, ((s1 * step if p.by_taps else f1) - f0) * ldw * sizeof(real))
     for f in range(f0, f1):
         db[f] = 0
     for number in range(group * w.blocks // p.groups, (group + 1) * w.blocks // p.groups):
@@ -133,14 +179,17 @@ cdef inline void _weights(products_t* p, Py_ssize_t task, int worker, const real
         if j.db != NULL:
             for f in range(f0, f1):
                 db[f] += <real> sum_of(dz + f * ldq, b.count)
-        if j.dw != NULL and f0 < f1:
-            windows = windows_in(w, &b, g, <const real*> j.x, room)
-            q = 0
-            while q < b.count:
-                _add_weights(
-                    p, q, min(b.count - q, <Py_ssize_t> SPAN), dz, ldq, windows, dw, f0, f1
-                )
-                q += SPAN
+        if j.dw == NULL or f0 >= f1:
+            continue
+        windows = windows_in(w, &b, g, <const real*> j.x, room)
+        if real is float and EDGE_FORMS and p.by_taps:
+            for s in range(s0, s1):
+                _add_taps(p, s, b.count, dz, ldq, own + j.f * (p.ldq + 1), windows, dw)
+            continue
+        q = 0
+        while q < b.count:
+            _add_weights(p, q, min(b.count - q, <Py_ssize_t> SPAN), dz, ldq, windows, dw, f0, f1)
+            q += SPAN
 
 
 cdef inline void _weights_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
@@ -151,21 +200,52 @@ cdef inline void _weights_task(void* context, Py_ssize_t task, int worker) noexc
         _weights(p, task, worker, <double*> NULL)
 
 
+cdef inline void _add_panels(
+    products_t* p, Py_ssize_t filter, real* total, Py_ssize_t step
+) noexcept nogil:
+    """dw of a panel of filters, from `filter` on."""
+    cdef Py_ssize_t cols = min(p.nr, p.j.f - filter % p.j.f), i, f, k
+    cdef real* dw
+    for i in range(1, p.groups):
+        for k in range(p.w.k * p.nr):
+            total[k] += total[i * step + k]
+    for f in range(cols):
+        dw = <real*> p.j.dw + (filter + f) * p.w.k
+        for k in range(p.w.k):
+            dw[p.w.order[k]] = total[k * p.nr + f]
+
+
+cdef inline void _choose_rows(products_t* p) noexcept nogil:
+    """Whether the transposed product fills its tiles better, and these tiles."""
+    cdef conv_t* j = p.j
+    cdef Py_ssize_t s, rows, nr = 2 * LANES_F32, k = p.w.k
+    p.rows = round_up(k, TALL)
+    for s in range(3):
+        rows = s * SHORT + round_up(max(<Py_ssize_t> 0, k - s * SHORT), TALL)
+        if rows < p.rows:
+            p.rows, p.short_rows = rows, s * SHORT
+    p.by_taps = 10 * p.rows * round_up(j.f, nr) < 9 * round_up(j.f, p.mr) * p.ldw
+
+
 cdef inline void _add_groups(products_t* p, Py_ssize_t filter, const real* _) noexcept nogil:
     """dw and db of one filter: the sum over all groups of blocks."""
     cdef conv_t* j = p.j
     cdef windows_t* w = &p.w
     cdef Py_ssize_t g = filter // j.f, f = filter % j.f, i, r, k
-    cdef Py_ssize_t step = j.groups * j.f * (p.ldw + 1), of_run = p.ldw
-    cdef real* sums = <real*> p.sums + g * j.f * (p.ldw + 1)
+    cdef Py_ssize_t step = j.groups * p.of_group, of_run = p.ldw
+    cdef real* sums = <real*> p.sums + g * p.of_group
     cdef real* total = sums + f * p.ldw
     cdef real* dw
     if j.db != NULL:
-        sums += j.f * p.ldw + f
+        sums += p.of_group - j.f + f
         for i in range(1, p.groups):
             sums[0] += sums[i * step]
         (<real*> j.db)[filter] = sums[0]
     if j.dw == NULL:
+        return
+    if p.by_taps:
+        if f % p.nr == 0:
+            _add_panels(p, filter, <real*> p.sums + g * p.of_group + f * p.rows, step)
         return
     for i in range(1, p.groups):
         for k in range(p.ldw):
@@ -210,28 +290,43 @@ cdef inline void products_weights(conv_t* j, const real* _) except *:
     p.vectors = of_run * (1 if w.whole else w.runs)
     choose_tile(&p, j.f, p.vectors * lanes(_), _)
     p.ldw = p.panels * p.nr
+    p.of_group = j.f * (p.ldw + 1)
     p.ldq = round_up(positions(w), 16) + 16
     most = MOST_BYTES // (j.groups * j.f * (p.ldw + 1) * sizeof(real))
     p.groups = max(w.blocks // SPANS, j.n * j.oh * j.ow // (SPAN * SPANS), <Py_ssize_t> GROUPS)
     p.groups = min(w.blocks, max(<Py_ssize_t> 1, min(p.groups, most)))
-    p.parts = min(ceil_div(j.f, p.mr), ceil_div(<Py_ssize_t> GROUPS, p.groups * j.groups))
-    sums = aligned(p.groups * j.groups * j.f * (p.ldw + 1) * sizeof(real))
+    if real is float and EDGE_FORMS:
+        _choose_rows(&p)
+    if p.by_taps:
+        w.whole, w.windows, p.nr = False, 0, 2 * LANES_F32
+        p.of_group = round_up(j.f, p.nr) * p.rows + j.f
+    p.parts = ceil_div(j.f, p.nr if p.by_taps else p.mr)
+    p.parts = min(p.parts, ceil_div(<Py_ssize_t> GROUPS, p.groups * j.groups))
+    sums = aligned(p.groups * j.groups * p.of_group * sizeof(real))
     tables = aligned(
-        (tables_size(w) + p.panels * NV + NV + positions(w)) * sizeof(Py_ssize_t)
+        (tables_size(w) + max(p.panels * NV + NV, p.rows) + positions(w)) * sizeof(Py_ssize_t)
     )
-    p.scratch_step = aligned((w.pixels + w.windows + j.f * (p.ldq + 1)) * sizeof(real))
+    p.scratch_step = w.pixels + w.windows + j.f * (p.ldq + 1)
+    if p.by_taps:
+        p.scratch_step += positions(w) * p.nr
+    p.scratch_step = aligned(p.scratch_step * sizeof(real))
     s = take(sums + tables + workers * p.scratch_step)
     p.sums, p.scratch = s.data, s.data + sums + tables
     set_tables(w, <Py_ssize_t*> (s.data + sums))
     p.vector_at = <Py_ssize_t*> (s.data + sums) + tables_size(w)
-    p.index = p.vector_at + p.panels * NV + NV
+    p.index = p.vector_at + max(p.panels * NV + NV, p.rows)
     for i in range(positions(w)):
         p.index[i] = i * w.k
-    for r in range(1 if w.whole else w.runs):
-        for i in range(of_run):
-            p.vector_at[r * of_run + i] = (0 if w.whole else w.run_at[r]) + i * lanes(_)
-    for i in range(p.vectors, p.panels * p.nr // lanes(_)):
-        p.vector_at[i] = 0  # the last tile may be short
+    if p.by_taps:
+        for i in range(p.rows):  # the last tile may repeat the last element
+            r = min(i, w.k - 1)
+            p.vector_at[i] = w.run_at[r // w.run] + r % w.run
+    else:
+        for r in range(1 if w.whole else w.runs):
+            for i in range(of_run):
+                p.vector_at[r * of_run + i] = (0 if w.whole else w.run_at[r]) + i * lanes(_)
+        for i in range(p.vectors, p.panels * p.nr // lanes(_)):
+            p.vector_at[i] = 0  # the last tile may be short
     with nogil:
         run(_weights_task, &p, p.groups * j.groups * p.parts, workers)
         run(_add_groups_task, &p, j.groups * j.f, workers)

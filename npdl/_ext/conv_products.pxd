@@ -63,8 +63,11 @@ ctypedef struct products_t:
     # gradients
     Py_ssize_t groups  # groups of blocks
     Py_ssize_t ldq  # elements of a row of dz
+    bint by_taps  # dw is computed transposed: rows are elements of a window, columns filters
+    Py_ssize_t short_rows, rows  # rows of short tiles, and of all tiles, if by taps
     Py_ssize_t vectors, ldw  # vectors and elements of a row of dw
-    Py_ssize_t* vector_at  # position of each vector in a window
+    Py_ssize_t of_group  # elements of dw and db of a group
+    Py_ssize_t* vector_at  # position of each vector in a window; of each element, if by taps
     Py_ssize_t* index  # 0, 1, 2, ...: rows of dz
     Py_ssize_t high  # windows of dx computed at once
     Py_ssize_t sections  # sections of the channels

@@ -13,8 +13,9 @@ A tile computes MR x NR numbers, each a sum over k, and keeps them in registers:
 positions of the rows of b, and of the vectors in them, from two short tables, so it can read the
 shifted pixels of an image. Tiles of the form `tall_panel_t` have TALL rows and two vectors, which
 fit matrices of 16, 32 or 64 columns better; `short_panel_t` has SHORT rows, for matrices with few
-rows, and `narrow_panel_t` twice as many of one vector. The other forms, with half the rows or fewer
-vectors, are for the edges of a matrix (``panels.pxd``).
+rows, and `narrow_panel_t` twice as many of one vector. `add_listed_tile` reads b from a panel, and
+the columns of a at positions from a table. The other forms, with half the rows or fewer vectors,
+are for the edges of a matrix (``panels.pxd``).
 """
 
 from libc.string cimport memset
@@ -58,6 +59,10 @@ ctypedef struct narrow_panel_t:  # of one vector, twice as many rows
     char _
 ctypedef struct lone_panel_t:  # of one vector
     char _
+ctypedef struct tall_listed_t:  # reads a at the positions of a table
+    char _
+ctypedef struct short_listed_t:
+    char _
 ctypedef struct half_panel_t:
     char _
 ctypedef struct half_tall_panel_t:
@@ -73,10 +78,15 @@ ctypedef fused panels_t:
     short_panel_t
     narrow_panel_t
     lone_panel_t
+    tall_listed_t
+    short_listed_t
     half_panel_t
     half_tall_panel_t
     half_short_panel_t
     half_lone_panel_t
+ctypedef fused listed_t:
+    tall_listed_t
+    short_listed_t
 ctypedef fused form_t:
     shifted_t
     tall_shifted_t
@@ -86,6 +96,8 @@ ctypedef fused form_t:
     short_panel_t
     narrow_panel_t
     lone_panel_t
+    tall_listed_t
+    short_listed_t
     half_panel_t
     half_tall_panel_t
     half_short_panel_t
@@ -159,11 +171,11 @@ cdef inline void _sums(
     cdef const real* far  # of what lies ahead, each tile prefetches a part
     cdef Py_ssize_t far_step = NV * lanes(a) // max(tiles, <Py_ssize_t> 1) if ahead else 0
     cdef Py_ssize_t i, j, k, t, rows = MR, wide = NV
-    if form_t is tall_shifted_t or form_t is tall_panel_t:
+    if form_t is tall_shifted_t or form_t is tall_panel_t or form_t is tall_listed_t:
         rows, wide = TALL, 2
     elif form_t is half_tall_panel_t:
         rows, wide = TALL // 2, 2
-    elif form_t is short_panel_t:
+    elif form_t is short_panel_t or form_t is short_listed_t:
         rows, wide = SHORT, 2
     elif form_t is narrow_panel_t:
         rows, wide = NARROW, 1
@@ -186,6 +198,8 @@ cdef inline void _sums(
         a_k, b_k = a, b
         far = b + ahead + t * depth * far_step
         for k in range(depth):
+            if form_t in listed_t:
+                a_k = a + b_row[k]
             for j in range(wide):
                 if form_t in panels_t:
                     row[j] = (<const vec*> (b_k + j * lanes(a)))[0]
@@ -292,6 +306,24 @@ cdef inline void _panel_sums(
     )
 
 
+cdef inline void _listed_sums(
+    Py_ssize_t depth,
+    const real* a,
+    const Py_ssize_t* a_at,
+    const real* b,
+    const Py_ssize_t* at,
+    const Py_ssize_t* b_at,
+    real* c,
+    Py_ssize_t ldc,
+    const real* start,
+    vec* _,
+    listed_t* form,
+) noexcept nogil:
+    _sums(
+        1, depth, a, a_at, 0, 0, b, at, b_at, c, ldc, start, ldc, NULL, 0, False, _, form,
+    )
+
+
 ctypedef void (*tile_f32)(
     Py_ssize_t, const float*, const Py_ssize_t*, const float*, const Py_ssize_t*,
     const Py_ssize_t*, float*, Py_ssize_t, const float*, f32v*
@@ -390,6 +422,22 @@ cdef inline void form_tiles(
             tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, NULL, NULL, NULL, 0,
             relu,
         )
+
+
+cdef inline void add_listed_tile(
+    Py_ssize_t depth,
+    const float* a,
+    const Py_ssize_t* a_at,
+    const Py_ssize_t* at,
+    const float* b,
+    float* c,
+    Py_ssize_t ldc,
+    listed_t* form,
+) noexcept nogil:
+    """c[i*ldc + j] += Σ_k a[a_at[i] + at[k]] · b[k*width + j], for all of a tile."""
+    (<tile_f32> opaque(<void*> &_listed_sums[float, f32v, listed_t]))(
+        depth, a, a_at, b, at, NULL, c, ldc, c, NULL
+    )
 
 
 cdef inline void fetching_tiles(
