@@ -57,10 +57,7 @@ cdef enum:
 
 
 cdef inline bint uses_winograd(conv_t* j) noexcept nogil:
-    return (
-        j.fast and j.groups == 1 and j.dil_h == 1 and j.dil_w == 1 and not j.last
-        and winograd_pays(j)
-    )
+    return j.fast and j.groups == 1 and not j.last and winograd_pays(j)
 
 
 cdef inline bint _direct(const conv_t* j) noexcept nogil:

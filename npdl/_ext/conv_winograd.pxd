@@ -14,6 +14,8 @@ from npdl._ext.winograd cimport (
     correlate_scratch,
     filters_size,
     input_area,
+    reach,
+    tiles_along,
     tiles_for,
     transform_filters,
     winograd_plan,
@@ -30,6 +32,7 @@ from npdl._ext.winograd_weights cimport (
 
 cdef enum:
     LEAST = 12  # the fewest tiles per chunk
+    MOST_TILES = 512  # the most tiles of a row of blocks, if dilated
     WINOGRAD_CHANNELS = 16  # in and out; with fewer, the transforms cost more than they save
 
 
@@ -43,7 +46,18 @@ cdef inline bint winograd_pays(conv_t* j) noexcept nogil:
     return (
         j.single and j.kh == 3 and j.kw == 3 and j.sh == 1 and j.sw == 1
         and j.c >= WINOGRAD_CHANNELS and j.f >= WINOGRAD_CHANNELS and j.oh >= 4 and j.ow >= 4
-        and j.ph <= 2 and j.pw <= 2
+        and j.ph <= 2 * j.dil_h and j.pw <= 2 * j.dil_w and _fits_dilation(j)
+    )
+
+
+cdef inline bint _fits_dilation(const conv_t* j) noexcept nogil:
+    """Whether tiles have few pixels beyond the output, and a row of blocks has few tiles."""
+    cdef Py_ssize_t across = tiles_along(j.ow, j.dil_w)
+    if j.dil_h == 1 and j.dil_w == 1:
+        return True
+    return (
+        5 * 16 * tiles_along(j.oh, j.dil_h) * across <= 9 * j.oh * j.ow
+        and min(j.dil_h, j.oh) * across <= MOST_TILES
     )
 
 
@@ -120,10 +134,13 @@ cdef inline void winograd_sizes(conv_t* j, int workers) noexcept nogil:
     cdef winograd_t* p = &j.winograd
     cdef chunk_t c
     cdef area_t a
-    p[0] = winograd_plan(j.n, j.f, j.c, j.h, j.w, j.oh, j.ow, j.ph, j.pw, tiles_for(j.c))
+    p[0] = winograd_plan(
+        j.n, j.f, j.c, j.h, j.w, j.oh, j.ow, j.ph, j.pw, j.dil_h, j.dil_w,
+        tiles_for(j.c),
+    )
     if p.chunks * p.panels < workers:  # divide images by rows of tiles, to occupy all threads
         p[0] = winograd_plan(
-            j.n, j.f, j.c, j.h, j.w, j.oh, j.ow, j.ph, j.pw,
+            j.n, j.f, j.c, j.h, j.w, j.oh, j.ow, j.ph, j.pw, j.dil_h, j.dil_w,
             max(ceil_div(p.tiles_h, workers) * p.tiles_w, LEAST),
         )
     c = chunk_of(p, 0)
@@ -157,8 +174,9 @@ cdef inline area_t _gradient_area(conv_t* j, chunk_t* c) noexcept nogil:
     cdef winograd_t* p = &j.winograd
     cdef winograd_t* q = &j.of_input
     return area_of(
-        j.oh, j.ow, q.ph - 4 * c.row, q.pw, 4 * max(c.rows, _rows_of_input(j, c)) + 2,
-        4 * max(p.tiles_w, q.tiles_w) + 2, q.ld,
+        j.oh, j.ow, q.ph - 4 * c.row, q.pw,
+        reach(max(c.rows, _rows_of_input(j, c)), j.dil_h),
+        reach(max(p.tiles_w, q.tiles_w), j.dil_w), q.ld,
     )
 
 
@@ -258,17 +276,22 @@ cdef inline void winograd_backward(conv_t* j) except *:
     cdef chunk_t c
     cdef area_t x, dz
     cdef scratch_t s
-    p[0] = winograd_plan(j.n, j.f, j.c, j.h, j.w, j.oh, j.ow, j.ph, j.pw, TILES)
+    p[0] = winograd_plan(
+        j.n, j.f, j.c, j.h, j.w, j.oh, j.ow, j.ph, j.pw, j.dil_h, j.dil_w, TILES
+    )
     j.group = ceil_div(j.n, weights_groups(p, GROUPS))
     groups = ceil_div(j.n, j.group)
-    p[0] = winograd_plan(j.group, j.f, j.c, j.h, j.w, j.oh, j.ow, j.ph, j.pw, TILES)
+    p[0] = winograd_plan(
+        j.group, j.f, j.c, j.h, j.w, j.oh, j.ow, j.ph, j.pw, j.dil_h, j.dil_w, TILES
+    )
     q[0] = winograd_plan(
-        p.images, j.c, j.f, j.oh, j.ow, j.h, j.w, 2 - j.ph, 2 - j.pw, tiles_for(j.f)
+        p.images, j.c, j.f, j.oh, j.ow, j.h, j.w, 2 * j.dil_h - j.ph, 2 * j.dil_w - j.pw, j.dil_h,
+        j.dil_w, tiles_for(j.f),
     )
     c = chunk_of(p, p.strips - 1)  # it has the additional rows of dx
     dz = _gradient_area(j, &c)
     c = chunk_of(p, 0)
-    x, dz.high = input_area(p, &c), max(dz.high, 4 * c.rows + 2)
+    x, dz.high = input_area(p, &c), max(dz.high, reach(c.rows, j.dil_h))
     filters = aligned(filters_size(q) * sizeof(float))
     sums = 0 if dw == NULL else aligned(groups * sums_size(p) * sizeof(float))
     biases = aligned(groups * j.f * sizeof(double))

@@ -14,8 +14,17 @@ the tiles with the filters,
 The channels are the lanes of all vectors: the image is first copied with the channels of a pixel
 side by side (``pixels.pxd``), so that a transform of one tile is arithmetic on vectors. The tiles
 that are processed together, a *chunk*, are some images, or some rows of tiles of one image: as many
-as keep V in the level-2 cache. float32 only; the largest error is about 1e-5 of the largest output,
-ten times that of the direct sum.
+as keep V in the level-2 cache.
+
+If filters are dilated, the pixels of a tile are as far apart: tiles at neighbouring pixels, one for
+each phase of the dilation, together cover a block of the output,
+
+    tile t:  pixels  origin(t) + {0, 1, 2, 3} DIL,   origin(t) = 4 DIL (t // DIL) + t mod DIL
+
+along each axis. Chunks divide an image between such blocks.
+
+float32 only; the largest error is about 1e-5 of the largest output, ten times that of the direct
+sum.
 """
 
 from libc.string cimport memcpy, memset
@@ -37,6 +46,7 @@ ctypedef struct winograd_t:
     Py_ssize_t h, w  # size of the input
     Py_ssize_t oh, ow  # size of the output
     Py_ssize_t ph, pw  # zeros above and to the left of the input
+    Py_ssize_t dil_h, dil_w
     Py_ssize_t tiles_h, tiles_w
     Py_ssize_t ld  # elements per pixel
     Py_ssize_t images, rows  # images and rows of tiles per chunk
@@ -54,21 +64,39 @@ ctypedef struct chunk_t:
     Py_ssize_t row, rows  # first row of tiles in each, how many
 
 
+cdef inline Py_ssize_t tiles_along(Py_ssize_t size, Py_ssize_t dil) noexcept nogil:
+    """Number of tiles along an axis of the output."""
+    return size // (4 * dil) * dil + min(dil, size % (4 * dil))
+
+
+cdef inline Py_ssize_t origin(Py_ssize_t t, Py_ssize_t dil) noexcept nogil:
+    """The first pixel of tile t along an axis."""
+    return 4 * t if dil == 1 else 4 * dil * (t // dil) + t % dil
+
+
+cdef inline Py_ssize_t reach(Py_ssize_t tiles, Py_ssize_t dil) noexcept nogil:
+    """Pixels of the input under so many tiles along an axis."""
+    return origin(tiles - 1, dil) + 5 * dil + 1
+
+
 cdef inline winograd_t winograd_plan(
     Py_ssize_t n, Py_ssize_t m, Py_ssize_t k, Py_ssize_t h, Py_ssize_t w, Py_ssize_t oh,
-    Py_ssize_t ow, Py_ssize_t ph, Py_ssize_t pw, Py_ssize_t most,
+    Py_ssize_t ow, Py_ssize_t ph, Py_ssize_t pw, Py_ssize_t dil_h, Py_ssize_t dil_w,
+    Py_ssize_t most,
 ) noexcept nogil:
     """Sizes, and chunks of at most about `most` tiles that fill the register tiles best."""
     cdef winograd_t p
     cdef Py_ssize_t tiles, images, cost, best = -1
     memset(&p, 0, sizeof(p))
     p.n, p.m, p.k, p.h, p.w, p.oh, p.ow, p.ph, p.pw = n, m, k, h, w, oh, ow, ph, pw
-    p.tiles_h, p.tiles_w = ceil_div(oh, 4), ceil_div(ow, 4)
+    p.dil_h, p.dil_w = dil_h, dil_w
+    p.tiles_h, p.tiles_w = tiles_along(oh, dil_h), tiles_along(ow, dil_w)
     p.ld, p.panels = round_up(k, LANES_F32), ceil_div(m, WIDE)
     p.images, p.rows, p.strips = 1, p.tiles_h, 1
     tiles = p.tiles_h * p.tiles_w
     if tiles > most:
         p.rows = ceil_div(p.tiles_h, ceil_div(p.tiles_h, max(1, most // p.tiles_w)))
+        p.rows = min(p.tiles_h, round_up(p.rows, dil_h))
         p.strips = ceil_div(p.tiles_h, p.rows)
     else:
         for images in range(1, min(n, most // tiles) + 1):
@@ -149,7 +177,7 @@ cdef inline Py_ssize_t place_step(Py_ssize_t numbers) noexcept nogil:
 
 cdef inline area_t input_area(winograd_t* p, chunk_t* c) noexcept nogil:
     return area_of(
-        p.h, p.w, p.ph - 4 * c.row, p.pw, 4 * c.rows + 2, 4 * p.tiles_w + 2, p.ld
+        p.h, p.w, p.ph - 4 * c.row, p.pw, reach(c.rows, p.dil_h), reach(p.tiles_w, p.dil_w), p.ld
     )
 
 
@@ -240,7 +268,7 @@ cdef inline void input_pair(
     second[0] = a - b
 
 
-cdef inline void _input_line(const f32v* d, f32v* t, Py_ssize_t to) noexcept nogil:
+cdef inline void input_line(const f32v* d, f32v* t, Py_ssize_t to) noexcept nogil:
     # t = Bᵀ d
     cdef Py_ssize_t turn
     for turn in range(3):
@@ -256,52 +284,28 @@ cdef inline void transform_input(
     v[e, k, t] is at e*place + t*row + k//WIDE*panel + k%WIDE.
     """
     cdef f32v half[PLACES]
-    cdef Py_ssize_t across = a.ld // LANES_F32, down = a.wide * across, _, r, s, l, e, turn
+    cdef Py_ssize_t across = a.ld // LANES_F32, down = a.wide * across, _, r, s, l, e, turn, row_at
+    cdef Py_ssize_t next_h = p.dil_h * down, next_w = p.dil_w * across
     cdef const f32v* d
     cdef float* to
     for _ in range(c.images):
         for r in range(c.rows):
+            row_at = origin(r, p.dil_h)
             for s in range(p.tiles_w):
                 for l in range(across):
-                    d = <const f32v*> pixels + 4 * (r * down + s * across) + l
+                    d = <const f32v*> pixels + row_at * down + origin(s, p.dil_w) * across + l
                     to = v + l // 2 * panel + l % 2 * LANES_F32
                     for e in range(6):  # columns, then rows
                         for turn in range(3):
                             input_pair(
-                                d + e * across, down, turn, half + 6 * row_of(turn, 0) + e,
+                                d + e * next_w, next_h, turn, half + 6 * row_of(turn, 0) + e,
                                 half + 6 * row_of(turn, 1) + e,
                             )
                     for e in range(6):
-                        _input_line(
+                        input_line(
                             half + 6 * e, <f32v*> (to + 6 * e * place), place // LANES_F32
                         )
                 v += row
-        pixels += area_size(a)
-
-
-cdef inline void transform_input_rows(
-    winograd_t* p, chunk_t* c, const area_t* a, const float* pixels, float* v, Py_ssize_t panel,
-    Py_ssize_t place, Py_ssize_t turn,
-) noexcept nogil:
-    """As `transform_input`, for two of the six rows of places, in panels of channels."""
-    cdef f32v half[12]
-    cdef Py_ssize_t across = a.ld // LANES_F32, down = a.wide * across, width = panel_of(p.k)
-    cdef Py_ssize_t _, r, s, l, e
-    cdef const f32v* d
-    cdef float* to
-    for _ in range(c.images):
-        for r in range(c.rows):
-            for s in range(p.tiles_w):
-                for l in range(across):
-                    d = <const f32v*> pixels + 4 * (r * down + s * across) + l
-                    to = v + l // 2 * panel + l % 2 * LANES_F32
-                    for e in range(6):
-                        input_pair(d + e * across, down, turn, half + e, half + 6 + e)
-                    for e in range(2):
-                        _input_line(
-                            half + 6 * e, <f32v*> (to + 6 * e * place), place // LANES_F32
-                        )
-                v += width
         pixels += area_size(a)
 
 
@@ -327,9 +331,9 @@ cdef inline void _store_row(
     """
     cdef Py_ssize_t y_at[TOGETHER]  # positions of elements that are adjacent in the output
     cdef Py_ssize_t out_at[LANES_F32]  # positions of the channels
-    cdef Py_ssize_t area = p.oh * p.ow, whole = p.ow // 4 * 4, c = 0, i, j, l, row, col
-    cdef Py_ssize_t most = channels // LANES_F32 * LANES_F32, lines = rows
-    cdef bint one = whole == p.ow  # the rows are contiguous
+    cdef Py_ssize_t area = p.oh * p.ow, whole = p.ow if p.dil_w > 1 else p.ow // 4 * 4, row, col
+    cdef Py_ssize_t most = channels // LANES_F32 * LANES_F32, lines = rows, c = 0, i, j, l
+    cdef bint one = whole == p.ow and p.dil_h == 1  # the rows are contiguous
     if one:
         lines, whole = 1, rows * whole
     for l in range(LANES_F32):
@@ -339,13 +343,15 @@ cdef inline void _store_row(
             j, row, col = 0, i, 0
             while j + TOGETHER <= whole:
                 for l in range(TOGETHER):
-                    y_at[l] = (4 * (col - col % 4 + row) + col % 4) * panel_of(p.m)
+                    y_at[l] = _in_tiles(p, row, col)
                     col += 1
                     if col == p.ow:
                         row, col = row + 1, 0
                 l = 0
                 while l < TOGETHER:
-                    transpose(y + c, y_at + l, out + c * area + i * p.ow + j + l, out_at)
+                    transpose(
+                        y + c, y_at + l, out + c * area + i * p.dil_h * p.ow + j + l, out_at
+                    )
                     l += LANES_F32
                 j += TOGETHER
             _store_rest(p, y, c, c + LANES_F32, row, col, rows if one else i + 1, out)
@@ -355,7 +361,13 @@ cdef inline void _store_row(
 
 cdef inline Py_ssize_t _in_tiles(winograd_t* p, Py_ssize_t i, Py_ssize_t j) noexcept nogil:
     """Position of a pixel in a row of tiles."""
-    return (j // 4 * 16 + 4 * i + j % 4) * panel_of(p.m)
+    cdef Py_ssize_t at = j % 4
+    j //= 4
+    if p.dil_w > 1:
+        j = 4 * j + at
+        at = j // p.dil_w % 4
+        j = j // (4 * p.dil_w) * p.dil_w + j % p.dil_w
+    return (16 * j + 4 * i + at) * panel_of(p.m)
 
 
 cdef inline void _store_rest(
@@ -369,8 +381,8 @@ cdef inline void _store_rest(
     while i < rows:
         while j < p.ow:
             c = first
-            while c + 4 <= last:
-                to = out + c * area + i * p.ow + j
+            while c + 4 <= last and p.dil_w == 1:
+                to = out + c * area + i * p.dil_h * p.ow + j
                 if j + 4 <= p.ow:
                     transpose4(
                         y + _in_tiles(p, i, j) + c, width, to, to + area, to + 2 * area,
@@ -386,7 +398,7 @@ cdef inline void _store_rest(
                 c += 4
             while c < last:
                 for k in range(min(<Py_ssize_t> 4, p.ow - j)):
-                    out[c * area + i * p.ow + j + k] = y[_in_tiles(p, i, j + k) + c]
+                    out[c * area + i * p.dil_h * p.ow + j + k] = y[_in_tiles(p, i, j + k) + c]
                 c += 1
             j += 4
         i, j = i + 1, 0
@@ -403,7 +415,7 @@ cdef inline void _transform_output(
     cdef f32v* y
     cdef float* to
     cdef Py_ssize_t m0 = panel * WIDE, channels = min(<Py_ssize_t> WIDE, p.m - m0)
-    cdef Py_ssize_t area = p.oh * p.ow, step = place // LANES_F32, i, r, s, l, e, rows
+    cdef Py_ssize_t area = p.oh * p.ow, step = place // LANES_F32, i, r, s, l, e, row, rows
     cdef Py_ssize_t width = panel_of(p.m), vectors = width // LANES_F32
     memset(shift, 0, sizeof(shift))
     if p.bias != NULL:
@@ -411,8 +423,9 @@ cdef inline void _transform_output(
     for i in range(c.images):
         for r in range(c.row, c.row + c.rows):
             y = <f32v*> room
-            to = out + ((c.n + i) * p.m + m0) * area + 4 * r * p.ow
-            rows = min(<Py_ssize_t> 4, p.oh - 4 * r)
+            row = origin(r, p.dil_h)
+            to = out + ((c.n + i) * p.m + m0) * area + row * p.ow
+            rows = min(<Py_ssize_t> 4, ceil_div(p.oh - row, p.dil_h))
             for s in range(p.tiles_w):
                 for l in range(s * channels // p.tiles_w, (s + 1) * channels // p.tiles_w):
                     e = 0

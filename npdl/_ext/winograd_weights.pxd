@@ -14,12 +14,14 @@ from npdl._ext.winograd cimport (
     PLACES,
     WIDE,
     chunk_t,
+    input_line,
+    input_pair,
+    origin,
     panel_of,
     place_step,
     products_of,
     row_of,
     rows_of_tile,
-    transform_input_rows,
     winograd_t,
 )
 
@@ -69,6 +71,34 @@ cdef inline Py_ssize_t weights_scratch(winograd_t* p) noexcept nogil:
     return 12 * (_v_step(p) + _z_step(p))
 
 
+cdef inline void _transform_input_rows(
+    winograd_t* p, chunk_t* c, const area_t* a, const float* pixels, float* v, Py_ssize_t panel,
+    Py_ssize_t place, Py_ssize_t turn,
+) noexcept nogil:
+    """`transform_input` for two of the six rows of places, in panels of channels."""
+    cdef f32v half[12]
+    cdef Py_ssize_t across = a.ld // LANES_F32, down = a.wide * across, width = panel_of(p.k)
+    cdef Py_ssize_t _, r, s, l, e, row_at
+    cdef Py_ssize_t next_h = p.dil_h * down, next_w = p.dil_w * across
+    cdef const f32v* d
+    cdef float* to
+    for _ in range(c.images):
+        for r in range(c.rows):
+            row_at = origin(r, p.dil_h)
+            for s in range(p.tiles_w):
+                for l in range(across):
+                    d = <const f32v*> pixels + row_at * down + origin(s, p.dil_w) * across + l
+                    to = v + l // 2 * panel + l % 2 * LANES_F32
+                    for e in range(6):
+                        input_pair(d + e * next_w, next_h, turn, half + e, half + 6 + e)
+                    for e in range(2):
+                        input_line(
+                            half + 6 * e, <f32v*> (to + 6 * e * place), place // LANES_F32
+                        )
+                v += width
+        pixels += area_size(a)
+
+
 cdef inline void _gradient_pair(
     const f32v* y, Py_ssize_t step, Py_ssize_t turn, f32v* first, f32v* second
 ) noexcept nogil:
@@ -95,16 +125,18 @@ cdef inline void _transform_gradient_rows(
     """
     cdef f32v half[8]
     cdef Py_ssize_t across = a.ld // LANES_F32, down = a.wide * across
-    cdef Py_ssize_t place = _z_step(p) // LANES_F32, _, r, s, l, e, t
+    cdef Py_ssize_t place = _z_step(p) // LANES_F32, _, r, s, l, e, t, row
+    cdef Py_ssize_t next_h = p.dil_h * down, next_w = p.dil_w * across
     cdef const f32v* y
     cdef f32v* to = <f32v*> z
     for _ in range(c.images):
         for r in range(c.rows):
+            row = origin(r, p.dil_h)
             for s in range(p.tiles_w):
                 for l in range(across):
-                    y = <const f32v*> pixels + 4 * (r * down + s * across) + l
+                    y = <const f32v*> pixels + row * down + origin(s, p.dil_w) * across + l
                     for e in range(4):  # columns, then rows
-                        _gradient_pair(y + e * across, down, turn, half + e, half + 4 + e)
+                        _gradient_pair(y + e * next_w, next_h, turn, half + e, half + 4 + e)
                     for e in range(2):
                         for t in range(3):
                             _gradient_pair(
@@ -130,7 +162,7 @@ cdef inline void add_products(
     cdef float* z = v + 12 * _v_step(p)
     cdef float* to
     for turn in range(3):
-        transform_input_rows(p, c, x, pixels, v, panel, _v_step(p), turn)
+        _transform_input_rows(p, c, x, pixels, v, panel, _v_step(p), turn)
         _transform_gradient_rows(p, c, dz, gradients, z, turn)
         for e in range(12):
             to = sums + (6 * row_of(turn, e // 6) + e % 6) * rows * cols
