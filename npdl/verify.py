@@ -334,6 +334,8 @@ def cases(dtype: str, size: str) -> Iterator[Case]:
     yield from _conv(make, (2, 3, 7, 5), (4, 2, 3), (2, 1), (1, 2))
     yield from _conv(make, (3, 2, 11, 13), (5, 2, 2), (3, 4), (0, 0))
     yield from _conv(make, (3, 1, 11, 7), (5, 3, 7), (1, 1), (0, 0))
+    yield from _conv(make, (3, 1, 11, 12), (33, 5, 5), (1, 1), (2, 2))
+    yield from _conv(make, (2, 16, 16, 9), (17, 3, 3), (1, 1), (2, 1), (2, 1))
     yield from _conv(make, (3, 4, 11, 9), (6, 2, 3), (2, 1), (1, 2), (3, 2), groups=2)
     yield from _conv(make, (3, 5, 17, 1), (7, 3, 1), (1, 1), (2, 0), (2, 1), last=1)
     yield from _pool(make, (1, 1, 1, 1), (1, 1), (1, 1))

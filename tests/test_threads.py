@@ -60,6 +60,8 @@ def large_calls(dtype: str) -> list[Call]:
         *make.conv((1, 3, 17, 16), (5, 3, 3)),
         *make.conv((7, 17, 13, 11), (19, 3, 3), pad=(1, 1)),
         *make.conv((13, 1, 50, 9), (19, 3, 9)),
+        *make.conv((7, 1, 29, 31), (35, 7, 7)),
+        *make.conv((3, 33, 40, 31), (17, 3, 3), pad=(2, 2), dilation=(2, 2)),
         *make.conv((2, 37, 40, 23), (50, 3, 2), dilation=(2, 1), transposed=True),
         *make.conv((7, 34, 60, 1), (19, 3, 1), last=1, dilation=(2, 1)),
         *make.conv((7, 34, 19, 18), (34, 3, 3), groups=34),

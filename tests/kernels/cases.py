@@ -209,6 +209,8 @@ def conv_cases():
     yield case((40, 3, 2, 2), (5, 2, 2), (1, 1), (1, 0))  # many images to a block
     yield case((2, 3, 90, 70), (20, 7, 3), (1, 1), (3, 1))  # images in strips
     yield case((2, 3, 90, 11), (5, 9, 2), (4, 1))
+    yield case((5, 1, 14, 15), (35, 7, 7), (1, 1), (3, 3))  # dW by taps
+    yield case((2, 3, 60, 61), (19, 7, 7), (2, 2), (3, 3))
     label, options = case((2, 3, 7, 5), (4, 2, 3), (2, 1))
     for count in (1, 2, 3):
         for without in itertools.combinations(("dx", "dw", "db"), count):
@@ -233,6 +235,7 @@ def dilated_and_grouped(case):
         ((2, 3, 12, 11), (4, 2, 2), (5, 7), (1, 1), (3, 4)),  # gaps beside dilation
         ((2, 3, 9, 8), (4, 1, 4), (1, 1), (0, 1), (9, 2)),
         ((3, 20, 5, 30), (7, 3, 3), (1, 1), (2, 2), (2, 2)),
+        ((3, 20, 16, 30), (17, 3, 3), (1, 1), (2, 2), (2, 2)),  # in Winograd's form
     ]:
         label, options = case(x, w, stride, pad, dilation=dilation)
         label += f"-dilation{dilation[0]}x{dilation[1]}"

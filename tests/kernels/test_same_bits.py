@@ -33,8 +33,12 @@ def test_kernels(golden, kind, dtype, isa):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_winograd(dtype):
     """Images in several chunks, of sizes that fill the tiles of one build and not of the other."""
-    for n, c, f, size in [(1, 16, 16, 4), (7, 17, 33, 9), (23, 16, 19, 12), (65, 16, 16, 7)]:
-        for call in Kept(dtype, "v3").conv((n, c, size, size), (f, 3, 3), pad=(1, 1)):
+    for n, c, f, size, dil in [
+        (1, 16, 16, 4, 1), (7, 17, 33, 9, 1), (23, 16, 19, 12, 1), (65, 16, 16, 7, 1),
+        (7, 17, 33, 32, 3), (2, 33, 16, 70, 2), (23, 16, 19, 16, 2),
+    ]:  # fmt: skip
+        options = {"pad": (dil, dil), "dilation": (dil, dil)}
+        for call in Kept(dtype, "v3").conv((n, c, size, size), (f, 3, 3), **options):
             first, second = (run(implementation(isa, call.function), call) for isa in ("v3", "v4"))
             for name, array in first.items():
                 assert array.tobytes() == second[name].tobytes(), (n, c, f, size, name)

@@ -26,11 +26,13 @@ TOLERANCE = {"fast": 1e-5, "exact": 5e-6}
 def shapes():
     """Yield (label, options of `Maker.conv`)."""
 
-    def case(n=5, c=16, f=16, image=(6, 9), pad=(1, 1), out=None):
+    def case(n=5, c=16, f=16, image=(6, 9), pad=(1, 1), out=None, dilation=(1, 1)):
         label = f"{n}x{c}x{image[0]}x{image[1]}-f{f}-pad{pad[0]}x{pad[1]}"
         if out is not None:
             label += f"-out{out[0]}x{out[1]}"
-        return label, dict(x=(n, c, *image), w=(f, 3, 3), pad=pad, out=out)
+        if dilation != (1, 1):
+            label += f"-dilation{dilation[0]}x{dilation[1]}"
+        return label, dict(x=(n, c, *image), w=(f, 3, 3), pad=pad, out=out, dilation=dilation)
 
     for side in range(4, 34):
         yield case(image=(side, 37 - side))
@@ -65,6 +67,19 @@ def shapes():
         yield case(image=(700, 5), pad=pad, f=17)
     yield case(image=(550, 9), out=(520, 7), pad=(0, 1))
     yield case(n=1, c=20, f=70, image=(9, 10))
+    for side in range(16, 34):
+        yield case(image=(side, 49 - side), pad=(2, 2), dilation=(2, 2))
+        yield case(image=(side, 17), pad=(1, 3), dilation=(1, 3), f=18)
+        yield case(image=(8, side), pad=(2, 1), dilation=(2, 1), c=17)
+    for pad in itertools.product((0, 3, 6), (0, 5, 8)):
+        yield case(n=2, image=(30, 33), pad=pad, dilation=(3, 4))
+    for image, out in [((17, 19), (23, 25)), ((29, 31), (16, 16)), ((3, 2), (16, 20))]:
+        yield case(image=image, out=out, pad=(2, 1), dilation=(2, 2))
+    for n, c, f, height, width, dilation in [  # several chunks to an image
+        (3, 33, 48, 60, 50, (2, 2)), (1, 16, 17, 150, 33, (5, 1)), (2, 19, 16, 61, 97, (1, 6)),
+        (1, 16, 16, 64, 70, (7, 8)), (9, 40, 31, 17, 16, (2, 2)),
+    ]:  # fmt: skip
+        yield case(n, c, f, (height, width), dilation, dilation=dilation)
 
 
 CASES = dict(shapes())
@@ -128,8 +143,9 @@ def bits(compiled, calls: list[Call], mode: str) -> list[bytes]:
         return [array.tobytes() for call in calls for array in compiled.run(call).values()]
 
 
-def test_fast_is_another_sum(compiled):
-    calls = Maker("float32").conv((9, 32, 16, 16), (32, 3, 3), pad=(1, 1))
+@pytest.mark.parametrize("dilation", [(1, 1), (2, 1), (2, 2)])
+def test_fast_is_another_sum(compiled, dilation):
+    calls = Maker("float32").conv((9, 32, 16, 16), (32, 3, 3), pad=(1, 1), dilation=dilation)
     *sums, db = zip(bits(compiled, calls, "fast"), bits(compiled, calls, "exact"))
     assert all(one != other for one, other in sums), "no Winograd: these tests test nothing"
     assert len(db) == 2
@@ -186,6 +202,8 @@ def test_set_precision_reaches_the_kernels():
         "5x16x5x6-f16-pad2x1-out6x21",
         "1x20x9x10-f70-pad1x1",
         "5x16x700x5-f17-pad0x0",
+        "3x33x60x50-f48-pad2x2-dilation2x2",
+        "9x40x17x16-f31-pad2x2-dilation2x2",
     ],
 )
 def test_the_same_bits_for_any_number_of_threads(compiled, case):
@@ -211,7 +229,12 @@ def spoilt(call: Call, name: str, place: tuple[int, ...], value: float) -> Call:
 
 
 #: Images of few tiles, worked on together; images of many.
-SIZES = ["13x16x6x9-f16-pad1x1", "64x16x4x4-f16-pad1x1", "5x16x15x22-f16-pad1x1"]
+SIZES = [
+    "13x16x6x9-f16-pad1x1",
+    "64x16x4x4-f16-pad1x1",
+    "5x16x15x22-f16-pad1x1",
+    "5x16x16x33-f16-pad2x2-dilation2x2",
+]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
