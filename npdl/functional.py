@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 from numpy.typing import NDArray
@@ -282,11 +282,14 @@ class Functional(Persistent):
         outputs, _ = plan.forward(inputs, train, masks)
         return self.packed(outputs)
 
-    def packed(self, outputs: list[Any]) -> Any:
-        """One item for each output, in the form in which the outputs were passed to `Model`."""
+    def packed(self, outputs: list[Any], names: Sequence[str] | None = None) -> Any:
+        """One item for each output, in the form in which the outputs were passed to `Model`.
+
+        `names` are those of the outputs, if they are known: finding them takes time.
+        """
         if self.outputs is None:
             return outputs[0]
-        return self.outputs.packed(outputs, self.output_names)
+        return self.outputs.packed(outputs, self.output_names if names is None else names)
 
     def backward(self, pre_grad: Any) -> Any:
         """Return the gradient in the last training input, and fill the parameters' gradients.

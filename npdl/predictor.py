@@ -136,9 +136,10 @@ class Predictor:
                 dtype = route.whole.dtypes[0]
                 ys = route.whole([X if X.dtype is dtype else np.asarray(X, dtype, "C")])
                 if ys is not None:
-                    return self._model.packed(ys)
+                    return self._model.packed(ys, self._names.outputs)
         batch = self._batch(X, mask)
-        return self._model.packed(_joined(batch, self._batch_size, self._outputs))
+        outputs = _joined(batch, self._batch_size, self._outputs)
+        return self._model.packed(outputs, self._names.outputs)
 
     def _outputs(self, batch: Batch) -> list[NDArray]:
         """The outputs of one batch, by the routes for its shapes if there are any."""

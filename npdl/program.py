@@ -125,7 +125,10 @@ class Program:
         With `spoiled`, no memory holds zeros by chance. With several `parts`, the inputs are that
         many of its inputs in a row; threads share the parts.
         """
-        outputs = [np.empty((parts * shape[0], *shape[1:]), dtype) for shape, dtype in self._likes]
+        likes = self._likes
+        if parts > 1:
+            likes = [((parts * shape[0], *shape[1:]), dtype) for shape, dtype in likes]
+        outputs = [np.empty(shape, dtype) for shape, dtype in likes]
         if spoiled:
             for y in outputs:
                 y[...] = np.nan if y.dtype.kind == "f" else 255
