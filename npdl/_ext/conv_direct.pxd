@@ -22,6 +22,10 @@ from npdl._ext.conv cimport FEW, conv_t
 from npdl._ext.simd cimport MR, NV, TALL, real
 from npdl._ext.tile cimport MAX_NR, ceil_div, lanes, round_up, tall_tile, tile
 
+cdef enum:
+    SMALL = 128  # pixels, and products, of an image that
+    LIGHT = 1 << 18  # one thread computes faster than two
+
 # Where results are written: those at positions i0 <= i < i1, j0 <= j < j1 go to
 # out[m*plane + i*row + j].
 ctypedef struct window_t:
@@ -199,8 +203,9 @@ cdef inline void set_parts(conv_t* j, int workers) noexcept nogil:
 
     Then a thread copies only what it reads, and the next layer finds its rows in the same cache.
     """
-    cdef Py_ssize_t parts = 1
-    if workers > 1 and j.n < FEW:
+    cdef Py_ssize_t parts = 1, pixels = j.oh * j.ow
+    cdef bint small = pixels < SMALL and pixels * j.f * j.depth < LIGHT
+    if workers > 1 and j.n < FEW and not (small and j.n == 1):
         parts = workers if j.n == 1 else ceil_div(2 * workers, max(<Py_ssize_t> 1, j.n))
     j.part_rows = ceil_div(j.oh, parts)
     j.row_parts = ceil_div(j.oh, j.part_rows)
