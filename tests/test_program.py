@@ -274,6 +274,23 @@ def test_other_numbers_of_threads():
         npdl.set_num_threads(before)
 
 
+@compiled
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("n_out", [40, 130, 300])
+def test_dense_weights_read_from_either_end_in_turns(n_out, n):
+    model = Model([Dense(n_out, n_in=2900, activation="relu"), Dense(3)])
+    model.build()
+    x = np.random.default_rng(5).normal(size=(n, 2900)).astype(np.float32)
+    wanted, before = model.predict(x), npdl.get_num_threads()
+    try:
+        for threads in (1, 2, 3, 5):
+            npdl.set_num_threads(threads)
+            predictor = model.predictor()
+            assert all(same(predictor(x), wanted) for _ in range(5))
+    finally:
+        npdl.set_num_threads(before)
+
+
 @pytest.mark.parametrize("graph", [resnet, translator])
 def test_several_threads_at_once(graph):
     model, x = made(graph, 1)

@@ -21,7 +21,7 @@ from npdl._ext.gemm cimport (
     product_scratch,
     product_t,
 )
-from npdl._ext.simd cimport opaque, real
+from npdl._ext.simd cimport alternate, opaque, real
 from npdl._ext.steps cimport make_step, ready_t, recorded
 from npdl._ext.sums cimport add_sums, sum_rows
 from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take, task_t
@@ -304,12 +304,21 @@ ctypedef struct few_t:
     product_t p
     int workers
     Py_ssize_t blocks, across, wide  # blocks of k, tasks per block, columns per task
+    int turns, back  # calls so far; whether this one goes backwards
     void* sums  # [blocks][n][panels * nr]
+
+
+cdef inline Py_ssize_t _turned(Py_ssize_t task, Py_ssize_t tasks, int workers) noexcept nogil:
+    """The task in the place of another one, if each thread does its tasks in reverse."""
+    cdef Py_ssize_t part = ((task + 1) * workers - 1) // tasks
+    return tasks * part // workers + tasks * (part + 1) // workers - 1 - task
 
 
 cdef void _few_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
     cdef few_t* f = <few_t*> context
     cdef product_t p = f.p
+    if f.back:
+        task = _turned(task, f.blocks * f.across, f.workers)
     cdef Py_ssize_t block = task // f.across, j = task % f.across * f.wide, k0 = block * p.depth
     cdef Py_ssize_t depth = min(p.depth, p.k - k0), ld = p.panels * p.nr
     p.a, p.b = <const float*> f.r.x + k0, <const float*> f.r.w + k0 * ld
@@ -325,6 +334,8 @@ cdef void _play_few(const void* job, void** arrays, char* scratch) noexcept nogi
     cdef const float* sums
     cdef float* out
     f.r.x, f.r.y, f.sums = arrays[0], arrays[3], scratch
+    # in turns from either end: a cache that is too small keeps the weights that were read last
+    f.back = alternate(<int*> &(<const few_t*> job).turns)
     run(_few_task, &f, f.blocks * f.across, f.workers)
     for i in range(f.p.m):
         out, sums = <float*> f.r.y + i * n, <const float*> f.sums + i * ld
@@ -373,7 +384,7 @@ def dense_forward_ready(x, w, b, y, act):
         _pack(&(<few_t*> job).p, <float*> kept, f.workers)
         return step
     f.blocks, ld = ceil_div(f.r.d, f.p.depth), f.p.panels * f.p.nr
-    f.across, f.wide = 1, ld
+    f.across, f.wide, f.turns = 1, ld, 0
     if f.r.u * f.r.d < FEW_SMALL:
         f.workers = 1
     elif f.blocks % f.workers and f.blocks < 4 * f.workers:

@@ -385,6 +385,15 @@ static inline void npdl_prefetch_w(const void *p) {
 #endif
 }
 
+/* 0 and 1 in turns, whichever threads ask. */
+static inline int npdl_alternate(int *turns) {
+#if defined(__GNUC__)
+    return __atomic_fetch_add(turns, 1, __ATOMIC_RELAXED) & 1;
+#else
+    return (*(volatile int *)turns)++ & 1;
+#endif
+}
+
 /* A function that the compiler can't inline: the register tile needs all registers for itself. */
 static inline void *npdl_opaque(void *function) {
 #if defined(__GNUC__)

@@ -36,6 +36,7 @@ cdef extern from "simd.h":
     # and back: the numbers of a and b in turns, in two vectors
     void mix_f32v "npdl_mix_f32v"(f32v a, f32v b, f32v* to) noexcept nogil
     void mix_f32h "npdl_mix_f32h"(f32h a, f32h b, f32h* to) noexcept nogil
+    int alternate "npdl_alternate"(int* turns) noexcept nogil  # 0 and 1 in turns
     void* opaque "npdl_opaque"(void* function) noexcept nogil
     float fma_f32 "npdl_fma_f32"(float a, float b, float c) noexcept nogil  # a b + c, rounded once
     double fma_f64 "npdl_fma_f64"(double a, double b, double c) noexcept nogil

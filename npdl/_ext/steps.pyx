@@ -3,8 +3,8 @@
 Everything that depends only on shapes and weights (sizes, tables, packed weights) is computed once,
 by the functions ``<kernel>_ready`` or ``<kernel>_recorded`` of a kernel's module. A chain of such
 steps then runs without Python: each step has its arrays in the inputs and outputs of the call, in
-weights, or in a block of scratch memory of the call. Running a step does not change it, so any
-number of threads may run one chain at once.
+weights, or in a block of scratch memory of the call. Running a step changes nothing that its
+results depend on, so any number of threads may run one chain at once.
 """
 
 from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBuffer_Release
@@ -12,7 +12,7 @@ from cpython.exc cimport PyErr_Clear
 from libc.stdint cimport int64_t, uint8_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
-from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
+from npdl._ext.threads cimport aligned, allocate, give, max_workers, run, scratch_t, take
 
 cdef extern from "Python.h":
     int PyObject_GetBuffer(object x, Py_buffer* view, int flags)
@@ -34,7 +34,7 @@ cdef object make_step(const ready_t* ready, object alive, void** job, char** kep
     cdef Step step = Step()
     cdef size_t own = aligned(ready.job_bytes)
     cdef uintptr_t at
-    step.start = malloc(own + ready.kept_bytes + 64)
+    step.start = allocate(own + ready.kept_bytes + 64)
     if step.start == NULL:
         raise MemoryError(f"A step needs {own + ready.kept_bytes} bytes.")
     at = (<uintptr_t> step.start + 63) // 64 * 64

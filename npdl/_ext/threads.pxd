@@ -18,6 +18,9 @@ cdef inline size_t aligned(size_t bytes) noexcept nogil:
     """Bytes, rounded up to whole cache lines."""
     return (bytes + 63) // 64 * 64
 
+# Memory in huge pages, if it is large and the system has them; released with libc's free.
+cdef void* allocate(size_t bytes) noexcept nogil
+
 # A block of at least `size` bytes, not cleared. Return it with `give`.
 cdef scratch_t take(size_t size) except *
 cdef void give(scratch_t block) noexcept nogil

@@ -9,6 +9,7 @@ cdef extern from "threads.h":
     char* npdl_take(size_t size, void** start, size_t* got) nogil
     void npdl_give(void* start, size_t size) nogil
     size_t npdl_release() nogil
+    void* npdl_malloc(size_t size) nogil
     void npdl_keep_at_most(size_t bytes) nogil
 
 if npdl_threads_init():
@@ -21,6 +22,10 @@ cdef void run(task_t fn, void* context, Py_ssize_t n, int workers) noexcept nogi
 
 cdef int max_workers() noexcept nogil:
     return npdl_get_threads()
+
+
+cdef void* allocate(size_t bytes) noexcept nogil:
+    return npdl_malloc(bytes)
 
 
 cdef scratch_t take(size_t size) except *:
