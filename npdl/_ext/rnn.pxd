@@ -220,19 +220,23 @@ cdef inline fetch_t fetches(
 
 
 cdef inline void fetch(fetch_t* f, const void* start, size_t bytes) noexcept nogil:
-    """Add the cache lines from `start` on, as far as there is room."""
+    """Add the cache lines from `start` on, as far as there is room.
+
+    The list is filled from its end, since what is fetched early is lost to the weights that follow.
+    """
     cdef Py_ssize_t count = min(<Py_ssize_t> (bytes // LINE + 1), f.most - f.count), i
     cdef const char* at = <const char*> start
+    cdef const void** lines = f.lines + f.most - f.count - count
     for i in range(count):
-        f.lines[f.count + i] = at + i * LINE
+        lines[i] = at + i * LINE
     f.count += count
 
 
 cdef inline const void* const* fetch_all(fetch_t* f) noexcept nogil:
     """The list, filled up with a line that is in the cache; then it is empty."""
-    while f.count < f.most:
-        f.lines[f.count] = f.lines
-        f.count += 1
+    cdef Py_ssize_t i
+    for i in range(f.most - f.count):
+        f.lines[i] = f.lines
     f.lines[f.most] = f.lines
     f.count = 0
     return f.lines if f.most else NULL

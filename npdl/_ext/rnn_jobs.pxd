@@ -255,6 +255,8 @@ cdef inline size_t _backward_scratch(
     r.lines_at = max(
         panels_size(3 * r.block + 1, u, _), aligned((r.length + TALL) * sizeof(real))
     )
+    if r.loop == LSTM_BACKWARD and r.mask != NULL:
+        r.lines_at += panels_size(r.block, r.wide, _)  # dz of a step
     r.rows_step = r.lines_at + aligned(fetch_size(r.block, u, r.wide, _))
     r.tile = 0 if r.loop == GRU_BACKWARD or is_long(&p) else p.mr
     r.packed, r.packed_hat = _cut(&at, panels_size(r.width, u, _)), NULL

@@ -1,7 +1,8 @@
 """The six loops over time, for one block of rows n0 to n1 of the batch. Formulas: ``rnn_np.py``."""
 
 from libc.string cimport memcpy, memmove, memset
-from npdl._ext.activation cimport act_span, pull_back_span
+from npdl._ext.activation cimport SIGMOID, TANH, act_span, pull_back_span
+from npdl._ext.elementary cimport tanh
 from npdl._ext.rnn cimport (
     active,
     add_to,
@@ -18,7 +19,7 @@ from npdl._ext.rnn cimport (
     step_rows,
     times_panels,
 )
-from npdl._ext.simd cimport fma, opaque, real
+from npdl._ext.simd cimport fma, in_f32, opaque, out_f32, real
 
 # ---------------------------------------------------------------------------------------- SimpleRNN
 
@@ -139,7 +140,7 @@ cdef inline void lstm_loop(
     cdef Py_ssize_t z_step = r.t * 4 * u if r.few else 4 * u
     cdef real* cells = room + r.block * 4 * u
     cdef real* rows = cells + r.block * u
-    cdef fetch_t f = fetches(r, n1 - n0, 4 * u, r.length, room)
+    cdef fetch_t f
     cdef real* z = room  # not in `gates`: rows that are far apart share few places of a cache
     cdef real* gates
     cdef real* h
@@ -150,6 +151,7 @@ cdef inline void lstm_loop(
         m = step_rows(r, n0, n1, t, not r.few, rows)
         if r.few:
             z = <real*> r.gates + (n0 * r.t + t) * 4 * u
+        f = fetches(r, m, 4 * u, r.length, room)
         for n in range(n0, n1):  # what this step writes, and the next one reads
             if r.gates != NULL:
                 fetch(&f, <real*> r.gates + (n * r.t + t) * 4 * u, 4 * u * sizeof(real))
@@ -178,12 +180,49 @@ cdef inline void lstm_loop(
         z = room
 
 
-cdef inline void _lstm_row_backward(
-    rnn_t* r, const real* gates, const real* c, const real* c_before, real* dh, real* dc, real* dz,
-    real* y,
+cdef inline bint usual(const rnn_t* r) noexcept nogil:
+    """Whether the gates are sigmoids, and the rest is tanh."""
+    return r.act.code == TANH and r.gate_act.code == SIGMOID
+
+
+cdef inline void _usual_row_backward(
+    Py_ssize_t u, in_f32 gates, in_f32 c, in_f32 c_before, in_f32 dh_out, in_f32 dh, out_f32 dc,
+    out_f32 di, out_f32 df, out_f32 do, out_f32 dg,
 ) noexcept nogil:
-    """dz of one step of one sequence; dc becomes that of the step before."""
+    """`_lstm_row_backward` in one pass, with the same arithmetic."""
+    cdef Py_ssize_t j
+    cdef float y, d, i, f, o, g, one = 1
+    for j in range(u):
+        i, f, o, g = gates[j], gates[u + j], gates[2 * u + j], gates[3 * u + j]
+        y = tanh(c[j])
+        d = dh[j] if dh_out == NULL else dh[j] + dh_out[j]
+        do[j] = d * y * o * (one - o)
+        d = dc[j] + d * o * fma(-y, y, one)
+        di[j] = d * g * i * (one - i)
+        df[j] = d * c_before[j] * f * (one - f)
+        dg[j] = d * i * fma(-g, g, one)
+        dc[j] = d * f
+
+
+ctypedef void (*usual_t)(
+    Py_ssize_t, in_f32, in_f32, in_f32, in_f32, in_f32, out_f32, out_f32, out_f32, out_f32, out_f32
+) noexcept nogil
+
+
+cdef inline void _lstm_row_backward(
+    rnn_t* r, const real* gates, const real* c, const real* c_before, const real* dh_out, real* dh,
+    real* dc, real* dz, real* y,
+) noexcept nogil:
+    """dz of one step of one sequence; dc becomes that of the step before, dh is lost."""
     cdef Py_ssize_t u = r.u
+    if real is float:
+        if usual(r):
+            (<usual_t> opaque(<void*> &_usual_row_backward))(
+                u, gates, c, c_before, dh_out, dh, dc, dz, dz + u, dz + 2 * u, dz + 3 * u
+            )
+            return
+    if dh_out != NULL:
+        add_to(dh_out, dh, u)
     # h' = o∘act(c'):  do = dh act(c'),  dc += act'(c') o dh
     act_span(r.act, c, y, u)
     multiply(dh, y, dz + 2 * u, u)
@@ -197,47 +236,83 @@ cdef inline void _lstm_row_backward(
     multiply(dc, gates + u, dc, u)
     pull_back_span(r.gate_act, gates, dz, dz, 3 * u)
     pull_back_span(r.act, gates + 3 * u, dz + 3 * u, dz + 3 * u, u)
-    memset(dh, 0, u * sizeof(real))
+
+
+cdef inline void _lstm_into_state(
+    rnn_t* r, Py_ssize_t n0, Py_ssize_t n1, Py_ssize_t t, Py_ssize_t m, const real* dz,
+    Py_ssize_t dz_step, real* carry, real* dh, const void* const* lines,
+) noexcept nogil:
+    """dh = dz w_hᵀ, times the factors of the state, for the m rows that are not masked."""
+    cdef Py_ssize_t u = r.u, n, j
+    cdef const real* drop
+    cdef real zero = 0
+    cdef bint all_rows = r.drop_h == NULL and m == n1 - n0
+    times_panels(
+        m, u, 4 * u, dz, dz_step, <const real*> r.packed, dh if all_rows else carry, u, False, lines
+    )
+    for n in range(n0, n0 if all_rows else n1):
+        if active(r, n, t):
+            if r.drop_h == NULL:
+                memcpy(dh, carry, u * sizeof(real))
+            else:
+                drop = <const real*> r.drop_h + n * u
+                for j in range(u):
+                    dh[j] = fma(carry[j], drop[j], zero)  # never -0
+            carry += u
+        dh += u
 
 
 cdef inline void lstm_loop_back(
     rnn_t* r, Py_ssize_t n0, Py_ssize_t n1, real* dh, real* _
 ) noexcept nogil:
-    cdef Py_ssize_t u = r.u, n, t, k, at
+    cdef Py_ssize_t u = r.u, n, t, k, at, m
     cdef real* dc = dh + r.block * u
     cdef real* carry = dc + r.block * u
     cdef real* y = carry + r.block * u
-    cdef real* dz = <real*> r.dz
-    cdef real* dz_first
-    cdef fetch_t f = fetches(r, n1 - n0, u, 4 * u, dh)
+    cdef real* close = y + u  # if there is a mask, dz of the rows that are not masked
+    cdef real* dz
+    cdef real* row
+    cdef const real* dh_out
+    cdef fetch_t f
     _start_gradient(r, r.dhn, n0, n1, dh)
     _start_gradient(r, r.dcn, n0, n1, dc)
     for k in reversed(range(r.t)):
         t = step_at(r, k)
+        m = 0
         for n in range(n0, n1):
             at = n * r.t + t
-            if r.dh != NULL:
-                add_to(<const real*> r.dh + at * u, dh + (n - n0) * u, u)
+            dz = <real*> r.dz + at * 4 * u
+            dh_out = NULL if r.dh == NULL else <const real*> r.dh + at * u
             if active(r, n, t):
+                row = dz if r.mask == NULL else close + m * 4 * u
                 _lstm_row_backward(
                     r, <const real*> r.gates + at * 4 * u, <const real*> r.c + at * u,
-                    state_before(<real*> r.c, <const real*> r.c0, n, t, r),
-                    dh + (n - n0) * u, dc + (n - n0) * u, dz + at * 4 * u, y,
+                    state_before(<real*> r.c, <const real*> r.c0, n, t, r), dh_out,
+                    dh + (n - n0) * u, dc + (n - n0) * u, row, y,
                 )
+                if r.mask != NULL:
+                    memcpy(dz, row, 4 * u * sizeof(real))
+                m += 1
             else:
-                memset(dz + at * 4 * u, 0, 4 * u * sizeof(real))
+                if dh_out != NULL:
+                    add_to(dh_out, dh + (n - n0) * u, u)
+                memset(dz, 0, 4 * u * sizeof(real))
+        f = fetches(r, m, u, 4 * u, dh)
         for n in range(n0, n1 if k else n0):  # what the next step needs
             at = n * r.t + step_at(r, k - 1)
             fetch(&f, <real*> r.gates + at * 4 * u, 4 * u * sizeof(real))
-            fetch(&f, dz + at * 4 * u, 4 * u * sizeof(real))
+            fetch(&f, <real*> r.dz + at * 4 * u, 4 * u * sizeof(real))
             if r.dh != NULL:
                 fetch(&f, <const real*> r.dh + at * u, u * sizeof(real))
             fetch(
                 &f, state_before(<real*> r.c, <const real*> r.c0, n, step_at(r, k - 1), r),
                 u * sizeof(real),
             )
-        dz_first = dz + (n0 * r.t + t) * 4 * u
-        _into_state(r, n0, n1, 4 * u, dz_first, r.packed, carry, dh, fetch_all(&f))
+        if r.mask == NULL:
+            row, at = <real*> r.dz + (n0 * r.t + t) * 4 * u, r.t * 4 * u
+        else:
+            row, at = close, 4 * u
+        _lstm_into_state(r, n0, n1, t, m, row, at, carry, dh, fetch_all(&f))
     memcpy(<real*> r.dh0 + n0 * u, dh, (n1 - n0) * u * sizeof(real))
     memcpy(<real*> r.dc0 + n0 * u, dc, (n1 - n0) * u * sizeof(real))
 

@@ -394,6 +394,15 @@ static inline int npdl_alternate(int *turns) {
 #endif
 }
 
+/* Arrays that do not overlap, for loops over so many that compilers would not check it. */
+#if defined(__GNUC__) || defined(_MSC_VER)
+#  define NPDL_ALONE __restrict
+#else
+#  define NPDL_ALONE
+#endif
+typedef const float *NPDL_ALONE npdl_in_f32;
+typedef float *NPDL_ALONE npdl_out_f32;
+
 /* A function that the compiler can't inline: the register tile needs all registers for itself. */
 static inline void *npdl_opaque(void *function) {
 #if defined(__GNUC__)

@@ -7,6 +7,8 @@ cdef extern from "simd.h":
     ctypedef float f32v "npdl_f32v"
     ctypedef double f64v "npdl_f64v"
     ctypedef double f32h "npdl_f32h"  # half of f32v, where that is 8; not float: another type
+    ctypedef const float* in_f32 "npdl_in_f32"  # arrays that do not overlap
+    ctypedef float* out_f32 "npdl_out_f32"
     enum:
         MR "NPDL_MR"  # rows of the register tile
         NV "NPDL_NV"  # vectors in one of its rows
