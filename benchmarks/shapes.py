@@ -88,7 +88,7 @@ def npdl_calls(shape: Shape, x: np.ndarray) -> Calls:
     if shape.kind in pooling:
         layer = pooling[shape.kind](shape.size)
     elif shape.kind == "Dense":
-        layer = layers.Dense(shape.size)
+        layer = layers.Dense(shape.size, activation="linear")  # as in PyTorch
     else:
         cell = {"LSTM": layers.LSTM, "GRU": layers.GRU, "SimpleRNN": layers.SimpleRNN}[shape.kind]
         layer = cell(shape.size, return_sequence=True)

@@ -4,7 +4,19 @@ In training, optimizers divide weights by rows. So do the products with large we
 finds the rows in its own cache that it updated. In the forward pass these are blocks of k.
 """
 
-from npdl._ext.activation cimport LINEAR, act_span, act_t, parse_act, pull_back_span
+from npdl._ext.activation cimport (
+    ELU,
+    EXPONENTIAL,
+    LINEAR,
+    SELU,
+    SIGMOID,
+    SOFT_PLUS,
+    TANH,
+    act_span,
+    act_t,
+    parse_act,
+    pull_back_span,
+)
 from npdl._ext.arrays cimport OR_NONE, OUT, REAL, array, array_t, call_t, clear, same_shape
 from npdl._ext.gemm cimport (
     FEW_SMALL,
@@ -31,6 +43,8 @@ cdef enum:
     ROWS = 32  # rows per elementwise task; the sums of each are added in double
     FEW_ROWS = 8  # rows per task that adds sums over blocks
     LARGE = 1 << 17  # numbers in large weights
+    COST = 24  # multiply-adds that take as long as an exponential
+    ONE = 4096  # numbers of dz below which a second thread is not worth it
 
 
 ctypedef struct dense_t:
@@ -63,6 +77,10 @@ cdef inline void _activate_part(
 ) noexcept nogil:
     cdef Py_ssize_t i
     cdef real* y
+    if j1 - j0 == r.u:  # whole rows
+        y = <real*> r.y + i0 * r.u
+        act_span(r.act, y, y, (i1 - i0) * r.u)
+        return
     for i in range(i0, i1):
         y = <real*> r.y + i * r.u + j0
         act_span(r.act, y, y, j1 - j0)
@@ -159,6 +177,8 @@ cdef inline product_t _product_of(dense_t* r, real* _) noexcept nogil:
     p.bias = r.b
     if r.act.code != LINEAR:
         p.finish, p.context = _activate, r
+        if r.act.code in (TANH, SIGMOID, SOFT_PLUS, ELU, SELU, EXPONENTIAL):
+            p.finish_cost = COST
     return p
 
 
@@ -227,7 +247,7 @@ cdef inline void _backward(dense_t* r, char* scratch, real* _) noexcept nogil:
         scratch += _own_scratch(r, _)
     r.sums = scratch + aligned(r.u * sizeof(double))
     if r.act.code != LINEAR or r.db != NULL:
-        run(_back_task, r, ceil_div(r.n, ROWS), r.workers)
+        run(_back_task, r, ceil_div(r.n, ROWS), r.workers if r.n * r.u >= ONE else 1)
     if r.db != NULL:
         add_sums(
             <const real*> r.sums, ceil_div(r.n, ROWS), r.u, <double*> scratch, <real*> r.db

@@ -19,7 +19,7 @@ from libc.string cimport memcpy
 from npdl._ext.pack cimport pack_panels, pack_rows
 from npdl._ext.panels cimport times_panel
 from npdl._ext.rows cimport row_times_columns
-from npdl._ext.simd cimport MR, TALL, opaque, real
+from npdl._ext.simd cimport LANES_F32, MR, TALL, opaque, real
 from npdl._ext.threads cimport aligned, run
 from npdl._ext.tile cimport ceil_div, lanes, least_rows, panel_width, round_up, tile_cols
 
@@ -39,6 +39,7 @@ cdef enum:
     FEW_COLUMNS = 576  # columns per block: whole panels in each build,
     FEW_SMALL = 40000  # and elements of B below which one thread computes them
     SMALL = 300000  # multiply-adds below which a second thread is not worth it,
+    SMALL_B = 8192  # elements of B that each thread packs, for rows (cache lines) of its own
     MOVE = 4  # if a number of B or C that is read or written counts as so many
 
 # Called when the elements C[i0:i1, j0:j1] are complete.
@@ -60,10 +61,11 @@ ctypedef struct product_t:
     Py_ssize_t ldc
     const void* bias  # of each column; the sums start from it, unless they add to C; or NULL
     finish_t finish  # or NULL
+    Py_ssize_t finish_cost  # of an element, in multiply-adds
     void* context
     # the plan
     bint few  # so few rows that packing b would cost more than the product
-    bint by_rows  # if alone, and C has more than A_ROWS: each thread fills some of its rows
+    bint by_rows  # if alone, and C has many rows or B is small: each thread fills some of the rows
     bint alone  # tasks have all rows, and pack their own panels
     bint in_place  # A is not packed
     bint packed  # by the caller: A over all of K; row k of a tile follows row k-1
@@ -107,7 +109,7 @@ cdef inline product_t product_of(
     p.b, p.b_row, p.b_col, p.b_panel = b, b_row, b_col, tile_cols(b)
     p.c, p.ldc = <void*> c, ldc
     p.bias = p.context = NULL
-    p.finish = NULL
+    p.finish, p.finish_cost = NULL, 0
     p.few = m < MR and a_col == 1 and b_col == 1
     p.in_place = a_col == 1 or (a_row == 1 and m <= A_COLUMN and k <= COLUMNS)
     p.mr, p.nr = MR, tile_cols(c)
@@ -121,8 +123,7 @@ cdef inline product_t product_of(
     p.by_rows = p.alone = p.packed = False
     p.depth = block_depth(long_part(k))
     p.group = ceil_div(GRAIN, min(m, <Py_ssize_t> A_ROWS) * p.depth * p.nr)
-    p.packed_a = p.packed_b = NULL
-    p.ready = NULL
+    p.packed_a = p.packed_b = p.ready = NULL
     return p
 
 
@@ -157,9 +158,11 @@ cdef inline bint packs_alone(product_t* p, int threads) noexcept nogil:
 
 
 cdef inline int threads_for(product_t* p, int workers) noexcept nogil:
+    cdef Py_ssize_t work = p.m * max(p.n, <Py_ssize_t> LANES_F32) * p.k  # of whole vectors
     if p.few:
         return 1 if p.n * p.k < FEW_SMALL else workers
-    return 1 if p.m * p.n * p.k + MOVE * p.n * (p.m + p.k) < SMALL else workers
+    work += p.n * (p.m * p.finish_cost + MOVE * (p.m + p.k))
+    return 1 if work < SMALL else workers
 
 
 cdef inline size_t product_scratch(product_t* p, int workers) noexcept nogil:
@@ -262,7 +265,8 @@ cdef inline void _product(product_t* p, char* scratch, int workers) noexcept nog
         p.group = ceil_div(p.panels, workers)
     p.parts, tasks = workers, ceil_div(p.panels, p.group)
     if p.alone:  # the last panels, if fewer than the threads, are divided by rows
-        p.own = 0 if p.by_rows and p.m > A_ROWS else tasks // workers
+        p.by_rows = p.by_rows and p.m > A_ROWS or p.n * p.k <= SMALL_B and p.m >= 4 * workers * MR
+        p.own = 0 if p.by_rows else tasks // workers
         p.part_rows = round_up(ceil_div(p.m, workers), p.mr)
         tasks = (tasks - p.own * (workers - 1)) * workers
     else:
