@@ -54,6 +54,8 @@ PASSING = frozenset({"_cache", "_buffers", "keep_buffers", "prepared_for", "_las
 COUNTING = frozenset({"lr", "iterations", "_pending", "_weight"})
 #: Number of batch shapes that are recorded at one time.
 SHAPES = 4
+#: The most losses that a tape adds in the order of NumPy.
+SUMMED = 8192
 #: The longest wait, in steps, between a recording that a change made useless and the next one.
 LONGEST_WAIT = 1024
 
@@ -294,7 +296,10 @@ class WholeStep:
         at = self._tape.play([x, t])
         if at < 0:
             return None
-        loss = float(np.add.reduce(self._losses, axis=None, dtype=np.float64)) * self._share
+        total = self._tape.total  # NumPy's sum, which would wait for its code after a large step
+        if self._losses.size > SUMMED:
+            total = float(np.add.reduce(self._losses, axis=None, dtype=np.float64))
+        loss = total * self._share
         result = Result(loss, [loss], 0.0, [self._p], [None], len(t), self._right)  # type: ignore[arg-type]
         if at == self._stopped:
             if watch is not None:

@@ -25,7 +25,7 @@ from npdl.layers import (
     Softmax,
 )
 from npdl.regularizers import L2
-from npdl.replay import Replays
+from npdl.replay import SUMMED, Replays
 from npdl.training import train_step
 
 compiled = pytest.mark.skipif(not kernels().recorded, reason="the twins are not recorded")
@@ -412,6 +412,18 @@ def test_a_loss_that_is_not_finite(walked):
     found = result()
     walked()
     assert result() == found
+
+
+@compiled
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_tape_adds_losses_as_numpy_does(dtype):
+    make = importlib.import_module("npdl._ext.tape").Tape
+    numbers = np.random.default_rng(0)
+    for n in [*range(1, 300), 1000, 1600, 4103, 8191, SUMMED]:
+        losses = (10 ** numbers.uniform(-6, 6, n)).astype(dtype)
+        tape = make([(lambda: None, [])], [], losses, 0)
+        tape.play([])
+        assert tape.total == np.add.reduce(losses, axis=None, dtype=np.float64)
 
 
 @compiled

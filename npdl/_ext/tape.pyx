@@ -13,6 +13,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp
+from npdl._ext.simd cimport real
 from npdl._ext.steps cimport given_t, play_t, read_given, read_step, ready_t
 from npdl._ext.threads cimport give, max_workers, scratch_t, take
 
@@ -35,6 +36,29 @@ ctypedef struct entry_t:
     void** arrays
 
 
+cdef double _sum(const real* x, Py_ssize_t n) noexcept nogil:
+    """The sum in float64, pair by pair in the order in which NumPy adds up to 8192 numbers."""
+    cdef double part[8]
+    cdef double total = 0
+    cdef Py_ssize_t i = 0, k, half
+    if n > 128:
+        half = n // 16 * 8
+        return _sum(x, half) + _sum(x + half, n - half)
+    if n >= 8:
+        for k in range(8):
+            part[k] = x[k]
+        for i in range(8, n // 8 * 8, 8):
+            for k in range(8):
+                part[k] += x[i + k]
+        total = ((part[0] + part[1]) + (part[2] + part[3])) + (
+            (part[4] + part[5]) + (part[6] + part[7])
+        )
+        i = n // 8 * 8
+    for i in range(i, n):
+        total += x[i]
+    return total
+
+
 cdef class Tape:
     """A sequence of calls.
 
@@ -47,6 +71,7 @@ cdef class Tape:
         They may be among the arguments in any shape.
     losses : array, optional
         After call number `stop`, all of these numbers must be finite. Otherwise `play` stops there.
+        `total` is their sum in float64.
     classes : int
         If not 0, the last varying array is int64, and its values must be below this number.
     """
@@ -61,6 +86,7 @@ cdef class Tape:
     cdef given_t losses
     cdef list calls, patches, kept
     cdef bint busy
+    cdef readonly double total
 
     def __cinit__(
         self, list calls, list varying, losses=None, Py_ssize_t stop=-1, int64_t classes=0
@@ -190,15 +216,12 @@ cdef class Tape:
         return not wrong
 
     cdef bint _is_finite(self) noexcept:
-        cdef Py_ssize_t i
-        cdef double total = 0
+        cdef Py_ssize_t n = self.losses.bytes // self.losses.itemsize
         if self.losses.itemsize == 4:
-            for i in range(<Py_ssize_t> (self.losses.bytes // 4)):
-                total += (<const float*> self.losses.data)[i]
+            self.total = _sum(<const float*> self.losses.data, n)
         else:
-            for i in range(<Py_ssize_t> (self.losses.bytes // 8)):
-                total += (<const double*> self.losses.data)[i]
-        return total - total == 0
+            self.total = _sum(<const double*> self.losses.data, n)
+        return self.total - self.total == 0
 
 
 cdef class Watch:
