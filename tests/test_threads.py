@@ -22,7 +22,7 @@ from kernel_calls import FILLED, LARGE, Call, Maker, built_isas, implementation,
 import npdl
 from npdl import _ext
 from npdl._ext import cores
-from npdl._ext.activation_np import GELU, TANH
+from npdl._ext.activation_np import GELU, RELU, TANH
 
 needs_cython = pytest.mark.skipif(not built_isas(), reason="needs the Cython kernels")
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
@@ -47,6 +47,8 @@ def large_calls(dtype: str) -> list[Call]:
         *make.dense(131, 67, 103),
         *make.dense(3, 301, 513),
         *make.dense(61, 601, 241),
+        *make.dense(701, 301, 401, (RELU, 1.0)),
+        *make.dense(2039, 67, 103),
         *make.dropout(3 * 16384 + 5),
         *make.embedding(601, 67, 1301),
         *make.activation(70_001, (GELU, 1.0)),

@@ -1,13 +1,15 @@
 """Fully connected product with its bias and activation. Contract: ``dense_np.py``.
 
 In training, optimizers divide weights by rows. So do the products with large weights: each thread
-finds the rows in its own cache that it updated. In the forward pass these are blocks of k.
+finds the rows in its own cache that it updated. In the forward pass these are blocks of k. For the
+gradient of smaller weights, threads divide the rows of x.
 """
 
 from npdl._ext.activation cimport (
     ELU,
     EXPONENTIAL,
     LINEAR,
+    RELU,
     SELU,
     SIGMOID,
     SOFT_PLUS,
@@ -24,7 +26,6 @@ from npdl._ext.gemm cimport (
     is_long,
     multiply_task,
     one_block,
-    pack_all,
     pack_task,
     pack_tasks,
     panels_size,
@@ -33,11 +34,14 @@ from npdl._ext.gemm cimport (
     product_scratch,
     product_t,
 )
+from npdl._ext.packed cimport pack_all
+from npdl._ext.panels cimport packing_tile
+from npdl._ext.row_blocks cimport multiply_rows, row_blocks_t, rows_scratch, shares_rows
 from npdl._ext.simd cimport alternate, opaque, real
 from npdl._ext.steps cimport make_step, ready_t, recorded
 from npdl._ext.sums cimport add_sums, sum_rows
 from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take, task_t
-from npdl._ext.tile cimport ceil_div
+from npdl._ext.tile cimport ceil_div, has_edge_forms
 
 cdef enum:
     ROWS = 32  # rows per elementwise task; the sums of each are added in double
@@ -164,21 +168,23 @@ cdef void _multiply_blocks(blocks_t* f, char* scratch, int workers) noexcept nog
     """The sums of each block are added in the order of `product`."""
     f.p.packed_b, f.sums = scratch, <float*> (scratch + panels_size(&f.p, workers))
     f.p.alone, f.p.group, f.p.parts, f.p.own, f.p.k0 = True, 1, 1, f.p.panels, 0
-    f.p.finish = NULL
+    f.p.finish, f.p.relu = NULL, False
     run(_block_task, f, f.blocks * f.p.panels, workers)
     run(_add_task, f, ceil_div(f.p.m, FEW_ROWS), workers)
 
 
 cdef inline product_t _product_of(dense_t* r, real* _) noexcept nogil:
     cdef product_t p = product_of(
-        r.n, r.u, r.d, <const real*> r.x, r.d, 1, <const real*> r.w, r.u, 1, <real*> r.y, r.u,
-        False,
+        r.n, r.u, r.d, <const real*> r.x, r.d, 1, <const real*> r.w, r.u, 1, <real*> r.y, r.u, 0
     )
     p.bias = r.b
+    if real is float and has_edge_forms(<float*> NULL):
+        p.begin = packing_tile
     if r.act.code != LINEAR:
         p.finish, p.context = _activate, r
         if r.act.code in (TANH, SIGMOID, SOFT_PLUS, ELU, SELU, EXPONENTIAL):
             p.finish_cost = COST
+        p.relu = real is float and r.act.code == RELU
     return p
 
 
@@ -233,6 +239,9 @@ cdef inline size_t _backward_scratch(dense_t* r, real* _) noexcept nogil:
     cdef product_t weights = _weights_product(r, <const real*> r.dy)
     cdef product_t inputs = _inputs_product(r, <const real*> r.dy)
     cdef size_t work = product_scratch(&weights, r.workers), sums = 0
+    cdef row_blocks_t f
+    if r.d * r.u < LARGE and shares_rows(&f, &weights, r.workers):
+        work = rows_scratch(&f)
     work = max(work, product_scratch(&inputs, r.workers))
     if r.db != NULL:  # the sums in double, and those of each task
         sums = aligned(r.u * sizeof(double)) + ceil_div(r.n, ROWS) * r.u * sizeof(real)
@@ -242,6 +251,7 @@ cdef inline size_t _backward_scratch(dense_t* r, real* _) noexcept nogil:
 cdef inline void _backward(dense_t* r, char* scratch, real* _) noexcept nogil:
     cdef const real* dz = <const real*> r.dy
     cdef product_t p
+    cdef row_blocks_t f
     if r.act.code != LINEAR:
         r.dz, dz = scratch, <const real*> scratch
         scratch += _own_scratch(r, _)
@@ -254,7 +264,10 @@ cdef inline void _backward(dense_t* r, char* scratch, real* _) noexcept nogil:
         )
     if r.dw != NULL:
         p = _weights_product(r, dz)
-        _multiply(&p, scratch, r.workers)
+        if r.d * r.u < LARGE and shares_rows(&f, &p, r.workers):
+            multiply_rows(&f, _multiply, scratch)
+        else:
+            _multiply(&p, scratch, r.workers)
     if r.dx != NULL:
         p = _inputs_product(r, dz)
         _multiply(&p, scratch, r.workers)

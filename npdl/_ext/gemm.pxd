@@ -4,9 +4,10 @@ B is *packed* into panels as wide as a tile, in the order in which the tile read
 values of k at a time. The form of the tiles is the one that wastes fewer elements outside C. Rows
 of A are read in place if they are contiguous along k; otherwise A is packed too, with the rows of a
 tile side by side. A task is a block of rows times some panels. If A is not too large, a task has
-all rows and packs its panels itself, so that they are in its cache. (If the last panels are fewer
-than the threads, threads divide their rows, and each packs the panel again.) Otherwise, packing B
-is a separate job before all tasks. Products of one to three rows read B in place.
+all rows and packs its panels itself, so that they are in its cache; or its first tile does, where
+the rows of a panel lie in B as they are. (If the last panels are fewer than the threads, threads
+divide their rows, and each packs the panel again.) Otherwise, packing B is a separate job before
+all tasks. Products of one to three rows read B in place.
 
 Every element of C is summed in the order of k, in blocks that depend only on K: neither the number
 of threads nor the number of rows changes a bit of the result. For very large K, the sums over LONG
@@ -28,7 +29,7 @@ cdef enum:
     LONG = 32768  # values of k (64 blocks) whose sums are added in the dtype of C
     A_ROWS = 96  # rows per task: 192 kB of A, which stay there too
     A_BYTES = 262144  # bytes of A that stay there while a thread goes from panel to panel
-    A_ALL = 1310720  # bytes of a block of A that tasks read in whole for each panel,
+    A_ALL = 1310720  # bytes of columns of A that tasks read in whole for each panel,
     MANY = 4  # if each thread has at least so many panels
     GRAIN = 100000  # the fewest multiply-adds per task, of several panels if necessary
     PACKED = 4  # panels of B per packing task
@@ -47,6 +48,12 @@ ctypedef void (*finish_t)(
     void* context, Py_ssize_t i0, Py_ssize_t i1, Py_ssize_t j0, Py_ssize_t j1
 ) noexcept nogil
 
+# `packing_tile` of panels.pxd
+ctypedef void (*packing_t)(
+    Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, const float*, Py_ssize_t, float*, float*,
+    Py_ssize_t, const float*, Py_ssize_t, bint
+) noexcept nogil
+
 ctypedef struct product_t:
     bint single  # float32
     bint add
@@ -63,6 +70,8 @@ ctypedef struct product_t:
     finish_t finish  # or NULL
     Py_ssize_t finish_cost  # of an element, in multiply-adds
     void* context
+    bint relu  # for float32: tiles store no number below 0, and only other forms call `finish`
+    packing_t begin  # for float32: the first tile packs its panel with it; or NULL
     # the plan
     bint few  # so few rows that packing b would cost more than the product
     bint by_rows  # if alone, and C has many rows or B is small: each thread fills some of the rows
@@ -103,13 +112,13 @@ cdef inline product_t product_of(
     cdef product_t p
     cdef Py_ssize_t square
     p.single = real is float
-    p.add, p.chain, p.even = add, False, False
+    p.add, p.chain, p.even, p.relu = add, False, False, False
     p.m, p.n, p.k = m, n, k
     p.a, p.a_row, p.a_col = a, a_row, a_col
     p.b, p.b_row, p.b_col, p.b_panel = b, b_row, b_col, tile_cols(b)
     p.c, p.ldc = <void*> c, ldc
     p.bias = p.context = NULL
-    p.finish, p.finish_cost = NULL, 0
+    p.finish, p.begin, p.finish_cost = NULL, NULL, 0
     p.few = m < MR and a_col == 1 and b_col == 1
     p.in_place = a_col == 1 or (a_row == 1 and m <= A_COLUMN and k <= COLUMNS)
     p.mr, p.nr = MR, tile_cols(c)
@@ -154,7 +163,8 @@ cdef inline bint one_block(product_t* p) noexcept nogil:
 cdef inline bint packs_alone(product_t* p, int threads) noexcept nogil:
     """Whether each task packs its panels, and multiplies all rows of A by them."""
     cdef Py_ssize_t size = sizeof(float) if p.single else sizeof(double)
-    return one_block(p) or (p.panels >= MANY * threads and p.m * p.depth * size <= A_ALL)
+    cdef Py_ssize_t most = A_ALL // 2 if p.in_place and p.a_col == 1 else A_ALL
+    return one_block(p) or (p.panels >= MANY * threads and p.m * p.depth * size <= most)
 
 
 cdef inline int threads_for(product_t* p, int workers) noexcept nogil:
@@ -208,7 +218,7 @@ cdef inline void _long_product(product_t* p, char* scratch, int workers) noexcep
     scratch += aligned(p.m * p.n * sizeof(double))
     p.sums = part.c = scratch
     scratch += aligned(p.m * p.n * size)
-    part.ldc, part.add, part.bias, part.finish = p.n, False, NULL, NULL
+    part.ldc, part.add, part.bias, part.finish, part.relu = p.n, False, NULL, NULL, False
     while k < p.k:
         part.k = min(most, p.k - k)
         part.a = <const char*> p.a + k * p.a_col * size
@@ -288,32 +298,6 @@ cdef inline void _product(product_t* p, char* scratch, int workers) noexcept nog
         p.k0 = p.k1
 
 
-cdef inline void pack_all(
-    Py_ssize_t n, Py_ssize_t k, const real* b, Py_ssize_t b_row, Py_ssize_t b_col, real* out,
-    int workers,
-) noexcept nogil:
-    """Pack all of B, b[k*b_row + j*b_col], for products of few rows that share it."""
-    _pack_whole(n, k, b, b_row, b_col, out, True, workers)
-
-
-cdef inline void pack_tiles(
-    Py_ssize_t n, Py_ssize_t k, const real* b, Py_ssize_t b_row, Py_ssize_t b_col, real* out,
-    int workers,
-) noexcept nogil:
-    """As `pack_all`, for `times_panel`: the last panel may be narrower."""
-    _pack_whole(n, k, b, b_row, b_col, out, False, workers)
-
-
-cdef inline void _pack_whole(
-    Py_ssize_t n, Py_ssize_t k, const real* b, Py_ssize_t b_row, Py_ssize_t b_col, real* out,
-    bint even, int workers,
-) noexcept nogil:
-    cdef product_t p = product_of(1, n, k, b, 0, 1, b, b_row, b_col, out, 0, False)
-    p.packed_b, p.even = out, even
-    p.k0, p.k1 = 0, k
-    run(pack_task, &p, pack_tasks(&p), 1 if n * k < FEW_SMALL else workers)
-
-
 # ----------------------------------------------------------------------------------------- packing
 
 cdef inline Py_ssize_t pack_tasks(product_t* p) noexcept nogil:
@@ -353,11 +337,13 @@ cdef inline void _multiply(
     cdef Py_ssize_t nr = p.nr, across = ceil_div(p.panels, p.group)
     cdef Py_ssize_t i0 = task // across * A_ROWS, i1 = min(p.m, i0 + A_ROWS)
     cdef Py_ssize_t s0 = task % across * p.group, s1, j, k, s, nth, cols, depth, part
-    cdef Py_ssize_t a_row, a_step, a_tile, start_row
+    cdef Py_ssize_t rows, a_row, a_step, a_tile, start_row
     cdef const real* start
     cdef real* c
     cdef const real* a
     cdef real* panel
+    # Whether the first tile packs a panel: it waits less for B than packing alone.
+    cdef bint packing = False, begun = False, relu = False
     if p.alone:
         i0, i1, nth = 0, p.m, across - p.own * (p.parts - 1)  # tasks per thread
         part, nth = task // nth, task % nth
@@ -368,6 +354,8 @@ cdef inline void _multiply(
             i1 = min(p.m, i0 + p.part_rows)
     if i0 >= i1:
         return
+    if real is float:
+        packing = p.begin != NULL and p.in_place and not p.tall and p.b_col == 1 and i1 - i0 >= MR
     s1 = min(p.panels, s0 + p.group)
     k = p.k0
     while k < p.k1:
@@ -380,10 +368,12 @@ cdef inline void _multiply(
             elif p.alone:
                 nth = (s - s0) % TOGETHER
                 panel = <real*> p.packed_b + (worker * TOGETHER * p.depth + nth * depth) * nr
-                if nth == 0:
+                begun = packing and cols == nr
+                if not begun and (nth == 0 or packing):
                     pack_panels(
                         <const real*> p.b + k * p.b_row + j * p.b_col, p.b_row, p.b_col, depth,
-                        min(min(s + TOGETHER, s1) * nr, p.n) - j, nr, False, panel,
+                        cols if packing else min(min(s + TOGETHER, s1) * nr, p.n) - j, nr, False,
+                        panel,
                     )
             else:
                 panel = <real*> p.packed_b + j * depth
@@ -400,12 +390,20 @@ cdef inline void _multiply(
             start, start_row = c, p.ldc
             if k == 0 and not p.add:
                 start, start_row = NULL if p.bias == NULL else <const real*> p.bias + j, 0
+            rows, relu = i1 - i0, real is float and p.relu and k + depth == p.k
+            if real is float and begun:
+                p.begin(
+                    depth, a, a_row, a_step, <const real*> p.b + k * p.b_row + j, p.b_row, panel,
+                    c, p.ldc, start, start_row, relu,
+                )
+                a, c, rows = a + a_tile, c + MR * p.ldc, rows - MR
+                start += MR * start_row
             times_panel(
-                p.tall, i1 - i0, cols, depth, a, a_row, a_step, a_tile, panel, c, p.ldc, start,
-                start_row, False,
+                p.tall, rows, cols, depth, a, a_row, a_step, a_tile, panel, c, p.ldc, start,
+                start_row, relu,
             )
         k += depth
-    if p.finish != NULL and k == p.k:
+    if p.finish != NULL and k == p.k and not relu:
         p.finish(p.context, i0, i1, s0 * nr, min(p.n, s1 * nr))
 
 

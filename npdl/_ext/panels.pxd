@@ -4,7 +4,7 @@ The last tile has half the rows if that is enough, and the last panel of a matri
 vectors as it needs. So little is computed beyond the edges.
 """
 
-from npdl._ext.simd cimport MR, TALL, real
+from npdl._ext.simd cimport MR, TALL, f32v, opaque, real
 from npdl._ext.tile cimport (
     MAX_NR,
     form_tiles,
@@ -15,6 +15,9 @@ from npdl._ext.tile cimport (
     has_edge_forms,
     lanes,
     lone_panel_t,
+    packing_panel_t,
+    panel_f32,
+    panel_sums,
     panel_t,
     panel_width,
     short_panel_t,
@@ -148,3 +151,19 @@ cdef inline void _store_rows(
             if start != NULL:
                 value = start[i * start_row + j] + value
             c[i * ldc + j] = zero if relu and value < 0 else value
+
+
+cdef inline void packing_tile(
+    Py_ssize_t depth, const float* a, Py_ssize_t a_row, Py_ssize_t a_step, const float* b,
+    Py_ssize_t b_row, float* packed, float* c, Py_ssize_t ldc, const float* start,
+    Py_ssize_t start_row, bint relu,
+) noexcept nogil:
+    """One tile of the form `panel_t`, with row k of b at b + k*b_row; it packs the panel."""
+    cdef Py_ssize_t a_at[MR]
+    cdef Py_ssize_t i
+    for i in range(MR):
+        a_at[i] = i * a_row
+    (<panel_f32> opaque(<void*> &panel_sums[float, f32v, packing_panel_t]))(
+        1, depth, a, a_at, a_step, 0, b, c, ldc, start, start_row, NULL, NULL, NULL, b_row, relu,
+        packed,
+    )

@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t
 from libc.string cimport memset
 from npdl._ext.activation cimport parse_act
 from npdl._ext.arrays cimport OR_NONE, OUT, REAL, UINT8, array, array_t, call_t, clear
-from npdl._ext.gemm cimport pack_all
+from npdl._ext.packed cimport pack_all
 from npdl._ext.rnn cimport rnn_t
 from npdl._ext.rnn_few cimport arrange, few_scratch, few_sizes, few_steps, few_t
 from npdl._ext.rnn_jobs cimport (

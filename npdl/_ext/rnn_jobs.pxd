@@ -5,7 +5,8 @@ and each job gets half of the threads. The work before and after the loops is do
 the other, on all threads.
 """
 
-from npdl._ext.gemm cimport is_long, pack_all, pack_tiles, product, product_scratch, product_t
+from npdl._ext.gemm cimport is_long, product, product_scratch, product_t
+from npdl._ext.packed cimport pack_all, pack_tiles
 from npdl._ext.rnn cimport (
     STAYS,
     design_matrix,

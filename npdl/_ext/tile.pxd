@@ -55,6 +55,8 @@ ctypedef struct short_panel_t:
     char _
 ctypedef struct fetching_panel_t:  # prefetches other memory
     char _
+ctypedef struct packing_panel_t:  # reads a matrix in place, and packs it
+    char _
 ctypedef struct narrow_panel_t:  # of one vector, twice as many rows
     char _
 ctypedef struct lone_panel_t:  # of one vector
@@ -74,6 +76,7 @@ ctypedef struct half_lone_panel_t:
 ctypedef fused panels_t:
     panel_t
     fetching_panel_t
+    packing_panel_t
     tall_panel_t
     short_panel_t
     narrow_panel_t
@@ -92,6 +95,7 @@ ctypedef fused form_t:
     tall_shifted_t
     panel_t
     fetching_panel_t
+    packing_panel_t
     tall_panel_t
     short_panel_t
     narrow_panel_t
@@ -105,7 +109,8 @@ ctypedef fused form_t:
 
 cdef enum:
     EACH = 4  # values of k for which a tile prefetches one line of other memory
-    AHEAD = 8  # rows of a panel between what a tile reads and what it prefetches
+    AHEAD = 8  # rows of a panel between what a tile reads and what it prefetches,
+    FAR = 24  # or rows of a matrix that is read in place
     LINE = 64  # bytes of a cache line
     MAX_NR = 64  # the largest NR of all builds
     SHORT = 2 * TALL // 3  # rows of the shorter tile of two vectors
@@ -154,6 +159,7 @@ cdef inline void _sums(
     const void* const* lines,
     Py_ssize_t ahead,
     bint relu,
+    real* packed,
     vec* _,
     form_t* form,
 ) noexcept nogil:
@@ -197,18 +203,23 @@ cdef inline void _sums(
                 acc[i][j] = zero
         a_k, b_k = a, b
         far = b + ahead + t * depth * far_step
+        if form_t is packing_panel_t:
+            far = b + FAR * ahead
         for k in range(depth):
             if form_t in listed_t:
                 a_k = a + b_row[k]
             for j in range(wide):
                 if form_t in panels_t:
                     row[j] = (<const vec*> (b_k + j * lanes(a)))[0]
-                    if sizeof(vec) == LINE:  # long panels come from the level-2 cache
+                    if form_t is packing_panel_t:
+                        (<vec*> (packed + j * lanes(a)))[0] = row[j]
+                        prefetch(far + j * lanes(a))
+                    elif sizeof(vec) == LINE:  # long panels come from the level-2 cache
                         prefetch(b_k + (AHEAD * wide + j) * lanes(a))
                 else:
                     row[j] = (<const vec*> (b + b_row[k] + b_at[j]))[0]
             for i in range(rows):
-                if form_t is fetching_panel_t:  # registers are few: a_at[0] is 0
+                if form_t is fetching_panel_t or form_t is packing_panel_t:  # registers are few
                     a_i = a_k[a_at[i] if i else 0]
                 else:
                     a_i = a_k[a_at[i]]
@@ -223,7 +234,10 @@ cdef inline void _sums(
                 if k % EACH == 0:
                     prefetch_far(lines[k // EACH])
             a_k += 1 if form_t is fetching_panel_t else a_step  # a register less
-            b_k += wide * lanes(a)
+            if form_t is packing_panel_t:
+                packed, b_k, far = packed + wide * lanes(a), b_k + ahead, far + ahead
+            else:
+                b_k += wide * lanes(a)
         if start != NULL:
             for i in range(rows):
                 for j in range(wide):
@@ -259,7 +273,7 @@ cdef inline void _tile(
     vec* _,
 ) noexcept nogil:
     _sums(
-        1, depth, a, a_at, 1, 0, b, b_row, b_at, c, ldc, bias, 0, NULL, 0, False, _,
+        1, depth, a, a_at, 1, 0, b, b_row, b_at, c, ldc, bias, 0, NULL, 0, False, NULL, _,
         <shifted_t*> NULL,
     )
 
@@ -277,12 +291,12 @@ cdef inline void _tall_tile(
     vec* _,
 ) noexcept nogil:
     _sums(
-        1, depth, a, a_at, 1, 0, b, b_row, b_at, c, ldc, bias, 0, NULL, 0, False, _,
+        1, depth, a, a_at, 1, 0, b, b_row, b_at, c, ldc, bias, 0, NULL, 0, False, NULL, _,
         <tall_shifted_t*> NULL,
     )
 
 
-cdef inline void _panel_sums(
+cdef inline void panel_sums(
     Py_ssize_t tiles,
     Py_ssize_t depth,
     const real* a,
@@ -299,10 +313,11 @@ cdef inline void _panel_sums(
     const void* const* lines,
     Py_ssize_t ahead,
     bint relu,
+    real* packed,
 ) noexcept nogil:
     _sums(
         tiles, depth, a, a_at, a_step, a_tile, b, NULL, NULL, c, ldc, start, start_row, lines,
-        ahead, relu, _, form,
+        ahead, relu, packed, _, form,
     )
 
 
@@ -320,7 +335,7 @@ cdef inline void _listed_sums(
     listed_t* form,
 ) noexcept nogil:
     _sums(
-        1, depth, a, a_at, 0, 0, b, at, b_at, c, ldc, start, ldc, NULL, 0, False, _, form,
+        1, depth, a, a_at, 0, 0, b, at, b_at, c, ldc, start, ldc, NULL, 0, False, NULL, _, form,
     )
 
 
@@ -335,12 +350,12 @@ ctypedef void (*tile_f64)(
 ctypedef void (*panel_f32)(
     Py_ssize_t, Py_ssize_t, const float*, const Py_ssize_t*, Py_ssize_t, Py_ssize_t, const float*,
     float*, Py_ssize_t, const float*, Py_ssize_t, f32v*, void*, const void* const*, Py_ssize_t,
-    bint
+    bint, float*
 ) noexcept nogil
 ctypedef void (*panel_f64)(
     Py_ssize_t, Py_ssize_t, const double*, const Py_ssize_t*, Py_ssize_t, Py_ssize_t, const double*,
     double*, Py_ssize_t, const double*, Py_ssize_t, f64v*, void*, const void* const*, Py_ssize_t,
-    bint
+    bint, double*
 ) noexcept nogil
 
 
@@ -413,14 +428,14 @@ cdef inline void form_tiles(
     wide as tiles of the form. With `relu`, which only float32 may ask for, c is at least 0.
     """
     if real is float:
-        (<panel_f32> opaque(<void*> &_panel_sums[float, f32v, panels_t]))(
+        (<panel_f32> opaque(<void*> &panel_sums[float, f32v, panels_t]))(
             tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, NULL, NULL, NULL, 0,
-            relu,
+            relu, NULL,
         )
     else:
-        (<panel_f64> opaque(<void*> &_panel_sums[double, f64v, panels_t]))(
+        (<panel_f64> opaque(<void*> &panel_sums[double, f64v, panels_t]))(
             tiles, depth, a, a_at, a_step, a_tile, b, c, ldc, start, start_row, NULL, NULL, NULL, 0,
-            relu,
+            relu, NULL,
         )
 
 
@@ -441,25 +456,17 @@ cdef inline void add_listed_tile(
 
 
 cdef inline void fetching_tiles(
-    Py_ssize_t tiles,
-    Py_ssize_t depth,
-    const float* a,
-    const Py_ssize_t* a_at,
-    Py_ssize_t a_tile,
-    const float* b,
-    float* c,
-    Py_ssize_t ldc,
-    const float* start,
-    const void* const* lines,
+    Py_ssize_t tiles, Py_ssize_t depth, const float* a, const Py_ssize_t* a_at, Py_ssize_t a_tile,
+    const float* b, float* c, Py_ssize_t ldc, const float* start, const void* const* lines,
     Py_ssize_t ahead,
 ) noexcept nogil:
     """As `form_tiles`, and prefetch the panel `ahead` of b, and depth // EACH `lines` per tile.
 
     One address more may be read.
     """
-    (<panel_f32> opaque(<void*> &_panel_sums[float, f32v, fetching_panel_t]))(
+    (<panel_f32> opaque(<void*> &panel_sums[float, f32v, fetching_panel_t]))(
         tiles, depth, a, a_at, 1, a_tile, b, c, ldc, start, ldc, NULL, NULL, lines, ahead,
-        False,
+        False, NULL,
     )
 
 

@@ -66,6 +66,10 @@ def dense_cases():
     # tall tiles, with x in place or packed, in one block or several
     for n, d, u in [(67, 40, 16), (66, 601, 8), (129, 50, 15), (1100, 13, 31), (200, 530, 32)]:
         yield f"n{n}-d{d}-u{u}", dict(n=n, d=d, u=u)
+    # tiles that store ReLU, in one block of k or several; the first one packs its panel
+    for n, d, u in [(8, 9, 97), (64, 530, 145), (101, 40, 48), (1100, 150, 500)]:
+        yield f"relu-n{n}-d{d}-u{u}", dict(n=n, d=d, u=u, act=ACTIVATIONS["relu-1.0"])
+    yield "rows-in-blocks", dict(n=2050, d=19, u=50)
     for without in (("dx",), ("dw",), ("db",), ("dx", "db"), ("dw", "db"), ("b",)):
         yield "-".join(["no", *without]), dict(n=9, d=5, u=7, without=without)
         yield "-".join(["row-no", *without]), dict(n=1, d=5, u=7, without=without)
