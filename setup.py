@@ -127,9 +127,11 @@ for isa in ISAS:
 
 
 # Copies of loops for certain conditions make no kernel faster, and are 2 % of the wheel; stubs for
-# calls of other libraries are 1 %. (Copies of functions for certain arguments do: without them,
-# pooling takes up to five times as long.) Other compilers don't know all of these options.
+# calls of other libraries are 1 %, and so is room in front of what is jumped to, other than loops.
+# (Copies of functions for certain arguments do: without them, pooling takes up to five times as
+# long.) Other compilers don't know all of these options.
 GCC_ONLY = ["-fno-split-loops", "-fno-version-loops-for-strides", "-fno-plt"]
+GCC_ONLY += ["-falign-jumps=1", "-falign-labels=1"]
 
 
 class BuildExt(build_ext):
