@@ -129,20 +129,21 @@ cdef inline void _forward_task(void* context, Py_ssize_t task, int worker) noexc
     )
 
 
+cdef inline winograd_t _plan_of(conv_t* j, Py_ssize_t n, Py_ssize_t most) noexcept nogil:
+    """The plan of the forward pass of n images."""
+    return winograd_plan(
+        n, j.f, j.c, j.h, j.w, j.oh, j.ow, j.ph, j.pw, j.dil_h, j.dil_w, most
+    )
+
+
 cdef inline void winograd_sizes(conv_t* j, int workers) noexcept nogil:
     """Set the plan for this number of threads, and the scratch memory of each."""
     cdef winograd_t* p = &j.winograd
     cdef chunk_t c
     cdef area_t a
-    p[0] = winograd_plan(
-        j.n, j.f, j.c, j.h, j.w, j.oh, j.ow, j.ph, j.pw, j.dil_h, j.dil_w,
-        tiles_for(j.c),
-    )
+    p[0] = _plan_of(j, j.n, tiles_for(j.c))
     if p.chunks * p.panels < workers:  # divide images by rows of tiles, to occupy all threads
-        p[0] = winograd_plan(
-            j.n, j.f, j.c, j.h, j.w, j.oh, j.ow, j.ph, j.pw, j.dil_h, j.dil_w,
-            max(ceil_div(p.tiles_h, workers) * p.tiles_w, LEAST),
-        )
+        p[0] = _plan_of(j, j.n, max(ceil_div(p.tiles_h, workers) * p.tiles_w, LEAST))
     c = chunk_of(p, 0)
     a = input_area(p, &c)
     # with fewer chunks than threads, threads share the output channels of a chunk
@@ -276,14 +277,10 @@ cdef inline void winograd_backward(conv_t* j) except *:
     cdef chunk_t c
     cdef area_t x, dz
     cdef scratch_t s
-    p[0] = winograd_plan(
-        j.n, j.f, j.c, j.h, j.w, j.oh, j.ow, j.ph, j.pw, j.dil_h, j.dil_w, TILES
-    )
+    p[0] = _plan_of(j, j.n, TILES)
     j.group = ceil_div(j.n, weights_groups(p, GROUPS))
     groups = ceil_div(j.n, j.group)
-    p[0] = winograd_plan(
-        j.group, j.f, j.c, j.h, j.w, j.oh, j.ow, j.ph, j.pw, j.dil_h, j.dil_w, TILES
-    )
+    p[0] = _plan_of(j, j.group, TILES)
     q[0] = winograd_plan(
         p.images, j.c, j.f, j.oh, j.ow, j.h, j.w, 2 * j.dil_h - j.ph, 2 * j.dil_w - j.pw, j.dil_h,
         j.dil_w, tiles_for(j.f),

@@ -57,10 +57,10 @@ cdef inline void _block_task(void* context, Py_ssize_t number, int worker) noexc
 cdef inline void _add_task(void* context, Py_ssize_t task, int worker) noexcept nogil:
     """Some rows of the result: (first block + second block) + ..."""
     cdef row_blocks_t* f = <row_blocks_t*> context
-    cdef Py_ssize_t size = f.p.m * f.p.n, at = task * ADDED * f.p.n, i, _block
+    cdef Py_ssize_t size = f.p.m * f.p.n, at = task * ADDED * f.p.n, i, _
     cdef float* c = <float*> f.p.c + at
     cdef const float* sums = f.sums + at
-    for _block in range(1, f.blocks):
+    for _ in range(1, f.blocks):
         for i in range(min(<Py_ssize_t> ADDED * f.p.n, size - at)):
             c[i] += sums[i]
         sums += size
