@@ -101,12 +101,19 @@ def overhead(
 
 
 def fit_table(found: Mapping[str, Mapping[str, float]]) -> str:
-    """The bare step, a step of `fit`, and what `fit` adds."""
+    """The bare step, a step of `fit`, what `fit` adds, and what a call of it takes besides."""
     rows = [
-        (name, ms(row["step"]), ms(row["fit"]), f"{row['fit'] / row['step'] - 1:+.1%}")
+        (
+            name,
+            *(ms(row[key]) for key in ("step", "fit")),
+            f"{row['fit'] / row['step'] - 1:+.1%}",
+            ms(row["start"]),
+        )
         for name, row in found.items()
     ]
-    return table(["workload", "bare step, ms", "step of fit, ms", "fit adds"], rows)
+    return table(
+        ["workload", "bare step, ms", "step of fit, ms", "fit adds", "start of fit, ms"], rows
+    )
 
 
 def neighbour_table(found: Mapping[str, Mapping[str, float]]) -> str:

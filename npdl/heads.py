@@ -34,8 +34,8 @@ class Result(NamedTuple):
         Mask of each output.
     items : int or None
         The number of items that the loss is a mean over, if it is known: all, and of weight 1.
-    right : ndarray of bool or None
-        For each item, whether the largest output is that of the target, if it is known.
+    right : int or None
+        The number of items whose largest output is that of the target, if it is known.
     """
 
     loss: float
@@ -44,7 +44,7 @@ class Result(NamedTuple):
     outputs: list[NDArray]
     masks: list[NDArray | None]
     items: int | None = None
-    right: NDArray | None = None
+    right: int | None = None
 
 
 class Head:

@@ -221,7 +221,7 @@ class WholeStep:
                 filled = [unit.p, unit.gradient, *own, unit.p, unit.p][:4]
                 calls.append((call, [*filled, self._numbers]))
         varying = [passes.x, targets]
-        tape = compiled().Tape(calls, varying, losses, stop, k if classes else 0)
+        tape = compiled().Tape(calls, varying, losses, stop, k if classes else 0, self._right)
         self._tape, self._targets = tape, targets
 
     @classmethod
@@ -300,11 +300,12 @@ class WholeStep:
         if self._losses.size > SUMMED:
             total = float(np.add.reduce(self._losses, axis=None, dtype=np.float64))
         loss = total * self._share
-        result = Result(loss, [loss], 0.0, [self._p], [None], len(t), self._right)  # type: ignore[arg-type]
         if at == self._stopped:
             if watch is not None:
                 watch.check(model, batch, loss)
             self._tape.play([x, t], at)
+        right = None if self._right is None else self._tape.right
+        result = Result(loss, [loss], 0.0, [self._p], [None], len(t), right)  # type: ignore[arg-type]
         if optimizer is not None:
             optimizer.iterations += 1
         return result, optimizer is not None

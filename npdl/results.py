@@ -203,7 +203,7 @@ class _OutputMetrics:
         if self._metrics:
             if self._accuracy is None or right is None:
                 return False
-            self._accuracy.add_counts(int(np.count_nonzero(right)), n)
+            self._accuracy.add_counts(right, n)
         self._count += n
         self._loss += result.loss if self._sums else result.loss * n
         return True

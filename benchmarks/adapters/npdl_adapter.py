@@ -13,6 +13,7 @@ from benchmarks import workloads as wl
 from benchmarks.adapters import Adapter, Weights
 from npdl import _ext, layers
 from npdl._version import __version__
+from npdl.callbacks import LambdaCallback
 from npdl.layers import Input
 from npdl.model import Model
 from npdl.objectives import BinaryCrossEntropy, SoftmaxCategoricalCrossEntropy
@@ -163,20 +164,29 @@ class NpdlAdapter(Adapter):
         return found
 
     def fit_overhead(self, seconds: float) -> dict[str, float]:
-        """Time of a step, bare and inside `fit` with its shuffling and accuracy; ms, minimum.
+        """Time of a step, bare and in `fit` with its shuffling and accuracy; ms, minimum.
 
-        The bare steps take the same data from memory, batch by batch as it lies there.
+        A step of `fit` is an epoch divided by its steps. The bare steps take the same data from
+        memory, batch by batch as it lies there. `start` is what a call of `fit` takes before its
+        first epoch and after its last one.
         """
         clock = time.perf_counter
-        rounds: list[tuple[float, float]] = []
+        rounds: list[tuple[float, float, float]] = []
         for _ in range(2):  # the first warms up
             start = clock()
             self.step()
-            steps = max(2, int(0.2 * seconds / (clock() - start)))
+            steps = max(2, int(0.1 * seconds / (clock() - start)))
         inputs = self.x if isinstance(self.x, tuple) else (self.x,)
         *x, y = (np.concatenate([a] * steps) for a in (*inputs, self.y))
         size = len(self.y)
         cuts = [slice(first, first + size) for first in range(0, len(y), size)]
+        marks: list[float] = []
+
+        def note(epoch: int, logs: Any) -> None:
+            marks.append(clock())
+
+        watch = LambdaCallback(on_epoch_begin=note, on_epoch_end=note)
+        options: dict[str, Any] = {"batch_size": size, "max_iter": 3, "verbose": False}
         for _ in range(5):
             start = clock()
             for cut in cuts:
@@ -184,12 +194,14 @@ class NpdlAdapter(Adapter):
                 train_step(self.model, part[0] if len(part) == 1 else tuple(part), y[cut])
             bare = clock() - start
             self._in_training.close()
+            marks.clear()
             start = clock()
-            self.model.fit(x, y, max_iter=1, batch_size=size, verbose=False)
-            rounds.append((bare, clock() - start))
+            self.model.fit(x, y, callbacks=[watch], **options)
+            outside = marks[0] - start + clock() - marks[-1]
+            rounds.append((bare, np.diff(marks[::2]).min(), outside))
             self._in_training.enter_context(self.model.training())
-        bare, fitted = (1e3 * min(times) / steps for times in zip(*rounds))
-        return {"step": bare, "fit": fitted, "steps": steps}
+        bare, fitted, begun = (1e3 * min(times) for times in zip(*rounds))
+        return {"step": bare / steps, "fit": fitted / steps, "start": begun, "steps": steps}
 
     def neighbour(self, seconds: float) -> dict[str, float]:
         """Median time of a step, of NumPy's product and of both in turns, ms."""

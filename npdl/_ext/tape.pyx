@@ -10,7 +10,7 @@ one thread may play it at a time.
 
 from cpython.exc cimport PyErr_Clear
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t, uintptr_t
+from libc.stdint cimport int64_t, uint8_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp
 from npdl._ext.simd cimport real
@@ -74,6 +74,8 @@ cdef class Tape:
         `total` is their sum in float64.
     classes : int
         If not 0, the last varying array is int64, and its values must be below this number.
+    answers : array of bool, optional
+        After the last call, `right` is the number of those that are true.
     """
 
     cdef entry_t* entries
@@ -83,19 +85,26 @@ cdef class Tape:
     cdef size_t scratch
     cdef int64_t classes
     cdef given_t like[2]
-    cdef given_t losses
+    cdef given_t losses, answers
     cdef list calls, patches, kept
     cdef bint busy
     cdef readonly double total
+    cdef readonly Py_ssize_t right
 
     def __cinit__(
-        self, list calls, list varying, losses=None, Py_ssize_t stop=-1, int64_t classes=0
+        self,
+        list calls,
+        list varying,
+        losses=None,
+        Py_ssize_t stop=-1,
+        int64_t classes=0,
+        answers=None,
     ):
         cdef Py_ssize_t i, at = 0, size = sum([len(arrays) for _, arrays in calls])
         cdef ready_t made
         cdef bint prepared
         cdef given_t a
-        self.calls, self.kept, self.patches = calls, [losses, *varying], []
+        self.calls, self.kept, self.patches = calls, [losses, answers, *varying], []
         self.n, self.stop, self.classes, self.n_varying = len(calls), stop, classes, len(varying)
         self.entries = <entry_t*> calloc(self.n + 1, sizeof(entry_t))
         self.table = <void**> calloc(size + 1, sizeof(void*))
@@ -107,6 +116,8 @@ cdef class Tape:
                 raise ValueError("A tape needs C-ordered arrays.")
         if losses is not None and not read_given(losses, &self.losses):
             raise ValueError("A tape needs C-ordered losses.")
+        if answers is not None and not read_given(answers, &self.answers):
+            raise ValueError("A tape needs C-ordered answers.")
         for i, (call, arrays) in enumerate(calls):
             patch, prepared = [], read_step(call, &made)
             self.entries[i].arrays = self.table + at
@@ -186,6 +197,7 @@ cdef class Tape:
                         i = self._play_from(i, s.data)
                 if i == self.stop + 1 and first <= self.stop and not self._is_finite():
                     break
+            self._count()
         finally:
             self.busy = False
             give(s)
@@ -222,6 +234,13 @@ cdef class Tape:
         else:
             self.total = _sum(<const double*> self.losses.data, n)
         return self.total - self.total == 0
+
+    cdef void _count(self) noexcept:
+        cdef const uint8_t* answers = <const uint8_t*> self.answers.data
+        cdef Py_ssize_t i
+        self.right = 0
+        for i in range(self.answers.bytes):
+            self.right += answers[i]
 
 
 cdef class Watch:
