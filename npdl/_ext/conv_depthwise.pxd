@@ -17,7 +17,9 @@ from npdl._ext.conv cimport conv_t
 from npdl._ext.conv_depthwise_rows cimport has_rows, plane_sums
 from npdl._ext.conv_windows cimport interleave, part
 from npdl._ext.simd cimport add_product_f32, add_product_f64, f32v, f64v, opaque, real
-from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take, task_t
+from npdl._ext.threads cimport (
+    aligned, give, max_workers, of_worker, run, scratch_t, take, task_t,
+)
 from npdl._ext.tile cimport ceil_div, lanes, round_up, vec
 
 cdef enum:
@@ -325,6 +327,7 @@ cdef inline void depthwise_plan(
     """Set all sizes of a forward pass."""
     p[0] = plan_of(j, _)
     p.bias, p.act = j.bias, j.act
+    p.scratch_step = of_worker(p.scratch_step, workers)
     if has_rows(j):
         plan_rows(p, workers)
 

@@ -47,7 +47,7 @@ from npdl._ext.conv_winograd cimport (
     winograd_pays,
     winograd_sizes,
 )
-from npdl._ext.threads cimport aligned, max_workers, run
+from npdl._ext.threads cimport aligned, max_workers, of_worker, run
 from npdl._ext.tile cimport round_up
 
 cdef enum:
@@ -155,7 +155,7 @@ cdef inline void set_form(made_t* m, conv_t* j) noexcept nogil:
             j.c * j.phases_h * j.phases_w * j.plane_h * j.plane_w, SLACK
         )
         set_parts(j, m.workers)
-        j.scratch_step = aligned(j.image_step * size)
+        j.scratch_step = of_worker(j.image_step * size, m.workers)
         m.kept = aligned(j.depth * sizeof(Py_ssize_t))
         m.scratch = m.workers * j.scratch_step
     else:

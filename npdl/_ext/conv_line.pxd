@@ -4,7 +4,7 @@ from libc.string cimport memset
 from npdl._ext.activation cimport LINEAR
 from npdl._ext.conv cimport conv_t
 from npdl._ext.sums cimport sum_many_rows
-from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
+from npdl._ext.threads cimport aligned, give, max_workers, of_worker, run, scratch_t, take
 from npdl._ext.tile cimport ceil_div
 from npdl._ext.winograd_line cimport (
     add_line_products,
@@ -79,7 +79,7 @@ cdef inline void line_sizes(line_job_t* r, const conv_t* j, int workers) noexcep
     memset(r, 0, sizeof(r[0]))
     r.p = line_plan(j.n, j.f, j.c, j.h, j.oh, j.ph, j.dil_h, j.kh, workers)
     r.p.act, r.p.bias, r.w = j.act, <const float*> j.bias, <const float*> j.filters
-    r.scratch_step = aligned(line_scratch(&r.p) * sizeof(float))
+    r.scratch_step = of_worker(line_scratch(&r.p) * sizeof(float), workers)
 
 
 cdef inline size_t line_kept(const line_job_t* r) noexcept nogil:

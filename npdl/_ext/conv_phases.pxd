@@ -23,7 +23,7 @@ from npdl._ext.conv cimport conv_t
 from npdl._ext.conv_products cimport DEPTH, channel_step, start_of
 from npdl._ext.conv_windows cimport interleave, part
 from npdl._ext.simd cimport EDGE_FORMS, LANES_F32, TALL
-from npdl._ext.threads cimport aligned, run
+from npdl._ext.threads cimport aligned, of_worker, run
 from npdl._ext.tile cimport (
     NARROW, WIDEST, ceil_div, form_tiles, narrow_panel_t, round_up, tall_panel_t,
 )
@@ -325,7 +325,7 @@ cdef inline void _plan(phases_t* p, int workers) noexcept nogil:
     room = p.images * p.rows * j.sh * j.w * j.c
     first = p.high * j.ow * j.f  # f'(z) dy is there before dx
     p.numbers = p.images * p.step + max(room, first)
-    p.scratch_step = aligned(p.numbers * sizeof(float))
+    p.scratch_step = of_worker(p.numbers * sizeof(float), workers)
 
 
 cdef inline size_t phases_plan(

@@ -18,7 +18,7 @@ from npdl._ext.pack cimport pack_panels, pack_rows
 from npdl._ext.panels cimport times_panel
 from npdl._ext.simd cimport MR, TALL, real, transpose
 from npdl._ext.sums cimport sum_of
-from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
+from npdl._ext.threads cimport aligned, give, max_workers, of_worker, run, scratch_t, take
 from npdl._ext.tile cimport MAX_NR, ceil_div, lanes, least_rows, panel_width, round_up, tile_cols
 
 cdef enum:
@@ -189,7 +189,9 @@ cdef inline void pointwise_plan(
     p.pieces = ceil_div(p.k, DEPTH)
     p.parts = min(p.panels, ceil_div(4 * workers, j.n))
     p.together = max(<Py_ssize_t> 1, ROOM // (ceil_div(p.k, p.pieces) * p.nr))
-    p.scratch_step = aligned(p.together * ceil_div(p.k, p.pieces) * p.nr * sizeof(real))
+    p.scratch_step = of_worker(
+        p.together * ceil_div(p.k, p.pieces) * p.nr * sizeof(real), workers
+    )
 
 
 cdef inline size_t pointwise_kept(const pointwise_t* p) noexcept nogil:

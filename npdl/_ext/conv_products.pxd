@@ -31,7 +31,7 @@ from npdl._ext.conv_windows cimport (
     windows_t,
 )
 from npdl._ext.simd cimport MR, TALL, real
-from npdl._ext.threads cimport aligned, run
+from npdl._ext.threads cimport aligned, of_worker, run
 from npdl._ext.tile cimport (
     NARROW,
     ceil_div,
@@ -293,7 +293,7 @@ cdef inline void products_plan(
         (tables_size(w) + 3 * p.pieces + positions(w)) * sizeof(Py_ssize_t)
     )
     sums = round_up(positions(w), p.mr) * p.panels * p.nr
-    p.scratch_step = aligned((w.pixels + w.windows + sums) * sizeof(real))
+    p.scratch_step = of_worker((w.pixels + w.windows + sums) * sizeof(real), workers)
 
 
 cdef inline void products_pack(products_t* p, char* at, int workers) noexcept nogil:

@@ -5,7 +5,7 @@ from npdl._ext.activation cimport LINEAR, pull_back_span
 from npdl._ext.conv cimport GROUPS, conv_t
 from npdl._ext.pixels cimport CHANNELS, area_of, area_size, area_t, clear_border, lay_out
 from npdl._ext.sums cimport sum_of
-from npdl._ext.threads cimport aligned, give, max_workers, run, scratch_t, take
+from npdl._ext.threads cimport aligned, give, max_workers, of_worker, run, scratch_t, take
 from npdl._ext.tile cimport ceil_div
 from npdl._ext.winograd cimport (
     chunk_of,
@@ -149,7 +149,9 @@ cdef inline void winograd_sizes(conv_t* j, int workers) noexcept nogil:
     # with fewer chunks than threads, threads share the output channels of a chunk
     j.filter_parts = min(p.panels, ceil_div(2 * workers, p.chunks)) if p.chunks < 2 * workers else 1
     p.bias, p.act = <const float*> j.bias, j.act
-    j.scratch_step = aligned((correlate_scratch(p) + p.images * area_size(&a)) * sizeof(float))
+    j.scratch_step = of_worker(
+        (correlate_scratch(p) + p.images * area_size(&a)) * sizeof(float), workers
+    )
 
 
 cdef inline size_t winograd_kept(conv_t* j) noexcept nogil:

@@ -18,6 +18,16 @@ cdef inline size_t aligned(size_t bytes) noexcept nogil:
     """Bytes, rounded up to whole cache lines."""
     return (bytes + 63) // 64 * 64
 
+cdef enum:
+    APART = 1 << 20
+
+cdef inline size_t of_worker(size_t bytes, int workers) noexcept nogil:
+    """The distance between the scratch memories of two workers.
+
+    It is the same for most kernels, so that a worker's memory stays in the cache of its core.
+    """
+    return aligned(bytes) if workers == 1 else (bytes + APART - 1) // APART * APART
+
 # Memory in huge pages, if it is large and the system has them; released with libc's free.
 cdef void* allocate(size_t bytes) noexcept nogil
 

@@ -30,9 +30,12 @@ sum.
 from libc.string cimport memcpy, memset
 from npdl._ext.activation cimport act_span, act_t
 from npdl._ext.pixels cimport TOGETHER, area_of, area_size, area_t
-from npdl._ext.simd cimport LANES_F32, TALL, f32v, prefetch_w, scaled_f32, transpose, transpose4
+from npdl._ext.simd cimport (
+    EDGE_FORMS, LANES_F32, TALL, f32v, prefetch_w, scaled_f32, transpose, transpose4,
+)
 from npdl._ext.tile cimport (
-    NARROW, SHORT, ceil_div, form_tiles, narrow_panel_t, round_up, short_panel_t, tall_panel_t,
+    NARROW, SHORT, ceil_div, form_tiles, half_short_panel_t, narrow_panel_t, round_up,
+    short_panel_t, tall_panel_t,
 )
 
 cdef enum:
@@ -52,7 +55,7 @@ ctypedef struct winograd_t:
     Py_ssize_t images, rows  # images and rows of tiles per chunk
     Py_ssize_t strips, chunks  # chunks per image; of all images
     Py_ssize_t tiles  # tiles per chunk, in whole register tiles
-    Py_ssize_t high  # rows of a register tile: TALL, SHORT or NARROW
+    Py_ssize_t high  # rows of a register tile: TALL, SHORT, half of that, or NARROW
     Py_ssize_t panels  # panels of output channels
     const float* filters  # U, [panel][36][k][width]
     const float* bias  # [m] or NULL
@@ -118,6 +121,8 @@ cdef inline Py_ssize_t rows_of_tile(Py_ssize_t count, Py_ssize_t width) noexcept
     """The height of register tiles of so many columns that wastes fewer rows on `count` rows."""
     if width < WIDE:
         return NARROW
+    if EDGE_FORMS and count <= SHORT // 2:
+        return SHORT // 2
     return SHORT if 33 * round_up(count, SHORT) < 32 * round_up(count, TALL) else TALL
 
 
@@ -144,6 +149,12 @@ cdef inline void products_of(
             ceil_div(rows, NARROW), depth, a, a_at, a_step, NARROW * a_row, b, c, ldc,
             c if add else NULL, ldc, False,
             <narrow_panel_t*> NULL,
+        )
+    elif EDGE_FORMS and high == SHORT // 2:
+        form_tiles(
+            ceil_div(rows, SHORT // 2), depth, a, a_at, a_step, SHORT // 2 * a_row, b, c, ldc,
+            c if add else NULL, ldc, False,
+            <half_short_panel_t*> NULL,
         )
     else:
         form_tiles(
