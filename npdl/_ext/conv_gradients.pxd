@@ -14,6 +14,7 @@ from npdl._ext.conv_products cimport (
     windows_in,
 )
 from npdl._ext.conv_windows cimport (
+    CHUNK,
     ROWS,
     block_of,
     block_t,
@@ -46,6 +47,7 @@ cdef enum:
     FEWEST = 96  # the fewest windows per block, for the gradient of the weights
     PAGE = 4096  # bytes; rows as far apart have the same place in a cache
     SPAN = 512  # windows per sum
+    COPIED = 6  # products of vectors that take as long as copying a part of a window
     SPANS = 256  # sums added one by one, in a group of blocks
     OF_INPUT = 32768  # elements of windows whose gradient is added to dx at once
     CHANNELS = 32  # about as many channels of dx are computed together
@@ -269,30 +271,37 @@ cdef inline void _add_groups_task(void* context, Py_ssize_t task, int worker) no
         _add_groups(p, task, <double*> NULL)
 
 
+cdef inline Py_ssize_t _tiles(products_t* p, Py_ssize_t vectors, const real* _) noexcept nogil:
+    """Choose the tile for windows of so many vectors; return the products of a window."""
+    p.vectors = vectors
+    choose_tile(p, p.j.f, vectors * lanes(_), _)
+    return round_up(p.j.f, p.mr) * p.panels * p.nr // lanes(_)
+
+
 cdef inline void products_weights(conv_t* j, const real* _) except *:
     """dw and db, each if needed."""
     cdef products_t p
     cdef windows_t* w = &p.w
     cdef int workers = max_workers()
     cdef size_t sums, tables
-    cdef Py_ssize_t i, r, of_run, most
+    cdef Py_ssize_t i, r, of_run, of_copy, copying, most
     cdef scratch_t s
     memset(&p, 0, sizeof(p))
     p.j = j
     p.w = windows_of(j, j.c, False)
     set_block(w, j.f, FEWEST, GROUPS)
-    # the form with fewer unused lanes; the sums are the same
-    of_run = ceil_div(w.run, lanes(_))
-    w.whole = w.runs > 1 and 4 * ceil_div(w.k, lanes(_)) < 3 * of_run * w.runs
+    # the form that takes less time; the sums are the same
+    of_run, of_copy = ceil_div(w.run, lanes(_)), ceil_div(w.k, lanes(_))
+    copying = COPIED * w.runs * ceil_div(w.run, CHUNK)
+    w.whole = _tiles(&p, of_copy, _) + copying < _tiles(&p, of_run * w.runs, _)
     if w.whole:
-        of_run = ceil_div(w.k, lanes(_))
+        of_run = of_copy
         w.windows = round_up(positions(w) * w.k + 2 * ROWS, ROWS)
-    p.vectors = of_run * (1 if w.whole else w.runs)
-    choose_tile(&p, j.f, p.vectors * lanes(_), _)
+        _tiles(&p, of_copy, _)
     p.ldw = p.panels * p.nr
     p.of_group = j.f * (p.ldw + 1)
     p.ldq = round_up(positions(w), 16) + 16
-    most = MOST_BYTES // (j.groups * j.f * (p.ldw + 1) * sizeof(real))
+    most = MOST_BYTES // (j.groups * j.f * (w.k + 1) * sizeof(real))  # the same in every build
     p.groups = max(w.blocks // SPANS, j.n * j.oh * j.ow // (SPAN * SPANS), <Py_ssize_t> GROUPS)
     p.groups = min(w.blocks, max(<Py_ssize_t> 1, min(p.groups, most)))
     if real is float and EDGE_FORMS:

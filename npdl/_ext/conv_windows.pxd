@@ -352,15 +352,17 @@ cdef inline void copy_windows(
     const windows_t* w, const real* pixels, Py_ssize_t count, real* out
 ) noexcept nogil:
     """Copy windows one after another. Writes up to CHUNK elements beyond the last."""
-    cdef Py_ssize_t q, r, s
+    cdef Py_ssize_t runs = w.runs, run = w.run, q, r, s
+    cdef const Py_ssize_t* at = w.at
+    cdef const Py_ssize_t* run_at = w.run_at
     cdef const real* source
     for q in range(count):
-        for r in range(w.runs):
-            source = pixels + w.at[q] + w.run_at[r]
+        for r in range(runs):
+            source = pixels + at[q] + run_at[r]
             s = 0
-            while w.run - s > CHUNK // 2:  # the next run overwrites the excess
+            while run - s > CHUNK // 2:  # the next run overwrites the excess
                 memcpy(out + s, source + s, CHUNK * sizeof(real))
                 s += CHUNK
-            if s < w.run:
+            if s < run:
                 memcpy(out + s, source + s, CHUNK // 2 * sizeof(real))
-            out += w.run
+            out += run

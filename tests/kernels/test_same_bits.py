@@ -13,6 +13,7 @@ from kernel_calls import implementation, run
 import npdl
 
 pytestmark = pytest.mark.skipif(not FUSED, reason="needs kernels, on a CPU with fused multiply-add")
+both = pytest.mark.skipif(len(FUSED) < 2, reason="needs a CPU with AVX-512 and both builds")
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,15 @@ def test_kernels(golden, kind, dtype, isa):
     assert found == {label: golden["kernels"][label].split()[place] for label in found}
 
 
-@pytest.mark.skipif(len(FUSED) < 2, reason="needs a CPU with AVX-512 and both builds")
+def same_in_both(dtype, x, w, **options):
+    """Compare a convolution and its gradients by the builds for AVX2 and AVX-512."""
+    for call in Kept(dtype, "v3").conv(x, w, **options):
+        first, second = (run(implementation(isa, call.function), call) for isa in ("v3", "v4"))
+        for name, array in first.items():
+            assert array.tobytes() == second[name].tobytes(), (x, w, name)
+
+
+@both
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_winograd(dtype):
     """Images in several chunks, of sizes that fill the tiles of one build and not of the other."""
@@ -38,10 +47,13 @@ def test_winograd(dtype):
         (7, 17, 33, 32, 3), (2, 33, 16, 70, 2), (23, 16, 19, 16, 2),
     ]:  # fmt: skip
         options = {"pad": (dil, dil), "dilation": (dil, dil)}
-        for call in Kept(dtype, "v3").conv((n, c, size, size), (f, 3, 3), **options):
-            first, second = (run(implementation(isa, call.function), call) for isa in ("v3", "v4"))
-            for name, array in first.items():
-                assert array.tobytes() == second[name].tobytes(), (n, c, f, size, name)
+        same_in_both(dtype, (n, c, size, size), (f, 3, 3), **options)
+
+
+@both
+def test_large_weights():
+    """Weights whose gradient is summed in fewer groups, to take less memory."""
+    same_in_both("float32", (6, 300, 21, 21), (1024, 3, 3), stride=(2, 2))
 
 
 @pytest.mark.parametrize("isa", FUSED)
