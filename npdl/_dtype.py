@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
+from functools import partial
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -15,6 +16,8 @@ FLOATS = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
 #: Of the process, and of a block of `use_dtype` in the thread that runs it.
 _default: np.dtype = np.dtype(np.float32)
 _local: ContextVar[np.dtype | None] = ContextVar("npdl_dtype", default=None)
+#: Functions in C that return another object if `get_dtype` does.
+WATCHED = _local.get, partial(globals().get, "_default")
 
 
 def get_dtype() -> np.dtype:

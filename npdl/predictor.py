@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from npdl import _dtype, _ext
 from npdl._checks import check_int, error_message
 from npdl._dtype import get_dtype
 from npdl._ext import get_num_threads, get_precision, kernels
@@ -91,6 +92,10 @@ class Predictor:
         self._walks = stateful
         self._image_bytes = 0 if self._walks else _sample_bytes(self.plan, 4)
         self._routes = _Routes(self.plan)
+        #: The program of arrays that come one after the other, called with little Python; it
+        #: returns None for others. And the last shape that it did not take.
+        self._shortcut: Callable[[NDArray], NDArray | None] = _no_shortcut
+        self._last: Any = None
         #: Of a sample that a thread runs by itself, an image or else a sequence; and of several.
         self._own_bytes, self._own_least = self._image_bytes, OWN
         #: Whether the layers of images, or all layers of sequences, have small weights.
@@ -131,12 +136,21 @@ class Predictor:
             In the form in which the outputs were passed to `Model`.
         """
         if mask is None and type(X) is np.ndarray:  # the common case, and the fastest
-            route = self._routes.by_shape().get((X.shape, X.dtype.char))
+            y = self._shortcut(X)
+            if y is not None:
+                return y
+            key = X.shape, X.dtype.char
+            watched = _watched() if key == self._last else {}
+            route = self._routes.by_shape().get(key)
             if route is not None and route.whole is not None:
                 dtype = route.whole.dtypes[0]
                 ys = route.whole([X if X.dtype is dtype else np.asarray(X, dtype, "C")])
                 if ys is not None:
-                    return self._model.packed(ys, self._names.outputs)
+                    y = self._model.packed(ys, self._names.outputs)
+                    if X.dtype is dtype and y is ys[0] and watched:
+                        self._shortcut = route.whole.shortcut(X, watched) or _no_shortcut
+                    self._last = key
+                    return y
         batch = self._batch(X, mask)
         outputs = _joined(batch, self._batch_size, self._outputs)
         return self._model.packed(outputs, self._names.outputs)
@@ -185,7 +199,7 @@ class Predictor:
         return self._halves
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_routes": None, "_halves": None}
+        return {**vars(self), "_routes": None, "_halves": None, "_shortcut": _no_shortcut}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -405,6 +419,15 @@ def _weight_bytes(steps: Sequence[Step]) -> int:
 def _convolves(plan: Plan) -> bool:
     """Whether there is a convolution, whose prepared weights are larger than its weights."""
     return any(isinstance(layer, Convolving) for layer in every_layer(plan.layers))
+
+
+def _no_shortcut(x: NDArray) -> None:
+    """Take no array."""
+
+
+def _watched() -> dict[Callable[[], Any], Any]:
+    """Functions and their results, which are others if `_setting` is another one."""
+    return {function: function() for function in (*_ext.WATCHED, *_dtype.WATCHED)}
 
 
 def _setting() -> tuple[Any, ...]:

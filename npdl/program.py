@@ -54,6 +54,8 @@ FUSING = ("add_forward", "conv2d_forward", "conv2d_transposed_forward", "dense_f
 #: outputs.
 FIXED, BLOCK, ENDS = 0, 1, 2
 MOST_ENDS = 32
+#: Of an input that a shortcut takes.
+MOST_AXES = 8
 LINE = 64
 
 
@@ -114,8 +116,19 @@ class Program:
         self.steps = steps
         self.sources, self.targets = tuple(taken), tuple(filled)
         self.dtypes = tuple(taken.values())
-        self._fill, self._alive = chain.fill, alive
+        self._chain, self._fill, self._alive = chain, chain.fill, alive
         self._likes = [(y.shape, y.dtype) for y in filled.values()]
+
+    def shortcut(self, x: NDArray, watched: dict[Any, Any]) -> Any:
+        """`Chain.shortcut` for one array like x; None if there are several ends.
+
+        `watched`: functions, with what they return as long as the program may be used.
+        """
+        if len(self.sources) != 1 or len(self._likes) != 1 or x.ndim > MOST_AXES:
+            return None
+        functions, values = tuple(watched), tuple(watched.values())
+        self._chain.watch(x, self._alive, np.empty, self._likes[0], functions, values)
+        return self._chain.shortcut
 
     def __call__(
         self, inputs: Sequence[NDArray], spoiled: bool = False, parts: int = 1

@@ -226,6 +226,41 @@ def test_precision_may_change_later():
     assert same(predictor(x), fast)
 
 
+@pytest.mark.skipif(not npdl._ext.kernels().ready, reason="needs compiled kernels")
+def test_a_shortcut_takes_only_what_it_was_made_for():
+    model, x = chain("winograd")
+    predictor = model.predictor()
+    wanted = [predictor(x) for _ in range(3)]
+    assert predictor._shortcut(x) is not None and all(same(y, wanted[0]) for y in wanted)
+    others = (
+        x[:1],
+        x[:0],
+        x[..., ::-1],
+        x.astype(np.float64),
+        x.astype(x.dtype.newbyteorder()),
+        x.reshape(-1),
+        np.asfortranarray(x),
+        x.view(np.int32),
+        x.tolist(),
+    )
+    for array in others:
+        assert predictor._shortcut(array) is None
+    assert same(predictor(x[..., ::-1]), model.predict(x[..., ::-1]))
+    with npdl.use_dtype("float64"):
+        assert predictor._shortcut(x) is None
+    with npdl.use_backend("numpy"):
+        assert predictor._shortcut(x) is None
+    try:
+        npdl.set_precision("exact")
+        for _ in range(4):
+            assert same(predictor(x), model.predict(x))
+    finally:
+        npdl.set_precision("fast")
+    for one in (predictor, pickle.loads(pickle.dumps(predictor))):
+        for _ in range(4):
+            assert same(one(x), wanted[0])
+
+
 def test_a_snapshot_does_not_change():
     model, x = chain("mlp", 60)
     model.compile("scce", "sgd")

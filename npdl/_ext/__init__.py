@@ -410,6 +410,9 @@ def _precision_from_environment() -> str:
 
 set_precision(_precision_from_environment())
 
+#: Functions in C that return another object if the kernels or the precision are others.
+WATCHED = kernels, functools.partial(globals().get, "_precision")
+
 
 def _threads_from_environment() -> int:
     wanted = os.environ.get("NPDL_NUM_THREADS")
