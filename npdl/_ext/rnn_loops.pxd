@@ -186,8 +186,8 @@ cdef inline bint usual(const rnn_t* r) noexcept nogil:
 
 
 cdef inline void _usual_row_backward(
-    Py_ssize_t u, in_f32 gates, in_f32 c, in_f32 c_before, in_f32 dh_out, in_f32 dh, out_f32 dc,
-    out_f32 di, out_f32 df, out_f32 do, out_f32 dg,
+    Py_ssize_t u, in_f32 gates, in_f32 c, in_f32 c_before, in_f32 dh, out_f32 dc, out_f32 di,
+    out_f32 df, out_f32 do, out_f32 dg,
 ) noexcept nogil:
     """`_lstm_row_backward` in one pass, with the same arithmetic."""
     cdef Py_ssize_t j
@@ -195,9 +195,8 @@ cdef inline void _usual_row_backward(
     for j in range(u):
         i, f, o, g = gates[j], gates[u + j], gates[2 * u + j], gates[3 * u + j]
         y = tanh(c[j])
-        d = dh[j] if dh_out == NULL else dh[j] + dh_out[j]
-        do[j] = d * y * o * (one - o)
-        d = dc[j] + d * o * fma(-y, y, one)
+        do[j] = dh[j] * y * o * (one - o)
+        d = dc[j] + dh[j] * o * fma(-y, y, one)
         di[j] = d * g * i * (one - i)
         df[j] = d * c_before[j] * f * (one - f)
         dg[j] = d * i * fma(-g, g, one)
@@ -205,7 +204,7 @@ cdef inline void _usual_row_backward(
 
 
 ctypedef void (*usual_t)(
-    Py_ssize_t, in_f32, in_f32, in_f32, in_f32, in_f32, out_f32, out_f32, out_f32, out_f32, out_f32
+    Py_ssize_t, in_f32, in_f32, in_f32, in_f32, out_f32, out_f32, out_f32, out_f32, out_f32
 ) noexcept nogil
 
 
@@ -215,14 +214,14 @@ cdef inline void _lstm_row_backward(
 ) noexcept nogil:
     """dz of one step of one sequence; dc becomes that of the step before, dh is lost."""
     cdef Py_ssize_t u = r.u
+    if dh_out != NULL:
+        add_to(dh_out, dh, u)
     if real is float:
         if usual(r):
             (<usual_t> opaque(<void*> &_usual_row_backward))(
-                u, gates, c, c_before, dh_out, dh, dc, dz, dz + u, dz + 2 * u, dz + 3 * u
+                u, gates, c, c_before, dh, dc, dz, dz + u, dz + 2 * u, dz + 3 * u
             )
             return
-    if dh_out != NULL:
-        add_to(dh_out, dh, u)
     # h' = o∘act(c'):  do = dh act(c'),  dc += act'(c') o dh
     act_span(r.act, c, y, u)
     multiply(dh, y, dz + 2 * u, u)
