@@ -206,7 +206,7 @@ ctypedef struct fetch_t:  # the cache lines that a step is going to use
 cdef inline size_t fetch_size(
     Py_ssize_t m, Py_ssize_t n, Py_ssize_t depth, const real* _
 ) noexcept nogil:
-    return (_free_lines(m, n, depth, _) + 1) * sizeof(void*)
+    return _free_lines(m, n, depth, _) * sizeof(void*)
 
 
 cdef inline fetch_t fetches(
@@ -237,7 +237,6 @@ cdef inline const void* const* fetch_all(fetch_t* f) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(f.most - f.count):
         f.lines[i] = f.lines
-    f.lines[f.most] = f.lines
     f.count = 0
     return f.lines if f.most else NULL
 

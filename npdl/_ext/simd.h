@@ -66,7 +66,7 @@ static inline npdl_f32v npdl_fma_f32v(npdl_f32v a, npdl_f32v b, npdl_f32v c) {
 static inline npdl_f64v npdl_fma_f64v(npdl_f64v a, npdl_f64v b, npdl_f64v c) {
     return (npdl_f64v)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
 }
-#  define NPDL_STAY(x) __asm__("" : "+v"(x))
+#  define NPDL_IN "v"
 #elif defined(__FMA__)
 static inline npdl_f32v npdl_fma_f32v(npdl_f32v a, npdl_f32v b, npdl_f32v c) {
     return (npdl_f32v)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
@@ -74,7 +74,7 @@ static inline npdl_f32v npdl_fma_f32v(npdl_f32v a, npdl_f32v b, npdl_f32v c) {
 static inline npdl_f64v npdl_fma_f64v(npdl_f64v a, npdl_f64v b, npdl_f64v c) {
     return (npdl_f64v)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
 }
-#  define NPDL_STAY(x) __asm__("" : "+x"(x))
+#  define NPDL_IN "x"
 #elif defined(__aarch64__)
 static inline npdl_f32v npdl_fma_f32v(npdl_f32v a, npdl_f32v b, npdl_f32v c) {
     return (npdl_f32v)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
@@ -99,15 +99,26 @@ static inline npdl_f32v npdl_scaled_f32(float a, npdl_f32v b, npdl_f32v c) {
 }
 
 /* c + a * b, in the register of c. The accumulators of a tile leave no register free, and copying
- * one at every step costs several percent of the time of a product. */
+ * one at every step costs several percent of the time of a product. gcc copies some of them unless
+ * told the form of the instruction. */
 static inline npdl_f32v npdl_add_product_f32(npdl_f32v c, float a, npdl_f32v b) {
+#if defined(NPDL_IN)
+    __asm__("vfmadd231ps %2, %1, %0"
+            : "+" NPDL_IN(c) : NPDL_IN(a - (npdl_f32v){0}), NPDL_IN(b));
+#else
     c = npdl_fma_f32v(a - (npdl_f32v){0}, b, c);
     NPDL_STAY(c);
+#endif
     return c;
 }
 static inline npdl_f64v npdl_add_product_f64(npdl_f64v c, double a, npdl_f64v b) {
+#if defined(NPDL_IN)
+    __asm__("vfmadd231pd %2, %1, %0"
+            : "+" NPDL_IN(c) : NPDL_IN(a - (npdl_f64v){0}), NPDL_IN(b));
+#else
     c = npdl_fma_f64v(a - (npdl_f64v){0}, b, c);
     NPDL_STAY(c);
+#endif
     return c;
 }
 

@@ -14,8 +14,7 @@ positions of the rows of b, and of the vectors in them, from two short tables, s
 shifted pixels of an image. Tiles of the form `tall_panel_t` have TALL rows and two vectors, which
 fit matrices of 16, 32 or 64 columns better; `short_panel_t` has SHORT rows, for matrices with few
 rows, and `narrow_panel_t` twice as many of one vector. `add_listed_tile` reads b from a panel, and
-the columns of a at positions from a table. The other forms, with half the rows or fewer vectors,
-are for the edges of a matrix (``panels.pxd``).
+the columns of a at positions from a table. The other forms are for the edges of a matrix.
 """
 
 from libc.string cimport memset
@@ -176,7 +175,7 @@ cdef inline void _sums(
     cdef const real* b_k
     cdef const real* far  # of what lies ahead, each tile prefetches a part
     cdef Py_ssize_t far_step = NV * lanes(a) // max(tiles, <Py_ssize_t> 1) if ahead else 0
-    cdef Py_ssize_t i, j, k, t, rows = MR, wide = NV
+    cdef Py_ssize_t i, j, k, t, step, rows = MR, wide = NV
     if form_t is tall_shifted_t or form_t is tall_panel_t or form_t is tall_listed_t:
         rows, wide = TALL, 2
     elif form_t is half_tall_panel_t:
@@ -201,11 +200,28 @@ cdef inline void _sums(
                 prefetch_w(c + i * ldc + wide * lanes(a) - 1)
             for j in range(wide):
                 acc[i][j] = zero
-        a_k, b_k = a, b
-        far = b + ahead + t * depth * far_step
+        a_k, b_k, far = a, b, b + ahead + t * depth * far_step
         if form_t is packing_panel_t:
             far = b + FAR * ahead
-        for k in range(depth):
+        k = 0
+        if form_t is fetching_panel_t:  # EACH steps at a time
+            while k + EACH <= depth:
+                prefetch_far(lines[0])
+                for step in range(EACH):
+                    for j in range(wide):
+                        row[j] = (<const vec*> (b_k + (step * wide + j) * lanes(a)))[0]
+                        if (step * wide + j) * sizeof(vec) % LINE == 0:
+                            prefetch(b_k + ((AHEAD + step) * wide + j) * lanes(a))
+                    for i in range(rows):
+                        a_i = a_k[(a_at[i] if i else 0) + step]
+                        for j in range(wide):
+                            if real is float and vec is f32v:
+                                acc[i][j] = add_product_f32(acc[i][j], a_i, row[j])
+                    prefetch_far(far)
+                    far += far_step
+                lines, k = lines + 1, k + EACH
+                a_k, b_k = a_k + EACH, b_k + EACH * wide * lanes(a)
+        for k in range(k, depth):
             if form_t in listed_t:
                 a_k = a + b_row[k]
             for j in range(wide):
@@ -219,7 +235,7 @@ cdef inline void _sums(
                 else:
                     row[j] = (<const vec*> (b + b_row[k] + b_at[j]))[0]
             for i in range(rows):
-                if form_t is fetching_panel_t or form_t is packing_panel_t:  # registers are few
+                if form_t is packing_panel_t:  # registers are few
                     a_i = a_k[a_at[i] if i else 0]
                 else:
                     a_i = a_k[a_at[i]]
@@ -228,12 +244,7 @@ cdef inline void _sums(
                         acc[i][j] = add_product_f32(acc[i][j], a_i, row[j])
                     elif real is double and vec is f64v:
                         acc[i][j] = add_product_f64(acc[i][j], a_i, row[j])
-            if form_t is fetching_panel_t:
-                prefetch_far(far)
-                far += far_step
-                if k % EACH == 0:
-                    prefetch_far(lines[k // EACH])
-            a_k += 1 if form_t is fetching_panel_t else a_step  # a register less
+            a_k += a_step
             if form_t is packing_panel_t:
                 packed, b_k, far = packed + wide * lanes(a), b_k + ahead, far + ahead
             else:
@@ -254,10 +265,7 @@ cdef inline void _sums(
         for i in range(rows):
             for j in range(wide):
                 (<vec*> (c + i * ldc))[j] = acc[i][j]
-        if form_t is fetching_panel_t:
-            lines += depth // EACH
-        a += a_tile
-        c += rows * ldc
+        a, c = a + a_tile, c + rows * ldc
 
 
 cdef inline void _tile(
@@ -424,8 +432,8 @@ cdef inline void form_tiles(
 ) noexcept nogil:
     """c[i*ldc + j] = s + Σ_k a[a_at[i] + k*a_step] · b[k*width + j], for all of a tile.
 
-    Then the same for all `tiles` tiles below it, whose a are `a_tile` elements apart. Panels are as
-    wide as tiles of the form. With `relu`, which only float32 may ask for, c is at least 0.
+    Then the same for all `tiles` below it, whose a are `a_tile` elements apart. Panels are as wide
+    as tiles of the form. With `relu`, which only float32 may ask for, c is at least 0.
     """
     if real is float:
         (<panel_f32> opaque(<void*> &panel_sums[float, f32v, panels_t]))(
@@ -460,10 +468,7 @@ cdef inline void fetching_tiles(
     const float* b, float* c, Py_ssize_t ldc, const float* start, const void* const* lines,
     Py_ssize_t ahead,
 ) noexcept nogil:
-    """As `form_tiles`, and prefetch the panel `ahead` of b, and depth // EACH `lines` per tile.
-
-    One address more may be read.
-    """
+    """As `form_tiles`, and prefetch the panel `ahead` of b, and depth // EACH `lines` per tile."""
     (<panel_f32> opaque(<void*> &panel_sums[float, f32v, fetching_panel_t]))(
         tiles, depth, a, a_at, 1, a_tile, b, c, ldc, start, ldc, NULL, NULL, lines, ahead,
         False, NULL,
