@@ -11,8 +11,12 @@ from typing import Any
 import numpy as np
 
 from npdl._checks import check_int, check_number, error_message
+from npdl._ext import kernels
+from npdl._ext.activation_np import LINEAR
 from npdl._registry import Configurable, Registry
 from npdl.utils.random import get_dtype, get_rng
+
+_BLOCK = 16  # rows made orthonormal at once
 
 #: Number of values that may still be created without drawing; see `no_random_init`.
 _value_budget: ContextVar[list[int] | None] = ContextVar("_value_budget", default=None)
@@ -226,11 +230,33 @@ class Orthogonal(Initializer):
         """Return the Q of a QR decomposition of normal values, times `gain`."""
         rows, cols = shape[0], math.prod(shape[1:])
         normal = get_rng().normal(size=(max(rows, cols), min(rows, cols)))
-        q, r = np.linalg.qr(normal)
-        # The signs of r's diagonal make q unique, and so uniform over the orthogonal matrices.
-        q *= np.where(np.diag(r) < 0, -1, 1)
-        q = q if rows >= cols else q.T
+        q = normal.T.copy()
+        _make_orthonormal(q)
+        q = q.T if rows >= cols else q
         return (self.gain * q).reshape(shape).astype(get_dtype(), order="C")
+
+
+def _make_orthonormal(q: np.ndarray) -> None:
+    """Make the rows of `q` orthonormal, each from those before it and its own.
+
+    By Gram and Schmidt, in blocks. (LAPACK's bits differ from one CPU to another.) No row changes
+    its side of the others, so that `q` is uniform over the orthogonal matrices.
+    """
+    linear = (LINEAR, 1.0)
+    for start in range(0, len(q), _BLOCK):
+        before, block = q[:start], q[start : start + _BLOCK]
+        share, inside = np.empty((len(block), start)), np.empty_like(block)
+        for _ in range(2):  # once would leave rounding errors
+            if start:
+                # share = block beforeᵀ, inside = share before
+                gradients = share, None, None
+                kernels().dense_backward(share, before, inside, block, *gradients, linear)
+                kernels().dense_forward(share, before, None, inside, linear)
+                block -= inside
+            for k, row in enumerate(block):
+                row /= math.sqrt(np.square(row).sum())
+                after = block[k + 1 :]
+                after -= (after * row).sum(axis=1, keepdims=True) * row
 
 
 def get(initialization: Any) -> Initializer:

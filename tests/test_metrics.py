@@ -481,6 +481,15 @@ def test_a_class_that_is_ignored_counts_nowhere():
     model.fit(x, y, epochs=1, verbose=0)
 
 
+def test_classes_are_averaged_by_a_sum_of_numpy():
+    """A product, by a BLAS, would have other bits on other CPUs."""
+    for size in range(50, 60):
+        y, wrong = np.random.default_rng(size).integers(0, size, (2, 9 * size))
+        p = np.eye(size)[np.where(y % 3, y, wrong)]
+        each, mean = (in_batches(metrics.F1Score(kind), y, p) for kind in (None, "macro"))
+        assert mean == each.sum() / size
+
+
 def test_two_metrics_of_one_name():
     with pytest.raises(ValueError, match=r"Each metric must have a name of its own.*'mae'"):
         compiled(Linear(3, n_in=5), "mse", metrics=["mae", "mae"])

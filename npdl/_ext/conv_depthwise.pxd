@@ -63,7 +63,7 @@ cdef inline depthwise_t plan_of(conv_t* j, const real* _) noexcept nogil:
     p.wide = j.ow + (j.kw - 1) * j.dil_w // j.sw
     p.plane = p.high * p.wide
     p.span = (j.oh - 1) * p.wide + j.ow
-    p.room = round_up(p.span, max(<Py_ssize_t> LANES, AT_ONCE * lanes(_)))
+    p.room = round_up(p.span, <Py_ssize_t> LANES)  # the same in every build
     p.vectors = p.room // lanes(_)
     if not j.last and j.ow % lanes(_) == 0:
         p.vectors, p.per_row = j.oh * j.ow // lanes(_), j.ow // lanes(_)

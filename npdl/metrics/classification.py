@@ -294,7 +294,7 @@ class _Counting(ThresholdedMetric):
         _, decided, true = sums
         # As in scikit-learn: a class that is neither true nor predicted does not count.
         weights = true if self.average == "weighted" else (decided + true > 0).astype(float)
-        return float(ratio @ weights / weights.sum()) if weights.any() else 0.0
+        return float((ratio * weights).sum() / weights.sum()) if weights.any() else 0.0
 
 
 @register()

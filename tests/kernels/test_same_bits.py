@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 from cases import GENERATORS
-from golden_bits import DTYPES, FUSED, GOLDEN, Kept, of_kernels, of_trainings
+from golden_bits import DTYPES, FUSED, GOLDEN, Kept, digest, of_kernels, of_trainings
 from kernel_calls import implementation, run
 
 import npdl
@@ -54,6 +54,16 @@ def test_winograd(dtype):
 def test_large_weights():
     """Weights whose gradient is summed in fewer groups, to take less memory."""
     same_in_both("float32", (6, 300, 21, 21), (1024, 3, 3), stride=(2, 2))
+
+
+@both
+def test_infinite_numbers():
+    """What lies beside the last window of a depthwise convolution spoils the same numbers."""
+    options = dict(stride=(3, 2), pad=(1, 1), groups=5)
+    for call in Kept("float32", "v3").conv((1, 5, 5, 5), (5, 5, 5), **options):
+        call.args["x"][0, 1, 4, 4] = call.args["w"][3, 0, 0, 0] = np.inf
+        first, second = (run(implementation(isa, call.function), call) for isa in ("v3", "v4"))
+        assert digest(first.values()) == digest(second.values()), call.function
 
 
 @pytest.mark.parametrize("isa", FUSED)
