@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from npdl import _ext
 from npdl._checks import check_int, check_number, error_message
-from npdl._ext import kernels
 from npdl._ext.activation_np import LINEAR
 from npdl._registry import Configurable, Registry
 from npdl.utils.random import get_dtype, get_rng
@@ -242,16 +242,17 @@ def _make_orthonormal(q: np.ndarray) -> None:
     By Gram and Schmidt, in blocks. (LAPACK's bits differ from one CPU to another.) No row changes
     its side of the others, so that `q` is uniform over the orthogonal matrices.
     """
+    backward, forward = _ext.kernels().dense_backward, _ext.kernels().dense_forward
     linear = (LINEAR, 1.0)
     for start in range(0, len(q), _BLOCK):
         before, block = q[:start], q[start : start + _BLOCK]
-        share, inside = np.empty((len(block), start)), np.empty_like(block)
+        share, unread = (np.empty((len(block), start)) for _ in range(2))
+        inside = np.empty_like(block)
         for _ in range(2):  # once would leave rounding errors
             if start:
                 # share = block beforeᵀ, inside = share before
-                gradients = share, None, None
-                kernels().dense_backward(share, before, inside, block, *gradients, linear)
-                kernels().dense_forward(share, before, None, inside, linear)
+                backward(unread, before, inside, block, share, None, None, linear)
+                forward(share, before, None, inside, linear)
                 block -= inside
             for k, row in enumerate(block):
                 row /= math.sqrt(np.square(row).sum())
