@@ -116,7 +116,7 @@ class Program:
         self.steps = steps
         self.sources, self.targets = tuple(taken), tuple(filled)
         self.dtypes = tuple(taken.values())
-        self._chain, self._fill, self._alive = chain, chain.fill, alive
+        self._chain, self._alive = chain, alive
         self._likes = [(y.shape, y.dtype) for y in filled.values()]
 
     def shortcut(self, x: NDArray, watched: dict[Any, Any]) -> Any:
@@ -145,7 +145,7 @@ class Program:
         if spoiled:
             for y in outputs:
                 y[...] = np.nan if y.dtype.kind == "f" else 255
-        return outputs if self._fill([*inputs, *outputs], spoiled, parts) else None
+        return outputs if self._chain.fill([*inputs, *outputs], spoiled, parts) else None
 
     @classmethod
     def of(cls, plan: Plan, first: int, values: Sequence[Any]) -> Program | None:

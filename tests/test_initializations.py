@@ -70,13 +70,28 @@ def test_arguments():
     assert get("one")((2, 3)).tolist() == [[1] * 3] * 2
 
 
-@pytest.mark.parametrize("shape", [(5, 5), (7, 3), (3, 7), (4, 3, 2, 5), (40, 3, 2), (6,), (1, 1)])
+@pytest.mark.parametrize(
+    "shape",
+    [(5, 5), (7, 3), (3, 7), (4, 3, 2, 5), (40, 3, 2), (6,), (1, 1), (16, 17), (50, 33), (65, 65)],
+)
 def test_orthogonal(shape):
     set_dtype("float64")
     matrix = Orthogonal(gain=1.5)(shape).reshape(shape[0], -1)
     rows, cols = matrix.shape
     gram = matrix @ matrix.T if rows <= cols else matrix.T @ matrix
     np.testing.assert_allclose(gram, 2.25 * np.eye(min(rows, cols)), atol=1e-12)
+
+
+@pytest.mark.parametrize("rows", [7, 40])
+def test_orthogonal_is_the_q_of_a_decomposition(rows):
+    set_dtype("float64")
+    set_seed(4)
+    normal = get_rng().normal(size=(max(rows, 35), min(rows, 35)))
+    q, r = np.linalg.qr(normal)
+    q = q * np.sign(np.diag(r))
+    set_seed(4)
+    found = Orthogonal()((rows, 35))
+    np.testing.assert_allclose(found, q if rows > 35 else q.T, atol=1e-11)
 
 
 def test_orthogonal_prefers_no_sign():

@@ -232,6 +232,7 @@ def test_a_shortcut_takes_only_what_it_was_made_for():
     predictor = model.predictor()
     wanted = [predictor(x) for _ in range(3)]
     assert predictor._shortcut(x) is not None and all(same(y, wanted[0]) for y in wanted)
+    assert same(predictor._shortcut(-x), model.predict(-x)) and same(wanted[2], model.predict(x))
     others = (
         x[:1],
         x[:0],

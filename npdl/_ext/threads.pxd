@@ -24,7 +24,8 @@ cdef enum:
 cdef inline size_t of_worker(size_t bytes, int workers) noexcept nogil:
     """The distance between the scratch memories of two workers.
 
-    It is the same for most kernels, so that a worker's memory stays in the cache of its core.
+    It is the same for the forward passes of most convolutions, so that a worker's memory stays in
+    the cache of its core.
     """
     return aligned(bytes) if workers == 1 else (bytes + APART - 1) // APART * APART
 

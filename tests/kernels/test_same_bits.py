@@ -30,10 +30,15 @@ def test_kernels(golden, kind, dtype, isa):
     assert found == {label: golden["kernels"][label].split()[place] for label in found}
 
 
+def of_both(call):
+    """What the builds for AVX2 and AVX-512 fill."""
+    return [run(implementation(isa, call.function), call) for isa in ("v3", "v4")]
+
+
 def same_in_both(dtype, x, w, **options):
-    """Compare a convolution and its gradients by the builds for AVX2 and AVX-512."""
+    """Compare a convolution and its gradients by both."""
     for call in Kept(dtype, "v3").conv(x, w, **options):
-        first, second = (run(implementation(isa, call.function), call) for isa in ("v3", "v4"))
+        first, second = of_both(call)
         for name, array in first.items():
             assert array.tobytes() == second[name].tobytes(), (x, w, name)
 
@@ -62,8 +67,8 @@ def test_infinite_numbers():
     options = dict(stride=(3, 2), pad=(1, 1), groups=5)
     for call in Kept("float32", "v3").conv((1, 5, 5, 5), (5, 5, 5), **options):
         call.args["x"][0, 1, 4, 4] = call.args["w"][3, 0, 0, 0] = np.inf
-        first, second = (run(implementation(isa, call.function), call) for isa in ("v3", "v4"))
-        assert digest(first.values()) == digest(second.values()), call.function
+        first, second = (digest(found.values()) for found in of_both(call))
+        assert first == second, call.function
 
 
 @pytest.mark.parametrize("isa", FUSED)
